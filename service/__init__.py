@@ -1,0 +1,3 @@
+"""heatlens: answers over HTTP what a vision network sees and why."""
+
+__version__ = "0.1.0"

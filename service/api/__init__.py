@@ -1,0 +1,1 @@
+"""The HTTP face: wire types, routes and errors."""

@@ -1,0 +1,29 @@
+"""What the routes share: one object on the application, made by `create_app`."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import cast
+
+from fastapi import Request
+
+from service.engine.device import Device
+from service.engine.store import Store
+from service.pipeline import Pipeline
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    """The parts of a running service."""
+
+    settings: Settings
+    store: Store
+    device: Device
+    pipeline: Pipeline
+    pool: ThreadPoolExecutor  # the requests'
+    health_pool: ThreadPoolExecutor  # readiness must not wait behind requests for a thread
+
+
+def context(request: Request) -> Context:
+    """Return the context of the application that received a request."""
+    return cast(Context, request.app.state.context)

@@ -1,0 +1,161 @@
+"""`GET /methods`, `/models` and `/health`: what is served, and whether it serves."""
+
+import inspect
+
+from fastapi import APIRouter, Request
+
+from service.api import respond, schemas
+from service.api.context import context
+from service.api.documentation import problem_responses
+from service.engine.device import RowsJob, Run
+from service.engine.model import probe_input
+from service.engine.store import Entry
+from service.errors import EngineUnavailable, ModelUnavailable
+from service.explainers.base import registry
+from service.pipeline import applicability
+
+router = APIRouter()
+
+
+@router.get("/methods", tags=["methods"], operation_id="list_methods", summary="All explanation methods.")
+async def methods() -> schemas.MethodList:
+    """Return each method with its parameters' JSON Schema, what it needs of a model, and what it costs."""
+    listed = []
+    for name, cls in registry().items():
+        text = inspect.getdoc(cls) or ""
+        needs = [word for word, needed in (("image", cls.needs_image), ("targets", cls.takes_targets)) if needed]
+        listed.append(
+            schemas.MethodInfo(
+                name=name,
+                title=cls.__name__,
+                summary=text.partition("\n")[0],
+                description=text,
+                reference=cls.reference,
+                requirement=cls.requirement,
+                cost=cls.cost,
+                needs=needs,
+                parameters=cls.model_json_schema(),
+            )
+        )
+    return schemas.MethodList(methods=listed)
+
+
+def _summary(entry: Entry, default: str) -> schemas.ModelSummary:
+    spec = entry.spec
+    return schemas.ModelSummary(
+        name=spec.name,
+        default=spec.name == default,
+        status=entry.status,
+        task=spec.task,
+        source=spec.source,
+        error=entry.error,
+    )
+
+
+@router.get("/models", tags=["models"], operation_id="list_models", summary="All served models.")
+async def models(request: Request) -> schemas.ModelList:
+    """Return every model with its status."""
+    store = context(request).store
+    return schemas.ModelList(models=[_summary(entry, store.default) for entry in store.entries.values()])
+
+
+@router.get(
+    "/models/{name}",
+    tags=["models"],
+    operation_id="get_model",
+    summary="One model in full.",
+    responses=problem_responses(404),
+)
+async def model(request: Request, name: str) -> schemas.ModelInfo:
+    """Return a model's version, input, default layer, and which methods apply to it and why others do not."""
+    store = context(request).store
+    entry = store.entry(name)
+    spec, loaded = entry.spec, entry.model
+    facts = loaded.facts if loaded else None
+    head = facts.head if facts else None
+    return schemas.ModelInfo(
+        **_summary(entry, store.default).model_dump(),
+        version=loaded.version if loaded else None,
+        device=str(loaded.device) if loaded else None,
+        load_s=entry.load_s,
+        outputs=facts.outputs if facts else None,
+        labels=len(spec.labels),
+        input=schemas.InputInfo(
+            height=spec.transform.crop[0],
+            width=spec.transform.crop[1],
+            resize=spec.transform.resize,
+            interpolation=spec.transform.interpolation,
+            mean=list(spec.transform.mean),
+            std=list(spec.transform.std),
+        ),
+        default_layer=facts.default_layer if facts else None,
+        head=schemas.HeadInfo(layer=head.layer, residual=head.residual) if head else None,
+        rectifiers=facts.rectifiers if facts else None,
+        other_activations=list(facts.other_activations) if facts else None,
+        methods=[
+            schemas.MethodUse(name=method, applies=reason is None, reason=reason)
+            for method, reason in applicability(facts).items()
+        ]
+        if facts
+        else None,
+    )
+
+
+@router.get(
+    "/models/{name}/layers",
+    tags=["models"],
+    operation_id="get_layers",
+    summary="A model's layers.",
+    responses=problem_responses(404, 503),
+)
+async def layers(request: Request, name: str) -> schemas.LayerList:
+    """Return every address inside a network, in the order in which they answer."""
+    facts = context(request).store.get(name).facts
+    return schemas.LayerList(
+        model=name,
+        layers=[
+            schemas.LayerWire(
+                path=info.path,
+                type=info.type,
+                shape=list(info.shape),
+                spatial=info.spatial,
+                default=info.path == facts.default_layer,
+                followed_by=info.followed_by,
+            )
+            for info in facts.layers.values()
+        ],
+    )
+
+
+@router.get("/health/live", tags=["health"], operation_id="live", summary="Whether the process answers.")
+async def live() -> schemas.Live:
+    """Answer at once, whatever is loading."""
+    return schemas.Live(status="live")
+
+
+@router.get(
+    "/health/ready",
+    tags=["health"],
+    operation_id="ready",
+    summary="Whether requests will be answered.",
+    responses=problem_responses(503, 504),
+)
+async def ready(request: Request) -> schemas.Ready:
+    """Answer 200 once every model is loaded or has failed and the default one answers a forward right now."""
+    service = context(request)
+    store = service.store
+    if not service.device.alive:
+        raise EngineUnavailable("the device thread has stopped; restart the server")
+    if not store.settled:
+        waiting = [name for name, entry in store.entries.items() if entry.status == "loading"]
+        raise ModelUnavailable(f"still loading: {', '.join(waiting)}")
+    model = store.get(None)
+    run = Run(timeout_s=service.settings.readiness_timeout_s, priority=100)
+    x = probe_input(model.facts.input_size)[:1]
+
+    def forward() -> None:
+        rows = RowsJob(run, model, tuple(x.shape[1:]), 1, lambda i, j: x.to(model.device))
+        service.device.submit(rows)
+
+    await respond.in_pool(service.health_pool, forward)
+    return schemas.Ready(status="ready", models={name: entry.status for name, entry in store.entries.items()})

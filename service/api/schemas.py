@@ -1,0 +1,278 @@
+"""The wire types: what requests and responses look like. No logic."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+
+from service.explainers.base import Task
+from service.rendering import OutputOptions
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+IMAGE = Field(description="The picture as base64 or a data: URI: PNG, JPEG, WebP, GIF (first frame) or BMP.")
+
+
+class Request(BaseModel):
+    """What every request may say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Annotated[ModelName | None, Field(description="Name of the model; default: the default model.")] = None
+    timeout_s: Annotated[
+        float | None, Field(gt=0, le=86400, description="Deadline in seconds; past it the answer is a 504.")
+    ] = None
+    priority: Annotated[StrictInt, Field(ge=-10, le=10, description="Rows of higher priority go first.")] = 0
+
+
+class PredictRequest(Request):
+    """Classify a picture, or measure it with a regression."""
+
+    image: Annotated[str | None, IMAGE] = None
+    top_k: Annotated[StrictInt, Field(ge=1, le=1000, description="How many classes to return, best first.")] = 5
+
+
+class ExplainRequest(Request):
+    """Explain a picture; `params` are the method's own."""
+
+    image: Annotated[str | None, IMAGE] = None
+    targets: Annotated[
+        list[StrictInt | Label] | None,
+        Field(
+            max_length=1024, description="Output indices or labels; default: the top class.", examples=[[281, "tabby"]]
+        ),
+    ] = None
+    params: dict[str, Any] = Field(default_factory=dict)
+    output: OutputOptions = Field(default_factory=OutputOptions)
+
+
+class Wire(BaseModel):
+    """A response, or a part of one."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelRef(Wire):
+    """Which network answered."""
+
+    name: str
+    version: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$", description="Digest of all weights and buffers.")]
+    task: Task
+
+
+class Prediction(Wire):
+    """One output of the network on the whole picture."""
+
+    index: int
+    label: str
+    probability: Annotated[float | None, Field(ge=0, le=1, description="After softmax; classifiers only.")] = None
+    logit: Annotated[float | None, Field(description="Before softmax; classifiers only.")] = None
+    value: Annotated[float | None, Field(description="Regressions only.")] = None
+
+
+class TargetRef(Wire):
+    """The output that a map explains."""
+
+    index: int
+    label: str
+    score: Annotated[float, Field(description="Probability of the class, or value of the regression.")]
+
+
+class ArrayWire(Wire):
+    """Raw values, unnormalised."""
+
+    dtype: Literal["float32"]
+    shape: list[int]
+    encoding: Literal["json", "base64"]
+    data: Annotated[str | list[Any], Field(description="Nested lists, or base64 of little-endian C order.")]
+
+
+class MapWire(Wire):
+    """One map: of a target, a channel or a filter."""
+
+    name: str
+    target: TargetRef | None
+    layer: str | None
+    channel: int | None
+    channels: Annotated[list[int] | None, Field(description="The channels of a grid, in order.")]
+    heatmap: Annotated[str | None, Field(description="PNG in base64.")]
+    overlay: Annotated[str | None, Field(description="PNG in base64: over the picture, or beside its patch.")]
+    array: ArrayWire | None
+    min: float
+    max: float
+    flat: Annotated[bool, Field(description="All values are equal: the method found nothing to tell apart.")]
+    all_negative: Annotated[bool, Field(description="Not flat, and no value is above zero.")]
+    patch: Annotated[list[int] | None, Field(description="x0, y0, x1, y1 of the input that a projection explains.")]
+
+
+class Geometry(Wire):
+    """The uploaded picture, upright, and the part of it that the model saw."""
+
+    width: int
+    height: int
+    box: Annotated[list[float], Field(description="x0, y0, x1, y1 in pixels of the picture.")]
+
+
+class Usage(Wire):
+    """What the answer took."""
+
+    forwards: Annotated[int, Field(description="Rows sent through the model.")]
+    batch_rows_mean: Annotated[float, Field(description="Rows of the batches it rode in, on average.")]
+    queue_ms: float
+    device_ms: float
+    render_ms: float
+    dtype: str
+    exact: bool
+    cache: str
+
+
+class ExplainResponse(Wire):
+    """The answer to an explanation."""
+
+    id: str
+    method: str
+    model: ModelRef
+    params: Annotated[dict[str, Any], Field(description="As used: defaults filled in, the layer named.")]
+    predictions: list[Prediction]
+    maps: list[MapWire]
+    image: Geometry | None
+    details: Annotated[dict[str, Any], Field(description="The method's own findings.")]
+    usage: Usage
+
+
+class PredictResponse(Wire):
+    """The answer to a prediction."""
+
+    id: str
+    model: ModelRef
+    predictions: list[Prediction]
+    image: Geometry
+    usage: Usage
+
+
+class FieldProblem(Wire):
+    """One wrong field."""
+
+    pointer: Annotated[str, Field(description="JSON pointer into the request.")]
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; `error` repeats the title for clients that look for it there."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    error: str
+    errors: list[FieldProblem] = []
+
+
+class MethodInfo(Wire):
+    """One explanation method."""
+
+    name: str
+    title: str
+    summary: str
+    description: str
+    reference: str
+    requirement: Annotated[str, Field(description="What a model has to have.")]
+    cost: str
+    needs: Annotated[list[str], Field(description="Of image, targets.")]
+    parameters: Annotated[dict[str, Any], Field(description="JSON Schema of params.")]
+
+
+class MethodList(Wire):
+    """All methods."""
+
+    methods: list[MethodInfo]
+
+
+class MethodUse(Wire):
+    """Whether a method applies to a model."""
+
+    name: str
+    applies: bool
+    reason: str | None
+
+
+class ModelSummary(Wire):
+    """One served model."""
+
+    name: str
+    default: bool
+    status: Literal["loading", "ready", "failed"]
+    task: Task
+    source: str
+    error: str | None
+
+
+class ModelList(Wire):
+    """All served models."""
+
+    models: list[ModelSummary]
+
+
+class InputInfo(Wire):
+    """How a picture becomes the network's input."""
+
+    height: int
+    width: int
+    resize: Annotated[int, Field(description="Shorter side before the centre crop.")]
+    interpolation: str
+    mean: list[float]
+    std: list[float]
+
+
+class HeadInfo(Wire):
+    """A proved global-average-pooling head, which CAM and RAM need."""
+
+    layer: str
+    residual: Annotated[float, Field(description="Largest relative error of mean(map) + bias == output.")]
+
+
+class ModelInfo(ModelSummary):
+    """One model in full; what is only known once it is loaded is null before."""
+
+    version: str | None
+    device: str | None
+    load_s: float | None
+    outputs: int | None
+    labels: Annotated[int, Field(description="How many labels it has.")]
+    input: InputInfo
+    default_layer: str | None
+    head: HeadInfo | None
+    rectifiers: Annotated[int | None, Field(description="ReLU calls on feature maps in one forward.")]
+    other_activations: list[str] | None
+    methods: list[MethodUse] | None
+
+
+class LayerWire(Wire):
+    """One address inside a network."""
+
+    path: str
+    type: str
+    shape: Annotated[list[int], Field(description="Of the output, without the batch.")]
+    spatial: Annotated[bool, Field(description="Whether it has (channels, height, width) maps.")]
+    default: bool
+    followed_by: Annotated[str | None, Field(description="Activation function that takes this output directly.")]
+
+
+class LayerList(Wire):
+    """All layers of a model, in the order in which they answer."""
+
+    model: str
+    layers: list[LayerWire]
+
+
+class Live(Wire):
+    """The process answers."""
+
+    status: Literal["live"]
+
+
+class Ready(Wire):
+    """All models are settled, and the default one has just answered."""
+
+    status: Literal["ready"]
+    models: dict[str, str]

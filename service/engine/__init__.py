@@ -1,0 +1,1 @@
+"""Models resident on a device, and the one thread that runs them."""

@@ -1,0 +1,118 @@
+"""The models that are served: loaded in the background, warmed, and kept on the device."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from service.engine.device import Device, RowsJob, Run
+from service.engine.model import Model, ModelSpec, probe_input
+from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean
+
+log = logging.getLogger("heatlens")
+
+
+@dataclass
+class Entry:
+    """One model's place in the store."""
+
+    spec: ModelSpec
+    status: Literal["loading", "ready", "failed"] = "loading"
+    model: Model | None = None
+    error: str | None = None
+    load_s: float | None = None
+
+
+class Store:
+    """Models by name, one of them the default."""
+
+    def __init__(self, specs: Mapping[str, ModelSpec], default: str, device: Device) -> None:
+        self.default = default
+        self.device = device
+        # The default model first: it is what most callers wait for.
+        self.entries = {name: Entry(specs[name]) for name in sorted(specs, key=lambda name: name != default)}
+        self._settled = threading.Event()
+        self._closing = threading.Event()
+        self._loader = threading.Thread(target=self._load_all, name="heatlens-loader", daemon=True)
+
+    def start(self) -> None:
+        """Begin to load, in the background."""
+        self._loader.start()
+
+    def close(self) -> None:
+        """Stop loading further models."""
+        self._closing.set()
+
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until every model is ready or has failed."""
+        return self._settled.wait(timeout_s)
+
+    @property
+    def settled(self) -> bool:
+        """Whether every model is ready or has failed."""
+        return self._settled.is_set()
+
+    def entry(self, name: str | None) -> Entry:
+        """Return a model's entry, whatever its status; None names the default one.
+
+        Raises:
+            UnknownModel: there is none of that name.
+        """
+        name = self.default if name is None else name
+        if name not in self.entries:
+            near = did_you_mean(name, self.entries)
+            raise UnknownModel(f"there is no model {name!r}{near}; served are: {', '.join(self.entries)}")
+        return self.entries[name]
+
+    def get(self, name: str | None) -> Model:
+        """Return a model that is ready.
+
+        Raises:
+            UnknownModel: there is none of that name.
+            ModelUnavailable: it is still loading, or failed to load.
+        """
+        entry = self.entry(name)
+        if entry.model is not None:
+            return entry.model
+        if entry.status == "failed":
+            raise ModelUnavailable(f"model {entry.spec.name!r} failed to load: {entry.error}")
+        raise ModelUnavailable(f"model {entry.spec.name!r} is still loading; try again in a few seconds")
+
+    def _load_all(self) -> None:
+        for entry in self.entries.values():
+            if self._closing.is_set():
+                break
+            started = time.monotonic()
+            try:
+                entry.model = self._load(entry.spec)
+                entry.load_s = time.monotonic() - started
+                entry.status = "ready"
+                log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
+            except Exception as error:  # a model that fails leaves the others serving
+                known = isinstance(error, CatalogError | ServiceError)
+                entry.error = str(error) if known else f"{type(error).__name__}: {error}"
+                entry.status = "failed"
+                log.error("model %s failed to load: %s", entry.spec.name, entry.error, exc_info=not known)
+        self._settled.set()
+
+    def _load(self, spec: ModelSpec) -> Model:
+        module = spec.build()
+        model = self.device.call(lambda: Model(spec, module, self.device.device))
+        # One batch of each kind that requests bring: the libraries behind plan and allocate on first use.
+        x = probe_input(model.facts.input_size).to(self.device.device)
+
+        def rows(i: int, j: int) -> torch.Tensor:
+            return x[:1].expand(j - i, -1, -1, -1)
+
+        for count in (1, self.device.max_batch_rows):
+            self.device.submit(RowsJob(Run(), model, tuple(x.shape[1:]), count, rows))
+        layer = model.facts.default_layer
+        if layer is not None:
+            self.device.call(
+                lambda: model.trace(x[:1], layers=[layer], wrt=[layer], objective=lambda outputs, _: outputs[:, :1])
+            )
+        return model

@@ -1,0 +1,148 @@
+"""Every error a caller can meet, with the status and problem type it travels under.
+
+ServiceError
+├── MalformedRequest        400  the body cannot be read as what it claims to be
+├── UnknownModel            404
+├── UnknownMethod           404
+├── NotFound                404  any other address
+├── MethodNotAllowed        405
+├── TooLarge                413  bytes or pixels
+├── UnsupportedMediaType    415  a body or an image type that is not accepted
+├── UnprocessableImage      422  an accepted image type that cannot be decoded
+├── InvalidParameter        422  a field with a wrong value
+├── NotApplicable           422  the method does not apply to this model
+├── ModelUnavailable        503  loading, or failed to load
+├── EngineUnavailable       503  the device thread has stopped
+├── DeadlineExceeded        504
+├── Cancelled               499  the caller went away; nobody reads this answer
+└── InternalError           500  a defect of ours; the log holds the cause
+CatalogError                     start-up only: a mistake in the models that were asked for
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from typing import ClassVar, NamedTuple
+
+
+class FieldError(NamedTuple):
+    """One wrong field: a JSON pointer into the request, and what to do about it."""
+
+    pointer: str
+    detail: str
+
+
+class ServiceError(Exception):
+    """Base of all errors that reach a caller as an RFC 9457 problem."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, errors: Sequence[FieldError] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = tuple(errors)
+
+
+class MalformedRequest(ServiceError):
+    """The body cannot be read as what it claims to be."""
+
+    status, type, title = 400, "malformed-request", "Malformed request"
+
+
+class UnknownModel(ServiceError):
+    """No model of that name is served."""
+
+    status, type, title = 404, "unknown-model", "Unknown model"
+
+
+class UnknownMethod(ServiceError):
+    """No explanation method of that name exists."""
+
+    status, type, title = 404, "unknown-method", "Unknown method"
+
+
+class NotFound(ServiceError):
+    """No such address."""
+
+    status, type, title = 404, "not-found", "Not found"
+
+
+class MethodNotAllowed(ServiceError):
+    """The address exists under another HTTP verb."""
+
+    status, type, title = 405, "method-not-allowed", "HTTP method not allowed"
+
+
+class TooLarge(ServiceError):
+    """More bytes or pixels than the server accepts."""
+
+    status, type, title = 413, "too-large", "Too large"
+
+
+class UnsupportedMediaType(ServiceError):
+    """A body or image type that is not on the list of accepted ones."""
+
+    status, type, title = 415, "unsupported-media-type", "Unsupported media type"
+
+
+class UnprocessableImage(ServiceError):
+    """An image of an accepted type that cannot be decoded or used."""
+
+    status, type, title = 422, "unprocessable-image", "Image cannot be decoded"
+
+
+class InvalidParameter(ServiceError):
+    """A field of the request has a wrong value."""
+
+    status, type, title = 422, "invalid-parameter", "Invalid parameter"
+
+    @classmethod
+    def at(cls, pointer: str, detail: str) -> "InvalidParameter":
+        """Build the error for one field, named by its JSON pointer."""
+        return cls(detail, errors=[FieldError(pointer, detail)])
+
+
+class NotApplicable(ServiceError):
+    """The method's definition does not cover this model."""
+
+    status, type, title = 422, "not-applicable", "Method not applicable to this model"
+
+
+class ModelUnavailable(ServiceError):
+    """The model is still loading or failed to load."""
+
+    status, type, title = 503, "model-unavailable", "Model not available"
+
+
+class EngineUnavailable(ServiceError):
+    """The device thread does not answer."""
+
+    status, type, title = 503, "engine-unavailable", "Engine not available"
+
+
+class DeadlineExceeded(ServiceError):
+    """The request's own `timeout_s` ran out."""
+
+    status, type, title = 504, "deadline-exceeded", "Deadline exceeded"
+
+
+class Cancelled(ServiceError):
+    """The caller has gone; its rows are dropped."""
+
+    status, type, title = 499, "cancelled", "Cancelled"
+
+
+class InternalError(ServiceError):
+    """A defect of the server."""
+
+
+class CatalogError(Exception):
+    """The models asked for at start-up cannot be set up; the message names key and remedy."""
+
+
+def did_you_mean(word: str, known: Iterable[str], *, count: int = 1) -> str:
+    """Return `"; did you mean 'x'?"` for the nearest known words, or an empty string."""
+    lowered = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), lowered, n=count, cutoff=0.5)
+    return f"; did you mean {' or '.join(repr(lowered[name]) for name in near)}?" if near else ""

@@ -1,0 +1,232 @@
+"""Maps to colours to PNG, and raw arrays to JSON, base64 or `.npy`."""
+
+import base64
+import io
+import logging
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import cmap
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from service.images import Picture
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+SEQUENTIAL, DIVERGING = "inferno", "colorbrewer:RdBu_r"
+logging.getLogger("cmap").setLevel(logging.ERROR)  # that a name has several owners is no event for our log
+_TILE = 2  # pixels between the small pictures of a grid
+
+
+class OutputOptions(BaseModel):
+    """What to return of each map, and how to draw it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    heatmap: Annotated[bool, Field(description="Return the map as a PNG.")] = True
+    overlay: Annotated[bool, Field(description="Return the map laid over the picture as a PNG.")] = True
+    array: Annotated[
+        Literal["json", "base64", "none"],
+        Field(description="Encoding of the raw values; base64 is little-endian float32 in C order."),
+    ] = "json"
+    colormap: Annotated[
+        str | None,
+        Field(
+            max_length=64,
+            description=f"Name of a colour map; default {SEQUENTIAL} for positive maps, {DIVERGING} for signed ones.",
+            examples=["viridis"],
+        ),
+    ] = None
+    opacity: Annotated[float, Field(ge=0, le=1, description="Of the map in the overlay.")] = 0.5
+    size: Annotated[
+        Literal["input", "original"],
+        Field(description="Draw at the model's input size, or on the whole uploaded picture."),
+    ] = "input"
+
+    @field_validator("colormap")
+    @classmethod
+    def _exists(cls, name: str | None) -> str | None:
+        if name is not None:
+            try:
+                cmap.Colormap(name)
+            except (ValueError, TypeError, KeyError):
+                raise ValueError(
+                    f"there is no colour map {name!r}; some are viridis, inferno, magma, turbo, RdBu_r, coolwarm"
+                ) from None
+        return name
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A map as numbers, with what its drawing has to know."""
+
+    array: Floats
+    kind: Literal["positive", "signed", "grid", "picture", "rgb"]
+    interpolation: Literal["bilinear", "nearest"] = "bilinear"
+    patch: tuple[int, int, int, int] | None = None
+
+    @property
+    def flat(self) -> bool:
+        """Whether all values are equal: there is nothing to see."""
+        return bool(self.array.size == 0 or self.array.min() == self.array.max())
+
+    @property
+    def all_negative(self) -> bool:
+        """Whether nothing is above zero although the map is not flat."""
+        return bool(self.array.size and not self.flat and self.array.max() <= 0)
+
+
+def to_unit(values: Floats) -> Floats:
+    """Scale values to 0..1 for a picture; equal ones become 0, never NaN."""
+    low, high = float(values.min()), float(values.max())
+    return (values - low) / (high - low) if high > low else np.zeros_like(values)
+
+
+def colours(values: Floats, *, signed: bool, colormap: str | None) -> Bytes:
+    """Draw heat (h, w) as RGB (h, w, 3): signed values centred on zero, others from their minimum to their maximum.
+
+    Where there are many values, the top 0.2 % share the last colour, so that one bright pixel does not darken the rest.
+    """
+    if signed:
+        limit = float(_top(np.abs(values)))
+        unit = values / (2 * limit) + 0.5 if limit > 0 else np.full_like(values, 0.5)
+    else:
+        unit = to_unit(np.minimum(values, _top(values)))
+    table = cmap.Colormap(colormap or (DIVERGING if signed else SEQUENTIAL)).lut(256)
+    index = np.clip(unit * 255 + 0.5, 0, 255).astype(np.uint8)
+    drawn: Bytes = np.rint(table[index, :3] * 255).astype(np.uint8)
+    return drawn
+
+
+def _top(values: Floats) -> np.float32:
+    high: np.float32 = values.max()
+    if values.size < 4096:
+        return high
+    robust: np.float32 = np.percentile(values, 99.8).astype(np.float32)
+    return robust if robust > values.min() else high
+
+
+def _resize(values: Floats, width: int, height: int, interpolation: str) -> Floats:
+    how = Image.Resampling.NEAREST if interpolation == "nearest" else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(values).resize((width, height), how))
+
+
+def grid(maps: Floats, *, colormap: str | None, side: int) -> Image.Image:
+    """Draw (k, h, w) as k small pictures, each scaled on its own, enlarged by whole pixels towards `side`."""
+    count, h, w = maps.shape
+    columns = math.ceil(math.sqrt(count))
+    lines = math.ceil(count / columns)
+    factor = max(1, side // (columns * max(h, w)))
+    tile_h, tile_w = h * factor + _TILE, w * factor + _TILE
+    sheet = np.full((lines * tile_h + _TILE, columns * tile_w + _TILE, 3), 255, np.uint8)
+    for i, values in enumerate(maps):
+        drawn = colours(values, signed=False, colormap=colormap or "gray")
+        y, x = i // columns * tile_h + _TILE, i % columns * tile_w + _TILE
+        sheet[y : y + h * factor, x : x + w * factor] = drawn.repeat(factor, 0).repeat(factor, 1)
+    return Image.fromarray(sheet)
+
+
+def _signed_picture(values: Floats) -> Bytes:
+    """Draw (3, h, w) with zero as grey; the 99.5th percentile of the absolute values reaches black and white."""
+    limit = float(np.percentile(np.abs(values), 99.5)) or float(np.abs(values).max()) or 1.0
+    drawn: Bytes = np.clip(values.transpose(1, 2, 0) / limit * 127.5 + 127.5, 0, 255).astype(np.uint8)
+    return drawn
+
+
+def heatmap(heat: Heat, picture: Picture | None, options: OutputOptions) -> Image.Image:
+    """Draw a map alone. At `size: original` it lies where the model saw it, transparent around."""
+    if heat.kind == "grid":
+        return grid(heat.array, colormap=options.colormap, side=max(picture.seen.size) * 2 if picture else 448)
+    if heat.kind == "rgb":
+        return Image.fromarray(np.rint(np.clip(heat.array, 0, 1).transpose(1, 2, 0) * 255).astype(np.uint8))
+    if heat.kind == "picture":
+        drawn = Image.fromarray(_signed_picture(heat.array))
+        if picture is None:  # a kernel: a few pixels, shown large
+            factor = max(1, 112 // max(drawn.size))
+            return drawn.resize((drawn.width * factor, drawn.height * factor), Image.Resampling.NEAREST)
+        return drawn if options.size == "input" else _place(drawn, picture)[0]
+    assert picture is not None
+    if options.size == "original":
+        width, height = _box_size(picture)
+        return _place(_drawn_heat(heat, width, height, options), picture)[0]
+    return _drawn_heat(heat, *picture.seen.size, options)
+
+
+def _drawn_heat(heat: Heat, width: int, height: int, options: OutputOptions) -> Image.Image:
+    values = _resize(heat.array, width, height, heat.interpolation)
+    return Image.fromarray(colours(values, signed=heat.kind == "signed", colormap=options.colormap))
+
+
+def _box_size(picture: Picture) -> tuple[int, int]:
+    x0, y0, x1, y1 = picture.box
+    return max(1, round(x1) - round(x0)), max(1, round(y1) - round(y0))
+
+
+def _place(drawn: Image.Image, picture: Picture) -> tuple[Image.Image, Image.Image]:
+    """Put a drawing of what the model saw on a canvas of the original's size; return it in RGBA, and its mask."""
+    drawn = drawn.resize(_box_size(picture), Image.Resampling.BILINEAR)
+    corner = round(picture.box[0]), round(picture.box[1])
+    canvas = Image.new("RGBA", picture.original.size, (0, 0, 0, 0))
+    canvas.paste(drawn, corner)
+    return canvas, canvas.getchannel("A")
+
+
+def overlay(heat: Heat, picture: Picture, options: OutputOptions) -> Image.Image | None:
+    """Draw a map over the picture; a projection is drawn beside the part of the picture that it explains.
+
+    Returns None for kinds that do not lie on the picture.
+    """
+    if heat.kind in ("grid", "rgb"):
+        return None
+    if heat.kind == "picture":
+        return _beside(heat, picture) if heat.patch else None
+    if options.size == "input":
+        return Image.blend(picture.seen, _drawn_heat(heat, *picture.seen.size, options), options.opacity)
+    canvas, mask = _place(_drawn_heat(heat, *_box_size(picture), options), picture)
+    return Image.composite(
+        Image.blend(picture.original, canvas.convert("RGB"), options.opacity), picture.original, mask
+    )
+
+
+def _beside(heat: Heat, picture: Picture) -> Image.Image:
+    """Draw the projection, cut to its patch, to the left of the same patch of the picture."""
+    assert heat.patch is not None
+    x0, y0, x1, y1 = heat.patch
+    projection = Image.fromarray(_signed_picture(np.ascontiguousarray(heat.array[:, y0:y1, x0:x1])))
+    patch = picture.seen.crop(heat.patch)
+    height = max(patch.height, 112)
+    width = max(1, round(patch.width * height / patch.height))
+    sheet = Image.new("RGB", (2 * width + 2 * _TILE, height), "white")
+    for i, part in enumerate((projection, patch)):
+        sheet.paste(part.resize((width, height), Image.Resampling.NEAREST), (i * (width + 2 * _TILE), 0))
+    return sheet
+
+
+def png(image: Image.Image) -> bytes:
+    """Encode fast: level 9 takes ten times as long for a tenth less."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def png_base64(image: Image.Image) -> str:
+    """Encode as base64 PNG, for JSON."""
+    return base64.b64encode(png(image)).decode("ascii")
+
+
+def array_wire(values: Floats, encoding: Literal["json", "base64"]) -> dict[str, Any]:
+    """Encode raw values; JSON arrays stay arrays until the whole answer is serialised."""
+    little = np.ascontiguousarray(values, dtype="<f4")
+    data: Any = little if encoding == "json" else base64.b64encode(little.tobytes()).decode("ascii")
+    return {"dtype": "float32", "shape": list(values.shape), "encoding": encoding, "data": data}
+
+
+def npy(values: Floats) -> bytes:
+    """Encode as NumPy's `.npy`."""
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(values, dtype="<f4"), allow_pickle=False)
+    return buffer.getvalue()
