@@ -84,7 +84,13 @@ async def _multipart(request: Request, data: bytes) -> Body:
     except (MultiPartException, KeyError, ValueError) as error:
         reason = getattr(error, "message", None) or "it has no valid boundary"
         raise MalformedRequest(f"the body is not valid multipart/form-data: {reason}") from None
-    parts = form.multi_items()
+    try:
+        return await _parts(form.multi_items())
+    finally:
+        await form.close()
+
+
+async def _parts(parts: list[tuple[str, UploadFile | str]]) -> Body:
     for name, _ in parts:
         if name not in ("image", "request"):
             raise MalformedRequest(

@@ -3,13 +3,23 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from service.engine.device import Device, RowsJob, Run
-from service.engine.tape import RELU_SUFFIX, Activations, Done, RectifierRule, Tape, install, recording
+from service.engine.tape import (
+    RELU_SUFFIX,
+    Activations,
+    Done,
+    RectifiedCapture,
+    RectifierRule,
+    Tape,
+    install,
+    recording,
+)
 from service.errors import CatalogError, InvalidParameter
 from service.explainers.base import INPUT, Facts, Head, LayerInfo, Objective, Rectifier, Task, Trace
 from service.images import Transform
@@ -95,14 +105,15 @@ class Model:
             # A copy, so that the gradient lands on ours, and a first layer in place overwrites no caller's picture.
             leaf = x.detach().clone().requires_grad_(INPUT in wrt)
             entering = leaf.clone() if leaf.requires_grad else leaf
-            try:
-                if rectifier is None:
+            with ExitStack() as modes:
+                if rectifier is not None:
+                    modes.enter_context(RectifierRule(rectifier))
+                if any(path.endswith(RELU_SUFFIX) for path in wanted):
+                    modes.enter_context(RectifiedCapture(tape))
+                try:
                     outputs = self.module(entering)
-                else:
-                    with RectifierRule(rectifier):
-                        outputs = self.module(entering)
-            except Done:
-                outputs = None
+                except Done:
+                    outputs = None
             columns = None
             gradients: dict[str, list[Tensor]] = {name: [] for name in wrt}
             if objective is not None:
@@ -120,7 +131,7 @@ class Model:
                         gradients[name].append(torch.zeros_like(source) if gradient is None else gradient)
         return Trace(
             outputs=outputs.detach() if outputs is not None else None,
-            activations={name: tape.kept[name].detach() for name in layers if name != INPUT},
+            activations={name: tape.kept[name].detach() for name in layers if name in tape.kept},
             objective=columns.detach() if columns is not None else None,
             gradients={name: torch.stack(columns_of) for name, columns_of in gradients.items() if columns_of},
         )
@@ -252,18 +263,18 @@ class Model:
                     scale = evidence.abs().max()
                     residual = float((a.mean((2, 3)) @ weight.T - evidence).abs().max() / scale.clamp(min=1e-12))
                     if scale > 1e-6 * outputs.abs().max().clamp(min=1e-6) and residual <= HEAD_TOLERANCE:
-                        return self._adopt(facts, Head(address, weight, bias, residual), kept, outputs, x)
+                        return self._adopt(facts, Head(address, weight, bias, residual), kept, x)
         return facts
 
-    def _adopt(self, facts: Facts, head: Head, kept: Mapping[str, Tensor], outputs: Tensor, x: Tensor) -> Facts:
+    def _adopt(self, facts: Facts, head: Head, kept: Mapping[str, Tensor], x: Tensor) -> Facts:
         """Make the head's layer the default one; add its `+relu` address, where that is what was proved."""
         default, layers = facts.default_layer, dict(facts.layers)
         if head.layer.endswith(RELU_SUFFIX):
             plain = layers[head.layer.removesuffix(RELU_SUFFIX)]
             layers[head.layer] = replace(plain, path=head.layer, type="relu", followed_by=None, kernel=None)
-            answered = self.trace(x, layers=[head.layer]).outputs
-            if answered is None or not torch.allclose(answered, outputs, rtol=1e-5, atol=1e-5):
-                return facts  # something else reads the maps before they are rectified
+            captured = self.trace(x, layers=[head.layer]).activations.get(head.layer)
+            if captured is None or not torch.equal(captured, kept[plain.path].relu()):
+                return facts  # the ReLU that follows is a module's, or another one: it cannot be addressed here
         elif default is not None and default in kept and torch.equal(kept[default], kept[head.layer]):
             head = replace(head, layer=default)  # two names of one tensor
         return replace(facts, layers=layers, default_layer=head.layer, head=head)

@@ -44,6 +44,8 @@ class Tape:
         self.stop = stop and bool(self.layers)
         self.observe = observe
         self.kept: dict[str, Tensor] = {}
+        # Outputs whose rectified form is wanted, by the id of the tensor that the network's own ReLU will be given.
+        self.awaited: dict[int, tuple[str, Tensor]] = {}
         self.calls: Counter[str] = Counter()
 
     def record(self, path: str, module: nn.Module, output: Tensor) -> Tensor | None:
@@ -53,11 +55,14 @@ class Tape:
             self.observe(path, module, output)
             return None
         address = f"{path}#{self.calls[path]}" if path in self.repeated else path
+        going_on = self.keep(address, output) if address in self.layers else None
         if address + RELU_SUFFIX in self.layers:
-            # What follows is a ReLU of this output alone, and a second ReLU changes nothing.
-            address, output = address + RELU_SUFFIX, output.relu()
-        if address not in self.layers:
-            return None
+            given = output if going_on is None else going_on
+            self.awaited[id(given)] = address + RELU_SUFFIX, given  # held, so that its id stays its own
+        return going_on
+
+    def keep(self, address: str, output: Tensor) -> Tensor:
+        """Keep an output; return what the network goes on with."""
         if address in self.differentiable and not output.requires_grad:
             # Before this layer nothing requires a gradient: the graph, and the backward, begin here.
             output = output.detach().requires_grad_()
@@ -94,6 +99,22 @@ def recording(tape: Tape) -> Iterator[Tape]:
 
 # Small enough to change a living gradient by little, large enough to survive a chain of closed ReLUs.
 _LEAK = 1e-2
+
+
+class RectifiedCapture(TorchFunctionMode):
+    """Lets a tape keep what the network's own functional ReLU makes of a layer's output."""
+
+    def __init__(self, tape: Tape) -> None:
+        super().__init__()
+        self.tape = tape
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Make the call; keep its result where it is the awaited one."""
+        kwargs = kwargs or {}
+        met = rectifier_of(func, args, kwargs)
+        awaited = self.tape.awaited.pop(id(met[0]), None) if met is not None else None
+        result = func(*args, **kwargs)
+        return result if awaited is None else self.tape.keep(awaited[0], result)
 
 
 class _Rectify(torch.autograd.Function):

@@ -47,8 +47,13 @@ class ScoreCAM(Explainer):
         Literal["softmax", "raw"], Field(description="Softmax of CIC over the channels, or CIC itself.")
     ] = "softmax"
     interpolation: Annotated[
-        Literal["bilinear", "bicubic", "nearest"], Field(description="How a map is enlarged into a mask.")
+        Literal["bilinear", "bilinear-corners", "bicubic", "nearest"],
+        Field(description="How a map is enlarged into a mask; `-corners` aligns the corner points."),
     ] = "bilinear"
+    normalise: Annotated[
+        Literal["after", "before"],
+        Field(description="Scale a mask to 0..1 after enlarging its map, as the paper does, or before."),
+    ] = "after"
 
     @classmethod
     def require(cls, facts: Facts) -> None:
@@ -59,9 +64,12 @@ class ScoreCAM(Explainer):
         """Return an upper bound: the layer's channels, the clean and the fully masked picture."""
         return facts.layer(self.layer).shape[0] + 2
 
-    def _enlarge(self, a: Tensor, size: tuple[int, int]) -> Tensor:
-        corners = None if self.interpolation == "nearest" else False
-        return F.interpolate(a[:, None], size, mode=self.interpolation, align_corners=corners)[:, 0]
+    def _masks(self, scaled: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return masks (n, H, W) in 0..1 of scaled maps (n, h, w)."""
+        mode = self.interpolation.removesuffix("-corners")
+        corners = None if mode == "nearest" else mode != self.interpolation
+        masks = F.interpolate(scaled[:, None], size, mode=mode, align_corners=corners)[:, 0]
+        return min_max(masks) if self.normalise == "after" else masks
 
     def explain(self, probe: Probe, image: Tensor | None, targets: Targets) -> Explanation:
         """Return one (h, w) map >= 0 a target; `details.cic` holds each channel's CIC."""
@@ -70,15 +78,15 @@ class ScoreCAM(Explainer):
         trace = probe.trace(image, layers=[layer])
         assert trace.outputs is not None
         a = trace.activations[layer][0]  # (K, h, w)
-        # A mask does not depend on its map's offset and scale, so equal scaled maps are one mask. Row 0 is the
-        # empty mask: that of every constant channel, and the fully masked picture itself.
+        # A mask does not depend on its map's offset and scale, so equal scaled maps are one mask. The zero map in front
+        # is the mask of every constant channel, and gives the fully masked picture itself.
         scaled = torch.cat([torch.zeros_like(a[:1]), min_max(a)])
         masks, mask_of = torch.unique(scaled.flatten(1), dim=0, return_inverse=True)  # (M, h * w), (K + 1,)
         masks = masks.view(-1, *a.shape[1:])
         size = image.shape[2], image.shape[3]
 
         def rows(i: int, j: int) -> Tensor:
-            return image * min_max(self._enlarge(masks[i:j], size))[:, None]
+            return image * self._masks(masks[i:j], size)[:, None]
 
         outputs = probe.scores(len(masks), rows)  # (M, outputs)
         chosen = targets(trace.outputs)

@@ -1,0 +1,105 @@
+"""A service on small networks, one on the embedded ones, and real photographs."""
+
+import io
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import skimage.data
+import torch
+import uvicorn
+from PIL import Image
+
+from service.api.context import Context
+from service.app import build, close, create_app
+from service.settings import Settings
+
+CATALOG = Path(__file__).parent / "catalog.toml"
+torch.set_num_threads(2)
+
+
+def photograph(name: str) -> Image.Image:
+    """Return one of scikit-image's photographs."""
+    return Image.fromarray(getattr(skimage.data, name)())
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    """Return the bytes of a picture's file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def _running(settings: Settings) -> Iterator[Context]:
+    context = build(settings)
+    context.store.start()
+    assert context.store.wait(120)
+    failed = {name: entry.error for name, entry in context.store.entries.items() if entry.error}
+    assert not failed
+    yield context
+    close(context)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Iterator[Context]:
+    """The small networks of `catalog.toml`, ready, without a server."""
+    yield from _running(Settings(catalog=CATALOG, device="cpu"))
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Iterator[Context]:
+    """The embedded models, ready, without a server."""
+    yield from _running(Settings(device="cpu"))
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[httpx.Client]:
+    """Serve on a free port and give a client, once all models are settled."""
+    app = create_app(settings)
+    started = threading.Event()
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            started.set()
+
+    server = Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        assert started.wait(60)
+        assert app.state.context.store.wait(120)
+        with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=120) as client:
+            yield client
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def client() -> Iterator[httpx.Client]:
+    """An HTTP client of a server on the small networks, all of them ready."""
+    with serving(Settings(catalog=CATALOG, device="cpu")) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def chelsea() -> bytes:
+    """A photograph of a cat, as PNG."""
+    return encoded(photograph("chelsea"))
+
+
+@pytest.fixture
+def noise() -> Callable[[int, int], bytes]:
+    """Make a PNG of seeded noise, (width, height)."""
+
+    def make(width: int, height: int) -> bytes:
+        pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        return encoded(Image.fromarray(pixels))
+
+    return make

@@ -1,0 +1,107 @@
+"""Networks to test the methods on: our model and, apart from it, the plain network for the oracles."""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.engine.device import Device, Run
+from service.engine.model import Model, ModelProbe, ModelSpec
+from service.explainers.base import Explainer, Explanation, Targets, Task
+from service.images import Transform
+from service.models import efficientnet_lite0
+from tests import oracles
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "oracle(method): holds a method against an independent truth")
+
+
+class Subject:
+    """One network twice: as our resident model, and plain."""
+
+    def __init__(self, name: str, plain: nn.Module, ours: nn.Module, size: int, device: Device, task: Task) -> None:
+        self.name, self.plain, self.device = name, plain, device
+        transform = Transform(size, (size, size), oracles.IMAGENET_MEAN, oracles.IMAGENET_STD)
+        spec = ModelSpec(name, lambda: ours, transform, task)
+        self.model = device.call(lambda: Model(spec, ours, device.device))
+        self.facts = self.model.facts
+
+    def explain(self, explainer: Explainer, x: Tensor | None, targets: Sequence[int] | None = None) -> Explanation:
+        return explainer.explain(ModelProbe(self.model, self.device, Run()), x, Targets(targets))
+
+
+@pytest.fixture(scope="session")
+def device() -> Iterator[Device]:
+    device = Device(torch.device("cpu"), max_batch_rows=16)
+    yield device
+    device.close()
+
+
+SIZE = 128
+NAMES = (*oracles.NETWORKS, "efficientnet_lite0")
+
+
+def subject_factory(device: Device) -> "functools._lru_cache_wrapper[Subject]":
+    @functools.cache
+    def make(name: str) -> Subject:
+        build = efficientnet_lite0.efficientnet_lite0 if name == "efficientnet_lite0" else oracles.NETWORKS[name]
+        return Subject(name, build().requires_grad_(False), build(), SIZE, device, "classification")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def subjects(device: Device) -> "functools._lru_cache_wrapper[Subject]":
+    """Make a network by name, once a session."""
+    return subject_factory(device)
+
+
+@pytest.fixture(params=NAMES)
+def subject(request: pytest.FixtureRequest, subjects) -> Subject:  # type: ignore[no-untyped-def]
+    """Each of the torchvision networks with seeded weights, and the embedded one with its real ones."""
+    return subjects(request.param)
+
+
+@pytest.fixture(scope="session")
+def small(device: Device):  # type: ignore[no-untyped-def]
+    """Make a subject of a small network: (factory, size, task)."""
+
+    def make(factory, size: int = 32, task: Task = "classification") -> Subject:  # type: ignore[no-untyped-def]
+        return Subject(factory.__name__, factory().requires_grad_(False), factory(), size, device, task)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def x() -> Tensor:
+    """A photograph of a cat, (1, 3, 128, 128)."""
+    return oracles.photograph("chelsea", SIZE)
+
+
+def narrow_layer(subject: Subject, channels: int) -> str:
+    """Return the last layer of at most so many channels: Score-CAM on it is quick."""
+    narrow = [info.path for info in subject.facts.layers.values() if info.spatial and info.shape[0] <= channels]
+    plain = [path for path in narrow if "#" not in path and "+" not in path]
+    return plain[-1]
+
+
+def tiny_input(size: int = 32, seed: int = 3) -> Tensor:
+    """Return seeded noise, (1, 3, size, size)."""
+    return torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def assert_within(actual: Tensor, expected: Tensor, tolerance: float, scale: Tensor | float = 1.0) -> None:
+    """Compare within an absolute tolerance, in units of `scale`."""
+    assert actual.shape == expected.shape
+    assert float(expected.abs().max()) > 0
+    assert float((actual - expected).abs().max() / scale) <= tolerance
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
+    """Compare maps relative to the expected one's largest value, which must not be zero."""
+    assert actual.shape == expected.shape
+    assert float(expected.abs().max()) > 0
+    assert oracles.relative_error(actual, expected) <= tolerance

@@ -1,0 +1,76 @@
+import pytest
+import torch
+from torch import nn
+
+from service.explainers.filters import Filters
+from tests import oracles, tiny
+
+
+@pytest.mark.oracle("filters")
+def test_a_linear_filters_optimum_is_the_filter_itself(small):
+    def whole() -> nn.Module:
+        """One kernel as large as the input: its response is a scalar product with the picture."""
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 4, 31), nn.Flatten(), nn.Linear(16, 2)).eval()
+
+    with torch.random.fork_rng():
+        subject = small(whole)
+    params = Filters(layer="0", channels=(0, 2), steps=1, step_size=0.1, jitter=0, parametrisation="pixel")
+    found = subject.explain(params, None)
+    black, white = subject.facts.colour((0, 0, 0)), subject.facts.colour((1, 1, 1))
+    for m in found.maps[:2]:
+        painted = (black + m.array * (white - black)).flatten()
+        # The response is the mean over 2 x 2 positions, so the optimum is the filter averaged over them.
+        kernel = nn.functional.pad(subject.plain[0].weight[m.channel], (0, 1, 0, 1))
+        optimum = sum(kernel.roll((dy, dx), (1, 2)) for dy in (0, 1) for dx in (0, 1)).flatten()
+        cosine = nn.functional.cosine_similarity(painted, optimum, dim=0)
+        assert float(cosine) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.oracle("filters")
+@pytest.mark.parametrize("parametrisation", ["pixel", "fourier"])
+def test_response_rises_far_above_blank_and_random_pictures(subjects, parametrisation):
+    subject = subjects("efficientnet_lite0")
+    params = Filters(layer="blocks.5", channels=(0, 3), steps=24, parametrisation=parametrisation)
+    details = subject.explain(params, None).details
+    for painted, blank, noise in zip(*(details[k] for k in details), strict=True):
+        assert painted > 3 * abs(blank)
+        assert painted > 1.5 * noise
+
+
+def test_fixed_seed_repeats_exactly_and_another_does_not(small):
+    subject = small(tiny.classifier)
+    pictures = [subject.explain(Filters(layer="conv2", steps=4, seed=s), None).maps[0].array for s in (1, 1, 2)]
+    assert torch.equal(pictures[0], pictures[1])
+    assert not torch.equal(pictures[0], pictures[2])
+
+
+def test_pictures_do_not_depend_on_their_neighbours(small):
+    subject = small(tiny.classifier)
+    together = subject.explain(Filters(layer="conv2", channels=tuple(range(10)), steps=4), None).maps
+    alone = subject.explain(Filters(layer="conv2", channels=(9,), steps=4), None).maps
+    assert oracles.relative_error(together[9].array, alone[0].array) <= 1e-4
+
+
+def test_a_response_dead_behind_its_relu_comes_alive(small):
+    subject = small(tiny.classifier)
+    subject.model.module.conv2.bias[3] = -0.2
+    details = subject.explain(Filters(layer="relu2", channels=(3,), steps=40, step_size=0.3), None).details
+    assert details["response_blank"] == [0.0]
+    assert details["response"][0] > 0
+
+
+@pytest.mark.parametrize("regulariser", [{"l2": 5.0}, {"total_variation": 5.0}, {"blur": 1.5}])
+def test_regularisers_smooth_the_picture(small, regulariser):
+    subject = small(tiny.classifier)
+    plain = {"layer": "conv2", "channels": (1,), "steps": 16, "parametrisation": "pixel", "jitter": 0}
+    rough, smooth = (subject.explain(Filters(**plain, **extra), None).maps[0].array for extra in ({}, regulariser))
+    measure = (lambda p: (p - 0.45).square().mean()) if "l2" in regulariser else (lambda p: p.diff(dim=2).abs().mean())
+    assert float(measure(smooth)) < 0.9 * float(measure(rough))
+
+
+def test_first_layer_kernels_are_shown(small):
+    subject = small(tiny.classifier)
+    maps = subject.explain(Filters(layer="conv1", channels=(2, 5), steps=1), None).maps
+    assert [m.name for m in maps[2:]] == ["kernel conv1 channel 2", "kernel conv1 channel 5"]
+    assert torch.equal(maps[3].array, subject.plain.conv1.weight[5])

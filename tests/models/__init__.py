@@ -1,0 +1,1 @@
+"""Tests of the networks that ship with the service."""
