@@ -2,17 +2,22 @@
 
 ServiceError
 ├── MalformedRequest        400  the body cannot be read as what it claims to be
+├── Unauthorized            401  no key, or a wrong one
 ├── UnknownModel            404
 ├── UnknownMethod           404
 ├── NotFound                404  any other address
 ├── MethodNotAllowed        405
+├── TooSlow                 408  the body did not arrive in time
 ├── TooLarge                413  bytes or pixels
 ├── UnsupportedMediaType    415  a body or an image type that is not accepted
 ├── UnprocessableImage      422  an accepted image type that cannot be decoded
 ├── InvalidParameter        422  a field with a wrong value
 ├── NotApplicable           422  the method does not apply to this model
+├── Overloaded              429  too many rows wait already
 ├── ModelUnavailable        503  loading, or failed to load
+├── Draining                503  the server is about to stop
 ├── EngineUnavailable       503  the device thread has stopped
+├── OutOfMemory             503  one row alone does not fit on the device
 ├── DeadlineExceeded        504
 ├── Cancelled               499  the caller went away; nobody reads this answer
 └── InternalError           500  a defect of ours; the log holds the cause
@@ -38,16 +43,23 @@ class ServiceError(Exception):
     type: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "Internal error"
 
-    def __init__(self, detail: str, *, errors: Sequence[FieldError] = ()) -> None:
+    def __init__(self, detail: str, *, errors: Sequence[FieldError] = (), retry_after_s: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = tuple(errors)
+        self.retry_after_s = retry_after_s if retry_after_s is not None else 5 if self.status == 503 else None
 
 
 class MalformedRequest(ServiceError):
     """The body cannot be read as what it claims to be."""
 
     status, type, title = 400, "malformed-request", "Malformed request"
+
+
+class Unauthorized(ServiceError):
+    """No key, or a wrong one."""
+
+    status, type, title = 401, "unauthorized", "Unauthorized"
 
 
 class UnknownModel(ServiceError):
@@ -72,6 +84,12 @@ class MethodNotAllowed(ServiceError):
     """The address exists under another HTTP verb."""
 
     status, type, title = 405, "method-not-allowed", "HTTP method not allowed"
+
+
+class TooSlow(ServiceError):
+    """The body did not arrive in time."""
+
+    status, type, title = 408, "too-slow", "Request took too long to arrive"
 
 
 class TooLarge(ServiceError):
@@ -109,16 +127,34 @@ class NotApplicable(ServiceError):
     status, type, title = 422, "not-applicable", "Method not applicable to this model"
 
 
+class Overloaded(ServiceError):
+    """Too many rows wait already."""
+
+    status, type, title = 429, "overloaded", "Too much work waiting"
+
+
 class ModelUnavailable(ServiceError):
     """The model is still loading or failed to load."""
 
     status, type, title = 503, "model-unavailable", "Model not available"
 
 
+class Draining(ServiceError):
+    """The server finishes what it has accepted, and stops."""
+
+    status, type, title = 503, "draining", "Server is stopping"
+
+
 class EngineUnavailable(ServiceError):
     """The device thread does not answer."""
 
     status, type, title = 503, "engine-unavailable", "Engine not available"
+
+
+class OutOfMemory(ServiceError):
+    """One row alone does not fit on the device."""
+
+    status, type, title = 503, "out-of-memory", "Not enough device memory"
 
 
 class DeadlineExceeded(ServiceError):

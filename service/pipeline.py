@@ -1,25 +1,28 @@
 """One request from picture to answer, the same for HTTP and the command line."""
 
-import time
-import uuid
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from service import rendering
-from service.engine.device import Device, Run
+from service.engine.device import Device
 from service.engine.model import Model, ModelProbe
+from service.engine.precision import DTYPES, Precision
+from service.engine.run import Run
 from service.engine.store import Store
 from service.errors import InvalidParameter, NotApplicable, did_you_mean
 from service.explainers.base import Explainer, Explanation, Facts, Map, Targets, registry
 from service.images import Picture, decode, prepare, to_input
-from service.rendering import Heat, OutputOptions
+from service.rendering import Drawing, Heat, OutputOptions
 from service.settings import Settings
 
 PREDICTIONS = 5
+Wanted = Literal["auto", "fp32", "bf16", "fp16"]
 
 
 @dataclass
@@ -33,13 +36,28 @@ class Answer:
 
     def image(self) -> bytes:
         """Return the first map as PNG: over the picture, where it can lie there."""
-        heat = self.heats[0]
+        return rendering.png(self.draw(0))
+
+    def draw(self, i: int) -> Drawing:
+        """Draw a map: over the picture, where it can lie there."""
+        heat = self.heats[i]
         drawn = rendering.overlay(heat, self.picture, self.output) if self.picture else None
-        return rendering.png(drawn or rendering.heatmap(heat, self.picture, self.output))
+        return drawn or rendering.heatmap(heat, self.picture, self.output)
 
     def array(self) -> bytes:
         """Return the first raw array as `.npy`."""
         return rendering.npy(self.heats[0].array)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that has been checked against its model: what will be done, and how many passes it will take."""
+
+    explainer: Explainer
+    model: Model
+    targets: Targets
+    precision: Precision
+    passes: int
 
 
 class Pipeline:
@@ -47,35 +65,62 @@ class Pipeline:
 
     def __init__(self, settings: Settings, store: Store, device: Device) -> None:
         self.settings, self.store, self.device = settings, store, device
+        # A picture at the limit takes 300 MB while it is decoded: as many at a time as there are cores to do it.
+        self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
 
-    def explain(
+    def plan(
         self,
         explainer: Explainer,
         *,
-        model: str | None,
-        image: bytes | None,
-        targets: Sequence[int | str] | None,
-        output: OutputOptions,
-        run: Run,
-    ) -> Answer:
+        model: str | None = None,
+        targets: Sequence[int | str] | None = None,
+        precision: Wanted | None = None,
+    ) -> Plan:
+        """Check a request against its model; quick, and before any picture is decoded.
+
+        Raises:
+            ServiceError: the model is not there, or the request does not fit it.
+        """
+        chosen = self.store.get(model)
+        explainer.require(chosen.facts)
+        wanted = self._targets(explainer, targets, chosen)
+        used = self.precision(precision, chosen, tolerant=explainer.tolerates_reduced_precision())
+        return Plan(explainer, chosen, wanted, used, explainer.forwards(chosen.facts, len(wanted)))
+
+    def precision(self, wanted: Wanted | None, model: Model, *, tolerant: bool) -> Precision:
+        """Return the precision to send rows through a model in.
+
+        Raises:
+            InvalidParameter: the device does not have it.
+        """
+        wanted = wanted or self.settings.precision
+        if wanted == "fp16" and model.device.type == "cpu":
+            raise InvalidParameter.at("/precision", "fp16 needs a CUDA device; on a CPU use bf16, fp32 or auto")
+        if wanted == "auto":
+            return model.preferred if tolerant else "fp32"
+        return wanted
+
+    def explain(self, plan: Plan, *, image: bytes | None, output: OutputOptions, run: Run) -> Answer:
         """Explain one picture.
 
         Raises:
             ServiceError: whatever is wrong, by field.
         """
-        chosen = self.store.get(model)
-        explainer.require(chosen.facts)
-        wanted = self._targets(explainer, targets, chosen)
-        picture, x = self._input(image, chosen) if explainer.needs_image else (None, None)
-        explanation = explainer.explain(ModelProbe(chosen, self.device, run), x, wanted)
-        started = time.monotonic()
-        heats = [_heat(m) for m in explanation.maps]
-        maps = [
-            self._map(m, heat, picture, output, explanation, chosen)
-            for m, heat in zip(explanation.maps, heats, strict=True)
-        ]
+        explainer, chosen = plan.explainer, plan.model
+        picture, x = self._input(image, chosen, run) if explainer.needs_image else (None, None)
+
+        def partial() -> list[dict[str, Any]] | None:
+            rough = run.sketch() if run.sketch is not None else None
+            return self._maps(rough, picture, output, chosen)[1] if rough is not None else None
+
+        run.partial = partial
+        with run.stage("explain"):
+            explanation = explainer.explain(ModelProbe(chosen, self.device, run, plan.precision), x, plan.targets)
+        run.avoided += explanation.avoided
+        with run.stage("render"):
+            heats, maps = self._maps(explanation, picture, output, chosen)
         body = {
-            "id": _request_id(),
+            "id": run.id,
             "method": explainer.name,
             "model": _model(chosen),
             "params": explainer.resolved(chosen.facts),
@@ -83,33 +128,41 @@ class Pipeline:
             "maps": maps,
             "image": _geometry(picture),
             "details": explanation.details,
-            "usage": _usage(run, time.monotonic() - started),
+            "usage": _usage(run) | {"exact": explanation.exact},
         }
         return Answer(body, heats, picture, output)
 
-    def predict(self, *, model: str | None, image: bytes | None, top_k: int, run: Run) -> Answer:
+    def predict(
+        self, *, model: str | None, image: bytes | None, top_k: int, run: Run, precision: Wanted | None = None
+    ) -> Answer:
         """Classify or measure one picture."""
         chosen = self.store.get(model)
-        picture, x = self._input(image, chosen)
-        outputs = ModelProbe(chosen, self.device, run).scores(1, lambda i, j: x)[0]
+        used = self.precision(precision, chosen, tolerant=False)
+        picture, x = self._input(image, chosen, run)
+        with run.stage("predict"):
+            outputs = ModelProbe(chosen, self.device, run, used).scores(1, lambda i, j: x)[0]
         body = {
-            "id": _request_id(),
+            "id": run.id,
             "model": _model(chosen),
             "predictions": predictions(outputs, chosen, top_k),
             "image": _geometry(picture),
-            "usage": _usage(run, 0.0),
+            "usage": _usage(run),
         }
         return Answer(body, [], picture)
 
-    def _input(self, image: bytes | None, model: Model) -> tuple[Picture, Tensor]:
+    def _input(self, image: bytes | None, model: Model, run: Run) -> tuple[Picture, Tensor]:
         if image is None:
             raise InvalidParameter.at(
                 "/image", "the request has no picture; send it as base64 in `image`, or as multipart part `image`"
             )
         limits = self.settings
-        decoded = decode(image, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
-        picture = prepare(decoded, model.spec.transform)
-        return picture, to_input(picture.seen, model.spec.transform).to(model.device)
+        with self._decoding, run.stage("decode"):
+            decoded = decode(image, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
+            picture = prepare(decoded, model.spec.transform)
+            x = to_input(picture.seen, model.spec.transform)
+        if model.device.type == "cuda":
+            return picture, x.pin_memory().to(model.device, non_blocking=True)
+        return picture, x
 
     def _targets(self, explainer: Explainer, given: Sequence[int | str] | None, model: Model) -> Targets:
         if model.facts.task == "regression" and explainer.takes_targets:
@@ -127,6 +180,16 @@ class Pipeline:
                 "/targets", f"{len(given)} targets; at most {self.settings.max_targets} are taken in one request"
             )
         return Targets([_target(target, i, model) for i, target in enumerate(given)])
+
+    def _maps(
+        self, explanation: Explanation, picture: Picture | None, output: OutputOptions, model: Model
+    ) -> tuple[list[Heat], list[dict[str, Any]]]:
+        """Return an explanation's maps, and their wire form."""
+        heats = [_heat(m) for m in explanation.maps]
+        return heats, [
+            self._map(m, heat, picture, output, explanation, model)
+            for m, heat in zip(explanation.maps, heats, strict=True)
+        ]
 
     def _map(
         self,
@@ -154,10 +217,6 @@ class Pipeline:
             "all_negative": heat.all_negative,
             "patch": list(m.patch) if m.patch is not None else None,
         }
-
-
-def _request_id() -> str:
-    return uuid.uuid4().hex
 
 
 def _heat(m: Map) -> Heat:
@@ -220,16 +279,20 @@ def _geometry(picture: Picture | None) -> dict[str, Any] | None:
     return {"width": picture.original.width, "height": picture.original.height, "box": list(picture.box)}
 
 
-def _usage(run: Run, render_s: float) -> dict[str, Any]:
+def _usage(run: Run) -> dict[str, Any]:
     return {
         "forwards": run.forwards,
+        "backwards": run.backwards,
+        "rows_avoided": run.avoided,
         "batch_rows_mean": run.batch_rows / run.batches if run.batches else 0.0,
         "queue_ms": run.queue_s * 1e3,
         "device_ms": run.device_s * 1e3,
-        "render_ms": render_s * 1e3,
-        "dtype": "float32",
+        "render_ms": run.stages.get("render", 0.0) * 1e3,
+        "dtype": str(DTYPES[run.precision]).removeprefix("torch."),
         "exact": True,
-        "cache": "none",
+        "incremental": run.incremental is not None and run.cache != "hit",
+        "arithmetic_share": run.incremental if run.incremental is not None else 1.0,
+        "cache": run.cache,
     }
 
 

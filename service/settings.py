@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 EMBEDDED_MODELS = ("efficientnet-lite0", "lesion-count")
@@ -29,16 +29,58 @@ class Settings(BaseSettings):
         "auto"
     )
     log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    log_format: Annotated[
+        Literal["auto", "json", "text"], Field(description="`auto`: text on a terminal, JSON elsewhere.")
+    ] = "auto"
+    otel: Annotated[
+        bool, Field(description="Send OpenTelemetry spans to where OTEL_EXPORTER_OTLP_... says; needs heatlens[otel].")
+    ] = False
+    api_keys: Annotated[
+        tuple[SecretStr, ...],
+        NoDecode,
+        Field(description="Bearer keys, separated by spaces or commas; none: everybody may ask."),
+    ] = ()
+    api_keys_file: Annotated[Path | None, Field(description="File with further keys, one a line.")] = None
+    cors_origins: Annotated[
+        tuple[str, ...], NoDecode, Field(description="Origins whose pages may ask; none: no CORS.")
+    ] = ()
 
-    worker_threads: Annotated[int, Field(ge=1, le=256, description="Requests worked on at a time.")] = 16
-    max_batch_rows: Annotated[int, Field(ge=1, le=4096, description="Rows of one forward pass.")] = 16
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Field(
+            description="Of forwards, where a request does not say: `auto` takes the fastest that was measured to "
+            "agree for methods that tolerate it (Score-CAM), fp32 for all else."
+        ),
+    ] = "auto"
+    tune: Annotated[bool, Field(description="Measure batch sizes and precisions while the device is idle.")] = True
+    cache_dir: Annotated[
+        Path | None, Field(description="Where measurements are kept; default: ~/.cache/heatlens, or XDG_CACHE_HOME.")
+    ] = None
+
+    worker_threads: Annotated[int, Field(ge=1, le=256, description="Requests worked on at a time.")] = 32
+    max_batch_rows: Annotated[int, Field(ge=1, le=4096, description="Most rows of one forward pass.")] = 256
+    max_batch_ms: Annotated[
+        float | None, Field(gt=0, description="Longest time of one forward pass; default 250, on CUDA 50.")
+    ] = None
+    max_waiting_rows: Annotated[
+        int, Field(ge=1, description="Passes that may wait; past it the answer is a 429. An idle server takes any.")
+    ] = 65_536
+    max_waiting_requests: Annotated[int, Field(ge=1, description="Requests that may wait or be worked on.")] = 512
+    clean_maps_mib: Annotated[
+        int, Field(ge=1, description="Memory for the maps of pictures whose occlusion is under way.")
+    ] = 512
+    score_cache_mib: Annotated[
+        int, Field(ge=0, description="Memory for outputs of earlier requests, which answer equal ones; 0: none.")
+    ] = 256
+    drain_timeout_s: Annotated[float, Field(gt=0, description="Time to finish accepted work before stopping.")] = 30.0
+    body_timeout_s: Annotated[float, Field(gt=0, description="Time for a body to arrive.")] = 60.0
     default_timeout_s: Annotated[float, Field(gt=0, description="Deadline of a request without one.")] = 300.0
     max_image_bytes: Annotated[int, Field(ge=1024, description="Largest encoded picture.")] = 16 * 2**20
     max_image_pixels: Annotated[int, Field(ge=1, description="Largest decoded picture.")] = 25_000_000
     max_targets: Annotated[int, Field(ge=1, description="Targets of one request.")] = 16
     readiness_timeout_s: Annotated[float, Field(gt=0, description="Patience of /health/ready.")] = 5.0
 
-    @field_validator("model", mode="before")
+    @field_validator("model", "api_keys", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value

@@ -1,6 +1,7 @@
 """A service on small networks, one on the embedded ones, and real photographs."""
 
 import io
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -13,12 +14,15 @@ import pytest
 import skimage.data
 import torch
 import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from service.api.context import Context
 from service.app import build, close, create_app
 from service.settings import Settings
 
+# Tests find what they find, whatever was measured on this machine before.
+os.environ |= {"HEATLENS_TUNE": "false", "HEATLENS_CACHE_DIR": "/nonexistent"}
 CATALOG = Path(__file__).parent / "catalog.toml"
 torch.set_num_threads(2)
 
@@ -60,7 +64,13 @@ def embedded() -> Iterator[Context]:
 @contextmanager
 def serving(settings: Settings) -> Iterator[httpx.Client]:
     """Serve on a free port and give a client, once all models are settled."""
-    app = create_app(settings)
+    with serving_app(create_app(settings)) as client:
+        yield client
+
+
+@contextmanager
+def serving_app(app: FastAPI) -> Iterator[httpx.Client]:
+    """Serve an application that the caller goes on to look into."""
     started = threading.Event()
 
     class Server(uvicorn.Server):
@@ -69,7 +79,7 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
             started.set()
 
     server = Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
-    with socket.socket() as listening:
+    with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # by its protocol asyncio knows to send at once
         listening.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()

@@ -34,8 +34,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise CatalogError(f"weights file {str(path)!r} does not exist; name a .safetensors or .pth file")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state: Any = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CatalogError(
             f"weights file {str(path)!r} cannot be read ({type(error).__name__}); it has to hold a state dict: tensors "
@@ -44,7 +45,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
             state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         raise CatalogError(f"weights file {str(path)!r} holds no state dict; save model.state_dict()")
     return {key.removeprefix("module."): value for key, value in state.items()}  # as DataParallel names them
 
@@ -185,7 +188,7 @@ def _without_auxiliary(network: nn.Module) -> nn.Module:
 class CatalogModel(BaseModel):
     """One `[models.NAME]` table of a catalogue."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     factory: Annotated[
         str | None,
@@ -291,19 +294,23 @@ def _own(name: str, entry: CatalogModel, folder: Path) -> ModelSpec:
     else:
         network = partial(_factory(str(entry.factory), folder), **entry.arguments)
     weights = entry.weights or "default"
+    if weights == "default" and base is not None and entry.arguments:
+        raise CatalogError(
+            "weights: the published ones fit the network without arguments only; name a .safetensors or .pth file, or "
+            "'random'"
+        )
     file = None if weights in ("default", "random") else folder / weights
     if file is not None and not file.is_file():
         raise CatalogError(f"weights: no file {str(file)!r}; name a .safetensors or .pth file, 'default' or 'random'")
 
     def build() -> nn.Module:
-        if file is not None:
-            return _load_into(_without_auxiliary(network()), file)
-        if weights == "default" and base is not None and not entry.arguments:
+        if weights == "default" and base is not None:
             return base.build()
         built = _seeded(network)
         if not isinstance(built, nn.Module):
             raise CatalogError(f"model {name!r}: the factory returned a {type(built).__name__}, not an nn.Module")
-        return _without_auxiliary(built)
+        built = _without_auxiliary(built)
+        return built if file is None else _load_into(built, file)
 
     return ModelSpec(
         name=name,
@@ -350,10 +357,10 @@ def _factory(address: str, folder: Path) -> Callable[..., Any]:
         sys.path.append(str(folder.resolve()))
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # importing runs the module: it may raise anything
         raise CatalogError(
-            f"factory: {address!r} cannot be imported ({error}); write 'package.module:callable' and install the "
-            "package, or put the module beside the catalogue"
+            f"factory: {address!r} cannot be imported ({type(error).__name__}: {error}); write "
+            "'package.module:callable' and install the package, or put the module beside the catalogue"
         ) from None
     if not callable(found):
         raise CatalogError(f"factory: {address!r} is a {type(found).__name__}; it has to be callable")

@@ -1,185 +1,284 @@
-"""The one thread that owns a device: it packs rows of every waiting request into full batches.
+"""The one thread that owns a device: it packs the work of all waiting requests into full batches.
 
-Requests are plain synchronous code in a pool of threads. They hand `RowsJob`s (forwards of many inputs) and `CallJob`s
-(anything else on the device) to the scheduler and wait. A batch is cut when the device is free, never on a timer.
+Requests are plain synchronous code in a pool of threads; they hand jobs to the scheduler and wait. A batch is cut when
+the device is free, never on a timer. The highest priority goes first; among equals the models take turns by the device
+time they have had, and within a model the kinds of work by how long they have waited. Each job of a batch gets an equal
+share of its rows, and what some do not need goes to the others.
 """
 
+import logging
+import math
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable
+from service.engine.cache import ScoreCache
+from service.engine.jobs import CallJob, Job, Network, PatchesJob, RowsJob, Ticket, TraceJob
+from service.engine.precision import Precision
+from service.engine.run import Run
+from service.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    Draining,
+    EngineUnavailable,
+    OutOfMemory,
+    Overloaded,
+)
 
+log = logging.getLogger("heatlens")
 T = TypeVar("T")
-
-
-class Run:
-    """One request's way through the engine: its deadline, whether it is still wanted, and what it used."""
-
-    def __init__(
-        self,
-        *,
-        timeout_s: float | None = None,
-        priority: int = 0,
-        progress: Callable[[int], None] | None = None,
-    ) -> None:
-        self.started = time.monotonic()
-        self.deadline = self.started + timeout_s if timeout_s is not None else None
-        self.timeout_s = timeout_s
-        self.priority = priority
-        self.progress = progress
-        self.cancelled = threading.Event()
-        self.forwards = 0
-        self.batches = 0
-        self.batch_rows = 0
-        self.queue_s = 0.0
-        self.device_s = 0.0
-
-    def check(self) -> None:
-        """Raise where the request should not go on.
-
-        Raises:
-            Cancelled: the caller has gone.
-            DeadlineExceeded: `timeout_s` has run out.
-        """
-        if self.cancelled.is_set():
-            raise Cancelled("the caller has gone")
-        if self.deadline is not None and time.monotonic() > self.deadline:
-            raise DeadlineExceeded(
-                f"the request took longer than its timeout_s of {self.timeout_s:g} s; raise timeout_s, or ask for less "
-                "(a layer with fewer channels, a larger stride, fewer steps)"
-            )
-
-    def count(self, rows: int, batch_rows: int, seconds: float) -> None:
-        """Record `rows` of this request done within a batch of `batch_rows`."""
-        self.forwards += rows
-        self.batches += 1
-        self.batch_rows += batch_rows
-        self.device_s += seconds
-        if self.progress:
-            self.progress(self.forwards)
-
-
-class Network(Protocol):
-    """What the scheduler has to know of a model."""
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """Return (N, K) for (N, 3, H, W)."""
-        ...
-
-
-class Job(Generic[T]):
-    """Work that waits for the device."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.submitted = time.monotonic()
-        self._done = threading.Event()
-        self._result: T | None = None
-        self._error: BaseException | None = None
-
-    @property
-    def done(self) -> bool:
-        """Whether the job has its result or its error."""
-        return self._done.is_set()
-
-    def finish(self, result: T) -> None:
-        """Answer the waiter."""
-        self._result = result
-        self._done.set()
-
-    def fail(self, error: BaseException) -> None:
-        """Answer the waiter with an error."""
-        self._error = error
-        self._done.set()
-
-    def wait(self) -> T:
-        """Return the result, once there is one, or raise the job's error."""
-        self._done.wait()
-        if self._error is not None:
-            # A traceback belongs to the thread that raised it; the waiter starts one of its own.
-            raise self._error.with_traceback(None)
-        return self._result  # type: ignore[return-value]
-
-
-class CallJob(Job[T]):
-    """One function, run on the device thread."""
-
-    def __init__(self, run: Run, call: Callable[[], T], rows: int = 0) -> None:
-        super().__init__(run)
-        self.call = call
-        self.rows = rows
-
-
-class RowsJob(Job[Tensor]):
-    """The outputs of `count` inputs, built slice by slice."""
-
-    def __init__(
-        self, run: Run, network: Network, shape: tuple[int, ...], count: int, rows: Callable[[int, int], Tensor]
-    ):
-        super().__init__(run)
-        self.network, self.shape, self.count, self.rows = network, shape, count, rows
-        self.next = 0
-        self.outputs: Tensor | None = None
-
-    @property
-    def left(self) -> int:
-        """Rows not yet done."""
-        return self.count - self.next
-
-    def take(self, outputs: Tensor) -> None:
-        """Store the outputs of the next rows; finish with the last one."""
-        if self.outputs is None:
-            self.outputs = outputs.new_empty((self.count, *outputs.shape[1:]))
-        self.outputs[self.next : self.next + len(outputs)] = outputs
-        self.next += len(outputs)
-        if self.left == 0:
-            self.finish(self.outputs)
+Share = list[tuple[Job[Any], int]]
 
 
 class Device:
     """The scheduler: a queue of jobs and the thread that works it off."""
 
-    def __init__(self, device: torch.device, *, max_batch_rows: int = 16) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        max_batch_rows: int = 16,
+        unmeasured_batch_rows: int | None = None,
+        max_waiting_rows: int = 65_536,
+        max_waiting_requests: int = 512,
+        cache_bytes: int = 0,
+        clean_bytes: int = 512 * 2**20,
+        observe: Callable[[str, Network, Precision, int, float], None] | None = None,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            device: what it owns.
+            max_batch_rows: most rows of a batch, whatever is measured.
+            unmeasured_batch_rows: the same before anything is measured.
+            max_waiting_rows: passes that may wait.
+            max_waiting_requests: requests that may wait or be worked on.
+            cache_bytes: for outputs of earlier requests.
+            clean_bytes: for the maps of pictures whose boxes are worked off.
+            observe: told after each batch its kind (`rows` or `traces`), network, precision, rows and seconds.
+        """
         self.device = device
         self.max_batch_rows = max_batch_rows
+        self.unmeasured_batch_rows = min(unmeasured_batch_rows or max_batch_rows, max_batch_rows)
+        self.max_waiting_rows, self.max_waiting_requests = max_waiting_rows, max_waiting_requests
+        self.cache = ScoreCache(cache_bytes)
+        self.clean_bytes = clean_bytes
+        self._limits: dict[Hashable, int] = {}  # rows of a batch, by key: measured
+        self._caps: dict[Hashable, int] = {}  # the same, learned from running out of memory
         self._jobs: deque[Job[Any]] = deque()
+        self._sharable: dict[Hashable, RowsJob] = {}  # jobs under way, by what they will be cached under
+        self._admitted: set[Run] = set()
+        self._served: defaultdict[int, float] = defaultdict(float)  # device time of each network, for taking turns
+        self._turn = 0.0
+        self._recent_rows = self._recent_s = 0.0
+        self._observe = observe
         self._changed = threading.Condition()
         self._closed: EngineUnavailable | None = None
-        self._thread = threading.Thread(target=self._work, name=f"heatlens-{device}", daemon=True)
-        self._thread.start()
+        self._draining = False
+        self._restarts = 1  # of a thread that died
+        self._thread = self._started()
+
+    # What requests call
 
     @property
     def alive(self) -> bool:
         """Whether the thread takes work."""
         return self._closed is None and self._thread.is_alive()
 
-    def submit(self, job: Job[T]) -> T:
-        """Queue a job and wait for its result."""
-        if threading.current_thread() is self._thread:
-            raise RuntimeError("the device thread would wait for itself")
-        job.run.check()
+    @property
+    def waiting_rows(self) -> int:
+        """Passes that admitted requests still expect."""
         with self._changed:
-            if self._closed is not None:
-                raise self._closed
-            self._jobs.append(job)
-            self._changed.notify()
-        return job.wait()
+            return sum(run.left for run in self._admitted)
 
-    def call(self, call: Callable[[], T], run: Run | None = None, *, rows: int = 0) -> T:
+    @property
+    def waiting_requests(self) -> int:
+        """Requests that wait or are worked on."""
+        return len(self._admitted)
+
+    @property
+    def draining(self) -> bool:
+        """Whether nothing new is let in any more."""
+        return self._draining
+
+    def drain(self, timeout_s: float) -> bool:
+        """Let nothing new in, and wait until all that was admitted has ended; return whether it has."""
+        with self._changed:
+            self._draining = True
+            return self._changed.wait_for(lambda: not self._admitted, timeout_s)
+
+    @contextmanager
+    def admitted(self, run: Run, passes: int) -> Iterator[None]:
+        """Count a request among those that wait, as long as the block lasts.
+
+        Raises:
+            Overloaded: too much waits already.
+        """
+        self.admit(run, passes)
+        try:
+            yield
+        finally:
+            self.release(run)
+
+    def admit(self, run: Run, passes: int) -> None:
+        """Let a request in that will need about so many passes; `release` has to follow.
+
+        An empty server takes a request of any size; another one is let in as long as it may end before its deadline,
+        at the measured rate.
+
+        Raises:
+            Overloaded: too much waits already.
+        """
+        with self._changed:
+            self._check_open()
+            waiting = sum(other.left for other in self._admitted)
+            full = len(self._admitted) >= self.max_waiting_requests
+            rate = self._recent_rows / self._recent_s if self._recent_s else math.inf
+            late = run.timeout_s is not None and (waiting + passes) / rate > run.timeout_s
+            if self._admitted and (full or late or waiting + passes > self.max_waiting_rows):
+                raise self._overloaded(waiting, passes)
+            run.expected = passes
+            self._admitted.add(run)
+
+    def check_room(self) -> None:
+        """Turn a request away before its body is read.
+
+        Raises:
+            Overloaded: nothing more would be admitted.
+        """
+        with self._changed:
+            self._check_open()
+            waiting = sum(run.left for run in self._admitted)
+            if waiting >= self.max_waiting_rows or len(self._admitted) >= self.max_waiting_requests:
+                raise self._overloaded(waiting, 1)
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise Draining("the server is about to stop; send the request again, another one will answer")
+
+    def _overloaded(self, waiting: int, passes: int) -> Overloaded:
+        over = waiting + passes - self.max_waiting_rows
+        rate = self._recent_rows / self._recent_s if self._recent_s else None
+        seconds = max(over, waiting / len(self._admitted)) / rate if rate else 5.0
+        return Overloaded(
+            f"{waiting:,} rows of {len(self._admitted)} requests wait, and this one needs about {passes:,} more; send "
+            "it again later, or ask for less (a layer with fewer channels, a larger stride)",
+            retry_after_s=min(3600, max(1, math.ceil(seconds))),
+        )
+
+    def release(self, run: Run) -> None:
+        """Count a request no longer."""
+        with self._changed:
+            self._admitted.discard(run)
+            if self._draining:
+                self._changed.notify_all()
+
+    def cancel(self, run: Run) -> None:
+        """Stop working for a request whose caller has gone."""
+        run.cancelled.set()
+        with self._changed:
+            self._changed.notify()
+
+    def submit(self, job: Job[T], run: Run) -> T:
+        """Queue a job and wait for its result."""
+        return self._queue(job, run).wait()
+
+    def scores(self, job: RowsJob, run: Run) -> Tensor:
+        """Return a job's outputs: kept ones, those of an equal job under way, or its own."""
+        with self._changed:
+            kept = self.cache.get(job.cache_key) if job.cache_key is not None else None
+            under_way = self._sharable.get(job.cache_key) if job.cache_key is not None else None
+            run.expected = run.done + job.count
+            if kept is not None:
+                run.cache = "hit"
+                run.avoided += job.count
+                run.advance(job.count)
+                return kept
+            if under_way is not None:
+                run.cache = "shared"
+                run.avoided += job.count
+                run.advance(under_way.next)
+                ticket = under_way.join(run)
+        if under_way is not None:
+            return ticket.wait()
+        if job.cache_key is not None:
+            run.cache = "miss"
+        return self._queue(job, run).wait()
+
+    def call(self, call: Callable[[], T], run: Run | None = None) -> T:
         """Run a function on the device thread and return its result."""
-        return self.submit(CallJob(run or Run(), call, rows))
+        return self.submit(CallJob(call), run or Run())
 
     def close(self) -> None:
         """Stop the thread; whoever still waits gets an error."""
         self._stop(EngineUnavailable("the server is shutting down; send the request again"))
         if threading.current_thread() is not self._thread:
             self._thread.join()
+
+    def memory_bytes(self) -> int:
+        """Return the memory in use on an accelerator; 0 on a CPU."""
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+    # Batch sizes
+
+    def limit(self, key: Hashable) -> int:
+        """Return the most rows of one batch of a kind."""
+        return min(self._limits.get(key, self.unmeasured_batch_rows), self._caps.get(key, self.max_batch_rows))
+
+    def set_limit(self, key: Hashable, rows: int) -> None:
+        """Set what was measured to be a good batch size of a kind."""
+        self._limits[key] = max(1, min(rows, self.max_batch_rows))
+
+    # The thread
+
+    def _queue(self, job: Job[T], run: Run) -> Ticket[T]:
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("the device thread would wait for itself")
+        run.check()
+        with self._changed:
+            if self._closed is not None:
+                raise self._closed
+            if not any(other.network is job.network for other in self._jobs):  # no credit for time spent idle
+                self._served[id(job.network)] = max(self._served[id(job.network)], self._turn)
+            ticket = job.join(run)
+            self._jobs.append(job)
+            if isinstance(job, RowsJob) and job.cache_key is not None:
+                self._sharable.setdefault(job.cache_key, job)
+            self._changed.notify()
+        return ticket
+
+    def _finish(self, job: Job[T], result: T) -> None:
+        """Answer all who wait; nobody can join any more."""
+        with self._changed:
+            tickets, job.tickets = job.tickets, []
+            if isinstance(job, RowsJob):
+                self._forget(job)
+                if job.cache_key is not None and isinstance(result, Tensor):
+                    self.cache.put(job.cache_key, result)
+        for ticket in tickets:
+            ticket.finish(result)
+
+    def _fail(self, job: Job[Any], error: BaseException) -> None:
+        with self._changed:
+            self._forget(job)
+            job.fail(error)
+
+    def _forget(self, job: Job[Any]) -> None:
+        if isinstance(job, RowsJob):
+            job.release()
+            if self._sharable.get(job.cache_key) is job:
+                del self._sharable[job.cache_key]
+
+    def _started(self) -> threading.Thread:
+        thread = threading.Thread(target=self._work, name=f"heatlens-{self.device}", daemon=True)
+        thread.start()
+        return thread
 
     def _stop(self, error: EngineUnavailable) -> None:
         with self._changed:
@@ -188,23 +287,28 @@ class Device:
             self._jobs.clear()
             self._changed.notify_all()
         for job in left:
-            job.fail(error)
+            self._fail(job, error)
 
     def _work(self) -> None:
+        batch: Share | None = None
         try:
             while (batch := self._next_batch()) is not None:
                 self._run_batch(batch)
-                del batch  # hold nothing of a finished request while waiting for the next one
+                batch = None  # hold nothing of a finished request while waiting for the next one
         except BaseException as defect:
-            self._stop(EngineUnavailable(f"the device thread has stopped ({type(defect).__name__})"))
-            raise
+            log.critical("the device thread has stopped", exc_info=defect)
+            error = EngineUnavailable(f"the device thread has stopped ({type(defect).__name__})")
+            for job, _ in batch or ():
+                self._fail(job, error)
+            self._stop(error)
+            if self._restarts:  # once: a thread that dies again would die for ever
+                self._restarts -= 1
+                with self._changed:
+                    self._closed = None
+                    self._thread = self._started()
 
-    def _next_batch(self) -> list[tuple[Job[Any], int]] | None:
-        """Wait for work; return jobs with their share of the next batch. None: the device is closed.
-
-        Jobs of the highest priority go first and, among them, the one that has waited longest chooses the model.
-        Every job for that model and input shape gets an equal share; what some do not need goes round again.
-        """
+    def _next_batch(self) -> Share | None:
+        """Wait for work; return jobs with their share of the next batch. None: the device is closed."""
         with self._changed:
             while True:
                 self._drop_unwanted()
@@ -213,83 +317,200 @@ class Device:
                 if self._jobs:
                     break
                 self._changed.wait()
-            first = max(self._jobs, key=lambda job: job.run.priority)  # the first of equals
-            if not isinstance(first, RowsJob):
-                self._jobs.remove(first)
-                return [(first, 0)]
-            sharing = [
-                job
-                for job in self._jobs
-                if isinstance(job, RowsJob) and job.network is first.network and job.shape == first.shape
-            ]
-            sharing.sort(key=lambda job: -job.run.priority)  # stable: among equals, the order of waiting
-            share = dict.fromkeys(sharing, 0)
-            room = self.max_batch_rows
-            hungry = sharing
-            while room and hungry:
-                equal = max(1, room // len(hungry))
-                for job in hungry:
-                    extra = min(equal, job.left - share[job], room)
-                    share[job] += extra
-                    room -= extra
-                hungry = [job for job in hungry if share[job] < job.left]
-            batch: list[tuple[Job[Any], int]] = [(job, rows) for job, rows in share.items() if rows]
-            for served, _ in batch:  # who was served waits behind who was not
-                self._jobs.remove(served)
-                self._jobs.append(served)
+            first = self._first()
+            self._turn = self._served[id(first.network)]
+            if isinstance(first, CallJob):
+                batch: Share = [(first, 0)]
+            else:
+                sharing = self._within_memory([job for job in self._jobs if job.key == first.key])
+                sharing.sort(key=lambda job: -job.priority)  # stable: among equals, the order of waiting
+                room = self.limit(first.key)
+                batch = self._whole(sharing, room) if isinstance(first, TraceJob) else self._shares(sharing, room)
+            for job, _ in batch:  # who was served waits behind who was not
+                self._jobs.remove(job)
+                if isinstance(job, RowsJob):
+                    self._jobs.append(job)
             return batch
 
-    def _drop_unwanted(self) -> None:
-        for job in list(self._jobs):
-            try:
-                job.run.check()
-            except (Cancelled, DeadlineExceeded) as error:
-                job.fail(error)
-            if job.done:
-                self._jobs.remove(job)
+    def _first(self) -> Job[Any]:
+        """Return the job whose kind of work is next."""
+        urgent = max(job.priority for job in self._jobs)
+        candidates = [job for job in self._jobs if job.priority == urgent]
+        return min(candidates, key=lambda job: self._served[id(job.network)])  # the first of equals
 
-    def _run_batch(self, batch: list[tuple[Job[Any], int]]) -> None:
+    def _within_memory(self, jobs: list[Job[Any]]) -> list[Job[Any]]:
+        """Leave out jobs whose pictures' maps would not fit beside those of jobs under way; one always goes on."""
+        held = [job.clean.nbytes for job in jobs if isinstance(job, PatchesJob) and job.clean is not None]
+        room = (self.clean_bytes - sum(held)) // max(held) if held else 1
+        fitting: list[Job[Any]] = []
+        for job in jobs:
+            if isinstance(job, PatchesJob) and job.clean is None:
+                if room <= 0:
+                    continue
+                room -= 1
+            fitting.append(job)
+        return fitting
+
+    @staticmethod
+    def _shares(jobs: list[Job[Any]], room: int) -> Share:
+        """Deal rows out equally; what some do not need goes round again."""
+        share = dict.fromkeys(jobs, 0)
+        hungry = jobs
+        while room and hungry:
+            equal = max(1, room // len(hungry))
+            for job in hungry:
+                extra = min(equal, job.rows_left - share[job], room)
+                share[job] += extra
+                room -= extra
+            hungry = [job for job in hungry if share[job] < job.rows_left]
+        return [(job, rows) for job, rows in share.items() if rows]
+
+    @staticmethod
+    def _whole(jobs: list[Job[Any]], room: int) -> Share:
+        """Take whole jobs as long as they fit, but at least one."""
+        batch: Share = []
+        for job in jobs:
+            if batch and job.rows_left > room:
+                break
+            batch.append((job, job.rows_left))
+            room -= job.rows_left
+        return batch
+
+    def _drop_unwanted(self) -> None:
+        """Answer callers who have gone or whose time is up; drop the jobs that nobody waits for."""
+        for job in list(self._jobs):
+            for ticket in list(job.tickets):
+                try:
+                    ticket.run.check()
+                except (Cancelled, DeadlineExceeded) as error:
+                    ticket.fail(error)
+                    job.tickets.remove(ticket)
+            if not job.tickets:
+                self._jobs.remove(job)
+                self._forget(job)
+
+    def _run_batch(self, batch: Share) -> None:
         started = time.monotonic()
         for job, _ in batch:
-            job.run.queue_s += started - job.submitted
+            for ticket in job.tickets:
+                ticket.run.queue_s += started - job.submitted
         first = batch[0][0]
+        rows = 0
         if isinstance(first, CallJob):
-            try:
-                result = first.call()
-            except Exception as error:
-                first.fail(error)
-            else:
-                first.run.count(first.rows, first.rows, time.monotonic() - started)
-                first.finish(result)
-            return
-        self._forward([(job, rows) for job, rows in batch if isinstance(job, RowsJob)])
-
-    def _forward(self, batch: list[tuple[RowsJob, int]]) -> None:
-        started = time.monotonic()
-        built: list[tuple[RowsJob, Tensor]] = []
-        with torch.inference_mode():
-            for job, rows in batch:
-                try:
-                    built.append((job, job.rows(job.next, job.next + rows)))
-                except Exception as error:
-                    job.fail(error)  # alone: the others' rows go on
-            if not built:
-                return
-            inputs = [part for _, part in built]
-            try:
-                outputs = built[0][0].network.forward(inputs[0] if len(inputs) == 1 else torch.cat(inputs))
-            except Exception as error:
-                if len(built) == 1:
-                    built[0][0].fail(error)
-                else:
-                    for job, part in built:  # find out whose rows they were
-                        self._forward([(job, len(part))])
-                return
+            self._run_call(first)
+        elif isinstance(first, TraceJob):
+            rows = self._run_traces([job for job, _ in batch if isinstance(job, TraceJob)])
+        else:
+            rows = self._run_rows([(job, share) for job, share in batch if isinstance(job, RowsJob)])
         seconds = time.monotonic() - started
-        total = len(outputs)
+        if first.network is not None:  # calls are the server's own, and not charged
+            self._served[id(first.network)] += seconds
+        if rows:
+            self._recent_rows = 0.95 * self._recent_rows + rows
+            self._recent_s = 0.95 * self._recent_s + seconds
+            if self._observe is not None and first.network is not None:
+                kind, precision = ("rows", first.precision) if isinstance(first, RowsJob) else ("traces", "fp32")
+                self._observe(kind, first.network, precision, rows, seconds)
+
+    def _run_call(self, job: CallJob[Any]) -> None:
+        started = time.monotonic()
+        try:
+            result = job.call()
+        except Exception as error:
+            self._fail(job, error)
+        else:
+            for ticket in job.tickets:
+                ticket.run.count(0, 0, time.monotonic() - started)
+            self._finish(job, result)
+
+    def _run_traces(self, jobs: list[TraceJob]) -> int:
+        """Run jobs with one key in one pass; return how many passes' worth of work it was."""
+        started = time.monotonic()
+        total = sum(len(job.x) for job in jobs)
+        network = jobs[0].network
+        assert network is not None
+        try:
+            results = network.trace_parts([(job.x, job.objective) for job in jobs], **jobs[0].how)
+        except Exception as error:
+            if len(jobs) == 1:
+                self._fail(jobs[0], _clear(error))
+                return 0
+            if out_of_memory(error):
+                self._learn_cap(jobs[0].key, total)
+            return sum(self._run_traces([job]) for job in jobs)  # find out whose they were
+        seconds = time.monotonic() - started
+        passes = 0
+        for job, result in zip(jobs, results, strict=True):
+            if isinstance(result, Exception):
+                self._fail(job, result)
+                continue
+            backwards = len(job.x) * (result.objective.shape[1] if result.objective is not None else 0)
+            backwards *= bool(job.how["wrt"])
+            passes += len(job.x) + 2 * backwards
+            for ticket in job.tickets:
+                ticket.run.count(len(job.x), total, seconds * len(job.x) / total, backwards=backwards)
+            self._finish(job, result)
+        return passes
+
+    @torch.inference_mode()
+    def _run_rows(self, batch: list[tuple[RowsJob, int]]) -> int:
+        """Run one batch of jobs with one key; return its rows."""
+        started = time.monotonic()
+        built: list[tuple[RowsJob, int, Any]] = []
+        for job, share in batch:
+            try:
+                built.append((job, share, job.build(job.next, job.next + share)))
+            except Exception as error:
+                self._fail(job, _clear(error))  # alone: the others' rows go on
+        if not built:
+            return 0
+        first = built[0][0]
+        total = sum(share for _, share, _ in built)
+        try:
+            outputs = first.forward([part for _, _, part in built])
+        except Exception as error:
+            if out_of_memory(error) and total > 1:
+                self._learn_cap(first.key, total)  # the rows are still in their jobs: smaller batches follow
+                return 0
+            if len(built) == 1:
+                self._fail(first, _clear(error))
+                return 0
+            return sum(self._run_rows([(job, share)]) for job, share, _ in built)  # find out whose rows they were
+        seconds = time.monotonic() - started
         start = 0
-        for job, part in built:
-            job.run.count(len(part), total, seconds * len(part) / total)
+        for job, share, _ in built:
+            job.take(outputs[start : start + share])
+            start += share
             job.submitted = time.monotonic()
-            job.take(outputs[start : start + len(part)])
-            start += len(part)
+            for i, ticket in enumerate(list(job.tickets)):
+                if i == 0:  # whoever asked first is charged; the others ride along
+                    ticket.run.count(share, total, seconds * share / total)
+                else:
+                    ticket.run.advance(share)
+            if job.rows_left == 0:
+                with self._changed:
+                    self._jobs.remove(job)
+                self._finish(job, job.so_far())
+        return total
+
+    def _learn_cap(self, key: Hashable, rows: int) -> None:
+        self._caps[key] = max(1, rows // 2)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any kind of device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+
+
+def _clear(error: Exception) -> Exception:
+    """Return what to tell the one whose work failed."""
+    if out_of_memory(error):
+        return OutOfMemory(
+            "the device has not enough memory for even one row of this request; choose a smaller model or an earlier "
+            "moment"
+        )
+    return error

@@ -1,15 +1,20 @@
 """A network on a device: how pictures enter it, what its layers are, and what numbers prove about it."""
 
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
-from service.engine.device import Device, RowsJob, Run
+from service.engine.device import Device
+from service.engine.incremental import Incremental
+from service.engine.jobs import Part, PatchesJob, RowsJob, TraceJob
+from service.engine.precision import Precision
+from service.engine.run import Run
 from service.engine.tape import (
     RELU_SUFFIX,
     Activations,
@@ -20,13 +25,15 @@ from service.engine.tape import (
     install,
     recording,
 )
+from service.engine.variants import Variant, candidates
 from service.errors import CatalogError, InvalidParameter
-from service.explainers.base import INPUT, Facts, Head, LayerInfo, Objective, Rectifier, Task, Trace
+from service.explainers.base import INPUT, Box, Explanation, Facts, Head, LayerInfo, Objective, Rectifier, Task, Trace
 from service.images import Transform
 
 # Largest relative error at which sum(map)/(h*w) + bias counts as equal to the output. Floating-point noise stays
 # below 1e-5; a head of another structure misses by far more than 1e-3.
 HEAD_TOLERANCE = 1e-4
+INCREMENTAL_PAYS = 1.1  # expected time of plain rows over that of boxes
 _POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.MaxPool2d)
 
 
@@ -74,6 +81,12 @@ class Model:
         self.modules = dict(self.module.named_modules())
         install(self.module)
         self.repeated: frozenset[str] = frozenset()
+        # What rows are sent through, by precision; others than this one are made when first asked for.
+        self.variants: dict[Precision, Variant] = {"fp32": Variant("plain", self.module)}
+        self.incremental: Incremental | None = None  # for rows that are pictures with a box changed
+        self.whole: str | None = "not measured yet"  # why there is none
+        self.max_batch_s = 0.25
+        self.preferred: Precision = "fp32"  # where a method tolerates less and nobody asked for more
         self.facts = self._examine()
         if spec.labels and len(spec.labels) != self.facts.outputs:
             raise CatalogError(
@@ -81,11 +94,16 @@ class Model:
                 "give as many labels as the network has outputs"
             )
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Return outputs (N, K) of inputs (N, 3, H, W)."""
+    def forward(self, rows: Tensor, precision: Precision = "fp32") -> Tensor:
+        """Return outputs (N, K) float32 of inputs (N, 3, H, W) float32."""
         with torch.inference_mode():
-            outputs: Tensor = self.module(rows)
-            return outputs
+            if precision not in self.variants:
+                self.variants[precision] = candidates(self.module, self.example(), precision)[-1]
+            return self.variants[precision](rows)
+
+    def example(self) -> Tensor:
+        """Return a seeded input (2, 3, H, W) on the device."""
+        return probe_input(self.spec.transform.crop).to(self.device)
 
     def trace(
         self,
@@ -98,43 +116,87 @@ class Model:
         partial: bool = False,
     ) -> Trace:
         """Run one forward and its backwards; see `Probe.trace`."""
-        wanted = {*layers, *wrt} - {INPUT}
-        tape = Tape(wanted, differentiable=set(wrt) - {INPUT}, repeated=self.repeated, stop=partial)
-        outputs: Tensor | None = None
-        with torch.set_grad_enabled(objective is not None), recording(tape):
-            # A copy, so that the gradient lands on ours, and a first layer in place overwrites no caller's picture.
-            leaf = x.detach().clone().requires_grad_(INPUT in wrt)
-            entering = leaf.clone() if leaf.requires_grad else leaf
-            with ExitStack() as modes:
-                if rectifier is not None:
-                    modes.enter_context(RectifierRule(rectifier))
-                if any(path.endswith(RELU_SUFFIX) for path in wanted):
-                    modes.enter_context(RectifiedCapture(tape))
-                try:
-                    outputs = self.module(entering)
-                except Done:
-                    outputs = None
-            columns = None
-            gradients: dict[str, list[Tensor]] = {name: [] for name in wrt}
-            if objective is not None:
-                columns = objective(outputs if outputs is not None else x.new_empty(0), tape.kept)  # (N, T)
-                sources = [leaf if name == INPUT else tape.kept[name] for name in wrt]
-                for t in range(columns.shape[1] if sources else 0):
-                    last = t == columns.shape[1] - 1
-                    if not columns.requires_grad:  # nothing on the way depends on the sources
-                        found: tuple[Tensor | None, ...] = (None,) * len(sources)
-                    else:
-                        found = torch.autograd.grad(
-                            columns[:, t].sum(), sources, retain_graph=not last, allow_unused=True
-                        )
-                    for name, source, gradient in zip(wrt, sources, found, strict=True):
-                        gradients[name].append(torch.zeros_like(source) if gradient is None else gradient)
-        return Trace(
-            outputs=outputs.detach() if outputs is not None else None,
-            activations={name: tape.kept[name].detach() for name in layers if name in tape.kept},
-            objective=columns.detach() if columns is not None else None,
-            gradients={name: torch.stack(columns_of) for name, columns_of in gradients.items() if columns_of},
+        (result,) = self.trace_parts(
+            [(x, objective)], layers=frozenset(layers), wrt=tuple(wrt), rectifier=rectifier, partial=partial
         )
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def trace_parts(
+        self,
+        parts: Sequence[Part],
+        *,
+        layers: frozenset[str],
+        wrt: tuple[str, ...],
+        rectifier: Rectifier | None,
+        partial: bool,
+    ) -> list[Trace | Exception]:
+        """Trace several (x, objective) in one forward; backward t is that of every part's column t.
+
+        Rows do not influence each other, so that the gradient of the sum is each row's own.
+        """
+        tape = Tape({*layers, *wrt} - {INPUT}, differentiable=set(wrt) - {INPUT}, repeated=self.repeated, stop=partial)
+        differentiated = parts[0][1] is not None
+        with torch.set_grad_enabled(differentiated), recording(tape):
+            # A copy, so that the gradient lands on ours, and a first layer in place overwrites no caller's picture.
+            leaf = torch.cat([x.detach() for x, _ in parts]).requires_grad_(INPUT in wrt)
+            outputs = self._recorded(leaf.clone() if leaf.requires_grad else leaf, tape, rectifier)
+            slices, start = [], 0
+            for x, _ in parts:
+                slices.append(slice(start, start + len(x)))
+                start += len(x)
+            columns = [
+                self._columns(objective, outputs, tape.kept, part)
+                for (_, objective), part in zip(parts, slices, strict=True)
+            ]
+            sources = [leaf if name == INPUT else tape.kept[name] for name in wrt]
+            gradients = _gradients([c for c in columns if isinstance(c, Tensor)], sources) if wrt else []
+        results: list[Trace | Exception] = []
+        for part, column in zip(slices, columns, strict=True):
+            if isinstance(column, Exception):
+                results.append(column)
+                continue
+            count = column.shape[1] if column is not None else 0
+            results.append(
+                Trace(
+                    outputs=outputs[part].detach() if outputs is not None else None,
+                    activations={name: a[part].detach() for name, a in tape.kept.items() if name in layers},
+                    objective=column.detach() if column is not None else None,
+                    gradients={
+                        name: torch.stack([of[i][part] for of in gradients[:count]])
+                        for i, name in enumerate(wrt)
+                        if count
+                    },
+                )
+            )
+        return results
+
+    def _recorded(self, x: Tensor, tape: Tape, rectifier: Rectifier | None) -> Tensor | None:
+        """Run a forward; None where the tape ended it early."""
+        with ExitStack() as modes:
+            if rectifier is not None:
+                modes.enter_context(RectifierRule(rectifier))
+            if any(path.endswith(RELU_SUFFIX) for path in tape.layers):
+                modes.enter_context(RectifiedCapture(tape))
+            try:
+                outputs: Tensor = self.module(x)
+            except Done:
+                return None
+        return outputs
+
+    @staticmethod
+    def _columns(
+        objective: Objective | None, outputs: Tensor | None, kept: Mapping[str, Tensor], part: slice
+    ) -> Tensor | Exception | None:
+        """Return a part's objective (N, T), or the error it ended in: its own, not its neighbours'."""
+        if objective is None:
+            return None
+        try:
+            own = outputs[part] if outputs is not None else torch.empty(0)
+            return objective(own, {name: a[part] for name, a in kept.items()})
+        except Exception as error:
+            return error
 
     # What a few forward passes at load tell
 
@@ -280,6 +342,19 @@ class Model:
         return replace(facts, layers=layers, default_layer=head.layer, head=head)
 
 
+def _gradients(columns: Sequence[Tensor], sources: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Return, for each t, the gradients of the sum of all columns t with respect to the sources."""
+    result = []
+    most = max((c.shape[1] for c in columns), default=0)
+    for t in range(most):
+        sums = [c[:, t].sum() for c in columns if c.shape[1] > t and c.requires_grad]
+        found: tuple[Tensor | None, ...] = (None,) * len(sources)
+        if sums:  # else nothing on the way depends on the sources
+            found = torch.autograd.grad(torch.stack(sums).sum(), sources, retain_graph=t < most - 1, allow_unused=True)
+        result.append([torch.zeros_like(s) if g is None else g for s, g in zip(sources, found, strict=True)])
+    return result
+
+
 @dataclass
 class Seen:
     """What one watched forward showed."""
@@ -303,17 +378,83 @@ def _pointlike(shape: tuple[int, ...]) -> bool:
 
 
 class ModelProbe:
-    """A `Probe` of one model for one request: it sends all work to the device thread."""
+    """A `Probe` of one model for one request: it sends all work to the device thread.
 
-    def __init__(self, model: Model, device: Device, run: Run) -> None:
+    `precision` is that of `scores`; `trace` always works in float32.
+    """
+
+    def __init__(self, model: Model, device: Device, run: Run, precision: Precision = "fp32") -> None:
         self.facts = model.facts
         self.device = model.device
-        self._model, self._scheduler, self._run = model, device, run
+        self._model, self._scheduler, self._run, self._precision = model, device, run, precision
 
-    def scores(self, count: int, rows: Callable[[int, int], Tensor]) -> Tensor:
+    def scores(
+        self,
+        count: int,
+        rows: Callable[[int, int], Tensor],
+        *,
+        same: Hashable = None,
+        image: Tensor | None = None,
+        sketch: Callable[[Tensor], Explanation] | None = None,
+    ) -> Tensor:
         """See `Probe.scores`."""
-        shape = (3, *self.facts.input_size)
-        return self._scheduler.submit(RowsJob(self._run, self._model, shape, count, rows))
+        job = RowsJob(
+            self._model,
+            (3, *self.facts.input_size),
+            count,
+            rows,
+            precision=self._precision,
+            cache_key=self._key(image, count, same),
+        )
+        return self._submit(job, sketch)
+
+    def patched(
+        self,
+        image: Tensor,
+        filling: Tensor,
+        boxes: Sequence[Box],
+        *,
+        same: Hashable = None,
+        sketch: Callable[[Tensor], Explanation] | None = None,
+    ) -> Tensor:
+        """See `Probe.patched`."""
+        incremental, plan = self._model.incremental, None
+        if incremental is not None and self._precision == "fp32" and boxes:
+            window = max(y1 - y0 for y0, _, y1, _ in boxes), max(x1 - x0 for _, x0, _, x1 in boxes)
+            height, width = image.shape[2:]
+            corners = [min(y0, height - window[0]) for y0, *_ in boxes] + [
+                min(x0, width - window[1]) for _, x0, *_ in boxes
+            ]
+            plan = incremental.plan(window, math.gcd(*corners) or 1)
+        if incremental is None or plan is None or plan.gain < INCREMENTAL_PAYS:
+
+            def rows(i: int, j: int) -> Tensor:
+                built = image.repeat(j - i, 1, 1, 1)
+                for row in range(max(i, 1), j):  # row 0 is the picture itself
+                    y0, x0, y1, x1 = boxes[row - 1]
+                    built[row - i, :, y0:y1, x0:x1] = filling[:, y0:y1, x0:x1]
+                return built
+
+            return self.scores(1 + len(boxes), rows, same=same, image=image, sketch=sketch)
+        key = self._key(image, 1 + len(boxes), same)
+        job = PatchesJob(self._model, incremental, plan, image, filling, boxes, cache_key=key)
+        row_s = sum(incremental.seconds) / plan.gain
+        self._scheduler.set_limit(job.key, min(plan.rows, int(self._model.max_batch_s / row_s)))
+        self._run.incremental = plan.share
+        return self._submit(job, sketch)
+
+    def _key(self, image: Tensor | None, count: int, same: Hashable) -> Hashable:
+        """Return what outputs are kept under; None where they are not."""
+        if same is None or image is None:
+            return None
+        picture = hashlib.sha256(image.cpu().numpy().tobytes()).digest()
+        return self._model.version, self._precision, picture, count, same
+
+    def _submit(self, job: RowsJob, sketch: Callable[[Tensor], Explanation] | None) -> Tensor:
+        self._run.precision = self._precision
+        if sketch is not None:
+            self._run.sketch = lambda: sketch(job.so_far()) if job.next else None
+        return self._scheduler.scores(job, self._run)
 
     def trace(
         self,
@@ -326,13 +467,8 @@ class ModelProbe:
         partial: bool = False,
     ) -> Trace:
         """See `Probe.trace`."""
-        return self._scheduler.call(
-            lambda: self._model.trace(
-                x, layers=layers, wrt=wrt, objective=objective, rectifier=rectifier, partial=partial
-            ),
-            self._run,
-            rows=len(x),
-        )
+        job = TraceJob(self._model, x, objective, layers=layers, wrt=wrt, rectifier=rectifier, partial=partial)
+        return self._scheduler.submit(job, self._run)
 
     def weight(self, layer: str) -> Tensor:
         """See `Probe.weight`."""

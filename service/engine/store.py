@@ -5,14 +5,17 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
-from service.engine.device import Device, RowsJob, Run
+from service.engine.device import Device
+from service.engine.jobs import RowsJob
 from service.engine.model import Model, ModelSpec, probe_input
+from service.engine.run import Run
 from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean
 
+Status = Literal["loading", "ready", "failed"]
 log = logging.getLogger("heatlens")
 
 
@@ -21,17 +24,34 @@ class Entry:
     """One model's place in the store."""
 
     spec: ModelSpec
-    status: Literal["loading", "ready", "failed"] = "loading"
+    status: Status = "loading"
     model: Model | None = None
     error: str | None = None
     load_s: float | None = None
 
 
+class Tuning(Protocol):
+    """Finds out how a model runs best here."""
+
+    found: dict[str, Any]  # what was measured, by model version
+
+    def recall(self, model: Model) -> bool:
+        """Apply what an earlier measurement found; return whether there was one."""
+        ...
+
+    def measure(self, model: Model, closing: threading.Event) -> None:
+        """Measure while the device is idle, and apply what is found."""
+        ...
+
+
 class Store:
     """Models by name, one of them the default."""
 
-    def __init__(self, specs: Mapping[str, ModelSpec], default: str, device: Device) -> None:
+    def __init__(
+        self, specs: Mapping[str, ModelSpec], default: str, device: Device, tuner: Tuning | None = None
+    ) -> None:
         self.default = default
+        self.tuner = tuner
         self.device = device
         # The default model first: it is what most callers wait for.
         self.entries = {name: Entry(specs[name]) for name in sorted(specs, key=lambda name: name != default)}
@@ -44,8 +64,13 @@ class Store:
         self._loader.start()
 
     def close(self) -> None:
-        """Stop loading further models."""
+        """Stop loading and measuring further models."""
         self._closing.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the loader to stop: a thread inside PyTorch at the end of the process would crash it."""
+        if self._loader.ident is not None:
+            self._loader.join(timeout_s)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until every model is ready or has failed."""
@@ -89,6 +114,8 @@ class Store:
             started = time.monotonic()
             try:
                 entry.model = self._load(entry.spec)
+                if self.tuner is not None:
+                    self.tuner.recall(entry.model)
                 entry.load_s = time.monotonic() - started
                 entry.status = "ready"
                 log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
@@ -98,6 +125,17 @@ class Store:
                 entry.status = "failed"
                 log.error("model %s failed to load: %s", entry.spec.name, entry.error, exc_info=not known)
         self._settled.set()
+        for entry in self.entries.values():
+            if self.tuner is not None and entry.model is not None and not self._closing.is_set():
+                self._tune(entry.model, self.tuner)
+
+    def _tune(self, model: Model, tuner: Tuning) -> None:
+        try:
+            tuner.measure(model, self._closing)
+        except ServiceError as error:  # closing
+            log.info("model %s is not measured: %s", model.facts.name, error)
+        except Exception:  # it serves as it is
+            log.exception("model %s cannot be measured", model.facts.name)
 
     def _load(self, spec: ModelSpec) -> Model:
         module = spec.build()
@@ -108,8 +146,8 @@ class Store:
         def rows(i: int, j: int) -> torch.Tensor:
             return x[:1].expand(j - i, -1, -1, -1)
 
-        for count in (1, self.device.max_batch_rows):
-            self.device.submit(RowsJob(Run(), model, tuple(x.shape[1:]), count, rows))
+        for count in (1, self.device.unmeasured_batch_rows):
+            self.device.submit(RowsJob(model, tuple(x.shape[1:]), count, rows), Run())
         layer = model.facts.default_layer
         if layer is not None:
             self.device.call(

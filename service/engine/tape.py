@@ -87,6 +87,15 @@ def install(module: nn.Module) -> None:
             child.register_forward_hook(partial(_hook, path))
 
 
+def uninstall(module: nn.Module) -> nn.Module:
+    """Remove the recording hooks, as from a copy that will never be recorded."""
+    for child in module.modules():
+        for key, hook in list(child._forward_hooks.items()):
+            if isinstance(hook, partial) and hook.func is _hook:
+                del child._forward_hooks[key]
+    return module
+
+
 @contextmanager
 def recording(tape: Tape) -> Iterator[Tape]:
     """Let the hooks write to `tape` within the block, in this context only."""

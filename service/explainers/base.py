@@ -7,7 +7,7 @@ stand once, in `Field`), and `explain` is the method itself. It sees a model onl
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -24,6 +24,7 @@ Task = Literal["classification", "regression"]
 Score = Literal["logit", "probability"]
 Kind = Literal["positive", "signed", "grid", "picture", "rgb"]
 Rectifier = Literal["deconvnet", "guided", "linear", "leaky"]
+Box = tuple[int, int, int, int]
 Objective = Callable[[Tensor, Mapping[str, Tensor]], Tensor]
 
 
@@ -131,10 +132,46 @@ class Probe(Protocol):
     facts: Facts
     device: torch.device
 
-    def scores(self, count: int, rows: Callable[[int, int], Tensor]) -> Tensor:
+    def scores(
+        self,
+        count: int,
+        rows: Callable[[int, int], Tensor],
+        *,
+        same: Hashable = None,
+        image: Tensor | None = None,
+        sketch: Callable[[Tensor], Explanation] | None = None,
+    ) -> Tensor:
         """Black box: the outputs (count, K) of `count` inputs that `rows(i, j)` builds slice by slice.
 
-        `rows` runs on the device thread and returns (j - i, 3, H, W); no more than a batch exists at a time.
+        Args:
+            count: how many inputs.
+            rows: runs on the device thread and returns (j - i, 3, H, W); no more than a batch exists at a time.
+            same: where given, with `image`: what besides the picture determines the rows. Requests that agree in both
+                share one computation, and later ones are answered from memory. The outputs must not be changed.
+            image: the picture (1, 3, H, W) that the rows are made of.
+            sketch: (outputs of the first n rows) -> a rough answer from them, for callers who watch.
+        """
+        ...
+
+    def patched(
+        self,
+        image: Tensor,
+        filling: Tensor,
+        boxes: Sequence[Box],
+        *,
+        same: Hashable = None,
+        sketch: Callable[[Tensor], Explanation] | None = None,
+    ) -> Tensor:
+        """Black box: the outputs (1 + len(boxes), K) of a picture, and of it with one box each showing the filling.
+
+        Equal to `scores` of these pictures, and computed anew only as far as a box can reach, where the network allows.
+
+        Args:
+            image: the picture (1, 3, H, W).
+            filling: what a box shows of it, (3, H, W).
+            boxes: y0, x0, y1, x1 inside the picture.
+            same: see `scores`.
+            sketch: see `scores`.
         """
         ...
 
@@ -193,6 +230,8 @@ class Explanation:
     maps: Sequence[Map]
     details: Mapping[str, Any] = field(default_factory=dict)
     outputs: Tensor | None = None  # (K,)
+    avoided: int = 0  # rows whose outputs were known without a forward
+    exact: bool = True  # all of the definition was computed, nothing estimated
 
 
 class Targets:
@@ -231,9 +270,13 @@ class Explainer(BaseModel, ABC):
     def require(cls, facts: Facts) -> None:
         """Raise `NotApplicable`, with the reason and an alternative, where the method has no meaning."""
 
+    def tolerates_reduced_precision(self) -> bool:
+        """Whether `Probe.scores` may use less than float32, where the maps were measured to agree."""
+        return False
+
     @abstractmethod
     def forwards(self, facts: Facts, targets: int) -> int:
-        """Return about how many rows the method will send through the model."""
+        """Return about how many passes the method will need: a row's forward is one, its backward two."""
 
     @abstractmethod
     def explain(self, probe: Probe, image: Tensor | None, targets: Targets) -> Explanation:

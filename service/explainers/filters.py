@@ -30,7 +30,7 @@ _RESPONSES = ("response", "response_blank", "response_noise")
 
 
 def _fourier_scale(size: tuple[int, int]) -> Tensor:
-    """Return 1/frequency, (H, W // 2 + 1), scaled to mean square 1: natural pictures have equal power in each octave."""
+    """Return 1/frequency, (H, W // 2 + 1), of mean square 1: natural pictures have equal power in each octave."""
     fy, fx = torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1])[None]
     frequency = torch.sqrt(fx**2 + fy**2).clamp(min=1 / max(size))
     return frequency.reciprocal() / frequency.reciprocal().square().mean().sqrt()

@@ -34,8 +34,8 @@ class GradCAM(Explainer):
         facts.require_spatial(cls.name)
 
     def forwards(self, facts: Facts, targets: int) -> int:
-        """Return 1; the backward stops at the layer."""
-        return 1
+        """Return an upper bound: the backward stops at the layer."""
+        return 1 + 2 * targets
 
     def explain(self, probe: Probe, image: Tensor | None, targets: Targets) -> Explanation:
         """Return one (h, w) map a target: >= 0, or signed without `relu`."""

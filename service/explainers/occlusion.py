@@ -1,18 +1,32 @@
 """Occlusion: Zeiler & Fergus 2014, "Visualizing and Understanding Convolutional Networks", section 4.2."""
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms.functional import gaussian_blur
 
-from service.explainers.base import Explainer, Explanation, Facts, Map, Probe, Score, Targets, explainer
+from service.explainers.base import Box, Explainer, Explanation, Facts, Map, Probe, Score, Targets, explainer
+
+REFINED = 0.4  # share of the positions between that `adaptive` runs
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
     """Return where windows begin on one axis; the last may hang over the edge and is cut off there."""
     return [i * stride for i in range(max(0, -(-(length - window) // stride)) + 1)]
+
+
+def coarse_to_fine(rows: int, columns: int) -> list[int]:
+    """Return the cells of a grid, in order of reading, such that each beginning is spread over all of it."""
+
+    def coarseness(cell: int) -> int:
+        y, x = divmod(cell, columns)
+        return (y | x) & -(y | x) or rows * columns  # the largest power of two that divides both
+
+    return sorted(range(rows * columns), key=coarseness, reverse=True)
 
 
 @explainer(
@@ -26,7 +40,7 @@ class Occlusion(Explainer):
 
     drop = f(X) - f(X with the window filled), for windows on a stride grid, those at the right and lower edge
     cut off there. The map at input size gives each pixel the mean drop of the windows that cover it;
-    `details.grid` is the drop at each position.
+    `details.grid` is the drop at each position. With `strategy: adaptive` about half of the positions are estimated.
     """
 
     window: Annotated[int, Field(ge=1, le=512, description="Side of the square, input pixels.")] = 32
@@ -45,6 +59,13 @@ class Occlusion(Explainer):
     score: Annotated[Score, Field(description="f: the class's probability after softmax, or its logit.")] = (
         "probability"
     )
+    strategy: Annotated[
+        Literal["exact", "adaptive"],
+        Field(
+            description="`exact`: every position. `adaptive`: every second one in each direction, then those between "
+            "where the drop is large or changes; the rest is interpolated."
+        ),
+    ] = "exact"
 
     @model_validator(mode="after")
     def _covers(self) -> "Occlusion":
@@ -77,36 +98,104 @@ class Occlusion(Explainer):
         height, width = image.shape[2], image.shape[3]
         filling = self._filling(probe.facts, image)
         ys, xs = starts(height, self.window, self.stride), starts(width, self.window, self.stride)
-        windows = [(slice(y, y + self.window), slice(x, x + self.window)) for y in ys for x in xs]
+        boxes = [(y, x, min(y + self.window, height), min(x + self.window, width)) for y in ys for x in xs]
         # A window that already looks like the filling changes nothing: its drop is 0 without a forward.
-        changed = [i for i, (y, x) in enumerate(windows) if not torch.equal(image[0, :, y, x], filling[:, y, x])]
+        cells = coarse_to_fine(len(ys), len(xs))
+        changed = [i for i in cells if not torch.equal(_cut(image[0], boxes[i]), _cut(filling, boxes[i]))]
+        known = torch.ones(len(boxes), dtype=torch.bool)
+        known[changed] = False
+        drops = torch.zeros(0)
 
-        def rows(i: int, j: int) -> Tensor:
-            built = image.repeat(j - i, 1, 1, 1)
-            for row in range(max(i, 1), j):  # row 0 is the clean picture
-                y, x = windows[changed[row - 1]]
-                built[row - i, :, y, x] = filling[:, y, x]
-            return built
+        def scan(cells: list[int], known: Tensor, drops: Tensor) -> Tensor:
+            """Run some windows; return all outputs, the picture's first, and show what is there meanwhile."""
 
-        outputs = probe.scores(len(changed) + 1, rows)
+            def sketch(outputs: Tensor) -> Explanation:
+                there, so_far = known.clone(), drops
+                there[cells[: len(outputs) - 1]] = True
+                so_far = self._drops(probe.facts, outputs, cells, so_far, targets, len(boxes))
+                return self._explanation(so_far, there, (ys, xs), (height, width), outputs[0], targets)
+
+            same = ("occlusion", self.window, self.stride, self.fill, tuple(cells))
+            return probe.patched(image, filling, [boxes[i] for i in cells], same=same, sketch=sketch)
+
+        first = changed if self.strategy == "exact" else [i for i in changed if _coarse(i, len(xs))]
+        outputs = scan(first, known, drops)
+        drops = self._drops(probe.facts, outputs, first, drops, targets, len(boxes))
+        known[first] = True
+        if self.strategy == "adaptive":
+            grid = drops.view(-1, len(ys), len(xs))
+            estimate, urgency = _between(grid)
+            second = [i for i in changed if not _coarse(i, len(xs))]
+            second.sort(key=lambda i: -float(urgency.flatten()[i]))
+            second = second[: round(REFINED * len(second))]
+            drops = torch.where(known, drops, estimate.flatten(1))
+            drops = self._drops(probe.facts, scan(second, known, drops), second, drops, targets, len(boxes))
+            known[second] = True
+        avoided, estimated = len(boxes) - len(changed), int((~known).sum())
+        whole = torch.ones_like(known)
+        found = self._explanation(drops, whole, (ys, xs), (height, width), outputs[0], targets)
+        details = {**found.details, "positions": len(boxes), "estimated": estimated}
+        return replace(found, details=details, avoided=avoided, exact=estimated == 0)
+
+    def _drops(
+        self, facts: Facts, outputs: Tensor, cells: list[int], before: Tensor, targets: Targets, positions: int
+    ) -> Tensor:
+        """Return the drop at each position (T, positions): those of the rows that are there, others as before."""
         chosen = targets(outputs[0])
-        f = probe.facts.score(outputs, self.score)[:, chosen].T  # (T, rows)
-        drops = torch.zeros(len(chosen), len(windows), device=f.device)
-        drops[:, changed] = f[:, :1] - f[:, 1:]
-        total = torch.zeros(len(chosen), height, width, device=f.device)
-        cover = torch.zeros(height, width, device=f.device)
-        for i, (y, x) in enumerate(windows):
-            total[:, y, x] += drops[:, i, None, None]
-            cover[y, x] += 1
-        maps = total / cover
+        f = facts.score(outputs, self.score)[:, chosen].T  # (T, rows)
+        drops = before.clone() if before.numel() else torch.zeros(len(chosen), positions, device=f.device)
+        drops[:, cells[: len(outputs) - 1]] = f[:, :1] - f[:, 1:]
+        return drops
+
+    def _explanation(
+        self,
+        drops: Tensor,
+        known: Tensor,
+        grid: tuple[list[int], list[int]],
+        size: tuple[int, int],
+        outputs: Tensor,
+        targets: Targets,
+    ) -> Explanation:
+        """Lay each window's drop over its pixels; a pixel gets the mean of the known windows that cover it."""
+        chosen = targets(outputs)
+        grids = torch.cat([drops * known.to(drops), known[None].to(drops)]).view(-1, 1, *map(len, grid))
+        square = torch.ones(1, 1, self.window, self.window, device=drops.device)
+        spread = F.conv_transpose2d(grids, square, stride=self.stride)[:, 0, : size[0], : size[1]]
+        maps = spread[:-1] / spread[-1].clamp(min=1)
         return Explanation(
             maps=[Map("occlusion", maps[i], "signed", target=t) for i, t in enumerate(chosen)],
-            details={
-                "score": self.score,
-                "grid": drops.view(len(chosen), len(ys), len(xs)).tolist(),
-                "grid_y": ys,
-                "grid_x": xs,
-                "rows_avoided": len(windows) - len(changed),
-            },
-            outputs=outputs[0],
+            details={"score": self.score, "grid": grids[:-1, 0].tolist(), "grid_y": grid[0], "grid_x": grid[1]},
+            outputs=outputs,
         )
+
+
+def _cut(picture: Tensor, box: Box) -> Tensor:
+    y0, x0, y1, x1 = box
+    return picture[:, y0:y1, x0:x1]
+
+
+def _coarse(cell: int, columns: int) -> bool:
+    """Whether a cell is in every second row and column."""
+    y, x = divmod(cell, columns)
+    return y % 2 == 0 and x % 2 == 0
+
+
+def _between(grid: Tensor) -> tuple[Tensor, Tensor]:
+    """Estimate a grid (T, h, w) from every second row and column of it.
+
+    Returns:
+        The estimate (T, h, w), bilinear between the four neighbours, and how much there is to gain from the truth
+        (h, w): the neighbours' largest drop and their spread, in units of the target's largest drop.
+    """
+    coarse = grid[:, ::2, ::2]
+    size = 2 * coarse.shape[1] - 1, 2 * coarse.shape[2] - 1
+    estimate = F.interpolate(coarse[None], size, mode="bilinear", align_corners=True)[0]
+    # A last row or column of even number has neighbours on one side only.
+    after = (0, grid.shape[2] - size[1], 0, grid.shape[1] - size[0])
+    estimate = F.pad(estimate[None], after, mode="replicate")[0]
+    near = F.pad(coarse[None], (0, 1, 0, 1), mode="replicate")[0].repeat_interleave(2, 1).repeat_interleave(2, 2)
+    near = near[:, : grid.shape[1] + 1, : grid.shape[2] + 1]
+    high = F.max_pool2d(near[None], 2, 1)[0]
+    low = -F.max_pool2d(-near[None], 2, 1)[0]
+    largest = coarse.abs().amax((1, 2), keepdim=True).clamp(min=1e-12)
+    return estimate, (((high - low) + high.abs().maximum(low.abs())) / largest).amax(0)

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.explainers.base import Explainer, Explanation, Facts, Map, Probe, Score, Targets, explainer
+from service.explainers.base import Explainer, Explanation, Facts, Map, Probe, Score, Targets, Trace, explainer
 
 
 def min_max(a: Tensor) -> Tensor:
@@ -64,6 +64,10 @@ class ScoreCAM(Explainer):
         """Return an upper bound: the layer's channels, the clean and the fully masked picture."""
         return facts.layer(self.layer).shape[0] + 2
 
+    def tolerates_reduced_precision(self) -> bool:
+        """Allow it for probabilities: the softmax over channels magnifies what rounding does to logits."""
+        return self.score == "probability"
+
     def _masks(self, scaled: Tensor, size: tuple[int, int]) -> Tensor:
         """Return masks (n, H, W) in 0..1 of scaled maps (n, h, w)."""
         mode = self.interpolation.removesuffix("-corners")
@@ -82,20 +86,39 @@ class ScoreCAM(Explainer):
         # is the mask of every constant channel, and gives the fully masked picture itself.
         scaled = torch.cat([torch.zeros_like(a[:1]), min_max(a)])
         masks, mask_of = torch.unique(scaled.flatten(1), dim=0, return_inverse=True)  # (M, h * w), (K + 1,)
-        masks = masks.view(-1, *a.shape[1:])
+        # The strongest channels first, after the zero map: a sketch from the first few is then already telling.
+        strength = torch.full((len(masks),), float("-inf"), device=a.device)
+        strength.scatter_reduce_(0, mask_of[1:], a.amax((1, 2)), "amax")
+        strength[mask_of[0]] = float("inf")
+        order = strength.argsort(descending=True, stable=True)
+        masks, mask_of = masks[order].view(-1, *a.shape[1:]), order.argsort()[mask_of]
         size = image.shape[2], image.shape[3]
 
         def rows(i: int, j: int) -> Tensor:
             return image * self._masks(masks[i:j], size)[:, None]
 
-        outputs = probe.scores(len(masks), rows)  # (M, outputs)
+        def combine(outputs: Tensor) -> Explanation:
+            return self._combine(probe.facts, layer, trace, mask_of, outputs, targets)
+
+        same = ("score-cam", layer, self.interpolation, self.normalise)
+        outputs = probe.scores(len(masks), rows, same=same, image=image, sketch=combine)  # (M, outputs)
+        return combine(outputs)
+
+    def _combine(
+        self, facts: Facts, layer: str, trace: Trace, mask_of: Tensor, outputs: Tensor, targets: Targets
+    ) -> Explanation:
+        """Return the maps, given each channel's mask and the outputs of all masks, or of the first ones."""
+        assert trace.outputs is not None
+        a = trace.activations[layer][0]
         chosen = targets(trace.outputs)
-        f = probe.facts.score(outputs, self.score)[:, chosen]  # (M, T)
-        f_clean = probe.facts.score(trace.outputs, self.score)[:, chosen]  # (1, T)
+        known = mask_of[1:] < len(outputs)
+        f = facts.score(outputs, self.score)[:, chosen]  # (M, T)
+        f_clean = facts.score(trace.outputs, self.score)[:, chosen]  # (1, T)
         f_baseline = {"black": f[mask_of[:1]], "input": f_clean, "none": torch.zeros_like(f_clean)}[self.baseline]
-        cic = f[mask_of[1:]] - f_baseline  # (K, T)
+        cic = f[mask_of[1:][known]] - f_baseline  # (K, T)
         w = cic.softmax(0) if self.weights == "softmax" else cic
-        cam = torch.einsum("kt,khw->thw", w, a).relu()
+        cam = torch.einsum("kt,khw->thw", w, a[known]).relu()
+        distinct = int(mask_of.max()) + 1
         return Explanation(
             maps=[Map("score-cam", cam[i], target=t, layer=layer) for i, t in enumerate(chosen)],
             details={
@@ -104,8 +127,8 @@ class ScoreCAM(Explainer):
                 "cic": cic.T.tolist(),
                 "channels": len(a),
                 "constant_channels": int((mask_of[1:] == mask_of[0]).sum()),
-                "distinct_masks": len(masks),
-                "rows_avoided": len(scaled) - len(masks),
+                "distinct_masks": distinct,
             },
             outputs=trace.outputs[0],
+            avoided=len(mask_of) - distinct,
         )

@@ -7,16 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.engine.device import Device, Run
+from service.engine.device import Device
 from service.engine.model import Model, ModelProbe, ModelSpec
+from service.engine.run import Run
 from service.explainers.base import Explainer, Explanation, Targets, Task
 from service.images import Transform
 from service.models import efficientnet_lite0
 from tests import oracles
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "oracle(method): holds a method against an independent truth")
 
 
 class Subject:

@@ -1,8 +1,17 @@
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import pytest
 import torch
 from pydantic import ValidationError
 
+from service.engine.device import Device
+from service.engine.incremental import Incremental
+from service.engine.model import ModelProbe
+from service.engine.run import Run
+from service.explainers.base import Targets
 from service.explainers.occlusion import Occlusion, starts
+from service.tuning import rank_correlation
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_within, tiny_input
 
@@ -45,7 +54,7 @@ def test_windows_that_change_nothing_cost_nothing(small):
     subject, x = small(tiny.classifier), tiny_input()
     x[:, :, :16] = 0  # the upper half already shows the model's mean colour
     found = subject.explain(Occlusion(window=8, stride=8, score="logit"), x, [2])
-    assert found.details["rows_avoided"] == 8
+    assert found.avoided == 8
     _, averaged = oracles.slow_occlusion(subject.plain, x, 2, 8, 8)
     assert_within(found.maps[0].array, averaged, 2e-5)
 
@@ -61,3 +70,102 @@ def test_starts_cover_every_pixel():
 def test_stride_above_window_is_refused():
     with pytest.raises(ValidationError, match="choose a stride of at most the window"):
         Occlusion(window=8, stride=9)
+
+
+@contextmanager
+def incremental(subject):
+    """Let a model compute only what boxes reach, however little that pays."""
+    model = subject.model
+    model.incremental = Incremental.of(model.module, model.example()[:1])
+    try:
+        yield
+    finally:
+        model.incremental = None
+
+
+@pytest.mark.parametrize(("window", "stride"), [(8, 8), (7, 5), (31, 9), (40, 3), (5, 2)])
+def test_only_what_changes_is_computed_and_equals_the_whole(small, monkeypatch, window, stride):
+    monkeypatch.setattr("service.engine.model.INCREMENTAL_PAYS", 0.0)
+    subject, x = small(tiny.vgg), tiny_input()
+    method = Occlusion(window=window, stride=stride, score="logit", fill="#3366cc")
+    whole, run = subject.explain(method, x, [1, 3]), Run()
+    assert subject.model.incremental is None
+    with incremental(subject):
+        found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets([1, 3]))
+    assert run.incremental is not None
+    for a, b in zip(found.maps, whole.maps, strict=True):
+        assert_within(a.array, b.array, 1e-5, b.array.abs().max())
+    torch.testing.assert_close(found.outputs, whole.outputs, rtol=1e-5, atol=1e-6)
+
+
+def test_real_networks_too(subjects, x):
+    for name in ("resnet18", "efficientnet_lite0"):
+        subject = subjects(name)
+        method = Occlusion(window=32, stride=16, score="logit")
+        whole, run = subject.explain(method, x, [281]).maps[0].array, Run()
+        with incremental(subject):
+            found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets([281]))
+        assert 0 < run.incremental < 1, name
+        assert_within(found.maps[0].array, whole, 1e-5, whole.abs().max())
+
+
+def test_boxes_of_several_pictures_share_batches_within_memory(small, monkeypatch):
+    monkeypatch.setattr("service.engine.model.INCREMENTAL_PAYS", 0.0)
+    subject, method = small(tiny.vgg), Occlusion(window=8, stride=4, score="logit")
+    pictures = [tiny_input(seed=i) for i in range(6)]
+    whole = [subject.explain(method, picture, [1]).maps[0].array for picture in pictures]
+    held = []
+    with incremental(subject):
+        for clean_bytes in (0, 1 << 30):
+            device = Device(torch.device("cpu"), max_batch_rows=32, clean_bytes=clean_bytes)
+            within = device._within_memory
+            held.clear()
+
+            def watched(jobs, within=within):
+                held.append(sum(job.clean is not None for job in jobs))
+                return within(jobs)
+
+            device._within_memory = watched
+            runs = [Run() for _ in pictures]
+
+            def ask(i, device=device, runs=runs):
+                return (
+                    method.explain(ModelProbe(subject.model, device, runs[i]), pictures[i], Targets([1])).maps[0].array
+                )
+
+            with ThreadPoolExecutor(6) as pool:
+                found = list(pool.map(ask, range(6)))
+            device.close()
+            for a, b in zip(found, whole, strict=True):
+                assert_within(a, b, 1e-5, b.abs().max())
+            if clean_bytes == 0:
+                assert max(held) <= 1  # one after the other
+            else:
+                assert max(run.batch_rows / run.batches for run in runs) > 8
+
+
+def test_adaptive_runs_about_half_and_says_so(small):
+    subject, x = small(tiny.classifier), tiny_input()
+    exact = subject.explain(Occlusion(window=8, stride=2, score="logit"), x, [1, 3])
+    run = Run()
+    method = Occlusion(window=8, stride=2, score="logit", strategy="adaptive")
+    found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets([1, 3]))
+    assert (exact.exact, found.exact) == (True, False)
+    positions, estimated = found.details["positions"], found.details["estimated"]
+    assert positions == 169
+    assert run.forwards == positions - estimated + 2
+    assert 0.5 < 1 - estimated / positions < 0.62
+    grid, truth = torch.tensor(found.details["grid"]), torch.tensor(exact.details["grid"])
+    right = (grid - truth).abs().amax(0) <= 1e-5
+    assert int(right.sum()) >= positions - estimated  # what was run is what it is; the rest is between
+    assert right[::2, ::2].all()
+    for a, b in zip(found.maps, exact.maps, strict=True):
+        assert rank_correlation(a.array, b.array) > 0.9
+
+
+@pytest.mark.parametrize(("window", "stride", "size"), [(8, 8, 4), (16, 16, 2), (32, 32, 1), (7, 6, 6)])
+def test_adaptive_copes_with_small_grids(small, window, stride, size):
+    subject = small(tiny.classifier)
+    found = subject.explain(Occlusion(window=window, stride=stride, strategy="adaptive"), tiny_input(), [0])
+    assert torch.tensor(found.details["grid"]).shape == (1, size, size)
+    assert torch.isfinite(found.maps[0].array).all()

@@ -1,0 +1,279 @@
+"""How a model runs best on this machine: found by measuring while the device is idle, and remembered.
+
+For each precision the fastest way to run the network and the smallest batch that comes within 5 % of the best
+throughput; and the fastest precision whose Score-CAM maps agree with float32. Until that is known, and where it is not
+to be measured, everything runs plainly in float32.
+"""
+
+import hashlib
+import importlib.resources
+import json
+import logging
+import os
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from service import __version__
+from service.engine.device import Device
+from service.engine.incremental import Incremental, NotIncremental
+from service.engine.jobs import rows_key
+from service.engine.model import Model, ModelProbe
+from service.engine.precision import Precision
+from service.engine.run import Run
+from service.engine.variants import Variant, candidates
+from service.errors import EngineUnavailable
+from service.explainers.base import Targets, Trace
+from service.explainers.score_cam import ScoreCAM
+from service.images import decode, prepare, to_input
+from service.settings import Settings
+
+log = logging.getLogger("heatlens")
+T = TypeVar("T")
+IDLE = -100  # below every request's priority: one small step at a time, whenever nobody else waits
+AGREEMENT = 0.999  # least rank correlation of Score-CAM maps with those in float32
+PAYS = 1.1  # a reduced precision has to be this much faster
+CHANNELS = 512  # of the strongest feature maps, for comparing Score-CAM maps
+NEAR_BEST = 0.95  # of the best throughput: what the batch size has to reach
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way to run a network, at one batch size."""
+
+    precision: Precision
+    variant: str
+    rows: int
+    rows_per_s: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was measured of a model, and what was chosen."""
+
+    timings: Sequence[Timing] = ()
+    agreement: Mapping[Precision, float] = field(default_factory=dict)  # lowest over the photographs
+    variants: Mapping[Precision, str] = field(default_factory=dict)
+    batch_rows: Mapping[Precision, int] = field(default_factory=dict)
+    preferred: Precision = "fp32"
+    seconds: float = 0.0
+    remembered: bool = False
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Return Spearman's coefficient of two tensors, ties sharing their mean rank; 1 for two constant ones."""
+
+    def ranks(x: Tensor) -> Tensor:
+        _, index, counts = torch.unique(x.flatten(), return_inverse=True, return_counts=True)
+        rank: Tensor = (counts.cumsum(0) - (counts - 1) / 2).double()[index]
+        return rank - rank.mean()
+
+    x, y = ranks(a), ranks(b)
+    norm = float(x.norm() * y.norm())
+    return float(x @ y) / norm if norm else float(torch.equal(x, y))
+
+
+def photographs() -> Iterator[bytes]:
+    """Return the files of a few photographs to compare maps on."""
+    for file in sorted((importlib.resources.files("service") / "photographs").iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".jpg"):
+            yield file.read_bytes()
+
+
+class _Strongest(ModelProbe):
+    """A probe that shows a layer's strongest feature maps only: enough to compare precisions by."""
+
+    def trace(self, x: Tensor, **how: Any) -> Trace:
+        found = super().trace(x, **how)
+        return replace(
+            found,
+            activations={
+                name: a[:, a[0].amax((1, 2)).argsort(descending=True)[:CHANNELS]]
+                for name, a in found.activations.items()
+            },
+        )
+
+
+def _once(variant: Variant, x: Tensor) -> float:
+    """Return the seconds of one batch."""
+    started = time.perf_counter()
+    with torch.inference_mode():
+        variant(x.contiguous()).sum().item()  # waits for the device
+    return time.perf_counter() - started
+
+
+class Tuner:
+    """Measures models, applies what it finds, and remembers it on disk."""
+
+    def __init__(self, device: Device, settings: Settings) -> None:
+        self.device, self.settings = device, settings
+        self.found: dict[str, Tuned] = {}  # by model version
+        kind = device.device.type
+        self.max_batch_s = (settings.max_batch_ms or (50.0 if kind == "cuda" else 250.0)) / 1e3
+        self.precisions: Sequence[Precision] = ("fp32", "bf16", "fp16") if kind == "cuda" else ("fp32", "bf16")
+
+    def recall(self, model: Model) -> bool:
+        """Apply what an earlier measurement found; return whether there was one."""
+        try:
+            kept = json.loads(self._file(model).read_text("utf-8"))
+            tuned = Tuned(**{**kept, "timings": [Timing(**t) for t in kept["timings"]], "remembered": True})
+            self._apply(model, tuned)
+        except (OSError, ValueError, TypeError, KeyError):
+            return False  # none, or of another form: it is measured anew
+        return True
+
+    def measure(self, model: Model, closing: threading.Event) -> None:
+        """Measure while the device is idle, apply and remember what is found.
+
+        Raises:
+            EngineUnavailable: the server is closing.
+        """
+        if not self.settings.tune:
+            return
+        if model.version not in self.found:
+            self._measure(model, closing)
+        if not closing.is_set():
+            self._write_down(model)
+
+    def _measure(self, model: Model, closing: threading.Event) -> None:
+        started = time.monotonic()
+        timings: list[Timing] = []
+        best: dict[Precision, Timing] = {}
+        for precision in self.precisions:
+            variants = self._call(partial(candidates, model.module, model.example(), precision), closing)
+            found = [self._time(model, variant, closing) for variant in variants]
+            timings += [timing for of_variant in found for timing in of_variant]
+            best[precision] = max((t for t in timings if t.precision == precision), key=lambda t: t.rows_per_s)
+        tuned = Tuned(
+            timings=timings,
+            variants={p: t.variant for p, t in best.items()},
+            batch_rows={p: self._batch_rows(timings, t) for p, t in best.items()},
+        )
+        self._apply(model, tuned)
+        agreement = self._agreement(model, closing)
+        fit = [p for p in self.precisions if p == "fp32" or agreement.get(p, 0.0) >= AGREEMENT]
+        fastest = max(fit, key=lambda p: best[p].rows_per_s)
+        pays = best[fastest].rows_per_s >= PAYS * best["fp32"].rows_per_s
+        tuned = replace(
+            tuned,
+            agreement=agreement,
+            preferred=fastest if pays else "fp32",
+            seconds=time.monotonic() - started,
+        )
+        self._apply(model, tuned)
+        self._remember(model, tuned)
+        log.info(
+            "model %s measured in %.0f s: %s, batches of %s rows, %s where a method tolerates it",
+            model.facts.name,
+            tuned.seconds,
+            ", ".join(f"{p} {t.rows_per_s:.0f} rows/s" for p, t in best.items()),
+            tuned.batch_rows,
+            tuned.preferred,
+        )
+
+    def _call(self, call: Callable[[], T], closing: threading.Event) -> T:
+        if closing.is_set():
+            raise EngineUnavailable("the server is closing")
+        return self.device.call(call, Run(priority=IDLE))
+
+    def _time(self, model: Model, variant: Variant, closing: threading.Event) -> list[Timing]:
+        """Time batches of growing size, each of them one step, until they take too long or gain nothing."""
+        timings: list[Timing] = []
+        rows = 1
+        while rows <= self.device.max_batch_rows:
+            x = model.example()[:1].expand(rows, -1, -1, -1)
+            seconds = min(self._call(partial(_once, variant, x), closing) for _ in range(4))
+            if timings and seconds > self.max_batch_s:
+                break
+            timings.append(Timing(variant.precision, variant.name, rows, rows / seconds))
+            if len(timings) > 3 and timings[-1].rows_per_s < 0.9 * max(t.rows_per_s for t in timings):
+                break
+            rows *= 2
+        return timings
+
+    @staticmethod
+    def _batch_rows(timings: Sequence[Timing], best: Timing) -> int:
+        same = [t for t in timings if (t.precision, t.variant) == (best.precision, best.variant)]
+        return min(t.rows for t in same if t.rows_per_s >= NEAR_BEST * best.rows_per_s)
+
+    def _agreement(self, model: Model, closing: threading.Event) -> dict[Precision, float]:
+        """Return each precision's lowest agreement of Score-CAM maps with those of float32."""
+        if model.facts.default_layer is None:
+            return {}
+        result: dict[Precision, float] = {}
+        for data in photographs():
+            picture = prepare(decode(data, max_bytes=2**20, max_pixels=2**20), model.spec.transform)
+            x = to_input(picture.seen, model.spec.transform).to(model.device)
+            maps: dict[Precision, Tensor] = {}
+            for precision in self.precisions:
+                if closing.is_set():
+                    raise EngineUnavailable("the server is closing")
+                probe = _Strongest(model, self.device, Run(priority=IDLE), precision)
+                maps[precision] = ScoreCAM().explain(probe, x, Targets()).maps[0].array.cpu()
+            for precision, found in maps.items():
+                agrees = rank_correlation(found, maps["fp32"]) if torch.isfinite(found).all() else 0.0
+                result[precision] = min(result.get(precision, 1.0), agrees)
+        return result
+
+    def _apply(self, model: Model, tuned: Tuned) -> None:
+        """Let the device thread switch the model over, between two batches."""
+
+        def switch() -> None:
+            for precision, name in tuned.variants.items():
+                ways = {v.name: v for v in candidates(model.module, model.example(), precision)}
+                model.variants[precision] = ways[name]
+            for precision, rows in tuned.batch_rows.items():
+                self.device.set_limit(rows_key(model, (3, *model.facts.input_size), precision), rows)
+            model.preferred = tuned.preferred
+
+        self.device.call(switch, Run(priority=IDLE))
+        self.found[model.version] = tuned
+
+    def _write_down(self, model: Model) -> None:
+        """Let occlusion compute only what changes, where the network allows.
+
+        It reads the model and changes nothing, so that it need not keep the device from working.
+        """
+        try:
+            model.incremental = Incremental.of(model.variants["fp32"].module, model.example()[:1])
+            model.whole = None
+        except NotIncremental as reason:
+            model.whole = str(reason)
+        model.max_batch_s = self.max_batch_s
+
+    def _file(self, model: Model) -> Path:
+        """Return where a model's measurement is kept: by all that its result depends on."""
+        device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor()
+        known = {
+            "model": model.version,
+            "input": model.facts.input_size,
+            "heatlens": __version__,
+            "torch": torch.__version__,
+            "device": device,
+            "threads": torch.get_num_threads(),
+            "cores": os.cpu_count(),
+            "max_batch_s": self.max_batch_s,
+            "max_batch_rows": self.device.max_batch_rows,
+        }
+        name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatlens"
+        return (self.settings.cache_dir or cache) / f"measured-{name}.json"
+
+    def _remember(self, model: Model, tuned: Tuned) -> None:
+        kept = {**vars(tuned), "timings": [vars(timing) for timing in tuned.timings]}
+        file = self._file(model)
+        unfinished = file.with_suffix(f".{os.getpid()}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(json.dumps(kept, indent=1), "utf-8")
+            unfinished.replace(file)
+        except OSError as error:  # a read-only file system: it is measured again after the next start
+            log.info("measurements cannot be kept in %s: %s", file.parent, error.strerror)

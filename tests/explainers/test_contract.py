@@ -1,0 +1,127 @@
+"""What holds for every registered method, on every kind of network."""
+
+import pytest
+import torch
+
+from service.engine.device import Device
+from service.engine.jobs import RowsJob
+from service.engine.model import ModelProbe, digest
+from service.engine.run import Run
+from service.explainers.base import Targets, registry
+from service.pipeline import applicability
+from tests.explainers.conftest import tiny_input
+
+MODELS = ("tiny", "tiny-regression", "tiny-vgg", "tiny-functional", "tiny-tokens")
+# Small enough for a test; everything else at its default.
+PARAMS = {"filters": {"steps": 3}, "occlusion": {"window": 12, "stride": 8}, "saliency": {"smooth_samples": 3}}
+
+
+def _explainer(name, facts):
+    cls = registry()[name]
+    params = dict(PARAMS.get(name, {}))
+    if facts.default_layer is None and "layer" in cls.model_fields:
+        params["layer"] = "patches"
+    if facts.default_layer is None and "layers" in cls.model_fields:
+        params["layers"] = ("patches",)
+    return cls(**params)
+
+
+def _run(context, model, name, device=None):
+    explainer = _explainer(name, model.facts)
+    explainer.require(model.facts)
+    targets = Targets(range(model.facts.outputs)) if model.facts.task == "regression" else Targets([1, 3])
+    probe = ModelProbe(model, device or context.device, Run())
+    return explainer.explain(probe, tiny_input() if explainer.needs_image else None, targets)
+
+
+def _state(model):
+    return (
+        digest(model.module),
+        [(n, p.requires_grad, p.grad is None) for n, p in model.module.named_parameters()],
+        [
+            (n, m.training, len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks))
+            for n, m in model.module.named_modules()
+        ],
+    )
+
+
+@pytest.fixture(params=[(name, model) for name in registry() for model in MODELS], ids="-".join)
+def case(request, tiny):
+    name, model = request.param
+    loaded = tiny.store.get(model)
+    if reason := applicability(loaded.facts)[name]:
+        assert "use '" in reason.lower()  # what to use instead
+        pytest.skip("does not apply, and says so")
+    return name, loaded
+
+
+def test_finite_and_of_the_documented_shape(tiny, case):
+    name, model = case
+    explanation = _run(tiny, model, name)
+    assert explanation.maps
+    for m in explanation.maps:
+        assert torch.isfinite(m.array).all()
+        assert m.array.dtype == torch.float32
+        assert not m.array.requires_grad
+        dims = {"positive": 2, "signed": 2, "grid": 3, "picture": 3, "rgb": 3}[m.kind]
+        assert m.array.ndim == dims
+        if m.kind == "positive":
+            assert float(m.array.min()) >= 0
+        if m.kind == "rgb":
+            assert 0 <= float(m.array.min()) <= float(m.array.max()) <= 1
+        assert m.layer is None or m.layer in model.facts.layers
+    if registry()[name].needs_image:
+        assert explanation.outputs.shape == (model.facts.outputs,)
+
+
+def test_repeatable(tiny, case):
+    name, model = case
+    first, second = (_run(tiny, model, name) for _ in range(2))
+    for a, b in zip(first.maps, second.maps, strict=True):
+        assert torch.equal(a.array, b.array)
+
+
+def test_leaves_the_model_untouched(tiny, case):
+    name, model = case
+    before = _state(model)
+    _run(tiny, model, name)
+    assert _state(model) == before
+
+
+def test_one_row_at_a_time_equals_sixty_four(tiny, case):
+    name, model = case
+    results = []
+    for rows in (1, 64):
+        device = Device(torch.device("cpu"), max_batch_rows=rows)
+        results.append(_run(tiny, model, name, device))
+        device.close()
+    for a, b in zip(results[0].maps, results[1].maps, strict=True):
+        torch.testing.assert_close(a.array, b.array, rtol=1e-4, atol=1e-5)
+
+
+def test_cost_estimate_is_what_it_takes(tiny, case):
+    """Admission and progress count on it."""
+    name, model = case
+    explainer = _explainer(name, model.facts)
+    run = Run()
+    targets = Targets(range(1)) if model.facts.task == "regression" else Targets([1, 3])
+    explainer.explain(ModelProbe(model, tiny.device, run), tiny_input(), targets)
+    estimate = explainer.forwards(model.facts, len(targets))
+    passes = run.forwards + 2 * run.backwards + run.avoided
+    assert passes <= 2 * estimate  # reviving dead filters takes passes that nobody foresees
+    assert estimate <= 4 * passes
+
+
+def test_rows_beyond_the_model_never_exist_at_once(tiny):
+    """`scores` asks for a batch of rows at a time, whatever their number."""
+    asked = []
+    model = tiny.store.get("tiny")
+
+    def rows(i, j):
+        asked.append(j - i)
+        return torch.zeros(j - i, 3, 32, 32)
+
+    out = tiny.device.submit(RowsJob(model, (3, 32, 32), 1000, rows), Run())
+    assert out.shape == (1000, 5)
+    assert max(asked) <= tiny.device.max_batch_rows
+    assert sum(asked) == 1000

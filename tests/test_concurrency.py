@@ -1,0 +1,75 @@
+"""Many at once get what each would get alone: the point where libraries that share a model answer wrongly."""
+
+import base64
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from service.explainers.base import registry
+from service.settings import Settings
+from tests.conftest import CATALOG, encoded, photograph, serving
+
+THREADS, REQUESTS = 8, 400
+# Small enough for hundreds; what is not here runs with its defaults.
+PARAMS = {
+    "filters": [{"steps": 2, "channels": [1]}, {"steps": 2, "channels": [3], "parametrisation": "pixel"}],
+    "occlusion": [{"window": 12, "stride": 8}, {"window": 8, "stride": 8, "fill": "blur", "score": "logit"}],
+    "saliency": [{}, {"smooth_samples": 3}, {"sign": "signed"}],
+    "score-cam": [{}, {"layer": "conv1", "score": "logit"}],
+    "grad-cam": [{}, {"layer": "conv1"}, {"relu": False}],
+    "deconvnet": [{}, {"layer": "conv2", "keep": "channel"}],
+    "feature-maps": [{}, {"layers": ["conv1", "relu2"]}],
+}
+APPLIES = {"cam": ["tiny"], "ram": ["tiny-regression"]}
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    whole = photograph("chelsea")
+    return [base64.b64encode(encoded(whole.crop((60 * i, 0, 60 * i + 200, 200)))).decode() for i in range(4)]
+
+
+def _requests(pictures):
+    random.seed(0)
+    for i in range(REQUESTS):
+        method = list(registry())[i % len(registry())]
+        model = random.choice(APPLIES.get(method, ["tiny", "tiny-regression"]))
+        request = {
+            "model": model,
+            "params": random.choice(PARAMS.get(method, [{}])),
+            "output": {"heatmap": False, "overlay": False},
+        }
+        if registry()[method].needs_image:
+            request["image"] = random.choice(pictures)
+        if registry()[method].takes_targets and model == "tiny":
+            request["targets"] = random.sample(range(5), random.randint(1, 3))
+        yield method, request
+
+
+def test_mixed_requests_answer_as_alone(pictures):
+    asked = list(_requests(pictures))
+    with serving(Settings(catalog=CATALOG, device="cpu", score_cache_mib=0)) as client:
+
+        def ask(request):
+            method, body = request
+            response = client.post(f"/explain/{method}", json=body)
+            assert response.status_code == 200, response.text
+            return response.json()
+
+        alone = {str(request): ask(request) for request in asked}
+        with ThreadPoolExecutor(THREADS) as pool:
+            together = list(pool.map(ask, asked))
+    shared = 0
+    for request, found in zip(asked, together, strict=True):
+        expected = alone[str(request)]
+        shared += found["usage"]["batch_rows_mean"] > expected["usage"]["batch_rows_mean"]
+        assert [m["target"] and m["target"]["index"] for m in found["maps"]] == [
+            m["target"] and m["target"]["index"] for m in expected["maps"]
+        ]
+        for a, b in zip(found["maps"], expected["maps"], strict=True):
+            one, other = np.array(a["array"]["data"]), np.array(b["array"]["data"])
+            assert one.shape == other.shape
+            assert np.abs(one - other).max() <= 1e-5 * max(1.0, np.abs(other).max()), request[0]
+    assert shared > REQUESTS / 10  # or else nobody ever shared a batch, and the test shows nothing

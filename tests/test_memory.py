@@ -1,0 +1,62 @@
+"""Masked inputs exist a batch at a time: all of them together would be 1.2 GB here."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+LIMIT_MB = 300
+SCRIPT = """
+import threading
+import psutil
+import torch
+from torch import nn
+from service.app import build, close
+from service.engine.model import ModelProbe, ModelSpec
+from service.engine.run import Run
+from service.engine.store import Store
+from service.explainers.base import Targets
+from service.explainers.score_cam import ScoreCAM
+from service.images import Transform
+from service.settings import Settings
+
+torch.set_num_threads(2)
+
+def network():
+    torch.manual_seed(0)
+    coarse = nn.Sequential(nn.AvgPool2d(32), nn.Conv2d(3, 2048, 1), nn.ReLU())
+    return nn.Sequential(*coarse, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 10))
+
+spec = ModelSpec("wide", network, Transform(224, (224, 224), (0.5,) * 3, (0.2,) * 3))
+context = build(Settings(device="cpu", tune=False))
+store = Store({"wide": spec}, "wide", context.device)
+store.start()
+store.wait()
+model = store.get(None)
+process = psutil.Process()
+image = torch.randn(1, 3, 224, 224)
+resting, peak, done = process.memory_info().rss, 0, threading.Event()
+
+def watch():
+    global peak
+    while not done.wait(0.002):
+        peak = max(peak, process.memory_info().rss)
+
+watching = threading.Thread(target=watch)
+watching.start()
+run = Run()
+ScoreCAM().explain(ModelProbe(model, context.device, run), image, Targets([1]))
+done.set()
+watching.join()
+close(context)
+print(run.forwards, (peak - resting) / 2**20)
+"""
+
+
+def test_a_2048_channel_score_cam_stays_within_its_memory():
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=240, cwd=Path(__file__).parent.parent
+    )
+    assert done.returncode == 0, done.stderr
+    forwards, megabytes = done.stdout.split()
+    assert int(forwards) > 1000
+    assert 1 < float(megabytes) <= LIMIT_MB

@@ -1,0 +1,132 @@
+"""Measuring how a model runs best: what is chosen, what is remembered, and who goes first."""
+
+import json
+import threading
+
+import pytest
+import scipy.stats
+import torch
+
+from service.app import build, close
+from service.engine.jobs import RowsJob
+from service.engine.run import Run
+from service.settings import Settings
+from service.tuning import AGREEMENT, Tuner, photographs, rank_correlation
+from tests.conftest import CATALOG
+
+
+@pytest.fixture
+def service(tmp_path):
+    context = build(Settings(catalog=CATALOG, model=("tiny",), device="cpu", cache_dir=tmp_path, max_batch_rows=16))
+    context.store.start()
+    assert context.store.wait(60)
+    yield context
+    close(context)
+
+
+def _tuner(service):
+    return Tuner(service.device, service.settings.model_copy(update={"tune": True}))
+
+
+def test_measures_chooses_and_remembers(service, tmp_path):
+    model, tuner = service.store.get("tiny"), _tuner(service)
+    assert not tuner.recall(model)
+    tuner.measure(model, threading.Event())
+    tuned = tuner.found[model.version]
+    assert {t.precision for t in tuned.timings} == {"fp32", "bf16"}
+    for precision in ("fp32", "bf16"):
+        rates = {
+            t.rows: t.rows_per_s
+            for t in tuned.timings
+            if (t.precision, t.variant) == (precision, tuned.variants[precision])
+        }
+        assert rates[tuned.batch_rows[precision]] >= 0.95 * max(rates.values())
+        assert service.device.limit(("rows", id(model), (3, 32, 32), precision)) == tuned.batch_rows[precision]
+        assert model.variants[precision].name == tuned.variants[precision]
+    assert tuned.agreement["fp32"] == 1
+    assert tuned.preferred == "fp32" or tuned.agreement[tuned.preferred] >= AGREEMENT
+
+    again = _tuner(service)
+    assert again.recall(model)
+    recalled = again.found[model.version]
+    assert recalled.remembered
+    assert (recalled.preferred, recalled.batch_rows, recalled.timings) == (
+        tuned.preferred,
+        tuned.batch_rows,
+        tuned.timings,
+    )
+
+
+def test_a_damaged_memory_is_measured_anew(service, tmp_path):
+    model, tuner = service.store.get("tiny"), _tuner(service)
+    tuner.measure(model, threading.Event())
+    (file,) = tmp_path.glob("measured-*.json")
+    for damaged in (
+        "",
+        "[]",
+        "{}",
+        json.dumps({"timings": [{"x": 1}]}),
+        json.dumps({"timings": [], "variants": {"fp32": "?"}}),
+    ):
+        file.write_text(damaged)
+        assert not _tuner(service).recall(model)
+
+
+def test_a_precision_that_disagrees_is_not_chosen(service, monkeypatch):
+    model, tuner = service.store.get("tiny"), _tuner(service)
+    monkeypatch.setattr("service.tuning.PAYS", 0.0)
+    monkeypatch.setattr("service.tuning.AGREEMENT", 1.1)
+    tuner.measure(model, threading.Event())
+    assert model.preferred == "fp32"
+
+
+def test_requests_go_before_measuring(service):
+    """Measuring takes small steps, and each of them only when nobody waits."""
+    model, tuner, order = service.store.get("tiny"), _tuner(service), []
+    forward = model.forward
+
+    def noted(rows, precision="fp32"):
+        order.append("request")
+        return forward(rows, precision)
+
+    model.forward = noted
+    held, go = threading.Event(), threading.Event()
+    holder = threading.Thread(target=service.device.call, args=(lambda: (held.set(), go.wait(10)),))
+    holder.start()
+    assert held.wait(10)
+    measuring = threading.Thread(target=tuner._call, args=(lambda: order.append("measuring"), threading.Event()))
+    measuring.start()
+    while not service.device._jobs:
+        threading.Event().wait(0.001)
+    job = RowsJob(model, (3, 32, 32), 100, lambda i, j: torch.zeros(j - i, 3, 32, 32))
+    asking = threading.Thread(target=service.device.submit, args=(job, Run()))
+    asking.start()
+    while len(service.device._jobs) < 2:
+        threading.Event().wait(0.001)
+    go.set()
+    for thread in (holder, measuring, asking):
+        thread.join(30)
+    assert order[-1] == "measuring"
+    assert len(order) > 5
+
+
+def test_closing_ends_the_measuring(service):
+    closing = threading.Event()
+    closing.set()
+    service.store.tuner = _tuner(service)
+    service.store._tune(service.store.get("tiny"), service.store.tuner)  # logs, and does not wait
+    assert not service.store.tuner.found or closing.is_set()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_correlation_is_spearmans(seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(50, generator=generator).relu()  # ties
+    b = a + torch.randn(50, generator=generator).mul(0.5).relu()
+    assert rank_correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic, abs=1e-9)
+    assert rank_correlation(torch.zeros(9), torch.zeros(9)) == 1
+    assert rank_correlation(torch.zeros(9), torch.arange(9.0)) == 0
+
+
+def test_the_photographs_are_there():
+    assert len(list(photographs())) == 3
