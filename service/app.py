@@ -4,18 +4,24 @@ import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from typing import get_args
 
 import torch
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
+from service import tracing
 from service.api import documentation, explain, models, predict, problems
 from service.api.context import Context
+from service.api.middleware import Keys, Recording
 from service.engine.catalog import requested
 from service.engine.device import Device
-from service.engine.store import Store
+from service.engine.store import Status, Store
 from service.errors import CatalogError
+from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.settings import Settings
+from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
 
@@ -26,6 +32,8 @@ def choose_device(wanted: str) -> torch.device:
     Raises:
         CatalogError: CUDA was asked for and is not there.
     """
+    # Full float32 on CUDA: what TF32 rounds off is more than explanations of two devices may differ by.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     if wanted == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(wanted)
@@ -34,18 +42,64 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def build(settings: Settings) -> Context:
+def _api_keys(settings: Settings) -> tuple[str, ...]:
+    """Return the keys of settings and file.
+
+    Raises:
+        CatalogError: the file cannot be read, or holds none.
+    """
+    keys = tuple(key.get_secret_value() for key in settings.api_keys)
+    if settings.api_keys_file is None:
+        return keys
+    try:
+        lines = settings.api_keys_file.read_text("utf-8").split()
+    except OSError as error:
+        raise CatalogError(f"api_keys_file {str(settings.api_keys_file)!r}: {error.strerror}") from None
+    if not lines:
+        raise CatalogError(f"api_keys_file {str(settings.api_keys_file)!r} holds no key; write one a line")
+    return keys + tuple(lines)
+
+
+def _watch(metrics: Metrics, device: Device, store: Store) -> None:
+    """Let Prometheus read the state of a service."""
+
+    def models() -> dict[str, float]:
+        found = [entry.status for entry in store.entries.values()]
+        return {status: found.count(status) for status in get_args(Status)}
+
+    metrics.watch("rows_waiting", "Passes that admitted requests still expect.", lambda: device.waiting_rows)
+    metrics.watch("requests_waiting", "Requests that wait or are worked on.", lambda: device.waiting_requests)
+    metrics.watch("cache_bytes", "Memory of kept score matrices.", lambda: device.cache.bytes)
+    metrics.watch("draining", "1 while the server is about to stop.", lambda: device.draining)
+    metrics.watch("device_memory_bytes", "Memory of the accelerator in use; 0 on a CPU.", device.memory_bytes)
+    metrics.watch_by("models", "Models by status.", "status", models)
+
+
+def build(settings: Settings, metrics: Metrics | None = None) -> Context:
     """Make the parts of a service; nothing is loaded yet.
 
     Raises:
         CatalogError: the models asked for cannot be set up.
     """
+    metrics = metrics or Metrics()
     specs, default = requested(settings.model, settings.catalog)
-    device = Device(choose_device(settings.device), max_batch_rows=settings.max_batch_rows)
-    store = Store(specs, default, device)
+    chosen = choose_device(settings.device)
+    device = Device(
+        chosen,
+        max_batch_rows=settings.max_batch_rows,
+        unmeasured_batch_rows=32 if chosen.type == "cuda" else 8,
+        max_waiting_rows=settings.max_waiting_rows,
+        max_waiting_requests=settings.max_waiting_requests,
+        cache_bytes=settings.score_cache_mib * 2**20,
+        clean_bytes=settings.clean_maps_mib * 2**20,
+        observe=lambda kind, network, *what: metrics.batch(kind, network.facts.name, *what),
+    )
+    store = Store(specs, default, device, Tuner(device, settings))
+    _watch(metrics, device, store)
     return Context(
         settings=settings,
         store=store,
+        metrics=metrics,
         device=device,
         pipeline=Pipeline(settings, store, device),
         pool=ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="heatlens-request"),
@@ -57,6 +111,7 @@ def close(context: Context) -> None:
     """Stop loading, answer whoever still waits, and end all threads."""
     context.store.close()
     context.device.close()
+    context.store.join(15)
     context.pool.shutdown(wait=True, cancel_futures=True)
     context.health_pool.shutdown(wait=True, cancel_futures=True)
 
@@ -64,10 +119,16 @@ def close(context: Context) -> None:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application. Models load in the background once it starts, so that liveness answers at once."""
     settings = settings or Settings()
+    metrics = Metrics()
+    if settings.otel:
+        try:
+            tracing.install()
+        except ImportError:
+            raise CatalogError("HEATLENS_OTEL needs OpenTelemetry: pip install 'heatlens[otel]'") from None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.context = build(settings)
+        app.state.context = build(settings, metrics)
         app.state.context.store.start()
         try:
             yield
@@ -79,5 +140,18 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(explain.router())
     app.include_router(models.router)
     problems.install(app)
+    # The last one added is the outermost.
+    keys = _api_keys(settings)
+    if keys:
+        app.add_middleware(Keys, keys=keys)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["authorization", "content-type", "x-request-id"],
+            expose_headers=["x-request-id", "server-timing", "retry-after"],
+        )
+    app.add_middleware(Recording, metrics=metrics)
     app.openapi = lambda: documentation.openapi(app)  # type: ignore[method-assign]
     return app

@@ -1,7 +1,8 @@
-"""`heatlens serve | explain | predict | models | methods`."""
+"""`heatlens serve | explain | gallery | predict | models | methods`."""
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from service import __version__
 from service.errors import CatalogError, ServiceError
+from service.memory import keep_freed_memory
 from service.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -73,45 +75,43 @@ def main() -> None:
 @click.option(
     "--log-level", type=click.Choice(["critical", "error", "warning", "info", "debug"]), help="Default: info."
 )
+@click.option("--log-format", type=click.Choice(["auto", "json", "text"]), help="Default: text on a terminal.")
 def serve(**options: Any) -> None:
     """Serve models over HTTP."""
     settings = _settings(**options)
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s %(message)s")
-    import uvicorn
-
+    from service import logs
     from service.app import choose_device, create_app
     from service.engine.catalog import requested
+    from service.server import Server
 
+    logs.configure(settings.log_level, settings.log_format)
+    keep_freed_memory()
     with _errors():
         requested(settings.model, settings.catalog)  # a mistake ends the command, not a server half started
         choose_device(settings.device)
-    # 65 s of keep-alive outlive the idle connections of the usual proxies, which close theirs after 60.
-    uvicorn.run(
-        create_app(settings),
-        host=settings.host,
-        port=settings.port,
-        log_level=settings.log_level,
-        timeout_keep_alive=65,
-        log_config=None,
-    )
+        app = create_app(settings)
+    Server(app, settings).run()
 
 
 @contextmanager
-def _service(settings: Settings) -> Iterator[Any]:
-    """Load the default model, without a server."""
+def _service(settings: Settings, *, all_models: bool = False) -> Iterator[Any]:
+    """Load the default model, or all of them, without a server."""
     from dataclasses import replace
 
     from service.app import build, close
     from service.engine.store import Store
 
     logging.basicConfig(level="WARNING", format="%(message)s")
-    context = build(settings)
+    keep_freed_memory()
+    context = build(settings.model_copy(update={"tune": False}))
     try:
-        alone = Store({context.store.default: context.store.entry(None).spec}, context.store.default, context.device)
-        context.pipeline.store = alone
-        context = replace(context, store=alone)
-        alone.start()
-        alone.wait()
+        if not all_models:
+            default = context.store.default
+            alone = Store({default: context.store.entry(None).spec}, default, context.device, context.store.tuner)
+            context.pipeline.store = alone
+            context = replace(context, store=alone)
+        context.store.start()
+        context.store.wait()
         yield context
     finally:
         close(context)
@@ -128,17 +128,19 @@ def _value(text: str) -> Any:
     """Read a parameter's value as JSON where it is, else as a word."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except ValueError:  # no JSON, or more digits than Python reads
         return text
 
 
-def _params(pairs: tuple[str, ...]) -> dict[str, Any]:
+def _params(
+    pairs: tuple[str, ...], form: str = "NAME=VALUE, for example -p window=48 or -p 'channels=[3, 7]'"
+) -> dict[str, Any]:
     params = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
-            raise click.UsageError(f"-p {pair}: write NAME=VALUE, for example -p window=48 or -p 'channels=[3, 7]'")
-        params[name.replace("-", "_")] = _value(value)
+            raise click.UsageError(f"-p {pair}: write {form}")
+        params[name] = _value(value)
     return params
 
 
@@ -152,6 +154,7 @@ def _params(pairs: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--opacity", type=float, help="Of the map over the picture, 0 to 1.")
 @click.option("--size", type=click.Choice(["input", "original"]), help="Of the drawing.")
 @click.option("--heatmap", is_flag=True, help="Write the map alone to .png, not over the picture.")
+@click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of forwards. Default: auto.")
 @_with(*_MODEL_OPTIONS)
 def explain(
     method: str,
@@ -163,6 +166,7 @@ def explain(
     opacity: float | None,
     size: str | None,
     heatmap: bool,
+    precision: Any,
     **models: Any,
 ) -> None:
     """Explain PICTURE (a file, or - for standard input) by METHOD, without a server."""
@@ -171,7 +175,7 @@ def explain(
     from service import rendering
     from service.api import body, schemas
     from service.api.explain import request_schema
-    from service.engine.device import Run
+    from service.engine.run import Run
     from service.explainers import base
 
     kind = Path(output).suffix.lower()
@@ -181,8 +185,8 @@ def explain(
         cls = base.method(method)
         drawing = {"colormap": colormap, "opacity": opacity, "size": size}
         fields = {
-            "params": _params(param),
-            "targets": [int(t) if t.lstrip("-").isdigit() else t for t in target] or None,
+            "params": {name.replace("-", "_"): value for name, value in _params(param).items()},
+            "targets": [int(t) if re.fullmatch("-?[0-9]{1,18}", t) else t for t in target] or None,
             "output": {name: value for name, value in drawing.items() if value is not None},
         }
         asked = body.validate(request_schema(cls), body.Body(fields, None))
@@ -192,14 +196,16 @@ def explain(
             raise click.UsageError(f"{method} needs a PICTURE")
         data = _read(picture) if picture is not None and cls.needs_image else None
         with _service(_settings(**models)) as context:
-            facts = context.store.get(None).facts
-            total = asked.params.forwards(facts, len(asked.targets or [0]))
-            with click.progressbar(length=total, label=method, file=sys.stderr, hidden=total < 50) as bar:
-                run = Run(progress=lambda done: bar.update(min(done, total) - bar.pos))
-                answer = context.pipeline.explain(
-                    asked.params, model=None, image=data, targets=asked.targets, output=asked.output, run=run
-                )
-                bar.update(total - bar.pos)
+            plan = context.pipeline.plan(asked.params, targets=asked.targets, precision=precision)
+            run = Run(expected=plan.passes)
+            with click.progressbar(length=plan.passes, label=method, file=sys.stderr, hidden=plan.passes < 50) as bar:
+
+                def progress() -> None:
+                    bar.length = run.expected
+                    bar.update(run.done - bar.pos)
+
+                run.progress = progress
+                answer = context.pipeline.explain(plan, image=data, output=asked.output, run=run)
             if kind == ".png" and heatmap:
                 encoded = rendering.png(rendering.heatmap(answer.heats[0], answer.picture, answer.output))
             elif kind == ".png":
@@ -208,10 +214,39 @@ def explain(
                 encoded = answer.array()
             else:
                 encoded = orjson.dumps(answer.body, option=orjson.OPT_SERIALIZE_NUMPY)
+    _write(output, encoded)
+
+
+@main.command()
+@click.argument("picture")
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="File: .png or .jpg.")
+@click.option("--other", metavar="PICTURE", help="For methods that only apply to another model, as `ram` does.")
+@click.option("-p", "--param", multiple=True, metavar="METHOD.NAME=VALUE", help="A parameter of one of the methods.")
+@_with(*_MODEL_OPTIONS)
+def gallery(picture: str, output: str, other: str | None, param: tuple[str, ...], **models: Any) -> None:
+    """Draw what every method makes of PICTURE, side by side."""
+    from service.explainers import base
+    from service.gallery import gallery as draw
+
+    params: dict[str, dict[str, Any]] = {}
+    with _errors():
+        for name, value in _params(param, "METHOD.NAME=VALUE, for example -p occlusion.window=48").items():
+            method, _, field = name.partition(".")
+            params.setdefault(base.method(method).name, {})[field.replace("-", "_")] = value
+        seen = _read(picture), _read(other) if other is not None else None
+        with _service(_settings(**models), all_models=True) as context:
+            sheet = draw(context, *seen, params, lambda name: click.echo(name, err=True))
     try:
-        Path(output).write_bytes(encoded)
+        sheet.save(output, quality=88, optimize=True)
+    except (OSError, ValueError) as error:
+        raise click.ClickException(f"{output}: {error}; write to a .png or .jpg file") from None
+
+
+def _write(path: str, data: bytes) -> None:
+    try:
+        Path(path).write_bytes(data)
     except OSError as error:
-        raise click.ClickException(f"{output}: {error.strerror}") from None
+        raise click.ClickException(f"{path}: {error.strerror}") from None
 
 
 @main.command()
@@ -221,7 +256,7 @@ def explain(
 @_with(*_MODEL_OPTIONS)
 def predict(picture: str, top_k: int, as_json: bool, **models: Any) -> None:
     """Say what the default model sees in PICTURE (a file, or - for standard input)."""
-    from service.engine.device import Run
+    from service.engine.run import Run
 
     data = _read(picture)
     with _errors(), _service(_settings(**models)) as context:

@@ -4,19 +4,21 @@ import base64
 import io
 import logging
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import cmap
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from service.images import Picture
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
+Drawing = Image.Image
 SEQUENTIAL, DIVERGING = "inferno", "colorbrewer:RdBu_r"
 logging.getLogger("cmap").setLevel(logging.ERROR)  # that a name has several owners is no event for our log
 _TILE = 2  # pixels between the small pictures of a grid
@@ -97,6 +99,7 @@ def colours(values: Floats, *, signed: bool, colormap: str | None) -> Bytes:
     else:
         unit = to_unit(np.minimum(values, _top(values)))
     table = cmap.Colormap(colormap or (DIVERGING if signed else SEQUENTIAL)).lut(256)
+    table = table[np.arange(256) * len(table) // 256]  # a map of a few distinct colours has no more than these
     index = np.clip(unit * 255 + 0.5, 0, 255).astype(np.uint8)
     drawn: Bytes = np.rint(table[index, :3] * 255).astype(np.uint8)
     return drawn
@@ -203,6 +206,28 @@ def _beside(heat: Heat, picture: Picture) -> Image.Image:
     sheet = Image.new("RGB", (2 * width + 2 * _TILE, height), "white")
     for i, part in enumerate((projection, patch)):
         sheet.paste(part.resize((width, height), Image.Resampling.NEAREST), (i * (width + 2 * _TILE), 0))
+    return sheet
+
+
+def fit(image: Image.Image, side: int) -> Image.Image:
+    """Scale a drawing so that its longer side is `side`; small pixels stay squares."""
+    scale = side / max(image.size)
+    how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
+    return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), how)
+
+
+def contact_sheet(
+    panels: Sequence[tuple[str, Image.Image]], *, side: int, gap: int, caption: int, columns: int
+) -> Image.Image:
+    """Lay drawings out in lines of `columns`, each within a square of `side` pixels under its caption."""
+    lines = math.ceil(len(panels) / columns)
+    sheet = Image.new("RGB", (columns * (side + gap) + gap, lines * (side + caption + gap) + gap), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(caption * 2 // 3)
+    for i, (text, image) in enumerate(panels):
+        x, y = gap + i % columns * (side + gap), gap + i // columns * (side + caption + gap)
+        draw.text((x, y), text, fill="black", font=font)
+        part = fit(image, side)
+        sheet.paste(part, (x, y + caption))
     return sheet
 
 

@@ -1,8 +1,9 @@
 """Reading a request's body: JSON or multipart on the same path, within bounds, each mistake named."""
 
+import asyncio
 import base64
 import binascii
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -11,9 +12,19 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from service.api import schemas
-from service.errors import FieldError, InvalidParameter, MalformedRequest, TooLarge, UnsupportedMediaType, did_you_mean
+from service.errors import (
+    Cancelled,
+    FieldError,
+    InvalidParameter,
+    MalformedRequest,
+    TooLarge,
+    TooSlow,
+    UnsupportedMediaType,
+    did_you_mean,
+)
 
 R = TypeVar("R", bound=schemas.Request)
 
@@ -26,13 +37,15 @@ class Body:
     image: bytes | None
 
 
-async def read(request: Request, max_bytes: int) -> Body:
+async def read(request: Request, max_bytes: int, timeout_s: float) -> Body:
     """Read and take apart a body.
 
     Raises:
         TooLarge: more than `max_bytes`, found while it streams in.
+        TooSlow: it takes longer than `timeout_s` to arrive.
         UnsupportedMediaType: neither JSON nor multipart.
         MalformedRequest: not what it says it is.
+        Cancelled: the caller went away before the end.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
@@ -41,7 +54,11 @@ async def read(request: Request, max_bytes: int) -> Body:
             f"{named} not accepted; send application/json with the picture in base64, or multipart/form-data with the "
             "file in a part named 'image'"
         )
-    data = await _collect(request, max_bytes)
+    try:
+        async with asyncio.timeout(timeout_s):
+            data = await _collect(request, max_bytes)
+    except TimeoutError:
+        raise TooSlow(f"the body did not arrive within {timeout_s:g} s; send a smaller picture") from None
     if not data:
         raise MalformedRequest("the body is empty; send a JSON object, or multipart/form-data with a part 'image'")
     if kind == "application/json":
@@ -54,10 +71,13 @@ async def _collect(request: Request, max_bytes: int) -> bytes:
     if declared.isdigit() and int(declared) > max_bytes:
         raise TooLarge(f"the body has {int(declared):,} bytes and at most {max_bytes:,} are accepted")
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > max_bytes:
-            raise TooLarge(f"the body has more than the {max_bytes:,} bytes that are accepted")
+    try:
+        async for chunk in request.stream():
+            data += chunk
+            if len(data) > max_bytes:
+                raise TooLarge(f"the body has more than the {max_bytes:,} bytes that are accepted")
+    except ClientDisconnect:
+        raise Cancelled("the caller went away while sending") from None
     return bytes(data)
 
 
@@ -77,17 +97,25 @@ async def _multipart(request: Request, data: bytes) -> Body:
 
     class InMemory(MultiPartParser):
         spool_max_size = len(data) + 1  # nothing on disk: the root file system may be read-only
+        complete = False
 
+        def on_end(self) -> None:
+            self.complete = True
+
+    # A part that is no file may be as large as the body, which is bounded already.
+    parser = InMemory(request.headers, whole(), max_files=4, max_fields=4, max_part_size=len(data) + 1)
     try:
-        # A part that is no file may be as large as the body, which is bounded already.
-        form = await InMemory(request.headers, whole(), max_files=4, max_fields=4, max_part_size=len(data) + 1).parse()
+        form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:
         reason = getattr(error, "message", None) or "it has no valid boundary"
         raise MalformedRequest(f"the body is not valid multipart/form-data: {reason}") from None
-    try:
+    else:
+        if not parser.complete:
+            raise MalformedRequest("the body is not valid multipart/form-data: it is cut off before its last boundary")
         return await _parts(form.multi_items())
     finally:
-        await form.close()
+        for file in parser._files_to_close_on_error:  # all of them: one that is cut off belongs to no form
+            file.close()
 
 
 async def _parts(parts: list[tuple[str, UploadFile | str]]) -> Body:
@@ -123,12 +151,27 @@ def validate(schema: type[R], body: Body) -> R:
         InvalidParameter: with every wrong field's pointer.
     """
     try:
-        return schema.model_validate(body.fields)
+        asked = schema.model_validate(body.fields)
     except ValidationError as error:
-        errors = [FieldError(_pointer(e["loc"], body.fields), _say(e, schema)) for e in error.errors(include_url=False)]
-        unique = list({e.pointer: e for e in reversed(errors)}.values())[::-1]  # a union complains once per branch
-        detail = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in unique[:5])
-        raise InvalidParameter(detail, errors=unique) from None
+        raise _invalid(error.errors(include_url=False), schema, body.fields) from None
+    # That takes `true` and "1" for numbers, which the documented types do not.
+    long = isinstance(body.fields.get("image"), str)
+    try:
+        schema.model_validate_json(orjson.dumps(body.fields | {"image": ""} if long else body.fields), strict=True)
+    except ValidationError as error:
+        wrong = [
+            e for e in error.errors(include_url=False) if isinstance(e["input"], bool | str) or "bool" in e["type"]
+        ]
+        if wrong:
+            raise _invalid(wrong, schema, body.fields) from None
+    return asked
+
+
+def _invalid(found: Sequence[Any], schema: type[BaseModel], fields: dict[str, Any]) -> InvalidParameter:
+    errors = [FieldError(_pointer(e["loc"], fields), _say(e, schema)) for e in found]
+    unique = list({e.pointer: e for e in reversed(errors)}.values())[::-1]  # a union complains once per branch
+    detail = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in unique[:5])
+    return InvalidParameter(detail, errors=unique)
 
 
 def _pointer(loc: tuple[int | str, ...], value: Any) -> str:
@@ -169,6 +212,8 @@ def _say(error: Any, schema: type[BaseModel]) -> str:
         known = list(_fields_at(schema, error["loc"][:-1]))
         near = did_you_mean(str(error["loc"][-1]), known)
         return f"unknown field{near}; known are {', '.join(known)}" if known else "unknown field; there are none here"
+    if error["type"] == "none_required":
+        return "not used here; leave it out"
     value = error.get("input")
     if isinstance(value, int | float | str | bool) and len(str(value)) <= 80:
         return f"{message} (got {value!r})"

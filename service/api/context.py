@@ -8,6 +8,7 @@ from fastapi import Request
 
 from service.engine.device import Device
 from service.engine.store import Store
+from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.settings import Settings
 
@@ -20,6 +21,7 @@ class Context:
     store: Store
     device: Device
     pipeline: Pipeline
+    metrics: Metrics
     pool: ThreadPoolExecutor  # the requests'
     health_pool: ThreadPoolExecutor  # readiness must not wait behind requests for a thread
 

@@ -13,22 +13,34 @@ from service.api import problems, schemas
 
 _STATUS = {
     400: "The body cannot be read as what it claims to be.",
+    401: "A key is needed.",
     404: "No such model or method.",
+    408: "The body did not arrive in time.",
     413: "Too many bytes or pixels.",
     415: "Not an accepted type of body or image.",
     422: "An image that cannot be decoded, a wrong parameter, or a method that does not apply to the model.",
+    429: "Too much work is waiting; Retry-After says when to come back.",
     500: "A defect of the server.",
-    503: "The model is loading or has failed, or the engine has stopped.",
+    503: "The model is loading or has failed, the server is stopping, or the engine has stopped.",
     504: "The request's deadline has passed.",
 }
 
 
-def _problem(description: str) -> dict[str, Any]:
+_RETRY = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer", "minimum": 1}}}
+_HEADERS: Mapping[int, dict[str, Any]] = {
+    401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string", "const": "Bearer"}}},
+    429: _RETRY,
+    503: _RETRY,
+}
+
+
+def _problem(status: int) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/Problem"}
-    return {"description": description, "content": {problems.MEDIA_TYPE: {"schema": schema}}}
+    described = {"description": _STATUS[status], "content": {problems.MEDIA_TYPE: {"schema": schema}}}
+    return described | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {status: _problem(text) for status, text in _STATUS.items()}
+PROBLEMS: dict[int | str, dict[str, Any]] = {status: _problem(status) for status in _STATUS}
 _requests: dict[str, type[BaseModel]] = {}
 
 
@@ -90,6 +102,10 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     _, definitions = models_json_schema(
         [(cls, "validation") for cls in own.values()], ref_template="#/components/schemas/{model}"
     )
+    for item in document["paths"].values():
+        for operation in item.values():  # FastAPI's own, for paths with a parameter; ours may be any text
+            if "HTTPValidationError" in str(operation["responses"].get("422")):
+                del operation["responses"]["422"]
     components = document.setdefault("components", {}).setdefault("schemas", {})
     components.update(definitions["$defs"])
     for unused in ("HTTPValidationError", "ValidationError"):

@@ -9,8 +9,15 @@ from starlette.responses import Response
 from service.api import body, respond, schemas
 from service.api.context import context
 from service.api.documentation import PROBLEMS, request_body
-from service.engine.device import Run
+from service.api.middleware import record
+from service.engine.run import Run
+from service.errors import InvalidParameter
 from service.explainers.base import Explainer, method, registry
+
+EVENTS = (
+    "Events `progress` (rows_done, rows_total, seconds_left), `partial` (the same and maps of what is done so far, for "
+    "score-cam and occlusion), then `result` (an ExplainResponse) or `error` (a Problem)."
+)
 
 
 def request_schema(cls: type[Explainer]) -> type[schemas.ExplainRequest]:
@@ -42,22 +49,33 @@ def _add(routes: APIRouter, cls: type[Explainer]) -> None:
 
     async def explain(request: Request) -> Response:
         service = context(request)
+        known = record(request)
+        known.method = cls.name
         kind = respond.accepted(request)
-        received = await body.read(request, service.settings.max_body_bytes)
+        service.device.check_room()
+        run = known.run = Run(id=known.id)
+        with run.stage("read"):
+            received = await body.read(request, service.settings.max_body_bytes, service.settings.body_timeout_s)
         asked = body.validate(schema, received)
+        if received.image is not None and not cls.needs_image:
+            raise InvalidParameter.at("/image", f"{cls.name} needs no picture; leave it out")
         explainer = asked.params
         assert isinstance(explainer, Explainer)
-        run = Run(timeout_s=asked.timeout_s or service.settings.default_timeout_s, priority=asked.priority)
+        run.limit(asked.timeout_s or service.settings.default_timeout_s, asked.priority)
+        plan = service.pipeline.plan(explainer, model=asked.model, targets=asked.targets, precision=asked.precision)
 
-        def work() -> Response:
-            run.check()
+        known.model = plan.model.facts.name
+
+        def work() -> bytes:
             image = body.image_bytes(asked.image) if asked.image is not None else received.image
-            answer = service.pipeline.explain(
-                explainer, model=asked.model, image=image, targets=asked.targets, output=asked.output, run=run
-            )
-            return respond.encode(answer, kind)
+            answer = service.pipeline.explain(plan, image=image, output=asked.output, run=run)
+            with run.stage("encode"):
+                return respond.encode(answer, kind)
 
-        return await respond.in_pool(service.pool, work)
+        if kind == respond.EVENTS:
+            return respond.stream(request, service, run, plan.passes, work)
+        future = respond.start(service, run, plan.passes, work)
+        return Response(await respond.complete(request, service, run, future), media_type=kind)
 
     summary, _, description = (cls.__doc__ or "").strip().partition("\n")
     routes.add_api_route(
@@ -70,11 +88,13 @@ def _add(routes: APIRouter, cls: type[Explainer]) -> None:
         response_class=Response,
         responses={
             200: {
-                "description": "The maps; the first one alone for `Accept: image/png` or `application/x-npy`.",
+                "description": "The maps; the first one alone for `Accept: image/png` or `application/x-npy`; events "
+                "for `text/event-stream`.",
                 "content": {
                     respond.JSON: {"schema": {"$ref": "#/components/schemas/ExplainResponse"}},
                     respond.PNG: {"schema": {"type": "string", "format": "binary"}},
                     respond.NPY: {"schema": {"type": "string", "format": "binary"}},
+                    respond.EVENTS: {"schema": {"type": "string", "description": EVENTS}},
                 },
             },
             **PROBLEMS,

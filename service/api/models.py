@@ -3,21 +3,30 @@
 import inspect
 
 from fastapi import APIRouter, Request
+from starlette.responses import PlainTextResponse, Response
 
 from service.api import respond, schemas
 from service.api.context import context
 from service.api.documentation import problem_responses
-from service.engine.device import RowsJob, Run
-from service.engine.model import probe_input
-from service.engine.store import Entry
-from service.errors import EngineUnavailable, ModelUnavailable
+from service.engine.jobs import RowsJob
+from service.engine.model import Model, probe_input
+from service.engine.run import Run
+from service.engine.store import Entry, Store
+from service.errors import Draining, EngineUnavailable, ModelUnavailable
 from service.explainers.base import registry
+from service.metrics import MEDIA_TYPE
 from service.pipeline import applicability
 
 router = APIRouter()
 
 
-@router.get("/methods", tags=["methods"], operation_id="list_methods", summary="All explanation methods.")
+@router.get(
+    "/methods",
+    tags=["methods"],
+    operation_id="list_methods",
+    summary="All explanation methods.",
+    responses=problem_responses(401, 500),
+)
 async def methods() -> schemas.MethodList:
     """Return each method with its parameters' JSON Schema, what it needs of a model, and what it costs."""
     listed = []
@@ -52,7 +61,25 @@ def _summary(entry: Entry, default: str) -> schemas.ModelSummary:
     )
 
 
-@router.get("/models", tags=["models"], operation_id="list_models", summary="All served models.")
+def _tuning(store: Store, model: Model) -> schemas.TuningInfo | None:
+    tuned = store.tuner.found.get(model.version) if store.tuner else None
+    if tuned is None:
+        return None
+    return schemas.TuningInfo(
+        **{name: getattr(tuned, name) for name in schemas.TuningInfo.model_fields if hasattr(tuned, name)}
+        | {"timings": [schemas.TimingInfo(**vars(timing)) for timing in tuned.timings]},
+        incremental=model.incremental is not None,
+        whole=model.whole,
+    )
+
+
+@router.get(
+    "/models",
+    tags=["models"],
+    operation_id="list_models",
+    summary="All served models.",
+    responses=problem_responses(401, 500),
+)
 async def models(request: Request) -> schemas.ModelList:
     """Return every model with its status."""
     store = context(request).store
@@ -64,7 +91,7 @@ async def models(request: Request) -> schemas.ModelList:
     tags=["models"],
     operation_id="get_model",
     summary="One model in full.",
-    responses=problem_responses(404),
+    responses=problem_responses(401, 404, 500),
 )
 async def model(request: Request, name: str) -> schemas.ModelInfo:
     """Return a model's version, input, default layer, and which methods apply to it and why others do not."""
@@ -92,6 +119,7 @@ async def model(request: Request, name: str) -> schemas.ModelInfo:
         head=schemas.HeadInfo(layer=head.layer, residual=head.residual) if head else None,
         rectifiers=facts.rectifiers if facts else None,
         other_activations=list(facts.other_activations) if facts else None,
+        tuning=_tuning(store, loaded) if loaded else None,
         methods=[
             schemas.MethodUse(name=method, applies=reason is None, reason=reason)
             for method, reason in applicability(facts).items()
@@ -106,7 +134,7 @@ async def model(request: Request, name: str) -> schemas.ModelInfo:
     tags=["models"],
     operation_id="get_layers",
     summary="A model's layers.",
-    responses=problem_responses(404, 503),
+    responses=problem_responses(401, 404, 500, 503),
 )
 async def layers(request: Request, name: str) -> schemas.LayerList:
     """Return every address inside a network, in the order in which they answer."""
@@ -127,7 +155,27 @@ async def layers(request: Request, name: str) -> schemas.LayerList:
     )
 
 
-@router.get("/health/live", tags=["health"], operation_id="live", summary="Whether the process answers.")
+@router.get(
+    "/metrics",
+    tags=["health"],
+    operation_id="metrics",
+    summary="What Prometheus collects.",
+    response_class=PlainTextResponse,
+    responses=problem_responses(401, 500),
+)
+async def metrics(request: Request) -> Response:
+    """Return counters, gauges and histograms in Prometheus' text format."""
+    service = context(request)
+    return Response(await respond.in_pool(service.health_pool, service.metrics.exposition), media_type=MEDIA_TYPE)
+
+
+@router.get(
+    "/health/live",
+    tags=["health"],
+    operation_id="live",
+    summary="Whether the process answers.",
+    responses=problem_responses(500),
+)
 async def live() -> schemas.Live:
     """Answer at once, whatever is loading."""
     return schemas.Live(status="live")
@@ -138,12 +186,14 @@ async def live() -> schemas.Live:
     tags=["health"],
     operation_id="ready",
     summary="Whether requests will be answered.",
-    responses=problem_responses(503, 504),
+    responses=problem_responses(500, 503, 504),
 )
 async def ready(request: Request) -> schemas.Ready:
     """Answer 200 once every model is loaded or has failed and the default one answers a forward right now."""
     service = context(request)
     store = service.store
+    if service.device.draining:
+        raise Draining("the server is about to stop")
     if not service.device.alive:
         raise EngineUnavailable("the device thread has stopped; restart the server")
     if not store.settled:
@@ -154,8 +204,7 @@ async def ready(request: Request) -> schemas.Ready:
     x = probe_input(model.facts.input_size)[:1]
 
     def forward() -> None:
-        rows = RowsJob(run, model, tuple(x.shape[1:]), 1, lambda i, j: x.to(model.device))
-        service.device.submit(rows)
+        service.device.submit(RowsJob(model, tuple(x.shape[1:]), 1, lambda i, j: x.to(model.device)), run)
 
     await respond.in_pool(service.health_pool, forward)
     return schemas.Ready(status="ready", models={name: entry.status for name, entry in store.entries.items()})

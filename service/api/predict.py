@@ -6,7 +6,8 @@ from starlette.responses import Response
 from service.api import body, respond, schemas
 from service.api.context import context
 from service.api.documentation import PROBLEMS, request_body
-from service.engine.device import Run
+from service.api.middleware import record
+from service.engine.run import Run
 
 router = APIRouter(tags=["predict"])
 
@@ -28,14 +29,22 @@ router = APIRouter(tags=["predict"])
 async def predict(request: Request) -> Response:
     """Return the strongest classes with label, probability and logit, or a regression's values."""
     service = context(request)
-    received = await body.read(request, service.settings.max_body_bytes)
+    known = record(request)
+    known.method = "predict"
+    service.device.check_room()
+    run = known.run = Run(id=known.id)
+    with run.stage("read"):
+        received = await body.read(request, service.settings.max_body_bytes, service.settings.body_timeout_s)
     asked = body.validate(schemas.PredictRequest, received)
-    run = Run(timeout_s=asked.timeout_s or service.settings.default_timeout_s, priority=asked.priority)
+    run.limit(asked.timeout_s or service.settings.default_timeout_s, asked.priority)
+    known.model = service.store.get(asked.model).facts.name
 
-    def work() -> Response:
-        run.check()
+    def work() -> bytes:
         image = body.image_bytes(asked.image) if asked.image is not None else received.image
-        answer = service.pipeline.predict(model=asked.model, image=image, top_k=asked.top_k, run=run)
+        answer = service.pipeline.predict(
+            model=asked.model, image=image, top_k=asked.top_k, run=run, precision=asked.precision
+        )
         return respond.json(answer.body)
 
-    return await respond.in_pool(service.pool, work)
+    future = respond.start(service, run, 1, work)
+    return Response(await respond.complete(request, service, run, future), media_type=respond.JSON)

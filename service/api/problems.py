@@ -15,7 +15,7 @@ log = logging.getLogger("heatlens")
 MEDIA_TYPE = "application/problem+json"
 
 
-def problem(error: ServiceError, instance: str) -> Response:
+def document(error: ServiceError, instance: str) -> bytes:
     """Return the problem document of an error."""
     body: dict[str, Any] = {
         "type": f"urn:heatlens:problem:{error.type}",
@@ -27,8 +27,21 @@ def problem(error: ServiceError, instance: str) -> Response:
     }
     if error.errors:
         body["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in error.errors]
-    headers = {"retry-after": "5"} if error.status == 503 else {}
-    return Response(orjson.dumps(body), error.status, headers, MEDIA_TYPE)
+    return orjson.dumps(body)
+
+
+def problem(error: ServiceError, instance: str) -> Response:
+    """Return the response for an error."""
+    headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    return Response(document(error, instance), error.status, headers, MEDIA_TYPE)
+
+
+def known(path: str, error: BaseException) -> ServiceError:
+    """Return an error that may be shown: a defect goes to the log instead."""
+    if isinstance(error, ServiceError):
+        return error
+    log.error("defect while answering %r", path, exc_info=error)
+    return InternalError("the server met a defect of its own; its log holds the cause")
 
 
 def install(app: FastAPI) -> None:
@@ -36,6 +49,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     def ours(request: Request, error: ServiceError) -> Response:
+        request.scope["heatlens"].error = error.type
+        error.with_traceback(None)  # whose frames hold the future that holds the error, and the request's body
         return problem(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
@@ -55,8 +70,3 @@ def install(app: FastAPI) -> None:
         if error.status_code == 404:
             return problem(NotFound("there is nothing at this address; see /docs"), request.url.path)
         raise error
-
-    @app.exception_handler(Exception)
-    def defect(request: Request, error: Exception) -> Response:
-        log.error("defect while answering %r", request.url.path, exc_info=error)
-        return problem(InternalError("the server met a defect of its own; its log holds the cause"), request.url.path)

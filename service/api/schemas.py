@@ -22,6 +22,13 @@ class Request(BaseModel):
         float | None, Field(gt=0, le=86400, description="Deadline in seconds; past it the answer is a 504.")
     ] = None
     priority: Annotated[StrictInt, Field(ge=-10, le=10, description="Rows of higher priority go first.")] = 0
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"] | None,
+        Field(
+            description="Of forwards; `auto` takes the fastest that was measured to agree, where the method tolerates "
+            "it. Default: the server's setting."
+        ),
+    ] = None
 
 
 class PredictRequest(Request):
@@ -116,13 +123,20 @@ class Usage(Wire):
     """What the answer took."""
 
     forwards: Annotated[int, Field(description="Rows sent through the model.")]
+    backwards: Annotated[int, Field(description="Rows differentiated, times targets.")]
+    rows_avoided: Annotated[int, Field(description="Rows whose outputs were known without a forward.")]
     batch_rows_mean: Annotated[float, Field(description="Rows of the batches it rode in, on average.")]
     queue_ms: float
     device_ms: float
     render_ms: float
-    dtype: str
-    exact: bool
-    cache: str
+    dtype: Annotated[str, Field(description="Of the forwards of scores; gradients are always float32.")]
+    exact: Annotated[bool, Field(description="Whether all of the definition was computed, nothing estimated.")]
+    incremental: Annotated[bool, Field(description="Whether only what changed from row to row was computed.")]
+    arithmetic_share: Annotated[float, Field(description="Of a whole forward's multiplications that a row took.")]
+    cache: Annotated[
+        Literal["none", "miss", "hit", "shared"],
+        Field(description="`hit`: an earlier request's outputs; `shared`: those of an equal one under way."),
+    ]
 
 
 class ExplainResponse(Wire):
@@ -231,6 +245,31 @@ class HeadInfo(Wire):
     residual: Annotated[float, Field(description="Largest relative error of mean(map) + bias == output.")]
 
 
+class TimingInfo(Wire):
+    """How fast one way to run a network is, at one batch size."""
+
+    precision: str
+    variant: str
+    rows: int
+    rows_per_s: float
+
+
+class TuningInfo(Wire):
+    """What was measured on this machine, and chosen; null until the device has been idle for long enough."""
+
+    preferred: Annotated[str, Field(description="Precision where a method tolerates less than fp32.")]
+    variants: Annotated[dict[str, str], Field(description="Way to run the network, by precision.")]
+    batch_rows: Annotated[dict[str, int], Field(description="Rows of a batch, by precision.")]
+    agreement: Annotated[
+        dict[str, float], Field(description="Least rank correlation of Score-CAM maps with fp32, over photographs.")
+    ]
+    incremental: Annotated[bool, Field(description="Whether occlusion computes only what changes from row to row.")]
+    whole: Annotated[str | None, Field(description="Why it does not.")]
+    seconds: float
+    remembered: Annotated[bool, Field(description="Measured before this start.")]
+    timings: list[TimingInfo]
+
+
 class ModelInfo(ModelSummary):
     """One model in full; what is only known once it is loaded is null before."""
 
@@ -244,6 +283,7 @@ class ModelInfo(ModelSummary):
     head: HeadInfo | None
     rectifiers: Annotated[int | None, Field(description="ReLU calls on feature maps in one forward.")]
     other_activations: list[str] | None
+    tuning: TuningInfo | None
     methods: list[MethodUse] | None
 
 

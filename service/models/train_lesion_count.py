@@ -24,6 +24,7 @@ import click
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import grid_sample, huber_loss, interpolate
@@ -55,6 +56,9 @@ RATE: Final = 3e-3
 
 HEAD_RATE: Final = 3e-2
 """Peak learning rate of the linear unit."""
+
+PICTURED: Final = 8
+"""Seed of the picture that `--paint` paints."""
 
 QUIET: Final = 0.05
 """Weight in the loss of the absolute RAM outside the lesions, averaged over the picture: in lesions, too."""
@@ -353,8 +357,14 @@ def evaluate(model: LesionCount, pictures: Sequence[Painted]) -> Figures:
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of pictures and weights.")
 @click.option("--out", default=WEIGHTS, show_default=True, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--held-out", default=400, show_default=True, type=click.IntRange(2), help="Pictures to measure on.")
-def main(steps: int, seed: int, out: Path, held_out: int) -> None:
+@click.option("--paint", "painted", type=click.Path(path_type=Path, dir_okay=False), help="Only paint one picture.")
+def main(steps: int, seed: int, out: Path, held_out: int, painted: Path | None) -> None:
     """Train the lesion counter, print its figures on held-out pictures, and save its weights."""
+    if painted is not None:
+        picture = paint(np.random.default_rng(PICTURED + seed), "held-out")
+        Image.fromarray(picture.picture).save(painted)
+        click.echo(f"{painted}: {picture.count} lesions")
+        return
     start = time.perf_counter()
     model = train(steps, seed, PICTURES, report=100)
     click.echo(f"trained in {time.perf_counter() - start:.0f} s")

@@ -1,0 +1,175 @@
+"""Around every request: its id, who may ask, a line of log, metrics, headers. Pure ASGI, so that bodies stream."""
+
+import hashlib
+import hmac
+import logging
+import re
+import time
+import uuid
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service import tracing
+from service.api import problems
+from service.engine.run import Run
+from service.errors import ServiceError, Unauthorized
+from service.metrics import Metrics
+
+log = logging.getLogger("heatlens.access")
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HEADERS = {
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "cross-origin-resource-policy": "same-origin",
+}
+_STAGES = ("read", "decode", "queue", "device", "render", "encode")
+
+
+@dataclass
+class Record:
+    """What is known of one request, filled in as it goes along."""
+
+    id: str
+    method: str = "none"  # of explanation, or `predict`: never what a client made up
+    model: str = "none"
+    run: Run | None = None
+    status: int = 499  # until an answer begins: the client has gone
+    error: str | None = None
+    bytes_out: int = 0
+
+
+def record(request: Request) -> Record:
+    """Return the record of a request."""
+    found: Record = request.scope["heatlens"]
+    return found
+
+
+class Recording:
+    """Gives each request an id and a span, and writes down how it ended."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        known = Record(given if _ID.fullmatch(given) else uuid.uuid4().hex)
+        scope["heatlens"] = known
+        started = time.perf_counter()
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                known.status = message["status"]
+                self._add_headers(MutableHeaders(scope=message), known, scope["path"])
+            elif message["type"] == "http.response.body":
+                known.bytes_out += len(message.get("body", b""))
+            await send(message)
+
+        with tracing.span(f"{scope['method']} {_route(scope['path'])}", tracing.received(headers)) as span:
+            try:
+                await self.app(scope, receive, sending)
+            except Exception as error:
+                shown = problems.known(scope["path"], error)
+                known.error = shown.type
+                if begun:
+                    raise
+                await problems.problem(shown, scope["path"])(scope, receive, sending)
+            finally:
+                if span is not None:
+                    span.set_attributes({"http.response.status_code": known.status, "heatlens.model": known.model})
+                self._write(known, scope, headers, time.perf_counter() - started)
+
+    @staticmethod
+    def _add_headers(headers: MutableHeaders, known: Record, path: str) -> None:
+        headers["x-request-id"] = known.id
+        for name, value in _HEADERS.items():
+            headers.setdefault(name, value)
+        if not path.startswith("/docs"):  # its page brings scripts
+            headers.setdefault("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
+        if known.run is not None:
+            stages = known.run.stages | {"queue": known.run.queue_s, "device": known.run.device_s}
+            timing = ", ".join(f"{s};dur={stages[s] * 1e3:.1f}" for s in _STAGES if stages.get(s))
+            if timing:
+                headers["server-timing"] = timing
+
+    def _write(self, known: Record, scope: Scope, headers: Headers, seconds: float) -> None:
+        run, metrics = known.run, self.metrics
+        metrics.requests.labels(known.method, known.model, str(known.status)).inc()
+        metrics.request_seconds.labels(known.method).observe(seconds)
+        line = {
+            "id": known.id,
+            "client": scope["client"][0] if scope.get("client") else None,
+            "verb": scope["method"],
+            "path": scope["path"],
+            "status": known.status,
+            "seconds": round(seconds, 4),
+            "bytes_in": headers.get("content-length"),
+            "bytes_out": known.bytes_out,
+            "error": known.error,
+        }
+        if run is not None:
+            render = run.stages.get("render", 0.0) + run.stages.get("encode", 0.0)
+            metrics.queue_seconds.labels(known.method).observe(run.queue_s)
+            metrics.device_seconds.labels(known.method).observe(run.device_s)
+            metrics.render_seconds.labels(known.method).observe(render)
+            metrics.rows_avoided.labels(known.method).inc(run.avoided)
+            if run.cache != "none":
+                metrics.cache_lookups.labels(run.cache).inc()
+            line |= {
+                "method": known.method,
+                "model": known.model,
+                "forwards": run.forwards,
+                "rows_avoided": run.avoided,
+                "cache": run.cache,
+                "queue_s": round(run.queue_s, 4),
+                "device_s": round(run.device_s, 4),
+            }
+        quiet = scope["path"].startswith(("/health/", "/metrics")) and known.status == 200
+        log.log(logging.DEBUG if quiet else logging.INFO, "request", extra=line)
+
+
+def _route(path: str) -> str:
+    """Return an address as a span's name: without what a client made up."""
+    first = path.strip("/").partition("/")[0]
+    return f"/{first}" if first in ("predict", "explain", "models", "methods", "health", "metrics") else "/other"
+
+
+class Keys:
+    """Lets only callers with one of the bearer keys in; liveness and readiness are for everybody."""
+
+    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+        self.app = app
+        self.digests = [_digest(key) for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event."""
+        if scope["type"] == "http" and scope["path"] not in ("/health/live", "/health/ready"):
+            kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            given = _digest(key.strip())
+            # Every key is compared, each in constant time: how long it takes tells nothing about them.
+            matches = [hmac.compare_digest(given, known) for known in self.digests]
+            if kind.lower() != "bearer" or not any(matches):
+                error: ServiceError = Unauthorized(
+                    "send one of the server's keys in the header: Authorization: Bearer KEY"
+                )
+                response = problems.problem(error, scope["path"])
+                response.headers["www-authenticate"] = "Bearer"
+                scope["heatlens"].error = error.type
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,330 @@
+"""What operators rely on: keys, ids, logs, metrics, traces, slow clients, a clean stop."""
+
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from service import tracing
+from service.app import create_app
+from service.errors import CatalogError
+from service.logs import JsonFormatter, TextFormatter
+from service.settings import Settings
+from tests.conftest import CATALOG, serving, serving_app
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    file = tmp_path_factory.mktemp("keys") / "keys"
+    file.write_text("from-the-file\nanother\n")
+    with serving(Settings(catalog=CATALOG, device="cpu", api_keys="one,two", api_keys_file=file)) as client:
+        yield client
+
+
+def _paths():
+    document = create_app(Settings(catalog=CATALOG)).openapi()
+    for path, item in document["paths"].items():
+        for verb in item:
+            yield verb.upper(), path.replace("{name}", "tiny")
+    yield from (("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nothing"), ("POST", "/explain/nothing"))
+
+
+@pytest.mark.parametrize(("verb", "path"), list(_paths()))
+def test_only_health_answers_without_a_key(guarded, verb, path):
+    response = guarded.request(verb, path)
+    if path.startswith("/health/"):
+        assert response.status_code == 200
+        return
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.json()["type"] == "urn:heatlens:problem:unauthorized"
+    assert "Authorization: Bearer" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("key", ["one", "two", "from-the-file", "another"])
+def test_every_key_opens(guarded, key):
+    assert guarded.get("/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["one", "Basic one", "Bearer", "Bearer on", "Bearer one two", "Bearer \xe9"])
+def test_anything_else_does_not(guarded, header):
+    assert guarded.get("/models", headers={"authorization": header.encode("latin-1")}).status_code == 401
+
+
+def test_a_file_without_keys_ends_the_start(tmp_path):
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(CatalogError, match="holds no key"):
+        create_app(Settings(api_keys_file=tmp_path / "empty"))
+    with pytest.raises(CatalogError, match="No such file"):
+        create_app(Settings(api_keys_file=tmp_path / "none"))
+    assert "secret" not in repr(Settings(api_keys="secret"))
+
+
+def test_no_cors_unless_set(client):
+    asked = {"origin": "https://page.example", "access-control-request-method": "POST"}
+    assert "access-control-allow-origin" not in client.options("/predict", headers=asked).headers
+    with serving(Settings(catalog=CATALOG, device="cpu", cors_origins="https://page.example")) as open_:
+        allowed = open_.options("/predict", headers=asked)
+        assert allowed.headers["access-control-allow-origin"] == "https://page.example"
+        other = open_.options("/predict", headers=asked | {"origin": "https://other.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def test_ids_are_taken_or_given(client, chelsea):
+    own = client.post("/predict", files={"image": chelsea}, headers={"x-request-id": "abc-1.2_3"})
+    assert own.headers["x-request-id"] == own.json()["id"] == "abc-1.2_3"
+    for bad in ("", "a b", "x" * 129, "a\tb", '"'):
+        given = client.get("/models", headers={"x-request-id": bad}).headers["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{32}", given)
+    problem = client.post("/predict", headers={"x-request-id": "mine"})
+    assert (problem.status_code, problem.headers["x-request-id"]) == (415, "mine")
+
+
+def test_headers_of_every_answer(client, chelsea):
+    for response in (client.get("/models"), client.get("/nothing"), client.post("/predict", files={"image": chelsea})):
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["content-security-policy"].startswith("default-src 'none'")
+    timing = client.post("/explain/occlusion", files={"image": chelsea}).headers["server-timing"]
+    stages = dict(re.findall(r"(\w+);dur=([\d.]+)", timing))
+    assert list(stages) == ["read", "decode", "queue", "device", "render", "encode"]
+
+
+def _samples(text):
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[:1] not in "#"
+    }
+
+
+def test_metrics_count_what_was_done(chelsea):
+    with serving(Settings(catalog=CATALOG, device="cpu")) as client:
+        for _ in range(2):
+            client.post("/explain/score-cam", files={"image": chelsea})
+        client.post("/explain/score-cam", json={"model": "made-up"})
+        client.post("/explain/made-up", json={})
+        text = client.get("/metrics")
+        assert text.headers["content-type"].startswith("text/plain")
+        found = _samples(text.text)
+    assert found['heatlens_requests_total{method="score-cam",model="tiny",status="200"}'] == 2
+    assert found['heatlens_requests_total{method="score-cam",model="none",status="404"}'] == 1
+    assert found['heatlens_requests_total{method="none",model="none",status="404"}'] == 1
+    assert found['heatlens_cache_lookups_total{outcome="hit"}'] == 1
+    assert found['heatlens_rows_avoided_total{method="score-cam"}'] >= 13
+    assert found['heatlens_rows_total{model="tiny",precision="fp32"}'] >= 13
+    assert found['heatlens_batch_rows_count{kind="rows"}'] >= 2
+    assert found['heatlens_models{status="ready"}'] == 5
+    assert found["heatlens_rows_waiting"] == 0
+    assert found["heatlens_cache_bytes"] > 0
+    assert found["process_resident_memory_bytes"] > 1e8
+    assert "made-up" not in text.text
+
+
+def test_one_line_a_request_and_none_that_a_client_wrote(client, chelsea, caplog):
+    caplog.set_level(logging.INFO, "heatlens.access")
+    client.post("/explain/grad-cam", files={"image": chelsea})
+    client.get("/x%0a%7b%22status%22%3a200%7d%0d%1b[31m")
+    time.sleep(0.1)
+    lines = [record for record in caplog.records if record.name == "heatlens.access"]
+    assert len(lines) == 2
+    read = [json.loads(JsonFormatter().format(record)) for record in lines]
+    assert (read[0]["method"], read[0]["model"], read[0]["status"], read[0]["forwards"]) == ("grad-cam", "tiny", 200, 1)
+    assert read[1]["status"] == 404
+    for record in lines:
+        for formatter in (JsonFormatter(), TextFormatter()):
+            written = formatter.format(record)
+            assert "\n" not in written
+            assert "\r" not in written
+            assert "\x1b" not in written
+
+
+def test_defects_are_logged_and_not_shown(client, chelsea, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr("service.pipeline.decode", broken)
+    response = client.post("/predict", files={"image": chelsea})
+    assert response.status_code == 500
+    assert response.json()["type"] == "urn:heatlens:problem:internal-error"
+    assert "secret" not in response.text
+    assert "Traceback" not in response.text
+    assert "a secret" in caplog.text
+    assert response.headers["x-request-id"]
+
+
+def test_spans_of_each_stage_continue_the_callers_trace(client, chelsea):
+    exporter = InMemorySpanExporter()
+    tracing.install(exporter)
+    try:
+        trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+        client.post(
+            "/explain/cam", files={"image": chelsea}, headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+        )
+        time.sleep(0.1)
+    finally:
+        tracing.uninstall()
+    spans = {span.name: span for span in exporter.get_finished_spans()}
+    assert {"POST /explain", "read", "work", "decode", "explain", "render", "encode"} <= set(spans)
+    assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {trace}
+    assert spans["decode"].parent.span_id == spans["work"].context.span_id
+    assert spans["POST /explain"].attributes["http.response.status_code"] == 200
+
+
+def _raw(client, data, *, end=True):
+    place = urlsplit(str(client.base_url))
+    with socket.create_connection((place.hostname, place.port), timeout=10) as connection:
+        connection.sendall(data)
+        if end:
+            connection.shutdown(socket.SHUT_WR)
+        received = b""
+        with suppress(ConnectionResetError):  # closed while we still had something to say
+            while chunk := connection.recv(65536):
+                received += chunk
+        return received
+
+
+def test_a_slow_body_is_not_waited_for_for_ever():
+    with serving(Settings(catalog=CATALOG, device="cpu", body_timeout_s=0.3)) as client:
+        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 99\r\n"
+        answer = _raw(client, head + b"connection: close\r\n\r\n{", end=False)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"too-slow" in answer
+
+
+def test_half_a_body_many_headers_and_pipelines_leave_the_server_well(client):
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    _raw(client, head + b"content-length: 99\r\n\r\n{")
+    many = b"".join(b"x-%d: y\r\n" % i for i in range(1250))  # 10,000 bytes and more
+    long = head + many + b"connection: close\r\ncontent-length: 2\r\n\r\n{}"
+    assert _raw(client, long, end=False).startswith(b"HTTP/1.1 422")
+    assert b" 200 " not in _raw(client, head + b"x-long: " + b"y" * 200_000 + b"\r\n\r\n", end=False)
+    live = b"GET /health/live HTTP/1.1\r\nhost: x\r\n"
+    answers = _raw(client, (live + b"\r\n") * 20 + live + b"connection: close\r\n\r\n", end=False)
+    assert answers.count(b'{"status":"live"}') == 21
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_many_disconnects_leave_nothing_behind(chelsea):
+    app = create_app(Settings(catalog=CATALOG, device="cpu"))
+    with serving_app(app) as client:
+        device = app.state.context.device
+        place = urlsplit(str(client.base_url))
+        request = httpx.Request(
+            "POST",
+            str(client.base_url) + "/explain/occlusion",
+            files={"image": chelsea},
+            data={"request": '{"params": {"stride": 1, "window": 4}}'},
+        )
+        data = (
+            b"POST /explain/occlusion HTTP/1.1\r\nhost: x\r\n"
+            + b"".join(f"{name}: {value}\r\n".encode() for name, value in request.headers.items() if name != "host")
+            + b"\r\n"
+            + request.read()
+        )
+        for i in range(60):
+            with socket.create_connection((place.hostname, place.port)) as connection:
+                connection.sendall(data[: len(data) if i % 2 else len(data) // 2])
+        until = time.monotonic() + 10
+        while (device._jobs or device._admitted) and time.monotonic() < until:
+            time.sleep(0.02)
+        assert not device._jobs
+        assert not device._admitted
+        assert client.post("/predict", files={"image": chelsea}).status_code == 200
+
+
+@pytest.fixture
+def process():
+    """A server in a process of its own, ready."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "service",
+        "serve",
+        "--port",
+        str(port),
+        "--catalog",
+        str(CATALOG),
+        "--device",
+        "cpu",
+    ]
+    started = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "2"})
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+        until = time.monotonic() + 60
+        while time.monotonic() < until:
+            try:
+                if client.get("/health/ready").status_code == 200:
+                    break
+            except httpx.TransportError:
+                time.sleep(0.1)
+        yield started, client
+    started.kill()
+    started.communicate()
+
+
+LONG = {"request": '{"params": {"stride": 1, "window": 2}, "output": {"array": "none"}, "model": "tiny"}'}
+
+
+def _ask_in_threads(client, chelsea, count):
+    answers = []
+
+    def ask():
+        with httpx.Client(base_url=client.base_url, timeout=60) as own:
+            try:
+                answers.append(own.post("/explain/occlusion", files={"image": chelsea}, data=LONG).status_code)
+            except httpx.TransportError:
+                answers.append(None)
+
+    threads = [threading.Thread(target=ask) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads, answers
+
+
+def _wait_for_work(client, answers, count):
+    while _samples(client.get("/metrics").text)["heatlens_requests_waiting"] + len(answers) < count:
+        time.sleep(0.01)
+
+
+def test_a_first_signal_finishes_what_was_accepted(process, chelsea):
+    server, client = process
+    threads, answers = _ask_in_threads(client, chelsea, 6)
+    _wait_for_work(client, answers, 6)
+    server.send_signal(signal.SIGTERM)
+    seen = set()
+    while len(answers) < 6:
+        try:  # the connection that was there before goes on to be answered
+            seen.add((client.get("/health/ready").status_code, client.post("/predict", json={}).status_code))
+        except httpx.TransportError:
+            break
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 6
+    assert (503, 503) in seen or not seen
+    assert server.wait(10) == 0
+
+
+def test_a_second_signal_stops_at_once(process, chelsea):
+    server, client = process
+    threads, answers = _ask_in_threads(client, chelsea, 8)
+    _wait_for_work(client, answers, 8)
+    server.send_signal(signal.SIGTERM)
+    server.send_signal(signal.SIGTERM)
+    server.wait(10)
+    for thread in threads:
+        thread.join(10)

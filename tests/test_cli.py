@@ -1,0 +1,249 @@
+"""The command line answers as HTTP does, and says in a line what is wrong."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from service import __version__
+from service.cli import main
+from service.explainers.base import registry
+from tests.conftest import CATALOG, encoded, photograph
+
+TINY = ("--catalog", str(CATALOG), "--model", "tiny", "--device", "cpu")
+PNG = encoded(photograph("chelsea").resize((61, 40)))
+
+
+@pytest.fixture
+def cat(tmp_path: Path) -> str:
+    path = tmp_path / "cat.png"
+    path.write_bytes(PNG)
+    return str(path)
+
+
+def run(*words: str, **options: Any) -> Result:
+    """Run a command; what it raises by mistake is raised here."""
+    return CliRunner().invoke(main, words, catch_exceptions=False, **options)
+
+
+def output(*words: str, **options: Any) -> str:
+    result = run(*words, **options)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def wrong(code: int, *words: str, **options: Any) -> str:
+    """Return the one line that names a mistake."""
+    result = run(*words, **options)
+    assert result.exit_code == code, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    line = result.stderr.strip().splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert code == 2 or line == result.stderr.strip()
+    return line
+
+
+def lasting(body: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer without what differs each time."""
+    return body | {"id": "", "usage": {key: body["usage"][key] for key in ("dtype", "exact")}}
+
+
+# explain
+
+
+def test_explain_answers_as_http(client: httpx.Client, cat: str, tmp_path: Path) -> None:
+    params, drawing = {"window": 8, "stride": 4, "fill": "#808080"}, {"colormap": "viridis", "opacity": 0.25}
+    asked = {"targets": [2, "apple"], "params": params, "output": drawing}
+    parts = {"image": PNG, "request": (None, json.dumps(asked))}
+    words = [
+        *("explain", "occlusion", cat, *TINY, "-t", "2", "-t", "apple", "-p", "window=8", "--param", "stride=4"),
+        *("-p", "fill=#808080", "--colormap", "viridis", "--opacity", "0.25", "-o"),
+    ]
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "png", "npy", "PNG")}
+    for file in files.values():
+        assert output(*words, str(file)) == ""
+    answers = {
+        kind: client.post("/explain/occlusion", files=parts, headers={"accept": accept})
+        for kind, accept in (("json", "application/json"), ("png", "image/png"), ("npy", "application/x-npy"))
+    }
+    assert lasting(json.loads(files["json"].read_bytes())) == lasting(answers["json"].json())
+    assert files["png"].read_bytes() == files["PNG"].read_bytes() == answers["png"].content
+    assert files["npy"].read_bytes() == answers["npy"].content
+    alone = tmp_path / "alone.png"
+    output(*words, str(alone), "--heatmap")
+    heatmap = answers["json"].json()["maps"][0]["heatmap"]
+    assert alone.read_bytes() == base64.b64decode(heatmap)
+    assert alone.read_bytes() != files["png"].read_bytes()
+
+
+def test_every_method_explains(cat: str, tmp_path: Path) -> None:
+    quick = {"filters": ["-p", "steps=2"], "occlusion": ["-p", "window=16"]}
+    for name, cls in registry().items():
+        model = "tiny-regression" if name == "ram" else "tiny"
+        file = tmp_path / f"{name}.json"
+        words = [cat] if cls.needs_image else []
+        output("explain", name, *words, "-o", str(file), *quick.get(name, []), *TINY[:3], model, "--device", "cpu")
+        body = json.loads(file.read_bytes())
+        assert (body["method"], body["model"]["name"]) == (name, model)
+        assert body["maps"]
+
+
+def test_original_size_and_standard_input(tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    output("explain", "cam", "-", "-o", str(file), "--size", "original", *TINY, input=PNG)
+    assert json.loads(file.read_bytes())["image"]["width"] == 61
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("explain", "cam", "CAT", "-o", "out.txt"), 2, "write to a .png, .npy or .json file"),
+        (("explain", "cam", "CAT", "-o", "out"), 2, "write to a .png, .npy or .json file"),
+        (("explain", "cam", "CAT"), 2, "Missing option '-o'"),
+        (("explain", "cam", "-o", "out.png"), 2, "cam needs a PICTURE"),
+        (("explain", "cam", "CAT", "-o", "out.png", "--size", "huge"), 2, "'huge' is not one of"),
+        (("explain", "cam", "CAT", "-o", "out.png", "--opacity", "much"), 2, "'much' is not a valid float"),
+        (("explain", "occlusion", "CAT", "-o", "out.png", "-p", "window"), 2, "write NAME=VALUE"),
+        (("explain", "cam", "CAT", "-o", "out.png", "--device", "tpu"), 2, "--device"),
+        (("explain", "grad-kam", "CAT", "-o", "out.png"), 1, "did you mean 'grad-cam'?"),
+        (("explain", "cam", "CAT", "-o", "out.png", "--opacity", "2"), 1, "less than or equal to 1"),
+        (("explain", "cam", "CAT", "-o", "out.png", "--colormap", "nix"), 1, "some are viridis"),
+        (("explain", "cam", "CAT", "-o", "out.png", "-t", "appel"), 1, "did you mean 'apple'?"),
+        (("explain", "cam", "CAT", "-o", "out.png", "-t", "-1"), 1, "target -1 is out of range"),
+        (("explain", "cam", "CAT", "-o", "out.png", "-t", "--5"), 1, "no label '--5'"),
+        (("explain", "cam", "CAT", "-o", "out.png", "-t", "²"), 1, "no label '²'"),
+        (("explain", "cam", "CAT", "-o", "out.png", "-t", "9" * 5000), 1, "targets/0"),
+        (("explain", "cam", "CAT", "-o", "no/such/out.png"), 1, "no/such/out.png: No such file"),
+        (("explain", "occlusion", "CAT", "-o", "out.png", "-p", "windw=3"), 1, "did you mean 'window'?"),
+        (("explain", "occlusion", "CAT", "-o", "out.png", "-p", "window=wide"), 1, "valid integer"),
+        (("explain", "occlusion", "CAT", "-o", "out.png", "-p", "window=" + "9" * 5000), 1, "/params/window"),
+        (("explain", "saliency", "CAT", "-o", "out.png", "-p", "smooth_noise=NaN"), 1, "/params/smooth_noise"),
+        (("explain", "ram", "CAT", "-o", "out.png"), 1, "use 'cam'"),
+        (("explain", "cam", "nix.png", "-o", "out.png"), 1, "nix.png: No such file"),
+        (("explain", "cam", ".", "-o", "out.png"), 1, ".: Is a directory"),
+        (("explain", "cam", str(CATALOG), "-o", "out.png"), 1, "send one of PNG, JPEG, WEBP, GIF, BMP"),
+        (("predict", "nix.png"), 1, "nix.png: No such file"),
+        (("predict", "CAT", "--top-k", "0"), 2, "'--top-k'"),
+        (("predict", "CAT", "--model", "tinny"), 1, "there is no model 'tinny'"),
+        (("predict", "CAT", "--device", "cuda:99"), 1, "CUDA devices; use cpu or auto"),
+    ],
+)
+def test_mistakes(cat: str, tmp_path: Path, words: tuple[str, ...], code: int, says: str) -> None:
+    settings = () if "--model" in words else TINY[:4]
+    device = () if "--device" in words else TINY[4:]
+    places = [{"CAT": cat, "out.png": str(tmp_path / "out.png")}.get(word, word) for word in words]
+    assert says in wrong(code, *places, *settings, *device)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_model_that_fails_to_load(cat: str, tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text('[models.bad]\nfactory = "builtins:list"\n')
+    result = run("predict", cat, "--catalog", str(catalog), "--device", "cpu")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].endswith("the factory returned a list, not an nn.Module")
+    assert "Traceback" not in result.stderr
+
+
+# predict, models, methods
+
+
+def test_predict(client: httpx.Client, cat: str) -> None:
+    expected = client.post("/predict", files={"image": PNG}).json()
+    assert lasting(json.loads(output("predict", cat, "--json", *TINY))) == lasting(expected)
+    lines = output("predict", "-", "--top-k", "2", *TINY, input=PNG).splitlines()
+    best = expected["predictions"][:2]
+    assert [line.split() for line in lines] == [
+        [f"{p['probability']:.1%}", p["label"], f"({p['index']})"] for p in best
+    ]
+    value = client.post("/predict", files={"image": PNG, "request": (None, '{"model": "tiny-regression"}')}).json()
+    words = output("predict", cat, *TINY[:3], "tiny-regression").split()
+    assert words == [f"{value['predictions'][0]['value']:.3f}", "0"]
+
+
+def test_models(tmp_path: Path) -> None:
+    lines = output("models", *TINY).splitlines()
+    assert lines[0].startswith("* tiny  classification, 32 x 32, 5 labels  (catalogue: tests.tiny:classifier")
+    assert any(line.startswith("  tiny-regression  regression") for line in lines)
+    embedded = output("models").splitlines()
+    assert [line.split()[:2] for line in embedded[:-1]] == [
+        ["*", "efficientnet-lite0"],
+        ["lesion-count", "regression,"],
+    ]
+    assert "resnet50" in output("models", "--torchvision").split()
+    assert "cannot be read" in wrong(1, "models", "--catalog", str(tmp_path / "nix.toml"))
+
+
+def test_methods() -> None:
+    lines = output("methods").splitlines()
+    assert [line.split()[0] for line in lines] == sorted(registry())
+    assert all(len(line.split()) > 3 for line in lines)
+    for name, cls in registry().items():
+        text = output("methods", name)
+        assert text.startswith(name + "\n")
+        assert cls.reference in text
+        for field, info in cls.model_fields.items():
+            assert f"  {field} = {json.dumps(info.default)}\n      {info.description}\n" in text
+    assert "did you mean 'grad-cam'" in wrong(1, "methods", "grad-kam")
+
+
+# Settings
+
+
+def test_environment(cat: str) -> None:
+    env = {"HEATLENS_CATALOG": str(CATALOG), "HEATLENS_MODEL": "tiny-vgg,tiny", "HEATLENS_DEVICE": "cpu"}
+    assert output("models", env=env).startswith("* tiny-vgg")
+    assert output("models", "--model", "tiny-tokens", env=env).startswith("* tiny-tokens")
+    assert json.loads(output("predict", cat, "--json", env=env))["model"]["name"] == "tiny-vgg"
+    small = env | {"HEATLENS_MAX_IMAGE_PIXELS": "2439"}
+    assert "61 x 40 = 2,440 pixels and at most 2,439" in wrong(1, "predict", cat, env=small)
+    assert "port" in wrong(2, "models", env={"HEATLENS_PORT": "many"})
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--port", "70000"), 2, "--port: Input should be less than or equal to 65535 (got 70000)"),
+        (("--port", "many"), 2, "'many' is not a valid integer"),
+        (("--log-level", "loud"), 2, "'loud' is not one of"),
+        (("--model", "resnet51"), 1, "did you mean 'resnet"),
+        (("--device", "cuda:99"), 1, "use cpu or auto"),
+    ],
+)
+def test_serve_refuses_to_start(words: tuple[str, ...], code: int, says: str) -> None:
+    assert says in wrong(code, "serve", *words)
+
+
+def test_real_process() -> None:
+    def python(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "service", *words], capture_output=True, text=True, timeout=60, env={**os.environ}
+        )
+
+    shown = python("--help")
+    assert shown.returncode == 0
+    assert all(f"  {command} " in shown.stdout for command in ("explain", "methods", "models", "predict", "serve"))
+    assert __version__ in python("--version").stdout
+    mistaken = python("explian")
+    assert mistaken.returncode == 2
+    assert "No such command 'explian'" in mistaken.stderr
+    assert "Traceback" not in mistaken.stderr
+
+
+def test_array_is_the_map(cat: str, tmp_path: Path) -> None:
+    file = tmp_path / "out.npy"
+    output("explain", "cam", cat, "-o", str(file), *TINY)
+    values = np.load(io.BytesIO(file.read_bytes()))
+    assert values.shape == (16, 16)
+    assert torch.from_numpy(values).isfinite().all()
