@@ -1,0 +1,1 @@
+"""The project's measuring instrument: `python -m tests.bench`."""

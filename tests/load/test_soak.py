@@ -1,0 +1,61 @@
+"""Short forms of the load tools, on a small network."""
+
+import asyncio
+import gc
+from argparse import Namespace
+
+import pytest
+
+from service.app import create_app
+from service.engine.run import Run
+from service.images import Picture
+from service.settings import Settings
+from tests.conftest import CATALOG, serving_app
+from tests.load.open_loop import run, table
+from tests.load.soak import Soak
+from tests.load.traffic import KINDS, Server, picture, serving
+
+
+@pytest.fixture(scope="module")
+def server():
+    with serving("--catalog", str(CATALOG), "--device", "cpu", HEATLENS_SCORE_CACHE_MIB="1") as server:
+        yield server
+
+
+def test_soak(server: Server) -> None:
+    soak = Soak(server, list(KINDS), 3, seed=0)
+    report = asyncio.run(soak.run(7, 3, clients=6, max_growth=0.1))
+    assert not report.violations, report.table()
+    assert report.outcomes["status 200"] > 100
+    assert all(report.outcomes[f"hung up {how}"] for how in ("waiting", "sending", "on events"))
+
+
+def test_open_loop(server: Server) -> None:
+    options = Namespace(mix="cheap", deadline=5.0, seed=0, seconds=1.0, rate=10.0, clients=2, capacity_multiple=1.0)
+    capacity, steps = asyncio.run(run(server.url, options))
+    assert capacity == 10
+    assert [step.multiple for step in steps] == [0.5, 1]
+    assert sum(step.sent for step in steps) == sum(sum(step.statuses.values()) for step in steps) > 5
+    assert "| 0.5x |" in table(capacity, steps, "cheap")
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+@pytest.mark.parametrize(
+    "request_", ["{}", '{"timeout_s": 0.01, "params": {"window": 8, "stride": 1}}', '{"targets": [9]}']
+)
+def test_no_request_waits_for_the_garbage_collector(accept: str, request_: str) -> None:
+    """Pictures are large, and the collector, which only counts objects, lets many of them pile up."""
+
+    def left() -> int:
+        return sum(type(found) in (Picture, Run) for found in gc.get_objects())
+
+    with serving_app(create_app(Settings(catalog=CATALOG, device="cpu"))) as client:
+        gc.collect()
+        gc.disable()
+        before = left()
+        for number in range(5):
+            files, data = {"image": picture("small", number)}, {"request": request_}
+            client.post("/explain/occlusion", files=files, data=data, headers={"accept": accept})
+        after = left()
+        gc.enable()
+    assert after - before <= 2  # the last ones, on their way out
