@@ -20,6 +20,7 @@ from service.engine.store import Status, Store
 from service.errors import CatalogError
 from service.metrics import Metrics
 from service.pipeline import Pipeline
+from service.process import leave_cores_to_the_device
 from service.settings import Settings
 from service.tuning import Tuner
 
@@ -102,8 +103,8 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
         metrics=metrics,
         device=device,
         pipeline=Pipeline(settings, store, device),
-        pool=ThreadPoolExecutor(settings.worker_threads, thread_name_prefix="heatlens-request"),
-        health_pool=ThreadPoolExecutor(2, thread_name_prefix="heatlens-health"),
+        pool=ThreadPoolExecutor(settings.worker_threads, "heatlens-request", leave_cores_to_the_device),
+        health_pool=ThreadPoolExecutor(2, "heatlens-health", leave_cores_to_the_device),
     )
 
 

@@ -14,7 +14,6 @@ from pydantic import ValidationError
 
 from service import __version__
 from service.errors import CatalogError, ServiceError
-from service.memory import keep_freed_memory
 from service.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -82,10 +81,11 @@ def serve(**options: Any) -> None:
     from service import logs
     from service.app import choose_device, create_app
     from service.engine.catalog import requested
+    from service.process import prepare_process
     from service.server import Server
 
     logs.configure(settings.log_level, settings.log_format)
-    keep_freed_memory()
+    prepare_process()
     with _errors():
         requested(settings.model, settings.catalog)  # a mistake ends the command, not a server half started
         choose_device(settings.device)
@@ -100,9 +100,10 @@ def _service(settings: Settings, *, all_models: bool = False) -> Iterator[Any]:
 
     from service.app import build, close
     from service.engine.store import Store
+    from service.process import prepare_process
 
     logging.basicConfig(level="WARNING", format="%(message)s")
-    keep_freed_memory()
+    prepare_process()
     context = build(settings.model_copy(update={"tune": False}))
     try:
         if not all_models:

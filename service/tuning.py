@@ -141,7 +141,7 @@ class Tuner:
         if model.version not in self.found:
             self._measure(model, closing)
         if not closing.is_set():
-            self._write_down(model)
+            self._write_down(model, closing)
 
     def _measure(self, model: Model, closing: threading.Event) -> None:
         started = time.monotonic()
@@ -233,17 +233,22 @@ class Tuner:
             for precision, rows in tuned.batch_rows.items():
                 self.device.set_limit(rows_key(model, (3, *model.facts.input_size), precision), rows)
             model.preferred = tuned.preferred
+            model.trace_with(model.variants["fp32"])
 
         self.device.call(switch, Run(priority=IDLE))
         self.found[model.version] = tuned
 
-    def _write_down(self, model: Model) -> None:
+    def _write_down(self, model: Model, closing: threading.Event) -> None:
         """Let occlusion compute only what changes, where the network allows.
 
-        It reads the model and changes nothing, so that it need not keep the device from working.
+        It reads the model and changes nothing, so that it need not keep the device from working, but for its timings.
         """
+
+        def measuring(call: Callable[[], None]) -> None:
+            self._call(call, closing)
+
         try:
-            model.incremental = Incremental.of(model.variants["fp32"].module, model.example()[:1])
+            model.incremental = Incremental.of(model.variants["fp32"].module, model.example()[:1], measuring)
             model.whole = None
         except NotIncremental as reason:
             model.whole = str(reason)
@@ -258,7 +263,7 @@ class Tuner:
             "heatlens": __version__,
             "torch": torch.__version__,
             "device": device,
-            "threads": torch.get_num_threads(),
+            "threads": self.device.threads,
             "cores": os.cpu_count(),
             "max_batch_s": self.max_batch_s,
             "max_batch_rows": self.device.max_batch_rows,

@@ -30,6 +30,7 @@ from service.errors import (
     OutOfMemory,
     Overloaded,
 )
+from service.process import ALL_THREADS
 
 log = logging.getLogger("heatlens")
 T = TypeVar("T")
@@ -49,6 +50,7 @@ class Device:
         max_waiting_requests: int = 512,
         cache_bytes: int = 0,
         clean_bytes: int = 512 * 2**20,
+        threads: int | None = None,
         observe: Callable[[str, Network, Precision, int, float], None] | None = None,
     ) -> None:
         """Start the thread.
@@ -61,6 +63,7 @@ class Device:
             max_waiting_requests: requests that may wait or be worked on.
             cache_bytes: for outputs of earlier requests.
             clean_bytes: for the maps of pictures whose boxes are worked off.
+            threads: of a CPU, for one forward; default: PyTorch's own choice.
             observe: told after each batch its kind (`rows` or `traces`), network, precision, rows and seconds.
         """
         self.device = device
@@ -69,6 +72,7 @@ class Device:
         self.max_waiting_rows, self.max_waiting_requests = max_waiting_rows, max_waiting_requests
         self.cache = ScoreCache(cache_bytes)
         self.clean_bytes = clean_bytes
+        self.threads = threads or ALL_THREADS
         self._limits: dict[Hashable, int] = {}  # rows of a batch, by key: measured
         self._caps: dict[Hashable, int] = {}  # the same, learned from running out of memory
         self._jobs: deque[Job[Any]] = deque()
@@ -290,6 +294,7 @@ class Device:
             self._fail(job, error)
 
     def _work(self) -> None:
+        torch.set_num_threads(self.threads)
         batch: Share | None = None
         try:
             while (batch := self._next_batch()) is not None:

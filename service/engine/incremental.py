@@ -9,8 +9,9 @@ where rectangles cover most of the maps on, the network runs on whole ones.
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -69,12 +70,15 @@ class Incremental:
             self._last.setdefault(reader, []).append(read)
 
     @classmethod
-    def of(cls, module: nn.Module, example: Tensor) -> "Incremental":
+    def of(
+        cls, module: nn.Module, example: Tensor, measuring: Callable[[Callable[[], None]], None] | None = None
+    ) -> "Incremental":
         """Write down a network in evaluation mode, in float32, and prove on seeded changes that outputs stay the same.
 
         Args:
             module: maps (N, 3, H, W) to (N, K).
             example: (N, 3, H, W), of the only size that is supported from then on.
+            measuring: runs a function in the thread that will do the work; default: this one.
 
         Raises:
             NotIncremental: operators read whole maps, depend on values, or the proof fails.
@@ -82,7 +86,7 @@ class Incremental:
         with torch.inference_mode():
             try:
                 built = cls(module, example)
-                built._calibrate(example)
+                built._calibrate(example, measuring or (lambda call: call()))
                 error = built._probe(module, example)
             except (RuntimeError, TypeError, LookupError) as failure:
                 raise NotIncremental(f"an operator cannot be repeated: {failure}") from failure
@@ -344,8 +348,8 @@ class Incremental:
 
     # Measuring and proving
 
-    def _calibrate(self, example: Tensor) -> None:
-        """Measure each operator on whole maps, and the cutting of rectangles."""
+    def _calibrate(self, example: Tensor, measuring: Callable[[Callable[[], None]], None]) -> None:
+        """Measure each operator on whole maps, and the cutting of rectangles, one short step at a time."""
         rows = example[:1].expand(_ROWS, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         self.seconds = [math.inf] * len(self.nodes)
         self.seconds[0] = 0.0
@@ -353,13 +357,21 @@ class Incremental:
         for i in range(_ROUNDS):
             if i > 1 and _now(rows) - began > _CALIBRATING_S:
                 break
-            values = {0: rows}
-            for node in self.nodes[1:]:
-                started = _now(rows)
-                values[node.index] = node.call([values[i] for i in node.inputs], _ROWS, overwrite=True)
-                self.seconds[node.index] = min(self.seconds[node.index], (_now(rows) - started) / _ROWS)
-                for i in self._last.get(node.index, ()):
-                    del values[i]
+            measuring(partial(self._time_nodes, rows))
+        measuring(partial(self._time_cutting, rows))
+
+    @torch.inference_mode()
+    def _time_nodes(self, rows: Tensor) -> None:
+        values = {0: rows}
+        for node in self.nodes[1:]:
+            started = _now(rows)
+            values[node.index] = node.call([values[i] for i in node.inputs], _ROWS, overwrite=True)
+            self.seconds[node.index] = min(self.seconds[node.index], (_now(rows) - started) / _ROWS)
+            for i in self._last.get(node.index, ()):
+                del values[i]
+
+    @torch.inference_mode()
+    def _time_cutting(self, rows: Tensor) -> None:
         clean = Map(rows.new_zeros(64, 64, 64), (0, 0))
         start = np.arange(64)[:, None].repeat(2, 1) % 48
         times = []

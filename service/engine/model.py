@@ -24,8 +24,9 @@ from service.engine.tape import (
     Tape,
     install,
     recording,
+    uninstall,
 )
-from service.engine.variants import Variant, candidates
+from service.engine.variants import EXACT, Variant, candidates
 from service.errors import CatalogError, InvalidParameter
 from service.explainers.base import INPUT, Box, Explanation, Facts, Head, LayerInfo, Objective, Rectifier, Task, Trace
 from service.images import Transform
@@ -83,6 +84,7 @@ class Model:
         self.repeated: frozenset[str] = frozenset()
         # What rows are sent through, by precision; others than this one are made when first asked for.
         self.variants: dict[Precision, Variant] = {"fp32": Variant("plain", self.module)}
+        self.traced: Variant | None = None  # for gradients of the default layer, where a copy agrees
         self.incremental: Incremental | None = None  # for rows that are pictures with a box changed
         self.whole: str | None = "not measured yet"  # why there is none
         self.max_batch_s = 0.25
@@ -136,12 +138,14 @@ class Model:
 
         Rows do not influence each other, so that the gradient of the sum is each row's own.
         """
-        tape = Tape({*layers, *wrt} - {INPUT}, differentiable=set(wrt) - {INPUT}, repeated=self.repeated, stop=partial)
+        addresses = {*layers, *wrt} - {INPUT}
+        tape = Tape(addresses, differentiable=set(wrt) - {INPUT}, repeated=self.repeated, stop=partial)
+        network = self._tracing(tape, wrt, rectifier)
         differentiated = parts[0][1] is not None
         with torch.set_grad_enabled(differentiated), recording(tape):
             # A copy, so that the gradient lands on ours, and a first layer in place overwrites no caller's picture.
-            leaf = torch.cat([x.detach() for x, _ in parts]).requires_grad_(INPUT in wrt)
-            outputs = self._recorded(leaf.clone() if leaf.requires_grad else leaf, tape, rectifier)
+            leaf = network.laid_out(torch.cat([x.detach() for x, _ in parts])).requires_grad_(INPUT in wrt)
+            outputs = self._recorded(network.module, leaf.clone() if leaf.requires_grad else leaf, tape, rectifier)
             slices, start = [], 0
             for x, _ in parts:
                 slices.append(slice(start, start + len(x)))
@@ -172,7 +176,39 @@ class Model:
             )
         return results
 
-    def _recorded(self, x: Tensor, tape: Tape, rectifier: Rectifier | None) -> Tensor | None:
+    def trace_with(self, variant: Variant) -> bool:
+        """Differentiate the default layer's maps in a copy of the network from now on; return whether it agrees.
+
+        Gradients that pass rectifiers are not: near zero the last bit of an activation decides whether one is open.
+        """
+        layer = self.facts.default_layer
+        if variant.module is self.module or layer is None or layer.split("+")[0] in variant.folded:
+            return False
+        before, self.traced = self.traced, None
+
+        def traced() -> list[Tensor]:
+            found = self.trace(self.example(), layers=[layer], wrt=[layer], objective=lambda outputs, _: outputs[:, :4])
+            assert found.outputs is not None
+            return [found.outputs, found.activations[layer], found.gradients[layer]]
+
+        expected = traced()
+        install(variant.module)
+        self.traced = variant
+        if any(
+            float((a - b).abs().max()) > EXACT * float(a.abs().max()) for a, b in zip(expected, traced(), strict=True)
+        ):
+            uninstall(variant.module)
+            self.traced = before
+        return self.traced is variant
+
+    def _tracing(self, tape: Tape, wrt: tuple[str, ...], rectifier: Rectifier | None) -> Variant:
+        """Return what to trace with: the copy for what it was held against the network in."""
+        if self.traced is not None and tape.layers == {self.facts.default_layer} == set(wrt) and rectifier is None:
+            return self.traced
+        return Variant("plain", self.module)
+
+    @staticmethod
+    def _recorded(module: nn.Module, x: Tensor, tape: Tape, rectifier: Rectifier | None) -> Tensor | None:
         """Run a forward; None where the tape ended it early."""
         with ExitStack() as modes:
             if rectifier is not None:
@@ -180,7 +216,7 @@ class Model:
             if any(path.endswith(RELU_SUFFIX) for path in tape.layers):
                 modes.enter_context(RectifiedCapture(tape))
             try:
-                outputs: Tensor = self.module(x)
+                outputs: Tensor = module(x)
             except Done:
                 return None
         return outputs

@@ -14,6 +14,7 @@ from service.engine.jobs import RowsJob
 from service.engine.model import Model, ModelSpec, probe_input
 from service.engine.run import Run
 from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean
+from service.process import leave_cores_to_the_device
 
 Status = Literal["loading", "ready", "failed"]
 log = logging.getLogger("heatlens")
@@ -108,6 +109,7 @@ class Store:
         raise ModelUnavailable(f"model {entry.spec.name!r} is still loading; try again in a few seconds")
 
     def _load_all(self) -> None:
+        leave_cores_to_the_device()
         for entry in self.entries.values():
             if self._closing.is_set():
                 break

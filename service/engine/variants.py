@@ -21,16 +21,21 @@ class Variant:
     module: nn.Module
     precision: Precision = "fp32"
     channels_last: bool = False
+    folded: frozenset[str] = frozenset()  # convolutions whose output is that of the batch norm after them
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return outputs (N, K) in float32 of rows (N, 3, H, W)."""
-        layout = torch.channels_last if self.channels_last else torch.preserve_format
-        outputs: Tensor = self.module(rows.to(DTYPES[self.precision], memory_format=layout))
+        outputs: Tensor = self.module(self.laid_out(rows))
         return outputs.float()
 
+    def laid_out(self, rows: Tensor) -> Tensor:
+        """Return rows (N, 3, H, W) as the network takes them: precision, and order in memory."""
+        layout = torch.channels_last if self.channels_last else torch.preserve_format
+        return rows.to(DTYPES[self.precision], memory_format=layout)
 
-def fold_batch_norms(module: nn.Module, x: Tensor) -> nn.Module:
-    """Return a copy with each batch norm folded into the convolution whose output it takes.
+
+def fold_batch_norms(module: nn.Module, x: Tensor) -> tuple[nn.Module, frozenset[str]]:
+    """Return a copy with each batch norm folded into the convolution whose output it takes, and these convolutions.
 
     Pairs are found by watching a forward of x, so that it does not matter how the network is written. Where the
     convolution's output has other readers too, the copy computes something else: compare before use.
@@ -59,15 +64,15 @@ def fold_batch_norms(module: nn.Module, x: Tensor) -> nn.Module:
         folded(x)
     for handle in handles:
         handle.remove()
+    pairs = [pair for pair in pairs if calls.count(pair[0]) == calls.count(pair[1]) == 1]
     for convolution, norm in pairs:
-        if calls.count(convolution) == calls.count(norm) == 1:
-            conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
-            assert isinstance(conv, nn.Conv2d)
-            assert isinstance(bn, nn.BatchNorm2d)
-            # In float64, so that the folded weights are off by their last bit and no more.
-            _replace(folded, convolution, fuse_conv_bn_eval(conv.double(), bn.double()).float())
-            _replace(folded, norm, nn.Identity())
-    return folded.requires_grad_(False)
+        conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(bn, nn.BatchNorm2d)
+        # In float64, so that the folded weights are off by their last bit and no more.
+        _replace(folded, convolution, fuse_conv_bn_eval(conv.double(), bn.double()).float())
+        _replace(folded, norm, nn.Identity())
+    return folded.requires_grad_(False), frozenset(convolution for convolution, _ in pairs)
 
 
 def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -81,13 +86,13 @@ def candidates(module: nn.Module, x: Tensor, precision: Precision) -> list[Varia
     All of them compute what the network computes, up to their precision: in float32 to `EXACT`.
     """
     plain = [Variant("plain", module)] if precision == "fp32" else []
-    copies = {"channels-last": uninstall(copy.deepcopy(module))}
-    folded = fold_batch_norms(module, x)
+    copies = {"channels-last": (uninstall(copy.deepcopy(module)), frozenset[str]())}
+    folded, convolutions = fold_batch_norms(module, x)
     with torch.inference_mode():
         expected, found = module(x), folded(x)
     if float((found - expected).abs().max()) <= EXACT * float(expected.abs().max()):
-        copies["folded, channels-last"] = folded
+        copies["folded, channels-last"] = folded, convolutions
     return plain + [
-        Variant(name, copied.to(DTYPES[precision]).to(memory_format=torch.channels_last), precision, True)
-        for name, copied in copies.items()
+        Variant(name, copied.to(DTYPES[precision]).to(memory_format=torch.channels_last), precision, True, convolutions)
+        for name, (copied, convolutions) in copies.items()
     ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from service.memory import keep_freed_memory
+from service.process import prepare_process
 from tests.bench import latency, load, memory, wire
 from tests.bench.measure import Options, Row, report, table
 from tests.bench.subject import EMBEDDED, scratch
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
     given = parser.parse_args(arguments)
     device = torch.device(given.device)
-    keep_freed_memory()  # as all our commands do; peers run in processes of their own
+    prepare_process()  # as all our commands do; peers run in processes of their own
     usual = "tiny" if given.quick else EMBEDDED if device.type == "cpu" else "resnet50"
     options = Options(
         given.quick, device, given.rounds or (2 if given.quick else 5), given.model or usual, given.channels

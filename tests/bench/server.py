@@ -21,6 +21,7 @@ from PIL import Image
 
 from service.app import create_app
 from service.images import decode, prepare, to_input
+from service.process import prepare_process
 from tests.bench import peers
 from tests.bench.subject import Subject, settle
 
@@ -99,6 +100,7 @@ class _Announcing(uvicorn.Server):
 def _child(asked: dict[str, Any]) -> None:
     subject, device = Subject(asked["name"], Path(asked["folder"])), torch.device(asked["device"])
     if asked["kind"] == "ours":
+        prepare_process()  # as our command does; the plain handler runs as people write it
         app = create_app(subject.settings(device, **asked["options"]))
     else:
         app = plain_app(subject, device, **asked["options"])

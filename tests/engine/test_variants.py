@@ -5,9 +5,12 @@ import torch
 import torchvision
 from torch import nn
 
+from service.engine.catalog import requested
+from service.engine.model import Model, probe_input
 from service.engine.variants import EXACT, candidates, fold_batch_norms
+from service.explainers.base import INPUT
 from service.models.efficientnet_lite0 import efficientnet_lite0
-from tests import tiny
+from tests import oracles, tiny
 
 
 def _lively(name):
@@ -45,7 +48,7 @@ def test_folding_is_exact(build, left):
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     expected = network(x)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    found = fold_batch_norms(network, x)
+    found, _ = fold_batch_norms(network, x)
     assert _norms(found) == left
     assert float((found(x) - expected).abs().max() / expected.abs().max()) <= EXACT
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
@@ -81,3 +84,43 @@ def test_every_variant_agrees(precision):
         assert found.dtype == torch.float32
         tolerance = EXACT if precision == "fp32" else 0.05
         assert float((found - expected).abs().max() / expected.abs().max()) <= tolerance, variant.name
+
+
+def _resnet():
+    (spec,) = requested(("resnet18=random",), None)[0].values()
+    return Model(spec, _lively("resnet18"), torch.device("cpu"))
+
+
+def test_gradients_of_the_default_layer_come_from_an_agreeing_copy() -> None:
+    model = _resnet()
+    layer = model.facts.default_layer
+
+    def traced(x):
+        return model.trace(x, layers=[layer], wrt=[layer], objective=lambda outputs, _: outputs[:, [3, 5]])
+
+    x = probe_input((224, 224)) + 0.1
+    expected = traced(x)
+    folded = candidates(model.module, model.example(), "fp32")[-1]
+    assert "conv1" in folded.folded
+    assert model.trace_with(folded)
+    calls = []
+    folded.module.register_forward_pre_hook(lambda *_: calls.append(1))
+    found = traced(x)
+    assert calls
+    assert oracles.relative_error(found.gradients[layer], expected.gradients[layer]) < 1e-5
+    assert oracles.relative_error(found.activations[layer], expected.activations[layer]) < 1e-5
+    # What a folded convolution would answer, and gradients through rectifiers, are the network's own.
+    calls.clear()
+    convolution = model.trace(x, layers=["conv1"]).activations["conv1"]
+    assert torch.equal(convolution, model.module.conv1(x))
+    model.trace(x, wrt=[INPUT], objective=lambda outputs, _: outputs[:, :1])
+    assert not calls
+
+
+def test_a_copy_that_does_not_agree_is_not_traced_with() -> None:
+    model = _resnet()
+    other = candidates(model.module, model.example(), "fp32")[-1]
+    with torch.no_grad():
+        other.module.fc.weight.mul_(1.01)
+    assert not model.trace_with(other)
+    assert model.traced is None

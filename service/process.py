@@ -1,6 +1,10 @@
-"""Telling the C library to keep the memory that a forward frees for the next one."""
+"""How the process uses the machine: memory that a forward frees is kept for the next one, cores are the device's."""
 
 import ctypes
+
+import torch
+
+ALL_THREADS = torch.get_num_threads()  # as PyTorch starts: the cores, or OMP_NUM_THREADS
 
 # Of <malloc.h>, for mallopt(3).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -2, -3, -8
@@ -22,3 +26,19 @@ def keep_freed_memory() -> bool:
     mapped = any(mallopt(_MMAP_THRESHOLD, size) for size in (1 << 30, 32 << 20))
     others = [mallopt(_TRIM_THRESHOLD, (1 << 31) - 1), mallopt(_TOP_PAD, 64 << 20), mallopt(_ARENA_MAX, 1)]
     return mapped and all(others)
+
+
+def leave_cores_to_the_device() -> None:
+    """Let PyTorch use one core in the calling thread. To be called first in every thread but the device's.
+
+    GNU's OpenMP keeps a team of threads for every thread that ever ran a parallel loop. With more of them than cores,
+    it sends them to sleep after each loop at once, whoever is idle: forwards of small batches then took more than
+    twice as long. So that there is one team only, that of the device thread.
+    """
+    torch.set_num_threads(1)
+
+
+def prepare_process() -> None:
+    """Do both, for a process that serves. To be called before threads start."""
+    keep_freed_memory()
+    leave_cores_to_the_device()

@@ -1,0 +1,44 @@
+"""The cores are the device thread's, whatever else runs in the process."""
+
+import subprocess
+import sys
+
+import torch
+
+from service.app import build, close
+from service.engine.device import Device
+from service.process import ALL_THREADS
+from service.settings import Settings
+from tests.conftest import CATALOG
+
+
+def test_only_the_device_thread_runs_on_several_cores() -> None:
+    context = build(Settings(catalog=CATALOG, device="cpu", tune=False))
+    try:
+        context.store.start()
+        context.store.wait()
+        for pool in (context.pool, context.health_pool):
+            assert pool.submit(torch.get_num_threads).result() == 1
+        assert context.device.call(torch.get_num_threads) == ALL_THREADS
+    finally:
+        close(context)
+
+
+def test_the_number_of_threads_of_a_forward_can_be_chosen() -> None:
+    device = Device(torch.device("cpu"), threads=ALL_THREADS + 1)
+    try:
+        assert device.call(torch.get_num_threads) == ALL_THREADS + 1
+    finally:
+        device.close()
+
+
+def test_a_process_that_serves_keeps_one_team_of_threads() -> None:
+    # In a process of its own: what a main thread has set stays.
+    code = (
+        "import torch; from service.process import ALL_THREADS, prepare_process; prepare_process(); "
+        "from service.engine.device import Device; "
+        "device = Device(torch.device('cpu')); "
+        "print(torch.get_num_threads(), device.call(torch.get_num_threads) == ALL_THREADS); device.close()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1", "True"]
