@@ -35,7 +35,13 @@ def leave_cores_to_the_device() -> None:
     it sends them to sleep after each loop at once, whoever is idle: forwards of small batches then took more than
     twice as long. So that there is one team only, that of the device thread.
     """
-    torch.set_num_threads(1)
+    use_threads(1)
+
+
+def use_threads(count: int) -> None:
+    """Let PyTorch use so many cores in the calling thread."""
+    torch.get_num_threads()  # first: a thread's first use takes over what was last set anywhere, and would undo ours
+    torch.set_num_threads(count)
 
 
 def prepare_process() -> None:

@@ -30,7 +30,7 @@ from service.errors import (
     OutOfMemory,
     Overloaded,
 )
-from service.process import ALL_THREADS
+from service.process import ALL_THREADS, use_threads
 
 log = logging.getLogger("heatlens")
 T = TypeVar("T")
@@ -294,7 +294,7 @@ class Device:
             self._fail(job, error)
 
     def _work(self) -> None:
-        torch.set_num_threads(self.threads)
+        use_threads(self.threads)
         batch: Share | None = None
         try:
             while (batch := self._next_batch()) is not None:

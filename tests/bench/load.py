@@ -21,6 +21,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from service.explainers.base import Facts
 from service.explainers.occlusion import starts
 from service.explainers.score_cam import min_max
+from service.process import ALL_THREADS, use_threads
 from tests import oracles
 from tests.bench.measure import Options, Row, synchronise
 from tests.bench.server import Server, serving
@@ -67,6 +68,7 @@ class Ceiling:
 
     def __init__(self, options: Options, subject: Subject, kind: str, layer: str, dtype: str) -> None:
         self.device = options.device
+        use_threads(ALL_THREADS)  # no device thread works in this process
         x = subject.input(pictures(1)[0]).to(self.device)
         self.x = x
         plain = subject.plain(self.device).requires_grad_(False)
