@@ -327,7 +327,11 @@ class Device:
             if isinstance(first, CallJob):
                 batch: Share = [(first, 0)]
             else:
-                sharing = self._within_memory([job for job in self._jobs if job.key == first.key])
+                alike = [job for job in self._jobs if job.key == first.key]
+                for job in alike:  # behind other kinds of work, also those that find no room this time
+                    self._jobs.remove(job)
+                    self._jobs.append(job)
+                sharing = self._within_memory(alike)
                 sharing.sort(key=lambda job: -job.priority)  # stable: among equals, the order of waiting
                 room = self.limit(first.key)
                 batch = self._whole(sharing, room) if isinstance(first, TraceJob) else self._shares(sharing, room)
