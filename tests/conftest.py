@@ -19,6 +19,7 @@ from PIL import Image
 
 from service.api.context import Context
 from service.app import build, close, create_app
+from service.process import ALL_THREADS, use_threads
 from service.settings import Settings
 
 # Tests find what they find, whatever was measured on this machine before.
@@ -113,3 +114,9 @@ def noise() -> Callable[[int, int], bytes]:
         return encoded(Image.fromarray(pixels))
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _all_cores() -> None:
+    """Give this thread its cores back, which the commands under test leave to the device thread."""
+    use_threads(ALL_THREADS)
