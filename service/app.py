@@ -13,7 +13,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from service import tracing
 from service.api import documentation, explain, models, predict, problems
 from service.api.context import Context
-from service.api.middleware import Keys, Recording
+from service.api.middleware import Bodies, Keys, Recording
 from service.engine.catalog import requested
 from service.engine.device import Device
 from service.engine.store import Status, Store
@@ -104,6 +104,7 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
         device=device,
         pipeline=Pipeline(settings, store, device),
         pool=ThreadPoolExecutor(settings.worker_threads, "heatlens-request", leave_cores_to_the_device),
+        long_pool=ThreadPoolExecutor(settings.worker_threads, "heatlens-long", leave_cores_to_the_device),
         health_pool=ThreadPoolExecutor(2, "heatlens-health", leave_cores_to_the_device),
     )
 
@@ -113,8 +114,8 @@ def close(context: Context) -> None:
     context.store.close()
     context.device.close()
     context.store.join(15)
-    context.pool.shutdown(wait=True, cancel_futures=True)
-    context.health_pool.shutdown(wait=True, cancel_futures=True)
+    for pool in (context.pool, context.long_pool, context.health_pool):
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -142,6 +143,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(models.router)
     problems.install(app)
     # The last one added is the outermost.
+    app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)
     keys = _api_keys(settings)
     if keys:
         app.add_middleware(Keys, keys=keys)

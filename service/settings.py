@@ -57,7 +57,9 @@ class Settings(BaseSettings):
         Path | None, Field(description="Where measurements are kept; default: ~/.cache/heatlens, or XDG_CACHE_HOME.")
     ] = None
 
-    worker_threads: Annotated[int, Field(ge=1, le=256, description="Requests worked on at a time.")] = 32
+    worker_threads: Annotated[
+        int, Field(ge=1, le=256, description="Small requests worked on at a time, and as many of more than 64 passes.")
+    ] = 32
     max_batch_rows: Annotated[int, Field(ge=1, le=4096, description="Most rows of one forward pass.")] = 256
     max_batch_ms: Annotated[
         float | None, Field(gt=0, description="Longest time of one forward pass; default 250, on CUDA 50.")
@@ -72,6 +74,9 @@ class Settings(BaseSettings):
     score_cache_mib: Annotated[
         int, Field(ge=0, description="Memory for outputs of earlier requests, which answer equal ones; 0: none.")
     ] = 256
+    bodies_mib: Annotated[
+        int, Field(ge=1, description="Memory for the bodies of all requests under way; past it the answer is a 429.")
+    ] = 512
     drain_timeout_s: Annotated[float, Field(gt=0, description="Time to finish accepted work before stopping.")] = 30.0
     body_timeout_s: Annotated[float, Field(gt=0, description="Time for a body to arrive.")] = 60.0
     default_timeout_s: Annotated[float, Field(gt=0, description="Deadline of a request without one.")] = 300.0

@@ -84,12 +84,14 @@ def serving_app(app: FastAPI) -> Iterator[httpx.Client]:
         listening.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
-        assert started.wait(60)
-        assert app.state.context.store.wait(120)
-        with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=120) as client:
-            yield client
-        server.should_exit = True
-        thread.join()
+        try:
+            assert started.wait(60)
+            assert app.state.context.store.wait(120)
+            with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=120) as client:
+                yield client
+        finally:  # a test that fails must not leave a server behind, which would keep the run from ending
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ def test_only_the_device_thread_runs_on_several_cores() -> None:
     try:
         context.store.start()
         context.store.wait()
-        for pool in (context.pool, context.health_pool):
+        for pool in (context.pool, context.long_pool, context.health_pool):
             assert pool.submit(torch.get_num_threads).result() == 1
         assert context.device.call(torch.get_num_threads) == ALL_THREADS
     finally:

@@ -23,6 +23,7 @@ class Context:
     pipeline: Pipeline
     metrics: Metrics
     pool: ThreadPoolExecutor  # the requests'
+    long_pool: ThreadPoolExecutor  # those of many passes, which must not keep small ones from a thread
     health_pool: ThreadPoolExecutor  # readiness must not wait behind requests for a thread
 
 

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import tracing
 from service.api import problems
 from service.engine.run import Run
-from service.errors import ServiceError, Unauthorized
+from service.errors import Overloaded, ServiceError, Unauthorized
 from service.metrics import Metrics
 
 log = logging.getLogger("heatlens.access")
@@ -143,6 +143,37 @@ def _route(path: str) -> str:
     """Return an address as a span's name: without what a client made up."""
     first = path.strip("/").partition("/")[0]
     return f"/{first}" if first in ("predict", "explain", "models", "methods", "health", "metrics") else "/other"
+
+
+class Bodies:
+    """Bounds what the bodies of all requests together take, from their first byte until the answer's last one."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self.app, self.max_bytes = app, max_bytes
+        self.held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event."""
+        own = 0
+
+        async def receiving() -> Message:
+            nonlocal own
+            message = await receive()
+            size = len(message.get("body", b""))
+            if size and self.held + size > self.max_bytes:
+                raise Overloaded(
+                    f"the bodies of requests under way fill the {self.max_bytes / 2**20:g} MiB set aside for them; "
+                    "send the request again later, or a smaller picture",
+                    retry_after_s=2,
+                )
+            own += size
+            self.held += size
+            return message
+
+        try:
+            await self.app(scope, receiving, send)
+        finally:
+            self.held -= own
 
 
 class Keys:

@@ -21,6 +21,7 @@ from service.pipeline import Answer
 T = TypeVar("T")
 JSON, PNG, NPY, EVENTS = "application/json", "image/png", "application/x-npy", "text/event-stream"
 _PROGRESS_S, _PARTIAL_S = 0.1, 0.5  # least time between two events of a kind
+_SMALL_PASSES = 64  # of a request that does not wait for a thread behind larger ones
 
 
 def accepted(request: Request) -> str:
@@ -81,8 +82,9 @@ def start(service: Context, run: Run, passes: int, work: Callable[[], T]) -> "as
             if run.cancelled.is_set():
                 _forget(run)
 
+    pool = service.pool if passes <= _SMALL_PASSES else service.long_pool
     try:
-        future = service.pool.submit(checked)
+        future = pool.submit(checked)
     except RuntimeError:
         service.device.release(run)
         raise
@@ -97,13 +99,18 @@ async def gone(request: Request) -> None:
 
 
 async def complete(request: Request, service: Context, run: Run, future: "asyncio.Future[T]") -> T:
-    """Wait for the work's result, or stop the work when the client disconnects."""
+    """Wait for the work's result, or stop the work when the client disconnects or its time is up.
+
+    Raises:
+        Cancelled: nobody waits any more.
+        DeadlineExceeded: `timeout_s` has run out, be it before a thread was free.
+    """
     watching = asyncio.ensure_future(gone(request))
     try:
-        await _any(future, watching)
-        if not future.done():
-            raise Cancelled("the client has disconnected")
-        return future.result()
+        await _any(future, watching, timeout_s=run.time_left_s)
+        if future.done():
+            return future.result()
+        raise Cancelled("the client has disconnected") if watching.done() else run.late()
     finally:
         watching.cancel()
         _abandon(service, run, future)
@@ -123,9 +130,9 @@ def _forget(run: Run) -> None:
     run.partial = run.sketch = None
 
 
-async def _any(*futures: "asyncio.Future[Any]") -> None:
-    """Wait for the first of some futures."""
-    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+async def _any(*futures: "asyncio.Future[Any]", timeout_s: float | None = None) -> None:
+    """Wait for the first of some futures, or for so long."""
+    await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
 
 def event(name: str, data: bytes) -> bytes:
@@ -155,12 +162,15 @@ def stream(request: Request, service: Context, run: Run, passes: int, work: Call
             while not future.done():
                 waiting = asyncio.ensure_future(changed.wait())
                 try:
-                    await _any(future, watching, waiting)
+                    await _any(future, watching, waiting, timeout_s=run.time_left_s)
                 finally:  # the response may be cancelled here, when its client has gone
                     waiting.cancel()
-                changed.clear()
                 if watching.done():
                     return
+                if not (future.done() or changed.is_set()):
+                    yield _error(request, run.late())
+                    return
+                changed.clear()
                 if future.done() or time.monotonic() - told < _PROGRESS_S:
                     continue
                 told = time.monotonic()
@@ -181,6 +191,8 @@ def stream(request: Request, service: Context, run: Run, passes: int, work: Call
 
 def _last(request: Request, future: "asyncio.Future[bytes]") -> bytes:
     error = future.exception()
-    if error is None:
-        return event("result", future.result())
+    return event("result", future.result()) if error is None else _error(request, error)
+
+
+def _error(request: Request, error: BaseException) -> bytes:
     return event("error", problems.document(problems.known(request.url.path, error), request.url.path))

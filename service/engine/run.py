@@ -61,10 +61,19 @@ class Run:
         if self.cancelled.is_set():
             raise Cancelled("the caller has gone")
         if self.deadline is not None and time.monotonic() > self.deadline:
-            raise DeadlineExceeded(
-                f"the request took longer than its timeout_s of {self.timeout_s:g} s; raise timeout_s, or ask for less "
-                "(a layer with fewer channels, a larger stride, fewer steps)"
-            )
+            raise self.late()
+
+    def late(self) -> DeadlineExceeded:
+        """Return the error of a request whose time is up."""
+        return DeadlineExceeded(
+            f"the request took longer than its timeout_s of {self.timeout_s:g} s; raise timeout_s, or ask for less "
+            "(a layer with fewer channels, a larger stride, fewer steps)"
+        )
+
+    @property
+    def time_left_s(self) -> float | None:
+        """Time until the deadline; None without one."""
+        return max(0.0, self.deadline - time.monotonic()) if self.deadline is not None else None
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

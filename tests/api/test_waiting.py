@@ -1,5 +1,6 @@
 """What happens while a request waits: events, deadlines, clients that hang up, too much work."""
 
+import asyncio
 import base64
 import http.client
 import json
@@ -12,7 +13,9 @@ import httpx
 import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
 
+from service.api.middleware import Bodies
 from service.app import create_app
+from service.errors import Overloaded
 from service.settings import Settings
 from tests.conftest import CATALOG, serving_app
 
@@ -133,6 +136,25 @@ def test_a_deadline_stops_the_work_within_a_batch(app, chelsea):
         assert sum(batches) < 626 / 2
 
 
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_a_deadline_holds_before_a_thread_is_free(chelsea, accept):
+    app, busy = create_app(Settings(catalog=CATALOG, device="cpu", worker_threads=1)), threading.Event()
+    with serving_app(app) as client:
+        service = app.state.context
+        service.long_pool.submit(busy.wait, 60)
+        request = _body(chelsea, timeout_s=0.2, **LONG)
+        with client.stream("POST", "/explain/occlusion", json=request, headers={"accept": accept}) as response:
+            assert not busy.is_set()
+            if accept == "application/json":
+                problem = json.loads(response.read())
+            else:
+                problem = dict(_events(response))["error"]
+        assert problem["status"] == 504
+        assert client.post("/predict", json=_body(chelsea)).status_code == 200  # small work has threads of its own
+        busy.set()
+        assert _quiet(service)
+
+
 def _json(image):
     return json.dumps(_body(image, **LONG)).encode(), "application/json"
 
@@ -208,6 +230,47 @@ def test_nothing_is_read_of_a_request_that_will_be_turned_away(chelsea):
         assert connection.getresponse().status == 429
         connection.close()
         held.join()
+
+
+def test_bodies_are_bounded_together():
+    async def reading(scope, receive, send):
+        while (await receive())["more_body"]:
+            pass
+
+    async def run():
+        bodies, go = Bodies(reading, max_bytes=100), asyncio.Event()
+
+        async def slowly():
+            if bodies.held:
+                await go.wait()
+            return {"type": "http.request", "body": b" " * 30, "more_body": not go.is_set()}
+
+        async def at_once():
+            return {"type": "http.request", "body": b" " * 60, "more_body": False}
+
+        slow_one = asyncio.create_task(bodies({"type": "http"}, slowly, None))
+        await asyncio.sleep(0)
+        assert bodies.held == 30
+        await bodies({"type": "http"}, at_once, None)
+        assert bodies.held == 30
+        bodies.max_bytes = 80
+        with pytest.raises(Overloaded, match="under way fill"):
+            await bodies({"type": "http"}, at_once, None)
+        assert bodies.held == 30
+        go.set()
+        await slow_one
+        assert bodies.held == 0
+
+    asyncio.run(run())
+
+
+def test_a_body_that_finds_no_room_is_refused(chelsea):
+    with serving_app(create_app(Settings(catalog=CATALOG, device="cpu", bodies_mib=1))) as client:
+        kind = {"content-type": "application/json"}
+        refused = client.post("/predict", content=b" " * 1_200_000, headers=kind)
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:heatlens:problem:overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert client.post("/predict", json=_body(chelsea)).status_code == 200
 
 
 def test_equal_requests_are_answered_from_memory(app, chelsea):
