@@ -29,7 +29,7 @@ from service.engine.jobs import rows_key
 from service.engine.model import Model, ModelProbe
 from service.engine.precision import Precision
 from service.engine.run import Run
-from service.engine.variants import Variant, candidates
+from service.engine.variants import EXACT, Variant, candidates
 from service.errors import EngineUnavailable
 from service.explainers.base import Targets, Trace
 from service.explainers.score_cam import ScoreCAM
@@ -110,6 +110,18 @@ def _once(variant: Variant, x: Tensor) -> float:
     return time.perf_counter() - started
 
 
+def _repeats(variant: Variant, x: Tensor) -> bool:
+    """Whether a recorded forward answers what the forward itself does."""
+    if variant.recorded is None:
+        return True
+    tolerance = EXACT if variant.precision == "fp32" else 1e-2
+    with torch.inference_mode():
+        expected = replace(variant, recorded=None)(x)
+        variant(x.flip(3))  # what is recorded is another picture's forward
+        found = variant(x)
+    return float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
+
+
 class Tuner:
     """Measures models, applies what it finds, and remembers it on disk."""
 
@@ -149,17 +161,18 @@ class Tuner:
         best: dict[Precision, Timing] = {}
         for precision in self.precisions:
             variants = self._call(partial(candidates, model.module, model.example(), precision), closing)
-            found = [self._time(model, variant, closing) for variant in variants]
-            timings += [timing for of_variant in found for timing in of_variant]
-            best[precision] = max((t for t in timings if t.precision == precision), key=lambda t: t.rows_per_s)
+            found = [timing for variant in variants for timing in self._time(model, variant, closing)]
+            if found:  # a device may lack a precision
+                timings += found
+                best[precision] = max(found, key=lambda t: t.rows_per_s)
         tuned = Tuned(
             timings=timings,
             variants={p: t.variant for p, t in best.items()},
             batch_rows={p: self._batch_rows(timings, t) for p, t in best.items()},
         )
         self._apply(model, tuned)
-        agreement = self._agreement(model, closing)
-        fit = [p for p in self.precisions if p == "fp32" or agreement.get(p, 0.0) >= AGREEMENT]
+        agreement = self._agreement(model, list(best), closing)
+        fit = [p for p in best if p == "fp32" or agreement.get(p, 0.0) >= AGREEMENT]
         fastest = max(fit, key=lambda p: best[p].rows_per_s)
         pays = best[fastest].rows_per_s >= PAYS * best["fp32"].rows_per_s
         tuned = replace(
@@ -185,12 +198,18 @@ class Tuner:
         return self.device.call(call, Run(priority=IDLE))
 
     def _time(self, model: Model, variant: Variant, closing: threading.Event) -> list[Timing]:
-        """Time batches of growing size, each of them one step, until they take too long or gain nothing."""
+        """Time batches of growing size, each of them one step, until they take too long, gain nothing or do not fit."""
         timings: list[Timing] = []
         rows = 1
         while rows <= self.device.max_batch_rows:
             x = model.example()[:1].expand(rows, -1, -1, -1)
-            seconds = min(self._call(partial(_once, variant, x), closing) for _ in range(4))
+            try:
+                if rows == 1 and not self._call(partial(_repeats, variant, x), closing):
+                    break
+                seconds = min(self._call(partial(_once, variant, x), closing) for _ in range(4))
+            except (RuntimeError, MemoryError) as error:
+                log.info("model %s, %s with %d rows: %s", model.facts.name, variant.name, rows, error)
+                break
             if timings and seconds > self.max_batch_s:
                 break
             timings.append(Timing(variant.precision, variant.name, rows, rows / seconds))
@@ -204,7 +223,9 @@ class Tuner:
         same = [t for t in timings if (t.precision, t.variant) == (best.precision, best.variant)]
         return min(t.rows for t in same if t.rows_per_s >= NEAR_BEST * best.rows_per_s)
 
-    def _agreement(self, model: Model, closing: threading.Event) -> dict[Precision, float]:
+    def _agreement(
+        self, model: Model, precisions: Sequence[Precision], closing: threading.Event
+    ) -> dict[Precision, float]:
         """Return each precision's lowest agreement of Score-CAM maps with those of float32."""
         if model.facts.default_layer is None:
             return {}
@@ -213,7 +234,7 @@ class Tuner:
             picture = prepare(decode(data, max_bytes=2**20, max_pixels=2**20), model.spec.transform)
             x = to_input(picture.seen, model.spec.transform).to(model.device)
             maps: dict[Precision, Tensor] = {}
-            for precision in self.precisions:
+            for precision in precisions:
                 if closing.is_set():
                     raise EngineUnavailable("the server is closing")
                 probe = _Strongest(model, self.device, Run(priority=IDLE), precision)

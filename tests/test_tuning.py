@@ -10,6 +10,7 @@ import torch
 from service.app import build, close
 from service.engine.jobs import RowsJob
 from service.engine.run import Run
+from service.engine.variants import Recorded, Variant
 from service.settings import Settings
 from service.tuning import AGREEMENT, Tuner, photographs, rank_correlation
 from tests.conftest import CATALOG
@@ -78,6 +79,39 @@ def test_a_precision_that_disagrees_is_not_chosen(service, monkeypatch):
     monkeypatch.setattr("service.tuning.AGREEMENT", 1.1)
     tuner.measure(model, threading.Event())
     assert model.preferred == "fp32"
+
+
+def test_a_way_that_fails_or_does_not_fit_is_left_out(service, monkeypatch):
+    model, tuner = service.store.get("tiny"), _tuner(service)
+
+    def offered(module, x, precision):
+        if precision == "bf16":
+            return [Variant("broken", _Failing(0), precision)]
+        return [Variant("small", _Failing(3, module)), Variant("stale", module, recorded=Recorded(module, _stale))]
+
+    monkeypatch.setattr("service.tuning.candidates", offered)
+    tuner.measure(model, threading.Event())
+    tuned = tuner.found[model.version]
+    assert {(t.variant, t.rows) for t in tuned.timings} == {("small", 1), ("small", 2)}
+    assert (tuned.variants, tuned.preferred) == ({"fp32": "small"}, "fp32")
+
+
+class _Failing(torch.nn.Module):
+    """A network that takes only so many rows."""
+
+    def __init__(self, rows, module=None):
+        super().__init__()
+        self.rows, self.module = rows, module
+
+    def forward(self, x):
+        if len(x) > self.rows:
+            raise torch.OutOfMemoryError("out of memory")
+        return self.module(x)
+
+
+def _stale(call):
+    """A recording that answers what was asked first, for ever."""
+    return call(), lambda: None
 
 
 def test_requests_go_before_measuring(service):

@@ -1,7 +1,9 @@
-"""Copies of a network that only answer forwards: folded, in another memory layout, in another precision."""
+"""Copies of a network that only answer forwards: folded, in another memory layout, in another precision, recorded."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,59 @@ from service.engine.tape import uninstall
 EXACT = 1e-5  # largest difference of the outputs, relative to the largest output
 
 
+def bucket(rows: int) -> int:
+    """Return the least of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that so many rows fit in."""
+    power = 1 << (rows - 1).bit_length()
+    return power * 3 // 4 if power > 2 and rows <= power * 3 // 4 else power
+
+
+class Recorded:
+    """A network whose forward is recorded once for each size of a batch and then replayed.
+
+    On CUDA that takes the launching of hundreds of small kernels off the processor. One thread at a time.
+    """
+
+    def __init__(self, module: nn.Module, record: "Record | None" = None) -> None:
+        self._module, self._record = module, record or CUDAGraphs()
+        self._recordings: dict[tuple[int, ...], tuple[Tensor, Tensor, Callable[[], object]]] = {}
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return the outputs of rows (N, 3, H, W)."""
+        shape = tuple(rows.shape)
+        if shape not in self._recordings:
+            given = rows.clone()  # replays read from here
+            self._recordings[shape] = given, *self._record(partial(self._module, given))
+        given, found, replay = self._recordings[shape]
+        given.copy_(rows)
+        replay()
+        return found.clone()  # the next replay overwrites it
+
+
+Record = Callable[[Callable[[], Tensor]], tuple[Tensor, Callable[[], object]]]
+"""Records a call; returns the tensor its result lies in, and what repeats it."""
+
+
+class CUDAGraphs:
+    """Records calls as CUDA graphs. They share one pool of memory: none runs beside another, and results are copied."""
+
+    def __init__(self) -> None:
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], object]]:
+        """Record a call."""
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # libraries choose their algorithms and take their workspaces before
+                call()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads upload pictures meanwhile, which a recording that watches all of them would not survive.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            found = call()
+        return found, graph.replay
+
+
 @dataclass(frozen=True)
 class Variant:
     """A network to send rows through, and how they have to lie in memory."""
@@ -22,11 +77,21 @@ class Variant:
     precision: Precision = "fp32"
     channels_last: bool = False
     folded: frozenset[str] = frozenset()  # convolutions whose output is that of the batch norm after them
+    buckets: bool = False  # whether batches are filled up to a few fixed sizes
+    recorded: Recorded | None = None  # replays the module's forward
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return outputs (N, K) in float32 of rows (N, 3, H, W)."""
-        outputs: Tensor = self.module(self.laid_out(rows))
-        return outputs.float()
+        count, given = len(rows), self.laid_out(rows)
+        if self.buckets and (missing := bucket(count) - count):
+            filling = given[-1:].expand(missing, -1, -1, -1)
+            given = torch.cat([given, filling]).contiguous(memory_format=self._layout)
+        outputs: Tensor = (self.recorded or self.module)(given)
+        return outputs[:count].float()
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def laid_out(self, rows: Tensor) -> Tensor:
         """Return rows (N, 3, H, W) as the network takes them: precision, and order in memory."""
@@ -85,14 +150,24 @@ def candidates(module: nn.Module, x: Tensor, precision: Precision) -> list[Varia
 
     All of them compute what the network computes, up to their precision: in float32 to `EXACT`.
     """
-    plain = [Variant("plain", module)] if precision == "fp32" else []
+    on_gpu = x.is_cuda  # where kernels are chosen by the batch's size, and launching them costs
+    plain = [Variant("plain", module, buckets=on_gpu)] if precision == "fp32" else []
     copies = {"channels-last": (uninstall(copy.deepcopy(module)), frozenset[str]())}
     folded, convolutions = fold_batch_norms(module, x)
     with torch.inference_mode():
         expected, found = module(x), folded(x)
     if float((found - expected).abs().max()) <= EXACT * float(expected.abs().max()):
         copies["folded, channels-last"] = folded, convolutions
-    return plain + [
-        Variant(name, copied.to(DTYPES[precision]).to(memory_format=torch.channels_last), precision, True, convolutions)
+    ways = [
+        Variant(
+            name,
+            copied.to(DTYPES[precision]).to(memory_format=torch.channels_last),
+            precision,
+            channels_last=True,
+            folded=convolutions,
+            buckets=on_gpu,
+        )
         for name, (copied, convolutions) in copies.items()
     ]
+    graphs = [replace(way, name=f"{way.name}, graphs", recorded=Recorded(way.module)) for way in ways if on_gpu]
+    return plain + graphs + ways

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from service.process import prepare_process
-from tests.bench import latency, load, memory, wire
+from tests.bench import adaptive, latency, load, memory, wire
 from tests.bench.measure import Options, Row, report, table
 from tests.bench.subject import EMBEDDED, scratch
 
@@ -22,6 +22,7 @@ SECTIONS: Mapping[str, Callable[[Options, Path], Iterator[Row]]] = {
     "concurrency": load.run,
     "mixed": load.mixed,
     "memory": memory.run,
+    "adaptive": adaptive.run,
 }
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from service.engine.catalog import requested
 from service.engine.model import Model, probe_input
-from service.engine.variants import EXACT, candidates, fold_batch_norms
+from service.engine.variants import EXACT, Recorded, Variant, bucket, candidates, fold_batch_norms
 from service.explainers.base import INPUT
 from service.models.efficientnet_lite0 import efficientnet_lite0
 from tests import oracles, tiny
@@ -84,6 +84,44 @@ def test_every_variant_agrees(precision):
         assert found.dtype == torch.float32
         tolerance = EXACT if precision == "fp32" else 0.05
         assert float((found - expected).abs().max() / expected.abs().max()) <= tolerance, variant.name
+
+
+def test_buckets_are_few_and_never_much_too_large():
+    sizes = [bucket(rows) for rows in range(1, 257)]
+    assert all(rows <= size < 1.5 * rows or size == rows for rows, size in enumerate(sizes, 1))
+    assert sorted(set(sizes)) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+
+
+@torch.inference_mode()
+def test_batches_are_filled_up_to_buckets():
+    seen = []
+    network = tiny.classifier()
+    network.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+    rows = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected = network(rows)
+    found = Variant("bucketed", network, channels_last=True, buckets=True)(rows)
+    assert seen[1:] == [(6, 3, 32, 32)]
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found, expected, rtol=EXACT, atol=EXACT)
+
+
+@torch.inference_mode()
+def test_forwards_are_recorded_once_a_size_and_answer_each_picture():
+    recordings = []
+
+    def record(call):
+        """As a graph does it: the result lies in one place, whatever is replayed."""
+        found = call()
+        recordings.append(found.shape[0])
+        return found, lambda: found.copy_(call())
+
+    network = tiny.classifier()
+    recorded = Recorded(network, record)
+    pictures = torch.randn(7, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    answers = [(some, recorded(some)) for some in (pictures[:3], pictures[3:6], pictures[6:], pictures[:3])]
+    assert recordings == [3, 1]
+    for some, answer in answers:  # none was overwritten by a later one
+        torch.testing.assert_close(answer, network(some), rtol=EXACT, atol=EXACT)
 
 
 def _resnet():
