@@ -9,7 +9,7 @@ where rectangles cover most of the maps on, the network runs on whole ones.
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,7 +18,19 @@ import torch
 from torch import Tensor, nn
 
 from service.engine.incremental_graph import Joined, Local, Node, NotIncremental, Pair, Pooled, Shifted, Window, record
-from service.engine.incremental_regions import Batch, Clean, Ints, Key, Map, Region, cut, larger, reading
+from service.engine.incremental_regions import (
+    Batch,
+    Clean,
+    Ints,
+    Key,
+    Layout,
+    Map,
+    Region,
+    cut,
+    larger,
+    lines,
+    reading,
+)
 from service.engine.variants import EXACT
 
 __all__ = ["Clean", "Incremental", "NotIncremental", "Plan"]
@@ -27,6 +39,7 @@ LEAST_LOCAL = 1 / 3  # of the multiplications have to lie before the first opera
 _ROWS = 4  # of a calibrating batch
 _ROUNDS = 8  # at most; what others do on the machine only adds time, so that the least counts
 _CALIBRATING_S = 1.0  # after which no round begins
+_LAYOUTS = 32  # of batches, kept for the next picture on the same grid
 _USUAL = 24  # rows of a batch: with more, those at borders wait for those in the middle
 _LARGEST = 24 * 2**20  # bytes of a tensor: what malloc gets from the system anew each time costs more than its use
 
@@ -63,6 +76,7 @@ class Incremental:
         self.seconds = [0.0] * len(self.nodes)  # of a row, by node
         self.copying = 0.0  # seconds a byte of a rectangle
         self._plans: dict[tuple[Pair, int], Plan] = {}
+        self._layouts: dict[Hashable, Layout] = {}
         self._needs: dict[int, dict[Key, tuple[Pair, Pair]]] = {}  # by switch
         self._last: dict[int, list[int]] = {}  # nodes that nobody reads after a node
         readers = {i: node.index for node in self.nodes for i in node.inputs}
@@ -137,7 +151,15 @@ class Incremental:
         return result
 
     def _batch(self, cleans: Sequence[Clean], lengths: Sequence[int], first: Region) -> Batch:
-        return Batch(self.nodes, self._last, self.regions(cleans[0].switch, first), cleans, lengths)
+        return Batch(self.nodes, self._last, self._layout(cleans[0].switch, first), cleans, lengths)
+
+    def _layout(self, switch: int, first: Region) -> Layout:
+        key = switch, first.size, first.start.tobytes()
+        layout = self._layouts.pop(key, None) or Layout(self.regions(switch, first))
+        self._layouts[key] = layout  # as the last one used
+        if len(self._layouts) > _LAYOUTS:
+            del self._layouts[next(iter(self._layouts))]
+        return layout
 
     # Planning
 
@@ -377,7 +399,7 @@ class Incremental:
         times = []
         for _ in range(_ROUNDS):
             started = _now(rows)
-            copied = cut([clean], [64], start, (16, 16))
+            copied = cut([clean], [64], lines(clean, start, (16, 16)), (16, 16))
             times.append((_now(rows) - started) / (4 * copied.numel()))
         self.copying = min(times)
 

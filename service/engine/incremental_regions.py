@@ -5,8 +5,9 @@ border, its rectangle is moved inside and holds values that did not change.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from service.engine.incremental_graph import Joined, Node, Pair, Pooled, Shifted, Window
 
+T = TypeVar("T")
 Ints = NDArray[np.int64]
 Key = tuple[int, float]  # of a kept map: node, and what its border is filled with
 
@@ -88,45 +90,80 @@ class Map:
         return self.values.numel() * self.values.element_size()
 
 
-def cut(maps: Sequence[Map], lengths: Sequence[int], start: Ints, size: Pair) -> Tensor:
-    """Return the rectangles (N, h, w, C) from `start` (N, 2) on; the first `lengths[0]` rows from the first map, ..."""
+@dataclass
+class Layout:
+    """Where the rectangles of a batch lie, by node, and how they are addressed: the same wherever corners are equal."""
+
+    regions: Sequence[Region | None]
+    _known: dict[Hashable, object] = field(default_factory=dict)
+
+    def remember(self, key: Hashable, find: Callable[[], T]) -> T:
+        """Return what was found before under a key."""
+        if key not in self._known:
+            self._known[key] = find()
+        return cast(T, self._known[key])
+
+
+Lines = tuple[int, int] | Tensor
+"""Where rectangles begin in a map: the corner that all of them have, or the number of each line's first value."""
+
+
+def lines(clean: Map, start: Ints, size: Pair) -> Lines:
+    """Return where the rectangles from `start` (N, 2) on lie in a map with a border."""
+    at = start + np.array(clean.before)
+    if (at == at[0]).all():
+        return int(at[0, 0]), int(at[0, 1])
+    begin = (at[:, :1] + np.arange(size[0])) * clean.values.shape[1] + at[:, 1:]
+    return torch.from_numpy(begin.reshape(-1)).to(clean.values.device)
+
+
+def cut(maps: Sequence[Map], lengths: Sequence[int], where: Lines, size: Pair) -> Tensor:
+    """Return rectangles (N, h, w, C); the first `lengths[0]` rows from the first map, ..."""
     (h, w), c = size, maps[0].values.shape[2]
     out = maps[0].values.new_empty(sum(lengths), h, w, c)
     row = 0
     for clean, length in zip(maps, lengths, strict=True):
         part, values = out[row : row + length], clean.values
-        at = start[row : row + length] + np.array(clean.before)
-        row += length
-        if (at == at[0]).all():
-            y, x = at[0].tolist()
+        if isinstance(where, Tensor):
+            # Neighbouring values of a line lie together: each line of a rectangle is one run, wherever it begins.
+            runs = values.as_strided((values.shape[0] * values.shape[1] - w + 1, w * c), (c, 1))
+            torch.index_select(runs, 0, where[row * h : (row + length) * h], out=part.view(-1, w * c))
+        else:
+            y, x = where
             part.copy_(values[y : y + h, x : x + w].expand_as(part))
-            continue
-        width = values.shape[1]
-        # Neighbouring values of a line lie together: each line of a rectangle is one run, wherever it begins.
-        runs = values.as_strided((values.shape[0] * width - w + 1, w * c), (c, 1))
-        begin = (at[:, :1] + np.arange(h)) * width + at[:, 1:]
-        index = torch.from_numpy(begin.reshape(-1)).to(values.device)
-        torch.index_select(runs, 0, index, out=part.view(-1, w * c))
+        row += length
     return out
 
 
-def paste(into: Tensor, patch: Tensor, offset: Ints) -> None:
-    """Write patches (N, h, w, C) into (N, H, W, C) at `offset` (N, 2); what lies outside is dropped."""
-    (n, height, width), (h, w) = into.shape[:3], patch.shape[1:3]
+Places = tuple[int, int] | tuple[Tensor, Tensor | None]
+"""Where patches go: at the offset that all of them have, or value by value: to where, and which (None: all)."""
+
+
+def places(offset: Ints, bounds: Pair, size: Pair, device: torch.device) -> Places:
+    """Return where patches of a size go in rectangles of `bounds`, at `offset` (N, 2); what lies outside is dropped."""
     if (offset == offset[0]).all():
-        (y, x), (y0, x0) = offset[0].tolist(), np.maximum(-offset[0], 0).tolist()
+        return int(offset[0, 0]), int(offset[0, 1])
+    (height, width), (h, w) = bounds, size
+    ys, xs = offset[:, :1] + np.arange(h), offset[:, 1:] + np.arange(w)  # (N, h), (N, w)
+    index = ((np.arange(len(offset))[:, None] * height + ys)[:, :, None] * width + xs[:, None, :]).reshape(-1)
+    inside = (((ys >= 0) & (ys < height))[:, :, None] & ((xs >= 0) & (xs < width))[:, None, :]).reshape(-1)
+    which = None if inside.all() else torch.from_numpy(inside.nonzero()[0]).to(device)
+    return torch.from_numpy(index[inside]).to(device), which
+
+
+def paste(into: Tensor, patch: Tensor, where: Places) -> None:
+    """Write patches (N, h, w, C) into (N, H, W, C)."""
+    (n, height, width), (h, w) = into.shape[:3], patch.shape[1:3]
+    to, which = where
+    if isinstance(to, int):
+        assert isinstance(which, int)
+        y, x, y0, x0 = to, which, max(-to, 0), max(-which, 0)
         y1, x1 = min(h, height - y), min(w, width - x)
         if y1 > y0 and x1 > x0:
             into[:, y + y0 : y + y1, x + x0 : x + x1] = patch[:, y0:y1, x0:x1]
         return
-    ys, xs = offset[:, :1] + np.arange(h), offset[:, 1:] + np.arange(w)  # (N, h), (N, w)
-    index = ((np.arange(n)[:, None] * height + ys)[:, :, None] * width + xs[:, None, :]).reshape(-1)
     source = patch.reshape(n * h * w, -1)
-    inside = (((ys >= 0) & (ys < height))[:, :, None] & ((xs >= 0) & (xs < width))[:, None, :]).reshape(-1)
-    if not inside.all():
-        source = source[torch.from_numpy(inside.nonzero()[0]).to(source.device)]
-        index = index[inside]
-    into.view(n * height * width, -1).index_copy_(0, torch.from_numpy(index).to(into.device), source)
+    into.view(n * height * width, -1).index_copy_(0, to, source if which is None else source[which])
 
 
 @dataclass(frozen=True)
@@ -156,12 +193,12 @@ class Batch:
         self,
         nodes: Sequence[Node],
         last: Mapping[int, Sequence[int]],
-        regions: Sequence[Region | None],
+        layout: Layout,
         cleans: Sequence[Clean],
         lengths: Sequence[int],
     ) -> None:
-        """Take operators, what nobody reads after each, regions by node, and pictures with their numbers of rows."""
-        self.nodes, self.last, self.regions = nodes, last, list(regions)
+        """Take operators, what nobody reads after each, where rows differ, and pictures with their numbers of rows."""
+        self.nodes, self.last, self.layout, self.regions = nodes, last, layout, list(layout.regions)
         self.cleans, self.lengths = cleans, lengths
         self.rows, self.switch = sum(lengths), cleans[0].switch
         self.values: dict[int, Tensor] = {}
@@ -188,7 +225,7 @@ class Batch:
     def _whole(self, i: int) -> Tensor:
         if not self._is_whole(i):
             everything = Region.whole(self.rows, self.nodes[i].size)
-            self.values[i] = self._aligned(i, everything)
+            self.values[i] = self._aligned(i, everything, "whole")
             self.regions[i] = everything
         return self.values[i]
 
@@ -208,7 +245,7 @@ class Batch:
             return rule.run(self._read(node, rule, region), region.start)
         if isinstance(rule, Joined) and not all(self._region(i).same(region) for i in node.inputs):
             return self._joined(node, region)
-        given = [self._aligned(i, region) for i in node.inputs]
+        given = [self._aligned(i, region, node.index) for i in node.inputs]
         return node.call(given, self.rows, region.size, overwrite=True)
 
     def _read(self, node: Node, rule: Window, region: Region) -> Tensor:
@@ -221,27 +258,37 @@ class Batch:
             return self.values[source]
         key = source, rule.fill
         maps = [clean.maps[key] if key in clean.maps else clean.maps[source, 0.0] for clean in self.cleans]
-        out = cut(maps, self.lengths, start, size)
-        paste(out, _channels_last(self.values[source]), offset)
+        out = self._cut(maps, start, size, ("read", node.index))
+        self._paste(out, self.values[source], offset, ("read", node.index))
         return self._as(out, source)
 
-    def _aligned(self, i: int, region: Region) -> Tensor:
+    def _cut(self, maps: Sequence[Map], start: Ints, size: Pair, key: Hashable) -> Tensor:
+        where = self.layout.remember(("cut", key), lambda: lines(maps[0], start, size))
+        return cut(maps, self.lengths, where, size)
+
+    def _paste(self, into: Tensor, value: Tensor, offset: Ints, key: Hashable) -> None:
+        patch = _channels_last(value)
+        bounds, size = (into.shape[1], into.shape[2]), (patch.shape[1], patch.shape[2])
+        paste(into, patch, self.layout.remember(("paste", key), lambda: places(offset, bounds, size, into.device)))
+
+    def _aligned(self, i: int, region: Region, reader: Hashable) -> Tensor:
         """Return a node's values in another region that holds its own."""
         held = self._region(i)
         if held.same(region):
             return self.values[i]
-        out = cut([clean.map(i) for clean in self.cleans], self.lengths, region.start, region.size)
-        paste(out, _channels_last(self.values[i]), held.start - region.start)
+        out = self._cut([clean.map(i) for clean in self.cleans], region.start, region.size, (reader, i))
+        self._paste(out, self.values[i], held.start - region.start, (reader, i))
         return self._as(out, i)
 
     def _joined(self, node: Node, region: Region) -> Tensor:
-        out = cut([clean.map(node.index) for clean in self.cleans], self.lengths, region.start, region.size)
+        out = self._cut([clean.map(node.index) for clean in self.cleans], region.start, region.size, node.index)
         channel = 0
         refs = node.args[0]  # a tensor may be there twice
         for ref in refs:
             width = self.nodes[ref.node].shape[0]
             offset = self._region(ref.node).start - region.start
-            paste(out[..., channel : channel + width], _channels_last(self.values[ref.node]), offset)
+            into = out[..., channel : channel + width]
+            self._paste(into, self.values[ref.node], offset, (node.index, ref.node))
             channel += width
         return self._as(out, node.index)
 
@@ -249,7 +296,7 @@ class Batch:
         """Return means over whole maps: the clean ones, and what the change adds."""
         source = node.inputs[0]
         held = self._region(source)
-        before = cut([clean.map(source) for clean in self.cleans], self.lengths, held.start, held.size)
+        before = self._cut([clean.map(source) for clean in self.cleans], held.start, held.size, node.index)
         added = self.values[source].sum((2, 3)) - before.sum((1, 2))  # (N, C)
         clean = torch.cat(
             [

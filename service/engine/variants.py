@@ -55,7 +55,7 @@ class CUDAGraphs:
 
     def __call__(self, call: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], object]]:
         """Record a call."""
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(3):  # libraries choose their algorithms and take their workspaces before

@@ -145,10 +145,7 @@ def test_a_deadline_holds_before_a_thread_is_free(chelsea, accept):
         request = _body(chelsea, timeout_s=0.2, **LONG)
         with client.stream("POST", "/explain/occlusion", json=request, headers={"accept": accept}) as response:
             assert not busy.is_set()
-            if accept == "application/json":
-                problem = json.loads(response.read())
-            else:
-                problem = dict(_events(response))["error"]
+            problem = json.loads(response.read()) if accept == "application/json" else dict(_events(response))["error"]
         assert problem["status"] == 504
         assert client.post("/predict", json=_body(chelsea)).status_code == 200  # small work has threads of its own
         busy.set()

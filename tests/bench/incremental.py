@@ -23,6 +23,7 @@ from service.engine.incremental import Incremental, NotIncremental
 from service.engine.variants import Variant, candidates
 from service.explainers.occlusion import starts
 from service.models.efficientnet_lite0 import efficientnet_lite0
+from service.process import keep_freed_memory
 from tests import oracles
 from tests.bench.subject import EMBEDDED
 
@@ -197,6 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
     given = parser.parse_args(arguments)
+    keep_freed_memory()  # as the server does
     torch.set_num_threads(given.threads)
     results: list[Result] = []
     print(HEAD, flush=True)
