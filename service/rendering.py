@@ -5,7 +5,8 @@ import io
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import cmap
@@ -70,6 +71,8 @@ class Heat:
     kind: Literal["positive", "signed", "grid", "picture", "rgb"]
     interpolation: Literal["bilinear", "nearest"] = "bilinear"
     patch: tuple[int, int, int, int] | None = None
+    # The map alone and over the picture are one drawing; nobody changes it.
+    drawings: dict[tuple[int, int, str | None], Image.Image] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def flat(self) -> bool:
@@ -98,11 +101,17 @@ def colours(values: Floats, *, signed: bool, colormap: str | None) -> Bytes:
         unit = values / (2 * limit) + 0.5 if limit > 0 else np.full_like(values, 0.5)
     else:
         unit = to_unit(np.minimum(values, _top(values)))
-    table = cmap.Colormap(colormap or (DIVERGING if signed else SEQUENTIAL)).lut(256)
-    table = table[np.arange(256) * len(table) // 256]  # a map of a few distinct colours has no more than these
     index = np.clip(unit * 255 + 0.5, 0, 255).astype(np.uint8)
-    drawn: Bytes = np.rint(table[index, :3] * 255).astype(np.uint8)
-    return drawn
+    return _table(colormap or (DIVERGING if signed else SEQUENTIAL))[index]
+
+
+@lru_cache(maxsize=64)
+def _table(colormap: str) -> Bytes:
+    """Return the 256 colours (256, 3) of a colour map."""
+    table = cmap.Colormap(colormap).lut(256)
+    table = table[np.arange(256) * len(table) // 256]  # a map of a few distinct colours has no more than these
+    colours: Bytes = np.rint(table[:, :3] * 255).astype(np.uint8)
+    return colours
 
 
 def _top(values: Floats) -> np.float32:
@@ -160,8 +169,12 @@ def heatmap(heat: Heat, picture: Picture | None, options: OutputOptions) -> Imag
 
 
 def _drawn_heat(heat: Heat, width: int, height: int, options: OutputOptions) -> Image.Image:
-    values = _resize(heat.array, width, height, heat.interpolation)
-    return Image.fromarray(colours(values, signed=heat.kind == "signed", colormap=options.colormap))
+    key = width, height, options.colormap
+    if key not in heat.drawings:
+        values = _resize(heat.array, width, height, heat.interpolation)
+        drawn = colours(values, signed=heat.kind == "signed", colormap=options.colormap)
+        heat.drawings[key] = Image.fromarray(drawn)
+    return heat.drawings[key]
 
 
 def _box_size(picture: Picture) -> tuple[int, int]:

@@ -20,6 +20,7 @@ SECTIONS: Mapping[str, Callable[[Options, Path], Iterator[Row]]] = {
     "second-target": wire.second_target,
     "http": wire.run,
     "concurrency": load.run,
+    "ceiling": load.ceiling,
     "mixed": load.mixed,
     "memory": memory.run,
     "adaptive": adaptive.run,
