@@ -65,8 +65,9 @@ class Pipeline:
 
     def __init__(self, settings: Settings, store: Store, device: Device) -> None:
         self.settings, self.store, self.device = settings, store, device
-        # A picture at the limit takes 300 MB while it is decoded: as many at a time as there are cores to do it.
-        self._decoding = threading.BoundedSemaphore(os.cpu_count() or 1)
+        # As many pictures are decoded and drawn at a time as there are cores to do it: one at the limit takes 300 MB
+        # meanwhile, and more threads would only take the device thread's turns.
+        self._cores = threading.BoundedSemaphore(os.cpu_count() or 1)
 
     def plan(
         self,
@@ -117,7 +118,7 @@ class Pipeline:
         with run.stage("explain"):
             explanation = explainer.explain(ModelProbe(chosen, self.device, run, plan.precision), x, plan.targets)
         run.avoided += explanation.avoided
-        with run.stage("render"):
+        with self._cores, run.stage("render"):
             heats, maps = self._maps(explanation, picture, output, chosen)
         body = {
             "id": run.id,
@@ -156,7 +157,7 @@ class Pipeline:
                 "/image", "the request has no picture; send it as base64 in `image`, or as multipart part `image`"
             )
         limits = self.settings
-        with self._decoding, run.stage("decode"):
+        with self._cores, run.stage("decode"):
             decoded = decode(image, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
             picture = prepare(decoded, model.spec.transform)
             x = to_input(picture.seen, model.spec.transform)

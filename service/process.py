@@ -1,6 +1,7 @@
 """How the process uses the machine: memory that a forward frees is kept for the next one, cores are the device's."""
 
 import ctypes
+from contextlib import suppress
 
 import torch
 
@@ -26,6 +27,12 @@ def keep_freed_memory() -> bool:
     mapped = any(mallopt(_MMAP_THRESHOLD, size) for size in (1 << 30, 32 << 20))
     others = [mallopt(_TRIM_THRESHOLD, (1 << 31) - 1), mallopt(_TOP_PAD, 64 << 20), mallopt(_ARENA_MAX, 1)]
     return mapped and all(others)
+
+
+def release_freed_memory() -> None:
+    """Give back what is kept: after work that needed more than what follows will."""
+    with suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def leave_cores_to_the_device() -> None:

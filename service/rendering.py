@@ -102,7 +102,8 @@ def colours(values: Floats, *, signed: bool, colormap: str | None) -> Bytes:
     else:
         unit = to_unit(np.minimum(values, _top(values)))
     index = np.clip(unit * 255 + 0.5, 0, 255).astype(np.uint8)
-    return _table(colormap or (DIVERGING if signed else SEQUENTIAL))[index]
+    drawn: Bytes = _table(colormap or (DIVERGING if signed else SEQUENTIAL))[index]
+    return drawn
 
 
 @lru_cache(maxsize=64)

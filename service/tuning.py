@@ -42,7 +42,7 @@ IDLE = -100  # below every request's priority: one small step at a time, wheneve
 AGREEMENT = 0.999  # least rank correlation of Score-CAM maps with those in float32
 PAYS = 1.1  # a reduced precision has to be this much faster
 CHANNELS = 512  # of the strongest feature maps, for comparing Score-CAM maps
-NEAR_BEST = 0.95  # of the best throughput: what the batch size has to reach
+NEAR_BEST = 0.98  # of the best throughput: what the batch size has to reach
 
 
 @dataclass(frozen=True)

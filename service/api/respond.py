@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from service import tracing
 from service.api import problems
 from service.api.context import Context
+from service.engine.device import SMALL_PASSES
 from service.engine.run import Run
 from service.errors import Cancelled, ServiceError
 from service.pipeline import Answer
@@ -21,7 +22,6 @@ from service.pipeline import Answer
 T = TypeVar("T")
 JSON, PNG, NPY, EVENTS = "application/json", "image/png", "application/x-npy", "text/event-stream"
 _PROGRESS_S, _PARTIAL_S = 0.1, 0.5  # least time between two events of a kind
-_SMALL_PASSES = 64  # of a request that does not wait for a thread behind larger ones
 
 
 def accepted(request: Request) -> str:
@@ -82,7 +82,7 @@ def start(service: Context, run: Run, passes: int, work: Callable[[], T]) -> "as
             if run.cancelled.is_set():
                 _forget(run)
 
-    pool = service.pool if passes <= _SMALL_PASSES else service.long_pool
+    pool = service.pool if passes <= SMALL_PASSES else service.long_pool
     try:
         future = pool.submit(checked)
     except RuntimeError:

@@ -2,8 +2,8 @@
 
 Requests are plain synchronous code in a pool of threads; they hand jobs to the scheduler and wait. A batch is cut when
 the device is free, never on a timer. The highest priority goes first; among equals the models take turns by the device
-time they have had, and within a model the kinds of work by how long they have waited. Each job of a batch gets an equal
-share of its rows, and what some do not need goes to the others.
+time they have had, and within a model the kinds of work by how long they have waited. Jobs of a kind take turns by a
+quantum of rows, those that need no more than that first, until the batch is full.
 """
 
 import logging
@@ -33,6 +33,11 @@ from service.errors import (
 from service.process import ALL_THREADS, use_threads
 
 log = logging.getLogger("heatlens")
+SMALL_PASSES = 64  # requests of no more are worked off in the order they came; larger ones share
+QUANTUM = 8  # rows of a job's turn: to build one or two at a time of every job costs more than it is fair
+_SAFETY = 3  # times as long as expected that what waits may take: what is let in has to be answered in time
+_LOOK_S = 0.25  # after which a request is read again to see how long callers would wait
+_CROWD = 8  # requests under way, from which on more of them would not make the whole faster
 T = TypeVar("T")
 Share = list[tuple[Job[Any], int]]
 
@@ -80,7 +85,12 @@ class Device:
         self._admitted: set[Run] = set()
         self._served: defaultdict[int, float] = defaultdict(float)  # device time of each network, for taking turns
         self._turn = 0.0
-        self._recent_rows = self._recent_s = 0.0
+        self._recent_rows = self._recent_s = 0.0  # of batches
+        self._recent_ended = self._recent_host_s = 0.0  # of requests in a crowd, and what they took beside the device
+        self._busy_s = 0.0  # of all batches
+        self._patience: deque[float] = deque([math.inf], maxlen=64)  # timeouts of the last requests that were read
+        self._looked = 0.0  # when the last one was
+        self._crowded: tuple[float, float] | None = None  # when a request last ended in a crowd, and `_busy_s` then
         self._observe = observe
         self._changed = threading.Condition()
         self._closed: EngineUnavailable | None = None
@@ -133,25 +143,53 @@ class Device:
     def admit(self, run: Run, passes: int) -> None:
         """Let a request in that will need about so many passes; `release` has to follow.
 
-        An empty server takes a request of any size; another one is let in as long as it may end before its deadline,
-        at the measured rate.
+        An empty server takes a request of any size; another one is let in as long as it would end before its deadline,
+        even if all before it took three times as long as measured.
 
         Raises:
             Overloaded: too much waits already.
         """
         with self._changed:
             self._check_open()
+            self._patience.append(run.timeout_s or math.inf)
+            self._looked = time.monotonic()
             waiting = sum(other.left for other in self._admitted)
             full = len(self._admitted) >= self.max_waiting_requests
-            rate = self._recent_rows / self._recent_s if self._recent_s else math.inf
-            late = run.timeout_s is not None and (waiting + passes) / rate > run.timeout_s
-            if self._admitted and (full or late or waiting + passes > self.max_waiting_rows):
-                raise self._overloaded(waiting, passes)
-            run.expected = passes
+            too_long_s = self._too_long_s(passes, run.time_left_s)
+            if self._admitted and (full or too_long_s > 0 or waiting + passes > self.max_waiting_rows):
+                raise self._overloaded(waiting, passes, too_long_s)
+            run.expected = run.admitted_passes = passes
             self._admitted.add(run)
 
+    def _too_long_s(self, passes: int, time_left_s: float | None) -> float:
+        """Return by how much what waits is too much for a request to end in time; not above 0: it is not."""
+        if time_left_s is None:
+            return 0.0
+        own_s = passes * self._row_s + self._host_s
+        return self._ahead_s(passes) - max(0.0, time_left_s - own_s) / _SAFETY
+
+    def _ahead_s(self, passes: int) -> float:
+        """Return the time that what was admitted before a request of so many passes keeps it waiting."""
+        ahead = sum(
+            other.left if other.admitted_passes <= SMALL_PASSES else min(other.left, passes) for other in self._admitted
+        )
+        return ahead * self._row_s + len(self._admitted) * self._host_s
+
+    @property
+    def _row_s(self) -> float:
+        """Time of a pass on the device, as measured of late."""
+        return self._recent_s / self._recent_rows if self._recent_rows else 0.0
+
+    @property
+    def _host_s(self) -> float:
+        """Time that a request takes beside the device: decoding, drawing, and whatever else uses the processor."""
+        return max(0.0, self._recent_host_s / self._recent_ended) if self._recent_ended else 0.0
+
     def check_room(self) -> None:
-        """Turn a request away before its body is read.
+        """Turn a request away before its body is read, which would cost those that were let in.
+
+        How long its caller would wait stands in the body: as long as the most patient of late is taken for granted, and
+        now and then a body is read to see.
 
         Raises:
             Overloaded: nothing more would be admitted.
@@ -159,17 +197,18 @@ class Device:
         with self._changed:
             self._check_open()
             waiting = sum(run.left for run in self._admitted)
-            if waiting >= self.max_waiting_rows or len(self._admitted) >= self.max_waiting_requests:
-                raise self._overloaded(waiting, 1)
+            full = waiting >= self.max_waiting_rows or len(self._admitted) >= self.max_waiting_requests
+            too_long_s = self._too_long_s(1, max(self._patience)) if self._admitted else 0.0
+            if full or (too_long_s > 0 and time.monotonic() - self._looked < _LOOK_S):
+                raise self._overloaded(waiting, 1, too_long_s)
 
     def _check_open(self) -> None:
         if self._draining:
             raise Draining("the server is about to stop; send the request again, another one will answer")
 
-    def _overloaded(self, waiting: int, passes: int) -> Overloaded:
-        over = waiting + passes - self.max_waiting_rows
-        rate = self._recent_rows / self._recent_s if self._recent_s else None
-        seconds = max(over, waiting / len(self._admitted)) / rate if rate else 5.0
+    def _overloaded(self, waiting: int, passes: int, too_long_s: float = 0.0) -> Overloaded:
+        over = max(waiting + passes - self.max_waiting_rows, waiting / len(self._admitted))
+        seconds = max(too_long_s, over * self._row_s) if self._row_s or self._host_s else 5.0
         return Overloaded(
             f"{waiting:,} rows of {len(self._admitted)} requests wait, and this one needs about {passes:,} more; send "
             "it again later, or ask for less (a layer with fewer channels, a larger stride)",
@@ -179,9 +218,22 @@ class Device:
     def release(self, run: Run) -> None:
         """Count a request no longer."""
         with self._changed:
+            self._count_ended()
             self._admitted.discard(run)
             if self._draining:
                 self._changed.notify_all()
+
+    def _count_ended(self) -> None:
+        """Measure what a request takes beside the device, while there are enough of them to keep the machine busy."""
+        if len(self._admitted) < _CROWD:
+            self._crowded = None
+            return
+        now = time.monotonic(), self._busy_s
+        if self._crowded is not None:
+            beside_s = (now[0] - self._crowded[0]) - (now[1] - self._crowded[1])
+            self._recent_ended = 0.98 * self._recent_ended + 1
+            self._recent_host_s = 0.98 * self._recent_host_s + beside_s
+        self._crowded = now
 
     def cancel(self, run: Run) -> None:
         """Stop working for a request whose caller has gone."""
@@ -332,7 +384,8 @@ class Device:
                     self._jobs.remove(job)
                     self._jobs.append(job)
                 sharing = self._within_memory(alike)
-                sharing.sort(key=lambda job: -job.priority)  # stable: among equals, the order of waiting
+                # Stable: among equals, the order of waiting.
+                sharing.sort(key=lambda job: (-job.priority, job.rows_left > QUANTUM))
                 room = self.limit(first.key)
                 batch = self._whole(sharing, room) if isinstance(first, TraceJob) else self._shares(sharing, room)
             for job, _ in batch:  # who was served waits behind who was not
@@ -362,13 +415,12 @@ class Device:
 
     @staticmethod
     def _shares(jobs: list[Job[Any]], room: int) -> Share:
-        """Deal rows out equally; what some do not need goes round again."""
+        """Deal rows out, a quantum a turn."""
         share = dict.fromkeys(jobs, 0)
         hungry = jobs
         while room and hungry:
-            equal = max(1, room // len(hungry))
             for job in hungry:
-                extra = min(equal, job.rows_left - share[job], room)
+                extra = min(QUANTUM, job.rows_left - share[job], room)
                 share[job] += extra
                 room -= extra
             hungry = [job for job in hungry if share[job] < job.rows_left]
@@ -412,6 +464,7 @@ class Device:
         else:
             rows = self._run_rows([(job, share) for job, share in batch if isinstance(job, RowsJob)])
         seconds = time.monotonic() - started
+        self._busy_s += seconds
         if first.network is not None:  # calls are the server's own, and not charged
             self._served[id(first.network)] += seconds
         if rows:

@@ -33,6 +33,7 @@ class Run:
         self.cancelled = threading.Event()
         self.done = 0  # passes
         self.expected = expected  # passes, as far as is known
+        self.admitted_passes = expected  # the same, when it was let in
         self.forwards = 0
         self.backwards = 0
         self.avoided = 0  # rows that were asked for and answered without a forward

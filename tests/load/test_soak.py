@@ -31,10 +31,12 @@ def test_soak(server: Server) -> None:
 
 
 def test_open_loop(server: Server) -> None:
-    options = Namespace(mix="cheap", deadline=5.0, seed=0, seconds=1.0, rate=10.0, clients=2, capacity_multiple=1.0)
+    sizes = {"seconds": 1.0, "last_seconds": 1.5, "rate": 10.0, "clients": 2, "capacity_multiple": 1.0}
+    options = Namespace(mix="cheap", deadline=5.0, seed=0, **sizes)
     capacity, steps = asyncio.run(run(server.url, options))
     assert capacity == 10
     assert [step.multiple for step in steps] == [0.5, 1]
+    assert steps[0].seconds < 1.5 <= steps[1].seconds
     assert sum(step.sent for step in steps) == sum(sum(step.statuses.values()) for step in steps) > 5
     assert "| 0.5x |" in table(capacity, steps, "cheap")
 
