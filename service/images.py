@@ -22,7 +22,8 @@ _RESAMPLING: Mapping[str, Image.Resampling] = {
 }
 # Pillow reads these formats' small parts one by one in Python, and goes over a JPEG once a scan: a file may be made so
 # that a few bytes cost seconds. No program writes pictures that come near these bounds.
-_READS_OF_HEADER, _READS = 10_000, 250_000
+_READS_OF_HEADER, _READS = 10_000, 60_000
+_READS_OF_GIF = 250_000  # which is made of blocks of at most 255 bytes
 _JPEG_SCANS, _JPEG_SEGMENTS = 32, 10_000
 _METADATA_BYTES = 2**19
 _RUN_LENGTH_PIXELS = 4_000_000
@@ -89,7 +90,7 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Image.Image:
                     )
                 if image.info.get("compression") in (1, 2) and width * height > _RUN_LENGTH_PIXELS:
                     raise _Costly("a run-length coded BMP of so many pixels")
-                file.reads_left = _READS
+                file.reads_left = _READS_OF_GIF if image.format == "GIF" else _READS
                 image.load()
                 return _to_rgb(_upright(image))
     except UnidentifiedImageError:

@@ -45,21 +45,24 @@ def known(path: str, error: BaseException) -> ServiceError:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the application as a problem."""
+    """Answer every error of the application as a problem.
+
+    Without a thread: refusals must stay cheap when there is too much work.
+    """
 
     @app.exception_handler(ServiceError)
-    def ours(request: Request, error: ServiceError) -> Response:
+    async def ours(request: Request, error: ServiceError) -> Response:
         request.scope["heatlens"].error = error.type
         error.with_traceback(None)  # whose frames hold the future that holds the error, and the request's body
         return problem(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
-    def invalid(request: Request, error: RequestValidationError) -> Response:
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         return problem(InvalidParameter(f"{'/'.join(map(str, first['loc']))}: {first['msg']}"), request.url.path)
 
     @app.exception_handler(HTTPException)
-    def routing(request: Request, error: HTTPException) -> Response:
+    async def routing(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another verb")
             response = problem(
