@@ -68,10 +68,10 @@ def _watch(metrics: Metrics, device: Device, store: Store) -> None:
         found = [entry.status for entry in store.entries.values()]
         return {status: found.count(status) for status in get_args(Status)}
 
-    metrics.watch("rows_waiting", "Passes that admitted requests still expect.", lambda: device.waiting_rows)
-    metrics.watch("requests_waiting", "Requests that wait or are worked on.", lambda: device.waiting_requests)
+    metrics.watch("rows_waiting", "Passes that admitted requests still expect.", lambda: device.admission.waiting_rows)
+    metrics.watch("requests_waiting", "Requests that wait or are worked on.", lambda: device.admission.waiting_requests)
     metrics.watch("cache_bytes", "Memory of kept score matrices.", lambda: device.cache.bytes)
-    metrics.watch("draining", "1 while the server is about to stop.", lambda: device.draining)
+    metrics.watch("draining", "1 while the server is about to stop.", lambda: device.admission.draining)
     metrics.watch("device_memory_bytes", "Memory of the accelerator in use; 0 on a CPU.", device.memory_bytes)
     metrics.watch_by("models", "Models by status.", "status", models)
 

@@ -45,6 +45,6 @@ class Server(uvicorn.Server):
 
     def _drain(self) -> None:
         context = getattr(self.app.state, "context", None)
-        if context is not None and not context.device.drain(self.settings.drain_timeout_s):
+        if context is not None and not context.device.admission.drain(self.settings.drain_timeout_s):
             log.warning("not finished within %g s: stopping", self.settings.drain_timeout_s)
         self.should_exit = True

@@ -52,7 +52,7 @@ def _add(routes: APIRouter, cls: type[Explainer]) -> None:
         known = record(request)
         known.method = cls.name
         kind = respond.accepted(request)
-        service.device.check_room()
+        service.device.admission.check_room()
         run = known.run = Run(id=known.id)
         with run.stage("read"):
             received = await body.read(request, service.settings.max_body_bytes, service.settings.body_timeout_s)

@@ -192,7 +192,7 @@ async def ready(request: Request) -> schemas.Ready:
     """Answer 200 once every model is loaded or has failed and the default one answers a forward right now."""
     service = context(request)
     store = service.store
-    if service.device.draining:
+    if service.device.admission.draining:
         raise Draining("the server is about to stop")
     if not service.device.alive:
         raise EngineUnavailable("the device thread has stopped; restart the server")

@@ -31,7 +31,7 @@ async def predict(request: Request) -> Response:
     service = context(request)
     known = record(request)
     known.method = "predict"
-    service.device.check_room()
+    service.device.admission.check_room()
     run = known.run = Run(id=known.id)
     with run.stage("read"):
         received = await body.read(request, service.settings.max_body_bytes, service.settings.body_timeout_s)

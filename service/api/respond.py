@@ -14,7 +14,7 @@ from starlette.responses import Response, StreamingResponse
 from service import tracing
 from service.api import problems
 from service.api.context import Context
-from service.engine.device import SMALL_PASSES
+from service.engine.admission import SMALL_PASSES
 from service.engine.run import Run
 from service.errors import Cancelled, ServiceError
 from service.pipeline import Answer
@@ -68,7 +68,7 @@ def start(service: Context, run: Run, passes: int, work: Callable[[], T]) -> "as
     Raises:
         Overloaded: too much waits already.
     """
-    service.device.admit(run, passes)
+    service.device.admission.admit(run, passes)
     trace = tracing.current()
 
     def checked() -> T:
@@ -86,9 +86,9 @@ def start(service: Context, run: Run, passes: int, work: Callable[[], T]) -> "as
     try:
         future = pool.submit(checked)
     except RuntimeError:
-        service.device.release(run)
+        service.device.admission.release(run)
         raise
-    future.add_done_callback(lambda _: service.device.release(run))
+    future.add_done_callback(lambda _: service.device.admission.release(run))
     return asyncio.wrap_future(future)
 
 

@@ -238,10 +238,10 @@ def test_many_disconnects_leave_nothing_behind(chelsea):
             with socket.create_connection((place.hostname, place.port)) as connection:
                 connection.sendall(data[: len(data) if i % 2 else len(data) // 2])
         until = time.monotonic() + 10
-        while (device._jobs or device._admitted) and time.monotonic() < until:
+        while (device._jobs or device.admission._runs) and time.monotonic() < until:
             time.sleep(0.02)
         assert not device._jobs
-        assert not device._admitted
+        assert not device.admission._runs
         assert client.post("/predict", files={"image": chelsea}).status_code == 200
 
 

@@ -50,7 +50,7 @@ def _quiet(service, patience_s=5.0):
     """Wait until nothing is left of any request."""
     until = time.monotonic() + patience_s
     while time.monotonic() < until:
-        if not service.device._jobs and not service.device._admitted:
+        if not service.device._jobs and not service.device.admission._runs:
             return True
         time.sleep(0.01)
     return False

@@ -269,20 +269,20 @@ def test_the_others_go_on_when_the_first_of_equals_leaves():
 def test_admission_counts_rows():
     device = Device(torch.device("cpu"), max_waiting_rows=100, max_waiting_requests=3)
     big, small = Run(), Run()
-    with device.admitted(big, 5000):  # an idle server takes any
-        assert device.waiting_rows == 5000
+    with device.admission.admitted(big, 5000):  # an idle server takes any
+        assert device.admission.waiting_rows == 5000
         with pytest.raises(Overloaded, match="send it again later") as refused:
-            device.admit(small, 1)
+            device.admission.admit(small, 1)
         assert refused.value.retry_after_s >= 1
         with pytest.raises(Overloaded):
-            device.check_room()
+            device.admission.check_room()
         big.advance(4950)
-        device.check_room()
-        with device.admitted(small, 50), pytest.raises(Overloaded):
-            device.admit(Run(), 1)
-        with device.admitted(Run(), 1), device.admitted(Run(), 1), pytest.raises(Overloaded):
-            device.admit(Run(), 1)  # the number of requests is bounded too
-    assert device.waiting_rows == 0
+        device.admission.check_room()
+        with device.admission.admitted(small, 50), pytest.raises(Overloaded):
+            device.admission.admit(Run(), 1)
+        with device.admission.admitted(Run(), 1), device.admission.admitted(Run(), 1), pytest.raises(Overloaded):
+            device.admission.admit(Run(), 1)  # the number of requests is bounded too
+    assert device.admission.waiting_rows == 0
     device.close()
 
 
@@ -295,8 +295,8 @@ def test_retry_after_follows_the_measured_rate():
             return super().forward(rows, precision)
 
     device.submit(*_job(Slow(), 1, 100))  # about 200 rows a second
-    with device.admitted(Run(), 1000), pytest.raises(Overloaded) as refused:
-        device.admit(Run(), 100)
+    with device.admission.admitted(Run(), 1000), pytest.raises(Overloaded) as refused:
+        device.admission.admit(Run(), 100)
     assert 4 <= refused.value.retry_after_s <= 8
     device.close()
 
@@ -310,20 +310,20 @@ def test_what_would_end_too_late_is_turned_away_at_once():
             return super().forward(rows, precision)
 
     device.submit(*_job(Slow(), 1, 100))  # about 200 rows a second
-    with device.admitted(Run(), 1000):  # 5 s of work
+    with device.admission.admitted(Run(), 1000):  # 5 s of work
         with pytest.raises(Overloaded) as refused:
-            device.admit(Run(timeout_s=8), 900)  # 4.5 s beside as much of the other one
+            device.admission.admit(Run(timeout_s=8), 900)  # 4.5 s beside as much of the other one
         assert 1 <= refused.value.retry_after_s <= 7
-        with device.admitted(Run(timeout_s=60), 900), device.admitted(Run(timeout_s=2), 10):
+        with device.admission.admitted(Run(timeout_s=60), 900), device.admission.admitted(Run(timeout_s=2), 10):
             pass  # a small one takes turns with large ones and does not wait for them
-    with device.admitted(Run(timeout_s=2), 1000):  # alone it may try
+    with device.admission.admitted(Run(timeout_s=2), 1000):  # alone it may try
         pass
     with ExitStack() as small:
         for _ in range(10):
-            small.enter_context(device.admitted(Run(), 50))  # 2.5 s in all, in the order they came
+            small.enter_context(device.admission.admitted(Run(), 50))  # 2.5 s in all, in the order they came
         with pytest.raises(Overloaded):
-            device.admit(Run(timeout_s=2), 10)
-        with device.admitted(Run(timeout_s=30), 10):
+            device.admission.admit(Run(timeout_s=2), 10)
+        with device.admission.admitted(Run(timeout_s=30), 10):
             pass
     device.close()
 
@@ -331,27 +331,27 @@ def test_what_would_end_too_late_is_turned_away_at_once():
 def test_time_beside_the_device_counts_in_admission(monkeypatch):
     """Where decoding and drawing are what is scarce, rows alone would let in far too much."""
     device, clock = Device(torch.device("cpu")), [1000.0]
-    monkeypatch.setattr("service.engine.device.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("service.engine.admission.time.monotonic", lambda: clock[0])
     monkeypatch.setattr("service.engine.run.time.monotonic", lambda: clock[0])
     runs = [Run() for _ in range(60)]
     for run in runs:
-        device.admit(run, 1)
-    device.admit(Run(timeout_s=1), 1)  # nothing is known yet
+        device.admission.admit(run, 1)
+    device.admission.admit(Run(timeout_s=1), 1)  # nothing is known yet
     for run in runs[:30]:
         clock[0] += 0.1  # one ends every tenth of a second, and the device has done nothing
-        device.release(run)
+        device.admission.release(run)
     with pytest.raises(Overloaded) as refused:
-        device.admit(Run(timeout_s=5), 1)  # 31 times 0.1 s, and thrice that is more
+        device.admission.admit(Run(timeout_s=5), 1)  # 31 times 0.1 s, and thrice that is more
     assert 1 <= refused.value.retry_after_s <= 3
-    device.admit(Run(timeout_s=11), 1)
-    device.check_room()  # some callers have all the time in the world
+    device.admission.admit(Run(timeout_s=11), 1)
+    device.admission.check_room()  # some callers have all the time in the world
     for _ in range(64):
         with suppress(Overloaded):
-            device.admit(Run(timeout_s=5), 1)
+            device.admission.admit(Run(timeout_s=5), 1)
     with pytest.raises(Overloaded):
-        device.check_room()  # as those before it would not wait that long, this one is not even read
+        device.admission.check_room()  # as those before it would not wait that long, this one is not even read
     clock[0] += 0.3
-    device.check_room()  # until it is time to look again
+    device.admission.check_room()  # until it is time to look again
     device.close()
 
 

@@ -44,6 +44,7 @@ def _picture() -> bytes:
 
 
 PICTURE = _picture()
+PATIENCE_S = 20.0
 
 
 def _help(body: Any, rng: random.Random) -> Any:
@@ -60,6 +61,8 @@ def _help(body: Any, rng: random.Random) -> Any:
             body["image"] = base64.b64encode(PICTURE).decode()
         if isinstance(body.get("model"), str) and rng.random() < 0.8:
             body["model"] = rng.choice(MODELS)
+        if isinstance(body.get("timeout_s"), int | float) and body["timeout_s"] > PATIENCE_S:
+            body["timeout_s"] = PATIENCE_S  # thousands of steps may be asked for, and take their minutes
         params = body.get("params")
         if isinstance(params, dict) and isinstance(params.get("layer"), str):
             params["layer"] = rng.choice(LAYERS)
@@ -103,7 +106,7 @@ def _take(event: Any, tally: Tally) -> None:
 def run(cases: int, seed: int = 0, *, examples: int = 100, phases: tuple[str, ...] = ()) -> Tally:
     """Run rounds of all operations until there were so many cases."""
     tally, rng = Tally(), random.Random(seed)
-    with serving(Settings(catalog=CATALOG, device="cpu")) as client:
+    with serving(Settings(catalog=CATALOG, device="cpu", default_timeout_s=PATIENCE_S)) as client:
         url = str(client.base_url).rstrip("/")
         document = client.get("/openapi.json").json()
         while tally.statuses.total() < cases:
