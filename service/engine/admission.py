@@ -15,7 +15,9 @@ from service.engine.run import Run
 from service.errors import Draining, Overloaded
 
 SMALL_PASSES = 64  # requests of no more are worked off in the order they came; larger ones share
-_SAFETY = 3  # times as long as expected that what waits may take: what is let in has to be answered in time
+# Times as long as expected that what waits may take: what is let in has to be answered in time. Of large requests the
+# expected passes are an upper bound, and make up for the rest.
+_SAFETY, _SAFETY_LARGE = 3, 1.25
 _LOOK_S = 0.25  # after which a request is read again to see how long callers would wait
 _CROWD = 8  # requests under way, from which on more of them would not make the whole faster
 
@@ -75,7 +77,7 @@ class Admission:
         """Let a request in that will need about so many passes; `release` has to follow.
 
         An empty server takes a request of any size; another one is let in as long as it would end before its deadline,
-        even if all before it took three times as long as measured.
+        even if all before it took longer than measured by a margin.
 
         Raises:
             Overloaded: too much waits already.
@@ -97,7 +99,8 @@ class Admission:
         if time_left_s is None:
             return 0.0
         own_s = passes * self._row_s + self._host_s
-        return self._ahead_s(passes) - max(0.0, time_left_s - own_s) / _SAFETY
+        safety = _SAFETY if passes <= SMALL_PASSES else _SAFETY_LARGE
+        return self._ahead_s(passes) - max(0.0, time_left_s - own_s) / safety
 
     def _ahead_s(self, passes: int) -> float:
         """Return the time that what was admitted before a request of so many passes keeps it waiting."""

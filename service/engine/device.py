@@ -27,9 +27,10 @@ from service.errors import (
     EngineUnavailable,
     OutOfMemory,
 )
-from service.process import ALL_THREADS, use_threads
+from service.process import ALL_THREADS, release_freed_memory, use_threads
 
 log = logging.getLogger("heatlens")
+_RELEASE_S = 2.0  # without work, after which freed memory is given back
 QUANTUM = 8  # rows of a job's turn: to build one or two at a time of every job costs more than it is fair
 T = TypeVar("T")
 Share = list[tuple[Job[Any], int]]
@@ -81,6 +82,7 @@ class Device:
         self._changed = threading.Condition()
         self._closed: EngineUnavailable | None = None
         self._restarts = 1  # of a thread that died
+        self._worked = False  # since memory was given back
         self._thread = self._started()
 
     # What requests call
@@ -228,7 +230,11 @@ class Device:
                     return None
                 if self._jobs:
                     break
-                self._changed.wait()
+                # After a while without work its memory is given back, once: what many at a time needed, few do not.
+                if not self._changed.wait(_RELEASE_S if self._worked else None):
+                    self._worked = False
+                    release_freed_memory()
+            self._worked = True
             first = self._first()
             self._turn = self._served[id(first.network)]
             if isinstance(first, CallJob):

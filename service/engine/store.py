@@ -14,7 +14,7 @@ from service.engine.jobs import RowsJob
 from service.engine.model import Model, ModelSpec, probe_input
 from service.engine.run import Run
 from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean
-from service.process import leave_cores_to_the_device, release_freed_memory
+from service.process import leave_cores_to_the_device
 
 Status = Literal["loading", "ready", "failed"]
 log = logging.getLogger("heatlens")
@@ -130,7 +130,6 @@ class Store:
         for entry in self.entries.values():
             if self.tuner is not None and entry.model is not None and not self._closing.is_set():
                 self._tune(entry.model, self.tuner)
-        release_freed_memory()  # batches larger than those that were chosen have been tried
 
     def _tune(self, model: Model, tuner: Tuning) -> None:
         try:

@@ -244,7 +244,8 @@ def ceiling(options: Options, folder: Path) -> Iterator[Row]:
     assert facts.default_layer is not None
     single = replace(options, rounds=1)
     with serving("ours", subject, options.device) as server:
-        args = (server, "score-cam", facts.default_layer, {"output": LEAN}, (8, 32))
+        fields = {"output": LEAN, "timeout_s": 1800}
+        args = (server, "score-cam", facts.default_layer, fields, (8, 32))
         yield from _against_ceiling(single, subject, facts, *args)
 
 

@@ -167,6 +167,20 @@ def test_closing_answers_every_waiter():
         device.call(lambda: None)
 
 
+def test_memory_is_given_back_once_after_work(monkeypatch):
+    released = []
+    monkeypatch.setattr("service.engine.device._RELEASE_S", 0.01)
+    monkeypatch.setattr("service.engine.device.release_freed_memory", lambda: released.append(1))
+    device = Device(torch.device("cpu"))
+    for turn in range(1, 3):
+        device.call(lambda: None)
+        while len(released) < turn:
+            threading.Event().wait(0.001)
+        threading.Event().wait(0.1)
+        assert len(released) == turn  # and not again before there was work
+    device.close()
+
+
 def test_waiting_for_itself_is_an_error_and_no_deadlock(device):
     with pytest.raises(RuntimeError, match="wait for itself"):
         device.call(lambda: device.call(lambda: None))

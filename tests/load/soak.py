@@ -173,7 +173,7 @@ class Soak:
             if not waiting:
                 break
             await asyncio.sleep(0.1)
-        await asyncio.sleep(1.5)  # until connections are closed on the other side, too
+        await asyncio.sleep(5)  # until connections are closed on the other side, too, and freed memory is given back
         memory = self.process.memory_info().rss / 2**20
         return Idle(round(memory, 1), self.process.num_threads(), self.process.num_fds(), waiting)
 
