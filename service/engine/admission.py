@@ -86,7 +86,7 @@ class Admission:
             self._check_open()
             self._patience.append(run.timeout_s or math.inf)
             self._looked = time.monotonic()
-            waiting = sum(other.left for other in self._runs)
+            waiting = self.waiting_rows
             full = len(self._runs) >= self.max_waiting_requests
             too_long_s = self._too_long_s(passes, run.time_left_s)
             if self._runs and (full or too_long_s > 0 or waiting + passes > self.max_waiting_rows):
@@ -130,7 +130,7 @@ class Admission:
         """
         with self._changed:
             self._check_open()
-            waiting = sum(run.left for run in self._runs)
+            waiting = self.waiting_rows
             full = waiting >= self.max_waiting_rows or len(self._runs) >= self.max_waiting_requests
             too_long_s = self._too_long_s(1, max(self._patience)) if self._runs else 0.0
             if full or (too_long_s > 0 and time.monotonic() - self._looked < _LOOK_S):
