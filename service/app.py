@@ -13,7 +13,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from service import tracing
 from service.api import documentation, explain, models, predict, problems
 from service.api.context import Context
-from service.api.middleware import Bodies, Keys, Recording
+from service.api.middleware import Bodies, Keys, Recording, Refusing
 from service.engine.catalog import requested
 from service.engine.device import Device
 from service.engine.store import Status, Store
@@ -89,6 +89,7 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
         chosen,
         max_batch_rows=settings.max_batch_rows,
         unmeasured_batch_rows=32 if chosen.type == "cuda" else 8,
+        max_batch_bytes=(settings.max_batch_mib or (8192 if chosen.type == "cuda" else 144)) * 2**20,
         max_waiting_rows=settings.max_waiting_rows,
         max_waiting_requests=settings.max_waiting_requests,
         cache_bytes=settings.score_cache_mib * 2**20,
@@ -144,6 +145,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     # The last one added is the outermost.
     app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)
+    app.add_middleware(Refusing, methods={"/predict": "predict"} | explain.paths())
     keys = _api_keys(settings)
     if keys:
         app.add_middleware(Keys, keys=keys)

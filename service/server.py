@@ -24,6 +24,7 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
+                http="h11",  # whatever else is installed: it bounds what a request's head may take
                 log_config=None,
                 access_log=False,  # the application writes one line a request itself
                 server_header=False,

@@ -30,6 +30,11 @@ def request_schema(cls: type[Explainer]) -> type[schemas.ExplainRequest]:
     )
 
 
+def paths() -> dict[str, str]:
+    """Return the names of all registered methods by the paths of their routes."""
+    return {f"/explain/{name}": name for name in registry()}
+
+
 def router() -> APIRouter:
     """Return the routes of all registered methods."""
     routes = APIRouter(tags=["explain"])
@@ -50,9 +55,7 @@ def _add(routes: APIRouter, cls: type[Explainer]) -> None:
     async def explain(request: Request) -> Response:
         service = context(request)
         known = record(request)
-        known.method = cls.name
         kind = respond.accepted(request)
-        service.device.admission.check_room()
         run = known.run = Run(id=known.id)
         with run.stage("read"):
             received = await body.read(request, service.settings.max_body_bytes, service.settings.body_timeout_s)

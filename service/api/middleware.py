@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -145,6 +146,36 @@ def _route(path: str) -> str:
     return f"/{first}" if first in ("predict", "explain", "models", "methods", "health", "metrics") else "/other"
 
 
+class Refusing:
+    """Turns work away when there is too much of it, before anything is spent on its route and its body.
+
+    What a refusal costs is taken from those that were let in, and there may be many times more refusals than answers.
+    """
+
+    def __init__(self, app: ASGIApp, methods: Mapping[str, str]) -> None:
+        """Take the methods' names by their paths: what is work, and is counted under that name."""
+        self.app, self.methods = app, methods
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event."""
+        method = self.methods.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if method is not None:
+            scope["heatlens"].method = method
+            try:
+                scope["app"].state.context.device.admission.check_room()
+            except ServiceError as error:
+                await _refused(error, {}, scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+async def _refused(error: ServiceError, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+    scope["heatlens"].error = error.type
+    response = problems.problem(error, scope["path"])
+    response.headers.update(headers)
+    await response(scope, receive, send)
+
+
 class Bodies:
     """Bounds what the bodies of all requests together take, from their first byte until the answer's last one."""
 
@@ -191,13 +222,8 @@ class Keys:
             # Every key is compared, each in constant time: how long it takes tells nothing about them.
             matches = [hmac.compare_digest(given, known) for known in self.digests]
             if kind.lower() != "bearer" or not any(matches):
-                error: ServiceError = Unauthorized(
-                    "send one of the server's keys in the header: Authorization: Bearer KEY"
-                )
-                response = problems.problem(error, scope["path"])
-                response.headers["www-authenticate"] = "Bearer"
-                scope["heatlens"].error = error.type
-                await response(scope, receive, send)
+                error = Unauthorized("send one of the server's keys in the header: Authorization: Bearer KEY")
+                await _refused(error, {"www-authenticate": "Bearer"}, scope, receive, send)
                 return
         await self.app(scope, receive, send)
 

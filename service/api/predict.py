@@ -30,8 +30,6 @@ async def predict(request: Request) -> Response:
     """Return the strongest classes with label, probability and logit, or a regression's values."""
     service = context(request)
     known = record(request)
-    known.method = "predict"
-    service.device.admission.check_room()
     run = known.run = Run(id=known.id)
     with run.stage("read"):
         received = await body.read(request, service.settings.max_body_bytes, service.settings.body_timeout_s)

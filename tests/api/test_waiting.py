@@ -210,8 +210,9 @@ def test_too_much_work_is_turned_away_undecoded(chelsea, monkeypatch):
 
 
 def test_nothing_is_read_of_a_request_that_will_be_turned_away(chelsea):
-    app = create_app(Settings(catalog=CATALOG, device="cpu", max_waiting_rows=600))
-    with slow(app) as (client, _, batches):
+    page = "https://page.example"
+    app = create_app(Settings(catalog=CATALOG, device="cpu", max_waiting_rows=600, cors_origins=page))
+    with slow(app) as (client, service, batches):
         held = threading.Thread(
             target=client.post, args=("/explain/occlusion",), kwargs={"json": _body(chelsea, **LONG)}
         )
@@ -223,10 +224,16 @@ def test_nothing_is_read_of_a_request_that_will_be_turned_away(chelsea):
         connection.putrequest("POST", "/predict")
         connection.putheader("content-type", "application/json")
         connection.putheader("content-length", "1000000")
+        connection.putheader("origin", page)
         connection.endheaders(b"{")
-        assert connection.getresponse().status == 429
+        refused = connection.getresponse()
+        assert refused.status == 429
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.headers["access-control-allow-origin"] == page  # so that a page may read why
+        assert refused.headers["x-request-id"]
         connection.close()
         held.join()
+        assert service.metrics.requests.labels("predict", "none", "429")._value.get() == 1
 
 
 def test_bodies_are_bounded_together():
