@@ -29,7 +29,7 @@ from service.engine.jobs import rows_key
 from service.engine.model import Model, ModelProbe
 from service.engine.precision import Precision
 from service.engine.run import Run
-from service.engine.variants import EXACT, Variant, candidates
+from service.engine.variants import EXACT, Variant, candidates, live_bytes
 from service.errors import EngineUnavailable
 from service.explainers.base import Targets, Trace
 from service.explainers.score_cam import ScoreCAM
@@ -200,12 +200,15 @@ class Tuner:
     def _time(self, model: Model, variant: Variant, closing: threading.Event) -> list[Timing]:
         """Time batches of growing size, each of them one step, until they take too long, gain nothing or do not fit."""
         timings: list[Timing] = []
-        rows = 1
-        while rows <= self.device.max_batch_rows:
+        rows = fitting = 1
+        while rows <= fitting:
             x = model.example()[:1].expand(rows, -1, -1, -1)
             try:
-                if rows == 1 and not self._call(partial(_repeats, variant, x), closing):
-                    break
+                if rows == 1:
+                    if not self._call(partial(_repeats, variant, x), closing):
+                        break
+                    alive = self._call(partial(live_bytes, variant.module, variant.laid_out(x)), closing)
+                    fitting = self.device.fitting(alive)
                 seconds = min(self._call(partial(_once, variant, x), closing) for _ in range(4))
             except (RuntimeError, MemoryError) as error:
                 log.info("model %s, %s with %d rows: %s", model.facts.name, variant.name, rows, error)
@@ -288,6 +291,7 @@ class Tuner:
             "cores": os.cpu_count(),
             "max_batch_s": self.max_batch_s,
             "max_batch_rows": self.device.max_batch_rows,
+            "max_batch_bytes": self.device.max_batch_bytes,
         }
         name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatlens"

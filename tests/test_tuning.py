@@ -10,7 +10,7 @@ import torch
 from service.app import build, close
 from service.engine.jobs import RowsJob
 from service.engine.run import Run
-from service.engine.variants import Recorded, Variant
+from service.engine.variants import Recorded, Variant, live_bytes
 from service.settings import Settings
 from service.tuning import AGREEMENT, Tuner, photographs, rank_correlation
 from tests.conftest import CATALOG
@@ -56,6 +56,26 @@ def test_measures_chooses_and_remembers(service, tmp_path):
         tuned.batch_rows,
         tuned.timings,
     )
+
+
+def test_batches_fit_in_the_memory_that_is_set(tmp_path):
+    """Before anything is measured, and in all that is measured."""
+    settings = Settings(catalog=CATALOG, model=("tiny",), device="cpu", cache_dir=tmp_path, max_batch_mib=1)
+    context = build(settings)
+    context.store.start()
+    assert context.store.wait(60)
+    model = context.store.get("tiny")
+    assert 1 < context.device.fitting(model.row_bytes) < 256
+    assert context.device.limit(("rows", id(model), (3, 32, 32), "fp32")) == min(8, 2**20 // model.row_bytes)
+    tuner = _tuner(context)
+    tuner.measure(model, threading.Event())
+    tuned = tuner.found[model.version]
+    for precision, name in tuned.variants.items():
+        variant = model.variants[precision]
+        row_bytes = live_bytes(variant.module, variant.laid_out(model.example()[:1]))
+        most = max(t.rows for t in tuned.timings if (t.precision, t.variant) == (precision, name))
+        assert 1 < most * row_bytes <= 2**20
+    close(context)
 
 
 def test_a_damaged_memory_is_measured_anew(service, tmp_path):

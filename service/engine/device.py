@@ -45,6 +45,7 @@ class Device:
         *,
         max_batch_rows: int = 16,
         unmeasured_batch_rows: int | None = None,
+        max_batch_bytes: int = 2**40,
         max_waiting_rows: int = 65_536,
         max_waiting_requests: int = 512,
         cache_bytes: int = 0,
@@ -58,6 +59,7 @@ class Device:
             device: what it owns.
             max_batch_rows: most rows of a batch, whatever is measured.
             unmeasured_batch_rows: the same before anything is measured.
+            max_batch_bytes: for the tensors alive in one batch of rows.
             max_waiting_rows: passes that may wait.
             max_waiting_requests: requests that may wait or be worked on.
             cache_bytes: for outputs of earlier requests.
@@ -68,6 +70,7 @@ class Device:
         self.device = device
         self.max_batch_rows = max_batch_rows
         self.unmeasured_batch_rows = min(unmeasured_batch_rows or max_batch_rows, max_batch_rows)
+        self.max_batch_bytes = max_batch_bytes
         self.admission = Admission(max_waiting_rows, max_waiting_requests)
         self.cache = ScoreCache(cache_bytes)
         self.clean_bytes = clean_bytes
@@ -143,6 +146,10 @@ class Device:
     def limit(self, key: Hashable) -> int:
         """Return the most rows of one batch of a kind."""
         return min(self._limits.get(key, self.unmeasured_batch_rows), self._caps.get(key, self.max_batch_rows))
+
+    def fitting(self, row_bytes: int) -> int:
+        """Return the rows of a batch that memory allows; at least one."""
+        return max(1, min(self.max_batch_rows, self.max_batch_bytes // max(row_bytes, 1)))
 
     def set_limit(self, key: Hashable, rows: int) -> None:
         """Set what was measured to be a good batch size of a kind."""
@@ -223,37 +230,40 @@ class Device:
 
     def _next_batch(self) -> Share | None:
         """Wait for work; return jobs with their share of the next batch. None: the device is closed."""
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 self._drop_unwanted()
                 if self._closed is not None:
                     return None
                 if self._jobs:
-                    break
-                # After a while without work its memory is given back, once: what many at a time needed, few do not.
-                if not self._changed.wait(_RELEASE_S if self._worked else None):
-                    self._worked = False
-                    release_freed_memory()
-            self._worked = True
-            first = self._first()
-            self._turn = self._served[id(first.network)]
-            if isinstance(first, CallJob):
-                batch: Share = [(first, 0)]
-            else:
-                alike = [job for job in self._jobs if job.key == first.key]
-                for job in alike:  # behind other kinds of work, also those that find no room this time
-                    self._jobs.remove(job)
-                    self._jobs.append(job)
-                sharing = self._within_memory(alike)
-                # Stable: among equals, the order of waiting.
-                sharing.sort(key=lambda job: (-job.priority, job.rows_left > QUANTUM))
-                room = self.limit(first.key)
-                batch = self._whole(sharing, room) if isinstance(first, TraceJob) else self._shares(sharing, room)
-            for job, _ in batch:  # who was served waits behind who was not
+                    self._worked = True
+                    return self._cut()
+                idle = not self._changed.wait(_RELEASE_S if self._worked else None)
+            if idle:  # its memory is given back, once: what many at a time needed, few do not
+                self._worked = False
+                release_freed_memory()
+
+    def _cut(self) -> Share:
+        """Take the next batch from the queue."""
+        first = self._first()
+        self._turn = self._served[id(first.network)]
+        if isinstance(first, CallJob):
+            batch: Share = [(first, 0)]
+        else:
+            alike = [job for job in self._jobs if job.key == first.key]
+            for job in alike:  # behind other kinds of work, also those that find no room this time
                 self._jobs.remove(job)
-                if isinstance(job, RowsJob):
-                    self._jobs.append(job)
-            return batch
+                self._jobs.append(job)
+            sharing = self._within_memory(alike)
+            # Stable: among equals, the order of waiting.
+            sharing.sort(key=lambda job: (-job.priority, job.rows_left > QUANTUM))
+            room = self.limit(first.key)
+            batch = self._whole(sharing, room) if isinstance(first, TraceJob) else self._shares(sharing, room)
+        for job, _ in batch:  # who was served waits behind who was not
+            self._jobs.remove(job)
+            if isinstance(job, RowsJob):
+                self._jobs.append(job)
+        return batch
 
     def _first(self) -> Job[Any]:
         """Return the job whose kind of work is next."""

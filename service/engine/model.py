@@ -26,7 +26,7 @@ from service.engine.tape import (
     recording,
     uninstall,
 )
-from service.engine.variants import EXACT, Variant, candidates
+from service.engine.variants import EXACT, Variant, candidates, live_bytes
 from service.errors import CatalogError, InvalidParameter
 from service.explainers.base import INPUT, Box, Explanation, Facts, Head, LayerInfo, Objective, Rectifier, Task, Trace
 from service.images import Transform
@@ -90,6 +90,7 @@ class Model:
         self.max_batch_s = 0.25
         self.preferred: Precision = "fp32"  # where a method tolerates less and nobody asked for more
         self.facts = self._examine()
+        self.row_bytes = live_bytes(self.module, self.example()[:1])
         if spec.labels and len(spec.labels) != self.facts.outputs:
             raise CatalogError(
                 f"model {spec.name!r}: {len(spec.labels)} labels for {self.facts.outputs} outputs; "
@@ -475,7 +476,8 @@ class ModelProbe:
         key = self._key(image, 1 + len(boxes), same)
         job = PatchesJob(self._model, incremental, plan, image, filling, boxes, cache_key=key)
         row_s = sum(incremental.seconds) / plan.gain
-        self._scheduler.set_limit(job.key, min(plan.rows, int(self._model.max_batch_s / row_s)))
+        fitting = self._scheduler.fitting(plan.row_bytes)
+        self._scheduler.set_limit(job.key, min(plan.rows, fitting, int(self._model.max_batch_s / row_s)))
         self._run.incremental = plan.share
         return self._submit(job, sketch)
 

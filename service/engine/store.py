@@ -10,8 +10,9 @@ from typing import Any, Literal, Protocol
 import torch
 
 from service.engine.device import Device
-from service.engine.jobs import RowsJob
+from service.engine.jobs import RowsJob, rows_key
 from service.engine.model import Model, ModelSpec, probe_input
+from service.engine.precision import DTYPES
 from service.engine.run import Run
 from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean
 from service.process import leave_cores_to_the_device
@@ -142,6 +143,9 @@ class Store:
     def _load(self, spec: ModelSpec) -> Model:
         module = spec.build()
         model = self.device.call(lambda: Model(spec, module, self.device.device))
+        for precision in DTYPES:  # until it is measured
+            key = rows_key(model, (3, *model.facts.input_size), precision)
+            self.device.set_limit(key, min(self.device.unmeasured_batch_rows, self.device.fitting(model.row_bytes)))
         # One batch of each kind that requests bring: the libraries behind plan and allocate on first use.
         x = probe_input(model.facts.input_size).to(self.device.device)
 

@@ -7,7 +7,15 @@ from torch import nn
 
 from service.engine.catalog import requested
 from service.engine.model import Model, probe_input
-from service.engine.variants import EXACT, Recorded, Variant, bucket, candidates, fold_batch_norms
+from service.engine.variants import (
+    EXACT,
+    Recorded,
+    Variant,
+    bucket,
+    candidates,
+    fold_batch_norms,
+    live_bytes,
+)
 from service.explainers.base import INPUT
 from service.models.efficientnet_lite0 import efficientnet_lite0
 from tests import oracles, tiny
@@ -162,3 +170,16 @@ def test_a_copy_that_does_not_agree_is_not_traced_with() -> None:
         other.module.fc.weight.mul_(1.01)
     assert not model.trace_with(other)
     assert model.traced is None
+
+
+def test_live_bytes_are_those_of_the_most_crowded_moment():
+    class Branches(nn.Module):
+        def forward(self, x):
+            wide = torch.cat([x, x, x, x], 1)  # beside x: 1 + 4
+            narrow = wide.amax(1, keepdim=True) + 1  # beside x and wide: 1 + 4 + 1/3 + 1/3
+            del wide
+            return narrow.relu_() + x  # 1 + 1/3 + 1
+
+    x = torch.zeros(2, 3, 10, 10)
+    assert live_bytes(Branches(), x) == x.nbytes * 5 + x.nbytes * 2 // 3
+    assert live_bytes(Branches(), x.bfloat16()) == live_bytes(Branches(), x) // 2
