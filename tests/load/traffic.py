@@ -96,8 +96,13 @@ class Server:
     """A server in a process of its own."""
 
     url: str
-    pid: int
+    process: "subprocess.Popen[bytes]"
     log: Path
+
+    @property
+    def pid(self) -> int:
+        """Return its process's number."""
+        return self.process.pid
 
     @property
     def complaints(self) -> list[str]:
@@ -107,11 +112,12 @@ class Server:
 
 
 @contextmanager
-def serving(*arguments: str, **environment: str) -> Iterator[Server]:
-    """Run `heatlens serve` on a free port until the block ends; ready to answer."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def serving(*arguments: str, port: int = 0, **environment: str) -> Iterator[Server]:
+    """Run `heatlens serve` on a port (0: a free one) until the block ends; ready to answer."""
+    if not port:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
     log = Path(tempfile.mkstemp(prefix="heatlens-")[1])
     command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "warning"]
     command += ["--log-format", "json", *arguments]
@@ -120,7 +126,7 @@ def serving(*arguments: str, **environment: str) -> Iterator[Server]:
     try:
         url = f"http://127.0.0.1:{port}"
         wait_ready(url, process)
-        yield Server(url, process.pid, log)
+        yield Server(url, process, log)
     finally:
         process.terminate()
         process.wait(60)
