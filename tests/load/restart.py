@@ -50,8 +50,10 @@ class Crowd:
                 await response.read()
                 status, retry_after = response.status, "retry-after" in response.headers
         except aiohttp.ClientError:
-            await asyncio.sleep(0.05)
+            pass
         self.sent.append(Sent(at, status, retry_after))
+        if status != 200:
+            await asyncio.sleep(0.1)  # or turning them away would take all of the machine
 
     async def until(self, seconds: float, sign: signal.Signals, patience_s: float) -> tuple[float, float]:
         """Ask for a while, then send the signal and go on; return when it was sent, and how long the server lived."""
