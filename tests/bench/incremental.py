@@ -3,7 +3,8 @@
 Both sides compute the outputs of one occlusion map: the clean picture and one row for each position of the square.
 Plain rows run in the fastest of the engine's variants and batch sizes, measured first. Rounds alternate: some batches
 of plain rows, of which the fastest counts, and our whole map, the clean picture included, of which each batch's fastest
-round counts. The bound is what perfect single rows would save of the multiplications.
+round counts. The bound is what perfect single rows would save of the multiplications. Where asked for, Captum takes its
+turn in each round, in a process of its own and with 32 windows a forward, and whole maps are compared.
 """
 
 import argparse
@@ -25,12 +26,14 @@ from service.explainers.occlusion import starts
 from service.models.efficientnet_lite0 import efficientnet_lite0
 from service.process import keep_freed_memory
 from tests import oracles
+from tests.bench import peers
 from tests.bench.subject import EMBEDDED
 
 NETWORKS = ("vgg16", "resnet18", EMBEDDED, "densenet121", "googlenet", "mobilenet_v2")
 WINDOWS = (16, 32, 64)
 AIMS = {("vgg16", 16): 5.5, ("vgg16", 32): 4.5, ("vgg16", 64): 3.0}
 AIMS |= {("resnet18", 16): 2.2, ("resnet18", 32): 2.0, ("resnet18", 64): 1.6}
+TARGET = 0  # the output that Captum explains
 SHARE_AIM = 0.6  # of the arithmetic bound's gain
 
 
@@ -54,6 +57,8 @@ class Result:
     clean_bytes: int
     row_bytes: int
     build_s: float
+    captum: list[float]  # a map, by round; empty: it was not asked for
+    captum_error: float  # of maps, absolute
 
     @property
     def ratio(self) -> float:
@@ -64,6 +69,11 @@ class Result:
     def median(self) -> float:
         """The median of the rounds' ratios."""
         return statistics.median(p / o for p, o in zip(self.plain, self.ours, strict=True))
+
+    @property
+    def over_captum(self) -> float:
+        """The median of Captum's time for a map over ours, by round."""
+        return statistics.median(c / (o * self.rows) for c, o in zip(self.captum, self.ours, strict=True))
 
     @property
     def reached(self) -> float:
@@ -106,8 +116,19 @@ def fastest(variants: Sequence[Variant], x: Tensor, rows: int) -> tuple[Variant,
     return next(v for v in variants if v.name == name), batch
 
 
-def race(name: str, windows: Sequence[int], rounds: int, size: int, stride: int, check: int) -> list[Result]:
-    """Measure one network; `check` rows of each map are compared, 0 for all."""
+def _map(drops: Tensor, corners: Tensor, window: int, size: int) -> Tensor:
+    """Return a map (size, size): each pixel's mean drop over the squares that cover it."""
+    total, count = torch.zeros(size, size), torch.zeros(size, size)
+    for drop, (y, z) in zip(drops, corners.tolist(), strict=True):
+        total[y : y + window, z : z + window] += drop
+        count[y : y + window, z : z + window] += 1
+    return total / count.clamp(min=1)
+
+
+def race(
+    name: str, windows: Sequence[int], rounds: int, size: int, stride: int, check: int, captum: Sequence[int] = ()
+) -> list[Result]:
+    """Measure one network; `check` rows of each map are compared, 0 for all; Captum runs for the windows named."""
     module, x = network(name), picture(size)
     variants = candidates(module, x, "fp32")
     variant, batch = fastest(variants, x, 8)
@@ -137,7 +158,8 @@ def race(name: str, windows: Sequence[int], rounds: int, size: int, stride: int,
         some = torch.linspace(0, len(corners) - 1, check or len(corners)).long().unique()
         expected = torch.cat([plain(corners[i]) for i in some.split(batch)])
         error = float((found[some] - expected).abs().max() / expected.abs().max())
-        plain_s, ours_s = [], []
+        plain_s, ours_s, captum_s, captum_error = [], [], [], 0.0
+        peer = peers.Apart(peers.captum_occlusion, module, TARGET, window, stride) if window in captum else None
         best = [math.inf] * (len(batches) + 1)
         sample = corners[: batch * max(1, 16 // batch)].split(batch)
         for _ in range(rounds):
@@ -145,6 +167,12 @@ def race(name: str, windows: Sequence[int], rounds: int, size: int, stride: int,
             times = [seconds(lambda i=i: rows(i)) for i in batches] + [seconds(lambda plan=plan: ours.clean(x, plan))]
             best = [min(a, b) for a, b in zip(best, times, strict=True)]
             ours_s.append(sum(times) / (len(corners) + 1))
+            if peer is not None:
+                theirs = peer(x)
+                captum_s.append(peer.seconds)
+                drops = clean.outputs[0, TARGET] - found[:, TARGET]
+                ours_map = _map(drops, corners, window, size)
+                captum_error = max(captum_error, float((theirs - ours_map).abs().max()))
         least = ours.share(replace(plan, switch=ours.furthest), corners, 1)
         results.append(
             Result(
@@ -164,6 +192,8 @@ def race(name: str, windows: Sequence[int], rounds: int, size: int, stride: int,
                 ours.clean(x, plan).nbytes,
                 plan.row_bytes,
                 build_s,
+                captum_s,
+                captum_error,
             )
         )
     return results
@@ -186,6 +216,15 @@ def line(result: Result) -> str:
     )
 
 
+def captum_line(result: Result) -> str:
+    """Return what Captum's race came to."""
+    ours, theirs = (statistics.median(times) for times in (result.ours, result.captum))
+    return (
+        f"  against Captum's Occlusion, 32 windows a forward: {ours * result.rows:.2f} s and {theirs:.2f} s a map, "
+        f"{result.over_captum:.2f}x, maps within {result.captum_error:.1e}"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; return 1 where outputs differ."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.incremental", description=__doc__)
@@ -195,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=224, help="of the picture (default: %(default)s)")
     parser.add_argument("--stride", type=int, default=16)
     parser.add_argument("--check", type=int, default=0, metavar="ROWS", help="rows to compare (default: all)")
+    parser.add_argument("--captum", nargs="+", type=int, default=(), metavar="SIDE", help="windows it races for")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
     given = parser.parse_args(arguments)
@@ -205,9 +245,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with torch.inference_mode():
         for name in given.networks:
             try:
-                for result in race(name, given.windows, given.rounds, given.size, given.stride, given.check):
+                for result in race(
+                    name, given.windows, given.rounds, given.size, given.stride, given.check, given.captum
+                ):
                     results.append(result)
                     print(line(result), flush=True)
+                    if result.captum:
+                        print(captum_line(result), flush=True)
             except NotIncremental as reason:
                 print(f"{name:20} plain rows only: {reason}", flush=True)
     if given.json:
