@@ -11,8 +11,9 @@ from torch import Tensor
 
 from service import rendering
 from service.engine.device import Device
-from service.engine.model import Model, ModelProbe
+from service.engine.model import Model
 from service.engine.precision import DTYPES, Precision
+from service.engine.probe import ModelProbe
 from service.engine.run import Run
 from service.engine.store import Store
 from service.errors import InvalidParameter, NotApplicable, did_you_mean

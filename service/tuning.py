@@ -26,8 +26,9 @@ from service import __version__
 from service.engine.device import Device
 from service.engine.incremental import Incremental, NotIncremental
 from service.engine.jobs import rows_key
-from service.engine.model import Model, ModelProbe
+from service.engine.model import Model
 from service.engine.precision import Precision
+from service.engine.probe import ModelProbe
 from service.engine.run import Run
 from service.engine.variants import EXACT, Variant, candidates, live_bytes
 from service.errors import EngineUnavailable

@@ -11,7 +11,8 @@ import psutil
 import torch
 from torch import nn
 from service.app import build, close
-from service.engine.model import ModelProbe, ModelSpec
+from service.engine.model import ModelSpec
+from service.engine.probe import ModelProbe
 from service.engine.run import Run
 from service.engine.store import Store
 from service.explainers.base import Targets

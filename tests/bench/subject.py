@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from service.app import build, close
 from service.engine.catalog import requested
-from service.engine.model import ModelProbe, ModelSpec
+from service.engine.model import ModelSpec
+from service.engine.probe import ModelProbe
 from service.engine.run import Run
 from service.explainers.base import Explainer, Explanation, Facts
 from service.images import decode, prepare, to_input

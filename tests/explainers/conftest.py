@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from service.engine.device import Device
-from service.engine.model import Model, ModelProbe, ModelSpec
+from service.engine.model import Model, ModelSpec
+from service.engine.probe import ModelProbe
 from service.engine.run import Run
 from service.explainers.base import Explainer, Explanation, Targets, Task
 from service.images import Transform

@@ -5,7 +5,8 @@ import torch
 
 from service.engine.device import Device
 from service.engine.jobs import RowsJob
-from service.engine.model import ModelProbe, digest
+from service.engine.model import digest
+from service.engine.probe import ModelProbe
 from service.engine.run import Run
 from service.explainers.base import Targets, registry
 from service.pipeline import applicability

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from service.engine.device import Device
 from service.engine.incremental import Incremental
-from service.engine.model import ModelProbe
+from service.engine.probe import ModelProbe
 from service.engine.run import Run
 from service.explainers.base import Targets
 from service.explainers.occlusion import Occlusion, starts
@@ -86,7 +86,7 @@ def incremental(subject):
 
 @pytest.mark.parametrize(("window", "stride"), [(8, 8), (7, 5), (31, 9), (40, 3), (5, 2)])
 def test_only_what_changes_is_computed_and_equals_the_whole(small, monkeypatch, window, stride):
-    monkeypatch.setattr("service.engine.model.INCREMENTAL_PAYS", 0.0)
+    monkeypatch.setattr("service.engine.probe.INCREMENTAL_PAYS", 0.0)
     subject, x = small(tiny.vgg), tiny_input()
     method = Occlusion(window=window, stride=stride, score="logit", fill="#3366cc")
     whole, run = subject.explain(method, x, [1, 3]), Run()
@@ -111,7 +111,7 @@ def test_real_networks_too(subjects, x):
 
 
 def test_boxes_of_several_pictures_share_batches_within_memory(small, monkeypatch):
-    monkeypatch.setattr("service.engine.model.INCREMENTAL_PAYS", 0.0)
+    monkeypatch.setattr("service.engine.probe.INCREMENTAL_PAYS", 0.0)
     subject, method = small(tiny.vgg), Occlusion(window=8, stride=4, score="logit")
     pictures = [tiny_input(seed=i) for i in range(6)]
     whole = [subject.explain(method, picture, [1]).maps[0].array for picture in pictures]

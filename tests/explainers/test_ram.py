@@ -20,7 +20,7 @@ def test_equals_the_definition(small):
 @pytest.mark.oracle("ram")
 def test_embedded_model_is_complete_and_signed(embedded):
     from service.engine.device import Run
-    from service.engine.model import ModelProbe
+    from service.engine.probe import ModelProbe
     from service.explainers.base import Targets
 
     model = embedded.store.get("lesion-count")
