@@ -68,8 +68,8 @@ class Settings(BaseSettings):
         int | None,
         Field(
             ge=1,
-            description="Memory for the maps alive in one forward pass of many rows; on a CPU the process takes about "
-            "twice as much. Default 144, on CUDA 8192.",
+            description="Memory for the maps alive in one forward pass without gradients; on a CPU the process takes "
+            "about twice as much. Default 144, on CUDA 8192.",
         ),
     ] = None
     max_waiting_rows: Annotated[

@@ -2,7 +2,7 @@
 
 import copy
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -104,12 +104,12 @@ class Variant:
 
 
 class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that are made within the block, and of those alive at its most crowded moment."""
+    """Counts the bytes of tensors that are made within the block, those alive at its most crowded moment."""
 
-    def __init__(self) -> None:
+    def __init__(self, resident: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._now = 0
-        self._known: set[int] = set()
+        self._known = {tensor.untyped_storage().data_ptr() for tensor in resident}
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: Sequence[Any] = (), options: Mapping[str, Any] | None = None
@@ -137,7 +137,8 @@ def live_bytes(module: nn.Module, x: Tensor) -> int:
     What an allocator takes for them is more: on a CPU, where libraries lay maps out anew for their kernels and holes
     are left between them, about twice as much.
     """
-    with torch.inference_mode(), _Live() as live:
+    resident = [*module.parameters(), *module.buffers()]  # views of them are not made by the forward
+    with torch.inference_mode(), _Live(resident) as live:
         module(x.clone())
     peak: int = live.peak
     return peak

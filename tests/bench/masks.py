@@ -26,7 +26,6 @@ from tests.bench.subject import Subject, ours, pictures
 _GRID = 32  # pixels that a box's sides are rounded up to: the coarser, the fuller the batches, and the larger the boxes
 _PAYS = 1.15  # expected gain of a box over a plain row, from which on it is worked off as one
 _FEWEST = 4  # boxes of one size
-_SMALL = 112  # pixels: the side below which README calls a box small
 
 Boxes = dict[tuple[int, int], list[tuple[int, int, int]]]  # (mask, y, x) by size
 
@@ -82,14 +81,12 @@ def run(options: Options, folder: Path) -> Iterator[Row]:
         def contestant(rows: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Any], Tensor]:
             return lambda given: device.call(torch.inference_mode()(lambda: rows(*given)))
 
-        given, small = [], []
+        given = []
         for x in inputs:
             trace = device.call(lambda x=x: model.trace(x, layers=[layer]))
             scaled = min_max(trace.activations[layer][0]).flatten(1).unique(dim=0)
             scaled = scaled.view(-1, *trace.activations[layer].shape[2:])
             masks = F.interpolate(scaled[:, None], tuple(x.shape[2:]), mode="bilinear")[:, 0]
-            sides = [(h * w) ** 0.5 for (h, w), members in boxes(masks).items() for _ in members]
-            small.append(sum(side <= _SMALL for side in sides) / len(sides))
             given.append((x, masks))
         rounds = alternate(
             {
@@ -102,7 +99,7 @@ def run(options: Options, folder: Path) -> Iterator[Row]:
         )
         for a, b in zip(rounds.results["boxes fp32"], rounds.results["plain fp32"], strict=True):
             errors.append(oracles.relative_error(a, b))
-        facts = {"small share": small, "share worked off as boxes": shares[1:], "relative error": errors}
+        facts = {"share worked off as boxes": shares[1:], "relative error": errors}
         for name, text in (("boxes fp32", "small boxes by their reach, fp32"), ("auto", f"plain, {model.preferred}")):
             yield Row(
                 "small-masks",

@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -49,7 +50,7 @@ class Crowd:
             async with session.post(kind.path, data=data, headers=headers(content_type)) as response:
                 await response.read()
                 status, retry_after = response.status, "retry-after" in response.headers
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, TimeoutError):
             pass
         self.sent.append(Sent(at, status, retry_after))
         if status != 200:
@@ -69,7 +70,10 @@ class Crowd:
             await asyncio.sleep(seconds)
             signalled = time.monotonic()
             self.server.process.send_signal(sign)
-            await asyncio.to_thread(self.server.process.wait, patience_s)
+            try:
+                await asyncio.to_thread(self.server.process.wait, patience_s)
+            except subprocess.TimeoutExpired:
+                self.server.process.kill()
             lived = time.monotonic() - signalled
             self.stopped = True
             await asyncio.gather(*clients)
@@ -82,8 +86,8 @@ def finishing(mix: str, clients: int, seconds: float) -> list[str]:
         crowd = Crowd(server, mix, clients)
         signalled, lived = asyncio.run(crowd.until(seconds, signal.SIGTERM, 60))
         complaints = server.complaints
-    before = [sent for sent in crowd.sent if sent.at <= signalled]
-    counts = [Counter(sent.status for sent in group) for group in (before, [s for s in crowd.sent if s not in before])]
+    before, after = ([s for s in crowd.sent if (s.at <= signalled) is early] for early in (True, False))
+    counts = [Counter(sent.status for sent in group) for group in (before, after)]
     print(f"SIGTERM beside {clients} clients: ended after {lived:.2f} s with status {server.process.returncode}")
     for when, count in zip(("before", "after"), counts, strict=True):
         statuses = ", ".join(f"{status or 'not connected'}: {n}" for status, n in sorted(count.items()))
@@ -97,6 +101,9 @@ def finishing(mix: str, clients: int, seconds: float) -> list[str]:
             or (sent.status == 503 and sent.retry_after and sent.at > signalled - SURELY_READ_S)
         )
     ]
+    wrong += [f"sent after the signal: {s.status}" for s in after if s.status not in (200, 429, 503, LOST)]
+    if not any(sent.status == 200 for sent in before):
+        wrong.append("nothing was answered before the signal")
     return [*wrong, *complaints, *(["the exit status is not 0"] if server.process.returncode else [])]
 
 
@@ -115,9 +122,10 @@ def killed(mix: str, clients: int, seconds: float, ready_s: float) -> list[str]:
     with serving(port=urlsplit(server.url).port or 0) as server:
         took = time.monotonic() - started
         found, answered = _logits(server.url), time.monotonic() - started
+        complaints = server.complaints
     print(f"SIGKILL beside {clients} clients, started again: ready after {took:.2f} s, answered after {answered:.2f} s")
     wrong = max(abs(a - b) for a, b in zip(expected, found, strict=True)) > 1e-4
-    return [*(["late"] if took > ready_s else []), *(["another answer than before"] if wrong else [])]
+    return [*complaints, *(["late"] if took > ready_s else []), *(["another answer than before"] if wrong else [])]
 
 
 def main() -> int:
