@@ -10,15 +10,15 @@ import torch
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from service import tracing
+from service import spans
 from service.api import documentation, explain, models, predict, problems
 from service.api.context import Context
 from service.api.middleware import Bodies, Keys, Recording, Refusing
-from service.engine.catalog import requested
-from service.engine.device import Device
+from service.engine.scheduler.device import Device
 from service.engine.store import Status, Store
 from service.errors import CatalogError
 from service.metrics import Metrics
+from service.models.catalogue import requested
 from service.pipeline import Pipeline
 from service.process import leave_cores_to_the_device
 from service.settings import Settings
@@ -125,7 +125,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     metrics = Metrics()
     if settings.otel:
         try:
-            tracing.install()
+            spans.install()
         except ImportError:
             raise CatalogError("HEATLENS_OTEL needs OpenTelemetry: pip install 'heatlens[otel]'") from None
 

@@ -80,7 +80,7 @@ def serve(**options: Any) -> None:
     settings = _settings(**options)
     from service import logs
     from service.app import choose_device, create_app
-    from service.engine.catalog import requested
+    from service.models.catalogue import requested
     from service.process import prepare_process
     from service.server import Server
 
@@ -176,7 +176,7 @@ def explain(
     from service import rendering
     from service.api import body, schemas
     from service.api.explain import request_schema
-    from service.engine.run import Run
+    from service.engine.scheduler.run import Run
     from service.explainers import base
 
     kind = Path(output).suffix.lower()
@@ -257,7 +257,7 @@ def _write(path: str, data: bytes) -> None:
 @_with(*_MODEL_OPTIONS)
 def predict(picture: str, top_k: int, as_json: bool, **models: Any) -> None:
     """Say what the default model sees in PICTURE (a file, or - for standard input)."""
-    from service.engine.run import Run
+    from service.engine.scheduler.run import Run
 
     data = _read(picture)
     with _errors(), _service(_settings(**models)) as context:
@@ -277,7 +277,7 @@ def predict(picture: str, top_k: int, as_json: bool, **models: Any) -> None:
 @_with(*_MODEL_OPTIONS)
 def models(torchvision: bool, **options: Any) -> None:
     """List the models that `serve` would serve with the same options."""
-    from service.engine.catalog import requested, torchvision_names
+    from service.models.catalogue import requested, torchvision_names
 
     if torchvision:
         click.echo("\n".join(torchvision_names()))

@@ -9,7 +9,7 @@ from service import rendering
 from service.api import body
 from service.api.context import Context
 from service.api.explain import request_schema
-from service.engine.run import Run
+from service.engine.scheduler.run import Run
 from service.explainers.base import Explainer, registry
 from service.pipeline import applicability
 

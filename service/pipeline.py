@@ -7,18 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from service import rendering
-from service.engine.device import Device
-from service.engine.model import Model
-from service.engine.precision import DTYPES, Precision
+from service.contract import Explanation, Facts, Map, Prediction, Rows, Target, Targets
+from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
-from service.engine.run import Run
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.run import Run
 from service.engine.store import Store
-from service.errors import InvalidParameter, NotApplicable, did_you_mean
-from service.explainers.base import Explainer, Explanation, Facts, Map, Targets, registry
+from service.errors import InvalidParameter, NotApplicable
+from service.explainers.base import Explainer, registry
 from service.images import Picture, decode, prepare, to_input
+from service.precision import DTYPES, Precision
 from service.rendering import Drawing, Heat, OutputOptions
 from service.settings import Settings
 
@@ -87,7 +89,7 @@ class Pipeline:
         explainer.require(chosen.facts)
         wanted = self._targets(explainer, targets, chosen)
         used = self.precision(precision, chosen, tolerant=explainer.tolerates_reduced_precision())
-        return Plan(explainer, chosen, wanted, used, explainer.forwards(chosen.facts, len(wanted)))
+        return Plan(explainer, chosen, wanted, used, explainer.passes(chosen.facts, len(wanted)))
 
     def precision(self, wanted: Wanted | None, model: Model, *, tolerant: bool) -> Precision:
         """Return the precision to send rows through a model in.
@@ -109,7 +111,8 @@ class Pipeline:
             ServiceError: whatever is wrong, by field.
         """
         explainer, chosen = plan.explainer, plan.model
-        picture, x = self._input(image, chosen, run) if explainer.needs_image else (None, None)
+        blank = torch.empty(0, 3, *chosen.facts.input_size, device=chosen.device)
+        picture, x = self._input(image, chosen, run) if explainer.needs_image else (None, blank)
 
         def partial() -> list[dict[str, Any]] | None:
             rough = run.sketch() if run.sketch is not None else None
@@ -142,7 +145,7 @@ class Pipeline:
         used = self.precision(precision, chosen, tolerant=False)
         picture, x = self._input(image, chosen, run)
         with run.stage("predict"):
-            outputs = ModelProbe(chosen, self.device, run, used).scores(1, lambda i, j: x)[0]
+            outputs = ModelProbe(chosen, self.device, run, used).scores(Rows.of(x))[0]
         body = {
             "id": run.id,
             "model": _model(chosen),
@@ -167,21 +170,15 @@ class Pipeline:
         return picture, x
 
     def _targets(self, explainer: Explainer, given: Sequence[int | str] | None, model: Model) -> Targets:
-        if model.facts.task == "regression" and explainer.takes_targets:
-            if given:
-                raise InvalidParameter.at(
-                    "/targets", f"{model.facts.name} is a regression: it has no classes to choose; leave targets out"
-                )
-            return Targets(range(model.facts.outputs))
-        if not explainer.takes_targets and given:
+        if not given:
+            return Targets(model.facts)
+        if not explainer.takes_targets:
             raise InvalidParameter.at("/targets", f"{explainer.name} has no targets; leave them out")
-        if given is None or len(given) == 0:
-            return Targets()
         if len(given) > self.settings.max_targets:
             raise InvalidParameter.at(
                 "/targets", f"{len(given)} targets; at most {self.settings.max_targets} are taken in one request"
             )
-        return Targets([_target(target, i, model) for i, target in enumerate(given)])
+        return Targets(model.facts, model.facts.task.read(given, model.facts))
 
     def _maps(
         self, explanation: Explanation, picture: Picture | None, output: OutputOptions, model: Model
@@ -227,52 +224,23 @@ def _heat(m: Map) -> Heat:
 
 
 def _model(model: Model) -> dict[str, Any]:
-    return {"name": model.facts.name, "version": model.version, "task": model.facts.task}
-
-
-def label(model: Model, index: int) -> str:
-    """Return an output's label, or its number where there are none."""
-    return model.spec.labels[index] if model.spec.labels else str(index)
+    return {"name": model.facts.name, "version": model.version, "task": model.facts.task.name}
 
 
 def predictions(outputs: Tensor, model: Model, top_k: int = PREDICTIONS) -> list[dict[str, Any]]:
     """Return the strongest outputs (K,) of a classifier, or all of a regression's."""
-    if model.facts.task == "regression":
-        return [{"index": i, "label": label(model, i), "value": float(v)} for i, v in enumerate(outputs)]
-    probability = outputs.softmax(0)
-    best = outputs.argsort(descending=True, stable=True)[:top_k].tolist()
-    return [
-        {"index": i, "label": label(model, i), "probability": float(probability[i]), "logit": float(outputs[i])}
-        for i in best
-    ]
+    return [_prediction(found) for found in model.facts.task.predictions(outputs, model.facts, top_k)]
 
 
-def _target_wire(index: int | None, outputs: Tensor | None, model: Model) -> dict[str, Any] | None:
-    if index is None or outputs is None:
+def _prediction(found: Prediction) -> dict[str, Any]:
+    return {name: value for name, value in vars(found).items() if value is not None}
+
+
+def _target_wire(target: Target | None, outputs: Tensor | None, model: Model) -> dict[str, Any] | None:
+    if target is None or outputs is None:
         return None
-    score = outputs[index] if model.facts.task == "regression" else outputs.softmax(0)[index]
-    return {"index": index, "label": label(model, index), "score": float(score)}
-
-
-def _target(target: int | str, position: int, model: Model) -> int:
-    """Resolve an index or label to an index."""
-    pointer = f"/targets/{position}"
-    if isinstance(target, int):
-        if not 0 <= target < model.facts.outputs:
-            raise InvalidParameter.at(
-                pointer,
-                f"target {target} is out of range: {model.facts.name} has outputs 0 to {model.facts.outputs - 1}",
-            )
-        return target
-    same = [i for i, name in enumerate(model.spec.labels) if name.casefold() == target.casefold()]
-    if len(same) == 1:
-        return same[0]
-    if same:
-        raise InvalidParameter.at(pointer, f"label {target!r} stands for outputs {same}; give one of these indices")
-    if not model.spec.labels:
-        raise InvalidParameter.at(pointer, f"{model.facts.name} has no labels; give an index")
-    near = did_you_mean(target, model.spec.labels, count=3)
-    raise InvalidParameter.at(pointer, f"{model.facts.name} has no label {target!r}{near}; or give an index")
+    strength = model.facts.task.strength(target, outputs)
+    return {"index": target.index, "label": model.facts.label(target.index), "score": strength}
 
 
 def _geometry(picture: Picture | None) -> dict[str, Any] | None:

@@ -17,24 +17,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from service import __version__
-from service.engine.device import Device
-from service.engine.incremental import Incremental, NotIncremental
-from service.engine.jobs import rows_key
-from service.engine.model import Model
-from service.engine.precision import Precision
+from service.contract import Objective, Rows, Targets, Total, Trace, Tracing
+from service.engine.incremental.planning import Incremental, NotIncremental
+from service.engine.network.memory import live_bytes
+from service.engine.network.resident import Model
+from service.engine.network.variants import EXACT, Variant, candidates
 from service.engine.probe import ModelProbe
-from service.engine.run import Run
-from service.engine.variants import EXACT, Variant, candidates, live_bytes
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.run import Run
+from service.engine.scheduler.work import rows_key
 from service.errors import EngineUnavailable
-from service.explainers.base import Targets, Trace
-from service.explainers.score_cam import ScoreCAM
+from service.explainers.cam.score_cam import ScoreCAM
 from service.images import decode, prepare, to_input
+from service.precision import Precision
 from service.settings import Settings
 
 log = logging.getLogger("heatlens")
@@ -92,8 +93,10 @@ def photographs() -> Iterator[bytes]:
 class _Strongest(ModelProbe):
     """A probe that shows a layer's strongest feature maps only: enough to compare precisions by."""
 
-    def trace(self, x: Tensor, **how: Any) -> Trace:
-        found = super().trace(x, **how)
+    def trace(
+        self, rows: Rows, tracing: Tracing, objective: Objective | None = None, *, total: Total | None = None
+    ) -> Trace:
+        found = super().trace(rows, tracing, objective, total=total)
         return replace(
             found,
             activations={
@@ -242,7 +245,7 @@ class Tuner:
                 if closing.is_set():
                     raise EngineUnavailable("the server is closing")
                 probe = _Strongest(model, self.device, Run(priority=IDLE), precision)
-                maps[precision] = ScoreCAM().explain(probe, x, Targets()).maps[0].array.cpu()
+                maps[precision] = ScoreCAM().explain(probe, x, Targets(model.facts)).maps[0].array.cpu()
             for precision, found in maps.items():
                 agrees = rank_correlation(found, maps["fp32"]) if torch.isfinite(found).all() else 0.0
                 result[precision] = min(result.get(precision, 1.0), agrees)

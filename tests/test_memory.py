@@ -11,12 +11,12 @@ import psutil
 import torch
 from torch import nn
 from service.app import build, close
-from service.engine.model import ModelSpec
+from service.engine.network.resident import ModelSpec
 from service.engine.probe import ModelProbe
-from service.engine.run import Run
+from service.engine.scheduler.run import Run
 from service.engine.store import Store
 from service.explainers.base import Targets
-from service.explainers.score_cam import ScoreCAM
+from service.explainers.cam.score_cam import ScoreCAM
 from service.images import Transform
 from service.settings import Settings
 

@@ -6,7 +6,7 @@ import sys
 import torch
 
 from service.app import build, close
-from service.engine.device import Device
+from service.engine.scheduler.device import Device
 from service.process import ALL_THREADS
 from service.settings import Settings
 from tests.conftest import CATALOG
@@ -36,7 +36,7 @@ def test_a_process_that_serves_keeps_one_team_of_threads() -> None:
     # In a process of its own: what a main thread has set stays.
     code = (
         "import torch; from service.process import ALL_THREADS, prepare_process; prepare_process(); "
-        "from service.engine.device import Device; "
+        "from service.engine.scheduler.device import Device; "
         "device = Device(torch.device('cpu')); "
         "print(torch.get_num_threads(), device.call(torch.get_num_threads) == ALL_THREADS); device.close()"
     )

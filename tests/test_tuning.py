@@ -8,9 +8,9 @@ import scipy.stats
 import torch
 
 from service.app import build, close
-from service.engine.jobs import RowsJob
-from service.engine.run import Run
-from service.engine.variants import Recorded, Variant, live_bytes
+from service.engine.scheduler.work import RowsJob
+from service.engine.scheduler.run import Run
+from service.engine.network.variants import Recorded, Variant, live_bytes
 from service.settings import Settings
 from service.tuning import AGREEMENT, Tuner, photographs, rank_correlation
 from tests.conftest import CATALOG

@@ -6,7 +6,7 @@ from typing import cast
 
 from fastapi import Request
 
-from service.engine.device import Device
+from service.engine.scheduler.device import Device
 from service.engine.store import Store
 from service.metrics import Metrics
 from service.pipeline import Pipeline

@@ -13,9 +13,9 @@ from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import tracing
+from service import spans
 from service.api import problems
-from service.engine.run import Run
+from service.engine.scheduler.run import Run
 from service.errors import Overloaded, ServiceError, Unauthorized
 from service.metrics import Metrics
 
@@ -77,7 +77,7 @@ class Recording:
                 known.bytes_out += len(message.get("body", b""))
             await send(message)
 
-        with tracing.span(f"{scope['method']} {_route(scope['path'])}", tracing.received(headers)) as span:
+        with spans.span(f"{scope['method']} {_route(scope['path'])}", spans.received(headers)) as span:
             try:
                 await self.app(scope, receive, sending)
             except Exception as error:

@@ -7,7 +7,7 @@ from service.api import body, respond, schemas
 from service.api.context import context
 from service.api.documentation import PROBLEMS, request_body
 from service.api.middleware import record
-from service.engine.run import Run
+from service.engine.scheduler.run import Run
 
 router = APIRouter(tags=["predict"])
 

@@ -11,11 +11,11 @@ import orjson
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
 
-from service import tracing
+from service import spans
 from service.api import problems
 from service.api.context import Context
-from service.engine.admission import SMALL_PASSES
-from service.engine.run import Run
+from service.engine.scheduler.admission import SMALL_PASSES
+from service.engine.scheduler.run import Run
 from service.errors import Cancelled, ServiceError
 from service.pipeline import Answer
 
@@ -69,12 +69,12 @@ def start(service: Context, run: Run, passes: int, work: Callable[[], T]) -> "as
         Overloaded: too much waits already.
     """
     service.device.admission.admit(run, passes)
-    trace = tracing.current()
+    trace = spans.current()
 
     def checked() -> T:
         run.check()  # it may have waited for a thread until nobody wanted it any more
         try:
-            with tracing.span("work", trace):
+            with spans.span("work", trace):
                 return work()
         except ServiceError as error:
             raise error.with_traceback(None) from None  # its frames hold the picture

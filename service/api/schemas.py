@@ -4,11 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
-from service.explainers.base import Task
 from service.rendering import OutputOptions
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
+TaskName = Literal["classification", "regression"]
 IMAGE = Field(description="The picture as base64 or a data: URI: PNG, JPEG, WebP, GIF (first frame) or BMP.")
 
 
@@ -63,7 +63,7 @@ class ModelRef(Wire):
 
     name: str
     version: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$", description="Digest of all weights and buffers.")]
-    task: Task
+    task: TaskName
 
 
 class Prediction(Wire):
@@ -216,7 +216,7 @@ class ModelSummary(Wire):
     name: str
     default: bool
     status: Literal["loading", "ready", "failed"]
-    task: Task
+    task: TaskName
     source: str
     error: str | None
 

@@ -1,18 +1,17 @@
 """What a method sees of a model: one request's way to its outputs, maps and gradients."""
 
-import hashlib
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable
 
 from torch import Tensor, nn
 
-from service.engine.device import Device
-from service.engine.jobs import PatchesJob, RowsJob, TraceJob
-from service.engine.model import Model
-from service.engine.precision import Precision
-from service.engine.run import Run
+from service.contract import Boxes, Objective, Rows, Sketch, Total, Trace, Tracing
+from service.engine.network.resident import Model
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.run import Run
+from service.engine.scheduler.work import PatchesJob, RowsJob, TraceJob
 from service.errors import InvalidParameter
-from service.explainers.base import Box, Explanation, Objective, Rectifier, Trace
+from service.precision import Precision
 
 INCREMENTAL_PAYS = 1.1  # expected time of plain rows over that of boxes
 
@@ -28,87 +27,53 @@ class ModelProbe:
         self.device = model.device
         self._model, self._scheduler, self._run, self._precision = model, device, run, precision
 
-    def scores(
-        self,
-        count: int,
-        rows: Callable[[int, int], Tensor],
-        *,
-        same: Hashable = None,
-        image: Tensor | None = None,
-        sketch: Callable[[Tensor], Explanation] | None = None,
-    ) -> Tensor:
+    def scores(self, rows: Rows, *, sketch: Sketch | None = None) -> Tensor:
         """See `Probe.scores`."""
-        job = RowsJob(
-            self._model,
-            (3, *self.facts.input_size),
-            count,
-            rows,
-            precision=self._precision,
-            cache_key=self._key(image, count, same),
-        )
-        return self._submit(job, sketch)
-
-    def patched(
-        self,
-        image: Tensor,
-        filling: Tensor,
-        boxes: Sequence[Box],
-        *,
-        same: Hashable = None,
-        sketch: Callable[[Tensor], Explanation] | None = None,
-    ) -> Tensor:
-        """See `Probe.patched`."""
-        incremental, plan = self._model.incremental, None
-        if incremental is not None and self._precision == "fp32" and boxes:
-            window = max(y1 - y0 for y0, _, y1, _ in boxes), max(x1 - x0 for _, x0, _, x1 in boxes)
-            height, width = image.shape[2:]
-            corners = [min(y0, height - window[0]) for y0, *_ in boxes] + [
-                min(x0, width - window[1]) for _, x0, *_ in boxes
-            ]
-            plan = incremental.plan(window, math.gcd(*corners) or 1)
-        if incremental is None or plan is None or plan.gain < INCREMENTAL_PAYS:
-
-            def rows(i: int, j: int) -> Tensor:
-                built = image.repeat(j - i, 1, 1, 1)
-                for row in range(max(i, 1), j):  # row 0 is the picture itself
-                    y0, x0, y1, x1 = boxes[row - 1]
-                    built[row - i, :, y0:y1, x0:x1] = filling[:, y0:y1, x0:x1]
-                return built
-
-            return self.scores(1 + len(boxes), rows, same=same, image=image, sketch=sketch)
-        key = self._key(image, 1 + len(boxes), same)
-        job = PatchesJob(self._model, incremental, plan, image, filling, boxes, cache_key=key)
-        row_s = sum(incremental.seconds) / plan.gain
-        fitting = self._scheduler.fitting(plan.row_bytes)
-        self._scheduler.set_limit(job.key, min(plan.rows, fitting, int(self._model.max_batch_s / row_s)))
-        self._run.incremental = plan.share
-        return self._submit(job, sketch)
-
-    def _key(self, image: Tensor | None, count: int, same: Hashable) -> Hashable:
-        """Return what outputs are kept under; None where they are not."""
-        if same is None or image is None:
-            return None
-        picture = hashlib.sha256(image.cpu().numpy().tobytes()).digest()
-        return self._model.version, self._precision, picture, count, same
-
-    def _submit(self, job: RowsJob, sketch: Callable[[Tensor], Explanation] | None) -> Tensor:
+        job = self._boxes(rows) if isinstance(rows, Boxes) else None
+        job = job or RowsJob(self._model, self._shape, rows, precision=self._precision, cache_key=self._key(rows))
         self._run.precision = self._precision
         if sketch is not None:
             self._run.sketch = lambda: sketch(job.so_far()) if job.next else None
         return self._scheduler.scores(job, self._run)
 
+    def _boxes(self, rows: Boxes) -> RowsJob | None:
+        """Return a job that computes only what boxes can reach; None where plain rows are expected to be as fast."""
+        incremental = self._model.incremental
+        if incremental is None or self._precision != "fp32" or not rows.boxes:
+            return None
+        window = max(y1 - y0 for _, y0, _, y1 in rows.boxes), max(x1 - x0 for x0, _, x1, _ in rows.boxes)
+        height, width = rows.image.shape[2:]
+        corners = [min(y0, height - window[0]) for _, y0, *_ in rows.boxes] + [
+            min(x0, width - window[1]) for x0, *_ in rows.boxes
+        ]
+        plan = incremental.plan(window, math.gcd(*corners) or 1)
+        if plan.gain < INCREMENTAL_PAYS:
+            return None
+        job = PatchesJob(self._model, incremental, plan, rows, cache_key=self._key(rows))
+        row_s = sum(incremental.seconds) / plan.gain
+        fitting = self._scheduler.fitting(plan.row_bytes)
+        self._scheduler.set_limit(job.key, min(plan.rows, fitting, int(self._model.max_batch_s / row_s)))
+        self._run.incremental = plan.share
+        return job
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return (3, *self.facts.input_size)
+
+    def _key(self, rows: Rows) -> Hashable:
+        """Return what outputs are kept under; None where they are not."""
+        return (self._model.version, self._precision, rows.count, rows.key) if rows.key is not None else None
+
     def trace(
         self,
-        x: Tensor,
-        *,
-        layers: Sequence[str] = (),
-        wrt: Sequence[str] = (),
+        rows: Rows,
+        tracing: Tracing,
         objective: Objective | None = None,
-        rectifier: Rectifier | None = None,
-        partial: bool = False,
+        *,
+        total: Total | None = None,
     ) -> Trace:
         """See `Probe.trace`."""
-        job = TraceJob(self._model, x, objective, layers=layers, wrt=wrt, rectifier=rectifier, partial=partial)
+        job = TraceJob(self._model, self._shape, rows, tracing, objective, total)
         return self._scheduler.submit(job, self._run)
 
     def weight(self, layer: str) -> Tensor:

@@ -9,12 +9,15 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from service.engine.device import Device
-from service.engine.jobs import RowsJob, rows_key
-from service.engine.model import Model, ModelSpec, probe_input
-from service.engine.precision import DTYPES
-from service.engine.run import Run
+from service.contract import Rows, Tracing
+from service.engine.network.examine import probe_input
+from service.engine.network.resident import Model
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.run import Run
+from service.engine.scheduler.work import RowsJob, rows_key
 from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean
+from service.models.spec import ModelSpec
+from service.precision import DTYPES
 from service.process import leave_cores_to_the_device
 
 Status = Literal["loading", "ready", "failed"]
@@ -153,10 +156,8 @@ class Store:
             return x[:1].expand(j - i, -1, -1, -1)
 
         for count in (1, self.device.unmeasured_batch_rows):
-            self.device.submit(RowsJob(model, tuple(x.shape[1:]), count, rows), Run())
+            self.device.submit(RowsJob(model, tuple(x.shape[1:]), Rows(count, rows)), Run())
         layer = model.facts.default_layer
         if layer is not None:
-            self.device.call(
-                lambda: model.trace(x[:1], layers=[layer], wrt=[layer], objective=lambda outputs, _: outputs[:, :1])
-            )
+            self.device.call(lambda: model.trace(x[:1], Tracing((layer,), (layer,)), lambda seen: seen.outputs[:, :1]))
         return model

@@ -5,7 +5,7 @@ Detection via Deep Convolutional Networks for Discriminative Localization and Vi
 RAM. Convolutions end in one map A of C channels, global average pooling turns it into C numbers, one linear
 unit turns these into the count. So RAM(y, x) = sum_k w_k A_k(y, x), and mean(RAM) + bias is the count itself.
 
-The lesions are painted by `service.models.train_lesion_count`; this is no medical device.
+The lesions are painted by `tests.training.lesion_count`; this is no medical device.
 """
 
 from pathlib import Path

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from service import tracing
+from service import spans
 from service.app import create_app
 from service.errors import CatalogError
 from service.logs import JsonFormatter, TextFormatter
@@ -167,7 +167,7 @@ def test_defects_are_logged_and_not_shown(client, chelsea, monkeypatch, caplog):
 
 def test_spans_of_each_stage_continue_the_callers_trace(client, chelsea):
     exporter = InMemorySpanExporter()
-    tracing.install(exporter)
+    spans.install(exporter)
     try:
         trace = "4bf92f3577b34da6a3ce929d0e0e4736"
         client.post(
@@ -175,7 +175,7 @@ def test_spans_of_each_stage_continue_the_callers_trace(client, chelsea):
         )
         time.sleep(0.1)
     finally:
-        tracing.uninstall()
+        spans.uninstall()
     spans = {span.name: span for span in exporter.get_finished_spans()}
     assert {"POST /explain", "read", "work", "decode", "explain", "render", "encode"} <= set(spans)
     assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {trace}

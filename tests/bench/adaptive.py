@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from service.explainers.occlusion import Occlusion
+from service.explainers.perturbation.occlusion import Occlusion
 from tests import oracles
 from tests.bench.measure import Options, Row
 from tests.bench.subject import Subject, ours, pictures

@@ -18,10 +18,10 @@ from PIL import Image, ImageEnhance
 from torch import Tensor, nn
 
 from service.app import build, close
-from service.engine.catalog import requested
-from service.engine.model import ModelSpec
+from service.models.catalogue import requested
+from service.engine.network.resident import ModelSpec
 from service.engine.probe import ModelProbe
-from service.engine.run import Run
+from service.engine.scheduler.run import Run
 from service.explainers.base import Explainer, Explanation, Facts
 from service.images import decode, prepare, to_input
 from service.settings import Settings

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from service.api import respond
-from service.engine.run import Run
+from service.engine.scheduler.run import Run
 from service.explainers.base import method
 from service.rendering import OutputOptions
 from tests.bench import peers

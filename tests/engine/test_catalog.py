@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from service.engine.catalog import EMBEDDED, read_catalog, read_weights, requested, torchvision_names
-from service.engine.model import Model
+from service.models.catalogue import EMBEDDED, read_catalog, read_weights, requested, torchvision_names
+from service.engine.network.resident import Model
 from service.errors import CatalogError
 from tests import tiny
 from tests.conftest import CATALOG

@@ -7,9 +7,9 @@ from contextlib import ExitStack, suppress
 import pytest
 import torch
 
-from service.engine.device import Device
-from service.engine.jobs import CallJob, RowsJob, TraceJob
-from service.engine.run import Run
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.work import CallJob, RowsJob, TraceJob
+from service.engine.scheduler.run import Run
 from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, OutOfMemory, Overloaded
 
 
@@ -169,8 +169,8 @@ def test_closing_answers_every_waiter():
 
 def test_memory_is_given_back_once_after_work(monkeypatch):
     released = []
-    monkeypatch.setattr("service.engine.device._RELEASE_S", 0.01)
-    monkeypatch.setattr("service.engine.device.release_freed_memory", lambda: released.append(1))
+    monkeypatch.setattr("service.engine.scheduler.device._RELEASE_S", 0.01)
+    monkeypatch.setattr("service.engine.scheduler.device.release_freed_memory", lambda: released.append(1))
     device = Device(torch.device("cpu"))
     for turn in range(1, 3):
         device.call(lambda: None)
@@ -345,8 +345,8 @@ def test_what_would_end_too_late_is_turned_away_at_once():
 def test_time_beside_the_device_counts_in_admission(monkeypatch):
     """Where decoding and drawing are what is scarce, rows alone would let in far too much."""
     device, clock = Device(torch.device("cpu")), [1000.0]
-    monkeypatch.setattr("service.engine.admission.time.monotonic", lambda: clock[0])
-    monkeypatch.setattr("service.engine.run.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("service.engine.scheduler.admission.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("service.engine.scheduler.run.time.monotonic", lambda: clock[0])
     runs = [Run() for _ in range(60)]
     for run in runs:
         device.admission.admit(run, 1)

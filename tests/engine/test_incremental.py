@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from service.engine import incremental_graph
-from service.engine.incremental import Incremental, NotIncremental
-from service.engine.incremental_regions import Region
-from service.engine.variants import EXACT
+from service.engine.incremental.planning import Incremental, NotIncremental
+from service.engine.incremental.regions import Region
+from service.engine.network.variants import EXACT
 from service.models.efficientnet_lite0 import EfficientNetLite0
 from tests import oracles, tiny
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from service.engine.catalog import requested
-from service.engine.device import Device
-from service.engine.jobs import RowsJob
-from service.engine.model import Model, ModelSpec
-from service.engine.run import Run
+from service.models.catalogue import requested
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.work import RowsJob
+from service.engine.network.resident import Model, ModelSpec
+from service.engine.scheduler.run import Run
 from service.errors import CatalogError
 from service.images import Transform
 from service.pipeline import applicability

@@ -5,9 +5,9 @@ import torch
 import torchvision
 from torch import nn
 
-from service.engine.catalog import requested
-from service.engine.model import Model, probe_input
-from service.engine.variants import (
+from service.models.catalogue import requested
+from service.engine.network.resident import Model, probe_input
+from service.engine.network.variants import (
     EXACT,
     Recorded,
     Variant,

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.engine.device import Device
-from service.engine.model import Model, ModelSpec
+from service.engine.scheduler.device import Device
+from service.engine.network.resident import Model, ModelSpec
 from service.engine.probe import ModelProbe
-from service.engine.run import Run
+from service.engine.scheduler.run import Run
 from service.explainers.base import Explainer, Explanation, Targets, Task
 from service.images import Transform
 from service.models import efficientnet_lite0

@@ -1,7 +1,7 @@
 import pytest
 
 from service.errors import NotApplicable
-from service.explainers.cam import CAM
+from service.explainers.cam.cam import CAM
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, tiny_input
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from service.engine.device import Device
-from service.engine.jobs import RowsJob
-from service.engine.model import digest
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.work import RowsJob
+from service.engine.network.resident import digest
 from service.engine.probe import ModelProbe
-from service.engine.run import Run
+from service.engine.scheduler.run import Run
 from service.explainers.base import Targets, registry
 from service.pipeline import applicability
 from tests.explainers.conftest import tiny_input

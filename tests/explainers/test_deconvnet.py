@@ -5,7 +5,7 @@ import torch
 
 from service.errors import InvalidParameter, NotApplicable
 from service.explainers.base import INPUT
-from service.explainers.deconvnet import DeconvNet
+from service.explainers.propagation.deconvnet import DeconvNet
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, narrow_layer, tiny_input
 

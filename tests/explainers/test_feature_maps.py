@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from service.errors import InvalidParameter
-from service.explainers.feature_maps import FeatureMaps
+from service.explainers.features.feature_maps import FeatureMaps
 from tests import oracles, tiny
 from tests.explainers.conftest import narrow_layer, tiny_input
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.explainers.filters import Filters
+from service.explainers.features.filters import Filters
 from tests import oracles, tiny
 
 

@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
-from service.explainers.cam import CAM
-from service.explainers.grad_cam import GradCAM
+from service.explainers.cam.cam import CAM
+from service.explainers.cam.grad_cam import GradCAM
 from tests import oracles
 from tests.explainers.conftest import assert_close
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from service.engine.device import Device
-from service.engine.incremental import Incremental
+from service.engine.scheduler.device import Device
+from service.engine.incremental.planning import Incremental
 from service.engine.probe import ModelProbe
-from service.engine.run import Run
+from service.engine.scheduler.run import Run
 from service.explainers.base import Targets
-from service.explainers.occlusion import Occlusion, starts
+from service.explainers.perturbation.occlusion import Occlusion, starts
 from service.tuning import rank_correlation
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_within, tiny_input

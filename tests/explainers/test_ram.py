@@ -1,7 +1,7 @@
 import pytest
 
 from service.errors import NotApplicable
-from service.explainers.ram import RAM
+from service.explainers.cam.ram import RAM
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, tiny_input
 
@@ -19,7 +19,7 @@ def test_equals_the_definition(small):
 
 @pytest.mark.oracle("ram")
 def test_embedded_model_is_complete_and_signed(embedded):
-    from service.engine.device import Run
+    from service.engine.scheduler.device import Run
     from service.engine.probe import ModelProbe
     from service.explainers.base import Targets
 

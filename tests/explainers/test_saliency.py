@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.explainers.saliency import Saliency
+from service.explainers.gradient.saliency import Saliency
 from tests import oracles
 from tests.explainers.conftest import assert_close, tiny_input
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from service.explainers.score_cam import ScoreCAM, min_max
+from service.explainers.cam.score_cam import ScoreCAM, min_max
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, assert_within, narrow_layer, tiny_input
 

@@ -8,7 +8,7 @@ from argparse import Namespace
 import pytest
 
 from service.app import create_app
-from service.engine.run import Run
+from service.engine.scheduler.run import Run
 from service.images import Picture
 from service.settings import Settings
 from tests.conftest import CATALOG, serving_app

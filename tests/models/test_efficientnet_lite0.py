@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from service.engine.run import Run
-from service.explainers.cam import CAM
-from service.explainers.grad_cam import GradCAM
-from service.explainers.occlusion import Occlusion
+from service.engine.scheduler.run import Run
+from service.explainers.cam.cam import CAM
+from service.explainers.cam.grad_cam import GradCAM
+from service.explainers.perturbation.occlusion import Occlusion
 from service.rendering import OutputOptions
 from tests.conftest import encoded, photograph
 

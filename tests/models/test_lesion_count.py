@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch import nn
 
-from service.models import train_lesion_count as script
+from tests.training import lesion_count as script
 from service.models.lesion_count import INPUT_SIZE, WEIGHTS, LesionCount, lesion_count
-from service.models.train_lesion_count import (
+from tests.training.lesion_count import (
     COLUMNS,
     MOST,
     SIDES,

@@ -1,0 +1,44 @@
+"""What a method answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from service.contract.meaning import Target
+
+Kind = Literal["positive", "signed", "grid", "picture", "rgb"]
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Map:
+    """One picture's worth of result, unnormalised float32.
+
+    kind `positive` and `signed`: (h, w) heat; `grid`: (k, h, w), one small picture per channel;
+    `picture`: (3, h, w) signed, drawn with grey as zero; `rgb`: (3, h, w) in 0..1.
+    """
+
+    name: str
+    array: Tensor
+    kind: Kind = "positive"
+    target: Target | None = None
+    layer: str | None = None
+    channel: int | None = None
+    channels: tuple[int, ...] | None = None  # the channels of a grid, in order
+    patch: Box | None = None  # the part of the input that the map explains
+    interpolation: Literal["bilinear", "nearest"] = "bilinear"  # how to enlarge it
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The result of a method: its maps, its own details, and the clean picture's outputs where it met them."""
+
+    maps: Sequence[Map]
+    details: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Tensor | None = None  # (K,)
+    avoided: int = 0  # rows whose outputs were known without a forward
+    exact: bool = True  # all of the definition was computed, nothing estimated

@@ -1,0 +1,1 @@
+"""One network, resident on a device. Knows no queue."""

@@ -1,0 +1,119 @@
+"""Copies of a network that only answer forwards: folded, in another memory layout, in another precision, recorded."""
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from service.engine.network.capture import uninstall
+from service.engine.network.graphs import Recorded, bucket
+from service.precision import DTYPES, Precision
+
+EXACT = 1e-5  # largest difference of the outputs, relative to the largest output
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network to send rows through, and how they have to lie in memory."""
+
+    name: str
+    module: nn.Module
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    folded: frozenset[str] = frozenset()  # convolutions whose output is that of the batch norm after them
+    buckets: bool = False  # whether batches are filled up to a few fixed sizes
+    recorded: Recorded | None = None  # replays the module's forward
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Return outputs (N, K) in float32 of rows (N, 3, H, W)."""
+        count, given = len(rows), self.laid_out(rows)
+        if self.buckets and (missing := bucket(count) - count):
+            filling = given[-1:].expand(missing, -1, -1, -1)
+            given = torch.cat([given, filling]).contiguous(memory_format=self._layout)
+        outputs: Tensor = (self.recorded or self.module)(given)
+        return outputs[:count].float()
+
+    @property
+    def _layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def laid_out(self, rows: Tensor) -> Tensor:
+        """Return rows (N, 3, H, W) as the network takes them: precision, and order in memory."""
+        layout = torch.channels_last if self.channels_last else torch.preserve_format
+        return rows.to(DTYPES[self.precision], memory_format=layout)
+
+
+def fold_batch_norms(module: nn.Module, x: Tensor) -> tuple[nn.Module, frozenset[str]]:
+    """Return a copy with each batch norm folded into the convolution whose output it takes, and these convolutions.
+
+    Pairs are found by watching a forward of x, so that it does not matter how the network is written. Where the
+    convolution's output has other readers too, the copy computes something else: compare before use.
+    """
+    folded = uninstall(copy.deepcopy(module))
+    produced: dict[int, tuple[str, Tensor]] = {}  # tensors are held, so that their ids stay their own
+    pairs: list[tuple[str, str]] = []
+    calls: list[str] = []
+    handles = []
+
+    def after(name: str, output: Tensor) -> None:
+        calls.append(name)
+        produced[id(output)] = name, output
+
+    def before(name: str, given: Tensor) -> None:
+        calls.append(name)
+        if id(given) in produced:
+            pairs.append((produced[id(given)][0], name))
+
+    for name, child in folded.named_modules():
+        if isinstance(child, nn.Conv2d):
+            handles.append(child.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
+        elif isinstance(child, nn.BatchNorm2d):
+            handles.append(child.register_forward_pre_hook(lambda _, given, name=name: before(name, given[0])))
+    with torch.inference_mode():
+        folded(x)
+    for handle in handles:
+        handle.remove()
+    pairs = [pair for pair in pairs if calls.count(pair[0]) == calls.count(pair[1]) == 1]
+    for convolution, norm in pairs:
+        conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
+        assert isinstance(conv, nn.Conv2d)
+        assert isinstance(bn, nn.BatchNorm2d)
+        # In float64, so that the folded weights are off by their last bit and no more.
+        _replace(folded, convolution, fuse_conv_bn_eval(conv.double(), bn.double()).float())
+        _replace(folded, norm, nn.Identity())
+    return folded.requires_grad_(False), frozenset(convolution for convolution, _ in pairs)
+
+
+def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)
+
+
+def candidates(module: nn.Module, x: Tensor, precision: Precision) -> list[Variant]:
+    """Return the ways to run a network in a precision; x (N, 3, H, W) is an input. Which one pays, measurement tells.
+
+    All of them compute what the network computes, up to their precision: in float32 to `EXACT`.
+    """
+    on_gpu = x.is_cuda  # where kernels are chosen by the batch's size, and launching them costs
+    plain = [Variant("plain", module, buckets=on_gpu)] if precision == "fp32" else []
+    copies = {"channels-last": (uninstall(copy.deepcopy(module)), frozenset[str]())}
+    folded, convolutions = fold_batch_norms(module, x)
+    with torch.inference_mode():
+        expected, found = module(x), folded(x)
+    if float((found - expected).abs().max()) <= EXACT * float(expected.abs().max()):
+        copies["folded, channels-last"] = folded, convolutions
+    ways = [
+        Variant(
+            name,
+            copied.to(DTYPES[precision]).to(memory_format=torch.channels_last),
+            precision,
+            channels_last=True,
+            folded=convolutions,
+            buckets=on_gpu,
+        )
+        for name, (copied, convolutions) in copies.items()
+    ]
+    graphs = [replace(way, name=f"{way.name}, graphs", recorded=Recorded(way.module)) for way in ways if on_gpu]
+    return plain + graphs + ways

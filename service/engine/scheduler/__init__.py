@@ -1,0 +1,1 @@
+"""Who is next on a device, and the thread that works for it. Knows no network."""

@@ -1,0 +1,1 @@
+"""Class activation maps: the maps of a layer, weighed and added up."""

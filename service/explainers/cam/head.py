@@ -1,0 +1,42 @@
+"""Heads of averaged features: what CAM and RAM share."""
+
+import torch
+from torch import Tensor
+
+from service.contract import Explanation, Facts, Head, Map, Probe, Rows, Targets, Tracing
+from service.errors import NotApplicable
+
+
+def linear_head(facts: Facts, method: str, *, measures: bool) -> Head:
+    """Return the proved GAP -> linear head of a network whose outputs are quantities, or of one with classes.
+
+    Raises:
+        NotApplicable: the network has another task or another head.
+    """
+    if facts.task.measures != measures:
+        wanted, other = ("regression", "cam") if measures else ("classification", "ram")
+        raise NotApplicable(
+            f"{method} needs a {wanted} model and {facts.name} is a {facts.task.name} one; use {other!r}"
+        )
+    if facts.head is None:
+        raise NotApplicable(
+            f"{method} needs global average pooling straight into one linear layer; on {facts.name} no layer "
+            "satisfies sum(map)/(h*w) + bias == output. Use 'grad-cam', which needs no such head"
+        )
+    return facts.head
+
+
+def weighted_maps(name: str, probe: Probe, image: Tensor, head: Head, targets: Targets) -> Explanation:
+    """Return the signed maps M_c = sum_k w_k^c A_k, one (h, w) a target, and how exactly they add up to the outputs."""
+    trace = probe.trace(Rows.of(image), Tracing(layers=(head.layer,)))
+    outputs = trace.outputs[0]
+    targets = targets.fixed(outputs)
+    a = trace.activations[head.layer][0]  # (C, h, w)
+    w, b = targets.columns(head.weight.T), targets.columns(head.bias)  # (C, T), (T,)
+    m = torch.einsum("ct,chw->thw", w, a)
+    residual = (m.mean((1, 2)) + b - targets.columns(outputs)).abs().max()
+    return Explanation(
+        maps=[Map(name, m[i], "signed", target=t, layer=head.layer) for i, t in enumerate(targets.chosen(outputs))],
+        details={"completeness_residual": float(residual), "bias": b.tolist()},
+        outputs=outputs,
+    )

@@ -1,0 +1,190 @@
+"""Feature maps as masks over the picture: what Score-CAM and its kin (SS-CAM, IS-CAM) share.
+
+Wang et al. 2020, section 3.2: H_k = A_k upsampled to the input and scaled to 0..1; CIC_k = f(X * H_k) - f(X_b); the map
+is ReLU(sum_k w_k A_k) with weights w of the CIC. Kin vary each mask and average f over the variations.
+
+What needs no forward gets none, exactly: a constant map masks everything, so that all of them share one row; a mask
+does not depend on its map's offset and scale, so that equal scaled maps are one mask; no mask depends on the target.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, Trace, Tracing, fingerprint
+from service.explainers.base import LayerExplainer
+from service.explainers.fields import Layer, MaskSpace, ScoreOf
+
+Interpolation = Literal["bilinear", "bilinear-corners", "bicubic", "nearest"]
+Normalise = Literal["after", "before"]
+
+
+def min_max(a: Tensor) -> Tensor:
+    """Scale each map of (K, h, w) to 0..1; a constant one becomes zero, in any precision."""
+    low, high = a.amin((1, 2), keepdim=True), a.amax((1, 2), keepdim=True)
+    span = high - low
+    # Branching on the span needs no epsilon, which would underflow in half precision.
+    return torch.where(span > 0, (a - low) / torch.where(span > 0, span, 1), 0)
+
+
+def enlarged(
+    scaled: Tensor,
+    size: tuple[int, int],
+    interpolation: Interpolation = "bilinear",
+    normalise: Normalise = "after",
+) -> Tensor:
+    """Return masks (n, H, W) in 0..1 of maps (n, h, w) in 0..1."""
+    mode, corners = interpolation, False
+    if interpolation == "bilinear-corners":
+        mode, corners = "bilinear", True
+    align = {"align_corners": corners} if mode != "nearest" else {}
+    masks = F.interpolate(scaled[:, None], size, mode=mode, **align)[:, 0]
+    return min_max(masks) if normalise == "after" else masks
+
+
+@dataclass(frozen=True)
+class Variations:
+    """What becomes of each mask: `count` variations of it, over which f is averaged."""
+
+    count: int = 1
+    vary: Callable[[Tensor, Tensor], Tensor] = lambda masks, _: masks  # masks (n, H, W), which (n,) -> (n, H, W)
+    keep_zero: bool = True  # whether a mask of zeros stays one
+    key: Hashable = None  # what determines them
+
+
+@dataclass(frozen=True)
+class Masks:
+    """The distinct masks of a layer's maps, the strongest first, and which one each channel has."""
+
+    scaled: Tensor  # (M, h, w) in 0..1; the first one is zero, the mask of every constant channel
+    of: Tensor  # (K,)
+
+    @staticmethod
+    def distinct(a: Tensor) -> "Masks":
+        """Return the masks of maps (K, h, w)."""
+        scaled = torch.cat([torch.zeros_like(a[:1]), min_max(a)])
+        masks, of = torch.unique(scaled.flatten(1), dim=0, return_inverse=True)  # (M, h * w), (K + 1,)
+        # With the strongest channels first, a sketch from the first few is already telling.
+        strength = torch.full((len(masks),), float("-inf"), device=a.device)
+        strength.scatter_reduce_(0, of[1:], a.amax((1, 2)), "amax")
+        strength[of[0]] = float("inf")
+        order = strength.argsort(descending=True, stable=True)
+        return Masks(masks[order].view(-1, *a.shape[1:]), order.argsort()[of[1:]])
+
+    @property
+    def constant(self) -> int:
+        """How many channels are constant."""
+        return int((self.of == 0).sum())
+
+
+class MaskedCAM(LayerExplainer):
+    """Weighs each map of a layer by what the picture scores behind it."""
+
+    layer: Layer = None
+    score: ScoreOf = "probability"
+    baseline: Annotated[
+        Literal["black", "none", "input"],
+        Field(
+            description="X_b, whose score is taken off: what a mask of zeros leaves (`black`; under `space: pixels` an "
+            "all-black picture), nothing (CIC is the score itself), or the picture."
+        ),
+    ] = "black"
+    space: MaskSpace = "pixels"
+    weights: Annotated[
+        Literal["softmax", "raw"], Field(description="Softmax of CIC over the channels, or CIC itself.")
+    ] = "softmax"
+    interpolation: Annotated[
+        Interpolation, Field(description="How a map is enlarged into a mask; `-corners` aligns the corner points.")
+    ] = "bilinear"
+    normalise: Annotated[
+        Normalise,
+        Field(description="Scale a mask to 0..1 after enlarging its map, as the paper does, or before."),
+    ] = "after"
+
+    def variations(self, size: tuple[int, int], device: torch.device) -> Variations:
+        """Return what becomes of each mask (H, W); here it stays as it is."""
+        return Variations()
+
+    def _variation_count(self) -> int:
+        """Return how many rows a mask takes, before there is a picture."""
+        return 1
+
+    def passes(self, facts: Facts, targets: int) -> int:
+        """Return an upper bound: every channel's mask and variation, the clean and the fully masked picture."""
+        return facts.layer(self.layer).shape[0] * self._variation_count() + 2
+
+    def tolerates_reduced_precision(self) -> bool:
+        """Allow it for probabilities: the softmax over channels magnifies what rounding does to logits."""
+        return self.score == "probability"
+
+    def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
+        """Return one (h, w) map >= 0 a target; `details.cic` holds each channel's CIC."""
+        layer = probe.facts.layer(self.layer).path
+        trace = probe.trace(Rows.of(image), Tracing(layers=(layer,)))
+        targets = targets.fixed(trace.outputs)
+        masks = Masks.distinct(trace.activations[layer][0])
+        size = image.shape[2], image.shape[3]
+        variations = self.variations(size, image.device)
+        # Row 0 is the picture behind a mask of zeros. Where variations leave such a mask alone, its channels share it.
+        first = 1 if variations.keep_zero or masks.constant == 0 else 0
+        nothing = probe.facts.colour((0, 0, 0)).to(image) if self.space == "pixels" else torch.zeros_like(image[0])
+
+        def build(i: int, j: int) -> Tensor:
+            parts = [torch.zeros(1, *size, device=image.device)] if i == 0 else []
+            if j > 1:
+                start = max(i, 1) - 1  # counted without row 0
+                low, high = start // variations.count, (j - 2) // variations.count + 1
+                used = enlarged(masks.scaled[first + low : first + high], size, self.interpolation, self.normalise)
+                row = torch.arange(start, j - 1, device=image.device)
+                parts.append(variations.vary(used[row // variations.count - low], row % variations.count))
+            return nothing + (image - nothing) * torch.cat(parts)[:, None]
+
+        def combine(outputs: Tensor) -> Explanation:
+            return self._combine(layer, trace, masks, first, variations.count, outputs, targets)
+
+        key = ("masks", fingerprint(image), layer, self.interpolation, self.normalise, self.space, variations.key)
+        rows = Rows(1 + (len(masks.scaled) - first) * variations.count, build, key)
+        return combine(probe.scores(rows, sketch=combine))
+
+    def _combine(
+        self,
+        layer: str,
+        trace: Trace,
+        masks: Masks,
+        first: int,
+        variations: int,
+        outputs: Tensor,
+        targets: Targets,
+    ) -> Explanation:
+        """Return the maps, given the outputs of all rows, or of the first ones."""
+        a = trace.activations[layer][0]
+        f = targets.scores(outputs, self.score)  # (rows, T)
+        done = (len(f) - 1) // variations  # masks of which all variations are there
+        f_mask = torch.cat([f[:first], f[1 : 1 + done * variations].view(done, variations, -1).mean(1)])
+        known = masks.of < len(f_mask)
+        f_clean = targets.scores(trace.outputs, self.score)  # (1, T)
+        f_baseline = {"black": f[:1], "input": f_clean, "none": torch.zeros_like(f_clean)}[self.baseline]
+        cic = f_mask[masks.of[known]] - f_baseline  # (K, T)
+        w = cic.softmax(0) if self.weights == "softmax" else cic
+        cam = torch.einsum("kt,khw->thw", w, a[known]).relu()
+        return Explanation(
+            maps=[Map(self.name, cam[i], target=t, layer=layer) for i, t in enumerate(targets.chosen(f))],
+            details=self._details(cic, masks, len(a)),
+            outputs=trace.outputs[0],
+            avoided=(len(a) * variations + 1) - (1 + (len(masks.scaled) - first) * variations),
+        )
+
+    def _details(self, cic: Tensor, masks: Masks, channels: int) -> dict[str, Any]:
+        return {
+            "score": self.score,
+            "baseline": self.baseline,
+            "cic": cic.T.tolist(),
+            "channels": channels,
+            "constant_channels": masks.constant,
+            "distinct_masks": len(masks.scaled),
+        }

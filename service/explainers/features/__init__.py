@@ -1,0 +1,1 @@
+"""What layers answer, and what they look for."""

@@ -1,0 +1,34 @@
+"""Parameters that several methods have, each documented once."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from service.contract import LayerInfo, Score
+from service.errors import InvalidParameter
+
+Layer = Annotated[
+    str | None, Field(description="Path of the layer; default: the last spatial feature map.", examples=["layer4"])
+]
+ScoreOf = Annotated[Score, Field(description="f: the class's probability, or its logit.")]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="Seed of all that is drawn at random.")]
+Relu = Annotated[bool, Field(description="Keep only what speaks for the class; false keeps the signed map.")]
+Channel = Annotated[int, Field(ge=0)]
+Space = Literal["pixels", "normalised"]
+MaskSpace = Annotated[
+    Space,
+    Field(
+        description="Where a mask multiplies the picture: its `pixels` (0..1, before mean and deviation), so that what "
+        "a mask hides is black, or the `normalised` input, so that it is the model's mean colour."
+    ),
+]
+
+
+def check_channels(channels: tuple[int, ...], info: LayerInfo) -> None:
+    """Raise `InvalidParameter` where a channel number is not one of the layer's."""
+    for i, channel in enumerate(channels):
+        if channel >= info.shape[0]:
+            raise InvalidParameter.at(
+                f"/params/channels/{i}",
+                f"channel {channel} is out of range: layer {info.path!r} has channels 0 to {info.shape[0] - 1}",
+            )
