@@ -20,7 +20,8 @@ pytorch-grad-cam  logit       none (no effect)    softmax    bilinear-corners   
 ================  ==========  ==================  =========  ==================  ===================
 
 The baseline is one number subtracted from every channel's score, and a softmax over channels is blind to it;
-it matters for ``weights="raw"`` and for the CIC that is reported.
+it matters for ``weights="raw"`` and for the CIC that is reported. Both peers multiply the normalised input
+(``space="normalised"``).
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ Baseline = Literal["black", "none", "input"]
 Weights = Literal["softmax", "raw"]
 Interpolation = Literal["bilinear", "bilinear-corners", "bicubic", "nearest"]
 Normalise = Literal["after", "before"]
+Space = Literal["pixels", "normalised"]
 Rule = Literal["deconvnet", "guided", "gradient"]
 Position = tuple[int, int] | Literal["all"] | None
 
@@ -585,22 +587,34 @@ def slow_score_cam(
     weights: Weights = "softmax",
     interpolation: Interpolation = "bilinear",
     normalise: Normalise = "after",
+    space: Space = "pixels",
 ) -> tuple[Tensor, Tensor]:
     """Score-CAM, Wang et al. 2020, Algorithm 1, one channel and one forward at a time.
 
     For each channel k: enlarge A_k to the input's size, min-max to 0..1, multiply into X, forward;
-    CIC_k = f(X * H_k) - f(baseline), the baseline being the black input 0 * X, nothing, or X itself. The
+    CIC_k = f(X * H_k) - f(baseline), the baseline being X behind a mask of zeros, nothing, or X itself. The
     weights are the softmax of the CIC over channels (they sum to one) or the CIC as they are. Returns the map
     ReLU(sum_k w_k A_k) at the layer's own size (h, w) and the CIC (K,). A constant channel has an all-zero
-    mask, so its CIC is that of the black input. ``black`` is zero in the model's input space, as in the
-    algorithm's masked inputs, which is the mean colour where inputs are normalised.
+    mask, so its CIC is that of the fully masked picture.
+
+    ``space`` says what the mask multiplies: the ``pixels`` in 0..1, from which the input is then normalised anew
+    (all zeros: a black picture), or the ``normalised`` input, as the libraries do (all zeros: the mean colour).
+    Pixels are those of ImageNet's mean and deviation.
 
     ``normalise="before"`` scales at the layer's size and enlarges afterwards (not the paper; a peer does it).
     """
     activation = layer_output(model, x, layer)[0]
     size = (x.shape[2], x.shape[3])
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+
+    def masked(mask: Tensor) -> Tensor:
+        if space == "normalised":
+            return x * mask
+        picture = x * std + mean
+        return (picture * mask - mean) / std
+
     if baseline == "black":
-        reference = _score_of(model, 0 * x, target, score)
+        reference = _score_of(model, masked(torch.zeros(size)), target, score)
     elif baseline == "input":
         reference = _score_of(model, x, target, score)
     else:
@@ -612,7 +626,7 @@ def slow_score_cam(
             mask = _unit_range(_enlarge(plane, size, interpolation))
         else:
             mask = _enlarge(_unit_range(plane), size, interpolation)
-        increases.append(_score_of(model, x * mask, target, score) - reference)
+        increases.append(_score_of(model, masked(mask), target, score) - reference)
     cic = torch.stack(increases)
 
     importance = torch.softmax(cic, dim=0) if weights == "softmax" else cic

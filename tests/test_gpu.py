@@ -14,8 +14,8 @@ from service.api import body
 from service.api.context import Context
 from service.api.explain import request_schema
 from service.app import build, close
-from service.engine.scheduler.run import Run
 from service.engine.network.variants import EXACT, candidates
+from service.engine.scheduler.run import Run
 from service.explainers.base import registry
 from service.pipeline import applicability
 from service.settings import Settings

@@ -11,11 +11,12 @@ import psutil
 import torch
 from torch import nn
 from service.app import build, close
-from service.engine.network.resident import ModelSpec
+from service.models.spec import ModelSpec
+from service.tasks import task
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.run import Run
 from service.engine.store import Store
-from service.explainers.base import Targets
+from service.contract import Targets
 from service.explainers.cam.score_cam import ScoreCAM
 from service.images import Transform
 from service.settings import Settings
@@ -27,7 +28,7 @@ def network():
     coarse = nn.Sequential(nn.AvgPool2d(32), nn.Conv2d(3, 2048, 1), nn.ReLU())
     return nn.Sequential(*coarse, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 10))
 
-spec = ModelSpec("wide", network, Transform(224, (224, 224), (0.5,) * 3, (0.2,) * 3))
+spec = ModelSpec("wide", network, Transform(224, (224, 224), (0.5,) * 3, (0.2,) * 3), task("classification"))
 context = build(Settings(device="cpu", tune=False))
 store = Store({"wide": spec}, "wide", context.device)
 store.start()
@@ -45,7 +46,7 @@ def watch():
 watching = threading.Thread(target=watch)
 watching.start()
 run = Run()
-ScoreCAM().explain(ModelProbe(model, context.device, run), image, Targets([1]))
+ScoreCAM().explain(ModelProbe(model, context.device, run), image, Targets(model.facts, [1]))
 done.set()
 watching.join()
 close(context)

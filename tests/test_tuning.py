@@ -8,9 +8,12 @@ import scipy.stats
 import torch
 
 from service.app import build, close
-from service.engine.scheduler.work import RowsJob
+from service.contract import Rows
+from service.engine.network.graphs import Recorded
+from service.engine.network.memory import live_bytes
+from service.engine.network.variants import Variant
 from service.engine.scheduler.run import Run
-from service.engine.network.variants import Recorded, Variant, live_bytes
+from service.engine.scheduler.work import RowsJob
 from service.settings import Settings
 from service.tuning import AGREEMENT, Tuner, photographs, rank_correlation
 from tests.conftest import CATALOG
@@ -153,7 +156,7 @@ def test_requests_go_before_measuring(service):
     measuring.start()
     while not service.device._jobs:
         threading.Event().wait(0.001)
-    job = RowsJob(model, (3, 32, 32), 100, lambda i, j: torch.zeros(j - i, 3, 32, 32))
+    job = RowsJob(model, (3, 32, 32), Rows(100, lambda i, j: torch.zeros(j - i, 3, 32, 32)))
     asking = threading.Thread(target=service.device.submit, args=(job, Run()))
     asking.start()
     while len(service.device._jobs) < 2:

@@ -176,11 +176,11 @@ def test_spans_of_each_stage_continue_the_callers_trace(client, chelsea):
         time.sleep(0.1)
     finally:
         spans.uninstall()
-    spans = {span.name: span for span in exporter.get_finished_spans()}
-    assert {"POST /explain", "read", "work", "decode", "explain", "render", "encode"} <= set(spans)
-    assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {trace}
-    assert spans["decode"].parent.span_id == spans["work"].context.span_id
-    assert spans["POST /explain"].attributes["http.response.status_code"] == 200
+    found = {span.name: span for span in exporter.get_finished_spans()}
+    assert {"POST /explain", "read", "work", "decode", "explain", "render", "encode"} <= set(found)
+    assert {f"{span.context.trace_id:032x}" for span in found.values()} == {trace}
+    assert found["decode"].parent.span_id == found["work"].context.span_id
+    assert found["POST /explain"].attributes["http.response.status_code"] == 200
 
 
 def _raw(client, data, *, end=True):

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service.explainers.base import Facts
-from service.explainers.perturbation.occlusion import starts
 from service.explainers.cam.score_cam import min_max
+from service.explainers.perturbation.occlusion import starts
 from service.process import ALL_THREADS, use_threads
 from tests import oracles
 from tests.bench.measure import Options, Row, synchronise

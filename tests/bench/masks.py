@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from service.engine.scheduler.work import rows_key
-from service.precision import Precision
 from service.explainers.cam.score_cam import min_max
+from service.precision import Precision
 from tests import oracles
 from tests.bench.measure import Options, Row, alternate
 from tests.bench.subject import Subject, ours, pictures

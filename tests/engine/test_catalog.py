@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from service.models.catalogue import EMBEDDED, read_catalog, read_weights, requested, torchvision_names
 from service.engine.network.resident import Model
 from service.errors import CatalogError
+from service.models.catalogue import EMBEDDED, read_catalog, read_weights, requested, torchvision_names
 from tests import tiny
 from tests.conftest import CATALOG
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.work import CallJob, RowsJob, TraceJob
 from service.engine.scheduler.run import Run
+from service.engine.scheduler.work import CallJob, RowsJob, TraceJob
 from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, OutOfMemory, Overloaded
 
 

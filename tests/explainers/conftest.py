@@ -7,28 +7,44 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.engine.scheduler.device import Device
-from service.engine.network.resident import Model, ModelSpec
+from service.contract import Explanation, Targets
+from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
+from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
-from service.explainers.base import Explainer, Explanation, Targets, Task
+from service.explainers.base import Explainer
 from service.images import Transform
 from service.models import efficientnet_lite0
+from service.models.spec import ModelSpec
+from service.tasks import task as task_named
 from tests import oracles
+from tests.plain import PlainProbe
 
 
 class Subject:
     """One network twice: as our resident model, and plain."""
 
-    def __init__(self, name: str, plain: nn.Module, ours: nn.Module, size: int, device: Device, task: Task) -> None:
+    def __init__(self, name: str, plain: nn.Module, ours: nn.Module, size: int, device: Device, task: str) -> None:
         self.name, self.plain, self.device = name, plain, device
         transform = Transform(size, (size, size), oracles.IMAGENET_MEAN, oracles.IMAGENET_STD)
-        spec = ModelSpec(name, lambda: ours, transform, task)
+        spec = ModelSpec(name, lambda: ours, transform, task_named(task))
         self.model = device.call(lambda: Model(spec, ours, device.device))
         self.facts = self.model.facts
 
     def explain(self, explainer: Explainer, x: Tensor | None, targets: Sequence[int] | None = None) -> Explanation:
-        return explainer.explain(ModelProbe(self.model, self.device, Run()), x, Targets(targets))
+        return explainer.explain(self.probe(), self.given(x), Targets(self.facts, targets))
+
+    def explain_plainly(
+        self, explainer: Explainer, x: Tensor | None, targets: Sequence[int] | None = None
+    ) -> Explanation:
+        """Explain on the plain network, without an engine."""
+        return explainer.explain(PlainProbe(self.plain, self.facts), self.given(x), Targets(self.facts, targets))
+
+    def probe(self, run: Run | None = None, device: Device | None = None) -> ModelProbe:
+        return ModelProbe(self.model, device or self.device, run or Run())
+
+    def given(self, x: Tensor | None) -> Tensor:
+        return torch.empty(0, 3, *self.facts.input_size) if x is None else x
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +83,7 @@ def subject(request: pytest.FixtureRequest, subjects) -> Subject:  # type: ignor
 def small(device: Device):  # type: ignore[no-untyped-def]
     """Make a subject of a small network: (factory, size, task)."""
 
-    def make(factory, size: int = 32, task: Task = "classification") -> Subject:  # type: ignore[no-untyped-def]
+    def make(factory, size: int = 32, task: str = "classification") -> Subject:  # type: ignore[no-untyped-def]
         return Subject(factory.__name__, factory().requires_grad_(False), factory(), size, device, task)
 
     return make

@@ -3,8 +3,8 @@ import copy
 import pytest
 import torch
 
+from service.contract import INPUT, Rule, Tracing
 from service.errors import InvalidParameter, NotApplicable
-from service.explainers.base import INPUT
 from service.explainers.propagation.deconvnet import DeconvNet
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, narrow_layer, tiny_input
@@ -52,12 +52,10 @@ def test_rules_reach_functional_and_capped_rectifiers(subjects, x, name, rule):
     a = oracles.layer_output(subject.plain, x, layer)
     seed = oracles.deconv_seed(a, 5)
 
-    def signal(_, activations):
-        return (activations[layer] * seed).sum((1, 2, 3))[:, None]
+    def signal(seen):
+        return (seen.activations[layer] * seed).sum((1, 2, 3))[:, None]
 
-    traced = subject.device.call(
-        lambda: subject.model.trace(x, layers=[layer], wrt=[INPUT], objective=signal, rectifier=rule)
-    )
+    traced = subject.device.call(lambda: subject.model.trace(x, Tracing((layer,), (INPUT,), Rule(rule)), signal))
     expected = oracles.manual_backward_rule(subject.plain, x, layer, seed, rule)
     assert_close(traced.gradients[INPUT][0, 0], expected, 2e-5)
 

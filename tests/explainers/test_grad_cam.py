@@ -59,4 +59,4 @@ def test_any_layer(subjects, x):
 def test_default_target_is_the_top_class(subjects, x):
     subject = subjects("efficientnet_lite0")
     found = subject.explain(GradCAM(), x)
-    assert found.maps[0].target == int(found.outputs.argmax())
+    assert found.maps[0].target.index == int(found.outputs.argmax())

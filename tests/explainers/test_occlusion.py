@@ -5,11 +5,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from service.engine.scheduler.device import Device
+from service.contract import Targets
 from service.engine.incremental.planning import Incremental
 from service.engine.probe import ModelProbe
+from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
-from service.explainers.base import Targets
 from service.explainers.perturbation.occlusion import Occlusion, starts
 from service.tuning import rank_correlation
 from tests import oracles, tiny
@@ -92,7 +92,7 @@ def test_only_what_changes_is_computed_and_equals_the_whole(small, monkeypatch, 
     whole, run = subject.explain(method, x, [1, 3]), Run()
     assert subject.model.incremental is None
     with incremental(subject):
-        found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets([1, 3]))
+        found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets(subject.facts, [1, 3]))
     assert run.incremental is not None
     for a, b in zip(found.maps, whole.maps, strict=True):
         assert_within(a.array, b.array, 1e-5, b.array.abs().max())
@@ -105,7 +105,7 @@ def test_real_networks_too(subjects, x):
         method = Occlusion(window=32, stride=16, score="logit")
         whole, run = subject.explain(method, x, [281]).maps[0].array, Run()
         with incremental(subject):
-            found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets([281]))
+            found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets(subject.facts, [281]))
         assert 0 < run.incremental < 1, name
         assert_within(found.maps[0].array, whole, 1e-5, max(whole.abs().max(), subject.plain(x).abs().max()))
 
@@ -131,7 +131,9 @@ def test_boxes_of_several_pictures_share_batches_within_memory(small, monkeypatc
 
             def ask(i, device=device, runs=runs):
                 return (
-                    method.explain(ModelProbe(subject.model, device, runs[i]), pictures[i], Targets([1])).maps[0].array
+                    method.explain(ModelProbe(subject.model, device, runs[i]), pictures[i], Targets(subject.facts, [1]))
+                    .maps[0]
+                    .array
                 )
 
             with ThreadPoolExecutor(6) as pool:
@@ -150,7 +152,7 @@ def test_adaptive_runs_about_half_and_says_so(small):
     exact = subject.explain(Occlusion(window=8, stride=2, score="logit"), x, [1, 3])
     run = Run()
     method = Occlusion(window=8, stride=2, score="logit", strategy="adaptive")
-    found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets([1, 3]))
+    found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets(subject.facts, [1, 3]))
     assert (exact.exact, found.exact) == (True, False)
     positions, estimated = found.details["positions"], found.details["estimated"]
     assert positions == 169

@@ -19,13 +19,13 @@ def test_equals_the_definition(small):
 
 @pytest.mark.oracle("ram")
 def test_embedded_model_is_complete_and_signed(embedded):
-    from service.engine.scheduler.device import Run
+    from service.contract import Targets
     from service.engine.probe import ModelProbe
-    from service.explainers.base import Targets
+    from service.engine.scheduler.device import Run
 
     model = embedded.store.get("lesion-count")
     x = oracles.photograph("chelsea", model.facts.input_size[0])
-    found = RAM().explain(ModelProbe(model, embedded.device, Run()), x, Targets())
+    found = RAM().explain(ModelProbe(model, embedded.device, Run()), x, Targets(model.facts))
     ram = found.maps[0].array
     assert float(ram.mean()) + found.details["bias"][0] == pytest.approx(float(found.outputs[0]), abs=1e-5)
     assert found.details["completeness_residual"] <= 1e-5

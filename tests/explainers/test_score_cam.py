@@ -1,11 +1,12 @@
 import pytest
 import torch
 
-from service.explainers.cam.score_cam import ScoreCAM, min_max
+from service.explainers.cam.masks import min_max
+from service.explainers.cam.score_cam import ScoreCAM
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, assert_within, narrow_layer, tiny_input
 
-TORCHCAM = {"score": "logit", "baseline": "input", "normalise": "before"}
+TORCHCAM = {"space": "normalised", "score": "logit", "baseline": "input", "normalise": "before"}
 # These have no layer of at most 32 channels.
 WIDE_STEMS = {
     "alexnet": "features.2",
@@ -14,7 +15,12 @@ WIDE_STEMS = {
     "googlenet": "conv1",
     "convnext_tiny": "features.0",
 }
-PYTORCH_GRAD_CAM = {"score": "logit", "baseline": "none", "interpolation": "bilinear-corners"}
+PYTORCH_GRAD_CAM = {
+    "space": "normalised",
+    "score": "logit",
+    "baseline": "none",
+    "interpolation": "bilinear-corners",
+}
 
 
 @pytest.mark.oracle("score-cam")
@@ -42,13 +48,15 @@ def test_equals_the_algorithm_and_both_peers(subject):
 @pytest.mark.parametrize("weights", ["softmax", "raw"])
 @pytest.mark.parametrize("interpolation", ["bilinear", "bilinear-corners", "bicubic", "nearest"])
 @pytest.mark.parametrize("normalise", ["after", "before"])
-def test_every_convention_equals_the_algorithm(small, score, baseline, weights, interpolation, normalise):
+@pytest.mark.parametrize("space", ["pixels", "normalised"])
+def test_every_convention_equals_the_algorithm(small, score, baseline, weights, interpolation, normalise, space):
     convention = {
         "score": score,
         "baseline": baseline,
         "weights": weights,
         "interpolation": interpolation,
         "normalise": normalise,
+        "space": space,
     }
     subject, x = small(tiny.classifier), tiny_input()
     found = subject.explain(ScoreCAM(layer="conv2", **convention), x, [1])
@@ -74,11 +82,29 @@ def test_dead_and_equal_channels_share_forwards_and_change_nothing(small):
     assert_close(torch.tensor(found.details["cic"][0]), cic, 1e-4)
 
 
-def test_softmax_weights_sum_to_one_over_all_channels(small):
-    found = small(tiny.classifier).explain(ScoreCAM(), tiny_input(), [0])
-    cic = torch.tensor(found.details["cic"][0])
-    assert len(cic) == found.details["channels"] == 12
-    assert float(cic.softmax(0).sum()) == pytest.approx(1)
+def test_what_a_mask_of_zeros_leaves_is_black_in_pixels_and_the_mean_colour_when_normalised(small):
+    subject, x = small(tiny.classifier), tiny_input()
+    for network in (subject.plain, subject.model.module):
+        network.conv2.bias[:] -= 100  # no channel answers: every mask is zero
+    for space, colour in (("pixels", subject.facts.colour((0, 0, 0))), ("normalised", torch.zeros(3, 1, 1))):
+        found = subject.explain(ScoreCAM(space=space, baseline="none", score="logit"), x, [2])
+        behind = subject.plain(colour.expand(1, 3, 32, 32))[0, 2]
+        assert_close(torch.tensor(found.details["cic"][0]), behind.expand(12))
+        assert found.maps[0].array.eq(0).all()
+        assert found.details["distinct_masks"] == 1
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e3])
+def test_softmax_weights_sum_to_one_over_all_channels(small, scale):
+    """On maps that are all the same, weights that sum to one give that map, whatever the scores are."""
+    subject, x = small(tiny.classifier), tiny_input()
+    for network in (subject.plain, subject.model.module):
+        network.conv2.weight[:] = scale * network.conv2.weight[:1]
+        network.conv2.bias[:] = scale * network.conv2.bias[:1]
+    found = subject.explain(ScoreCAM(), x, [0])
+    a = oracles.layer_output(subject.plain, x, "relu2")[0]
+    assert found.details["channels"] == len(a) == 12
+    assert_close(found.maps[0].array, a[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

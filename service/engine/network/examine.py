@@ -73,9 +73,9 @@ class _Examination:
             layers=layers,
             default_layer=self._default_layer(seen, layers),
             head=None,
-            rectifiers=seen.rectifiers,
-            max_pools=seen.max_pools,
-            other_activations=tuple(sorted(seen.smooth)),
+            rectifiers=seen.activations.rectifiers,
+            max_pools=seen.activations.max_pools,
+            other_activations=tuple(sorted(seen.activations.smooth)),
             labels=tuple(self.spec.labels),
         )
         if facts.labels and len(facts.labels) != facts.outputs:
@@ -96,15 +96,13 @@ class _Examination:
         return found.activations
 
     def _watch(self, x: Tensor) -> "Seen":
-        seen = Seen()
         watch = Activations(len(x))
+        seen = Seen(watch)
         with torch.inference_mode(), recording(Tape(observe=seen.observe)), watch:
             seen.outputs = self._table(self.module(x))
-        seen.rectifiers, seen.max_pools, seen.smooth = watch.rectifiers, watch.max_pools, watch.smooth
-        followed = dict(reversed(watch.calls))  # the first call on each tensor
-        repeated = Counter(path for path, *_ in seen.outputs_of)
+        repeated = seen.calls
         numbers: Counter[str] = Counter()
-        for path, module, output in seen.outputs_of:
+        for path, module, output, followed_by in seen.followed():
             numbers[path] += 1
             seen.ids.append(id(output))
             weight = getattr(module, "weight", None)
@@ -115,12 +113,10 @@ class _Examination:
                     type=type(module).__name__,
                     shape=tuple(output.shape[1:]),
                     spatial=False,
-                    followed_by=followed.get(id(output)),
+                    followed_by=followed_by,
                     kernel=tuple(weight.shape) if is_convolution and weight is not None else None,
                 )
             )
-        seen.calls = repeated
-        seen.outputs_of.clear()
         return seen
 
     def _spatial(self, seen: "Seen", size: tuple[int, int]) -> dict[str, bool]:
@@ -214,18 +210,28 @@ class _Examination:
 class Seen:
     """What one watched forward showed."""
 
+    activations: Activations
     layers: list[LayerInfo] = field(default_factory=list)
-    outputs_of: list[tuple[str, nn.Module, Tensor]] = field(default_factory=list)
     outputs: Tensor = field(default_factory=lambda: torch.empty(0))
     calls: Counter[str] = field(default_factory=Counter)
     ids: list[int] = field(default_factory=list)  # of the layers' output tensors
-    rectifiers: int = 0
-    max_pools: int = 0
-    smooth: Counter[str] = field(default_factory=Counter)
+    answers: list[tuple[str, nn.Module, Tensor, int]] = field(default_factory=list)
 
     def observe(self, path: str, module: nn.Module, output: Tensor) -> None:
         """Take note of a module's output; holding it keeps its `id` its own."""
-        self.outputs_of.append((path, module, output))
+        self.calls[path] += 1
+        self.answers.append((path, module, output, len(self.activations.calls)))
+
+    def followed(self) -> list[tuple[str, nn.Module, Tensor, str | None]]:
+        """Return each module's output, and the activation function that was called on it first, if any was."""
+        calls: dict[int, list[tuple[int, str]]] = {}
+        for at, (key, name) in enumerate(self.activations.calls):
+            calls.setdefault(key, []).append((at, name))
+        # A function in place hands on the tensor that it was given: only what is called later follows its output.
+        return [
+            (path, module, output, next((name for at, name in calls.get(id(output), ()) if at >= since), None))
+            for path, module, output, since in self.answers
+        ]
 
 
 def _pointlike(shape: tuple[int, ...]) -> bool:

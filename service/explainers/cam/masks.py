@@ -165,7 +165,7 @@ class MaskedCAM(LayerExplainer):
         a = trace.activations[layer][0]
         f = targets.scores(outputs, self.score)  # (rows, T)
         done = (len(f) - 1) // variations  # masks of which all variations are there
-        f_mask = torch.cat([f[:first], f[1 : 1 + done * variations].view(done, variations, -1).mean(1)])
+        f_mask = torch.cat([f[:first], f[1 : 1 + done * variations].view(done, variations, f.shape[1]).mean(1)])
         known = masks.of < len(f_mask)
         f_clean = targets.scores(trace.outputs, self.score)  # (1, T)
         f_baseline = {"black": f[:1], "input": f_clean, "none": torch.zeros_like(f_clean)}[self.baseline]

@@ -3,14 +3,17 @@
 import pytest
 import torch
 
-from service.models.catalogue import requested
+from service.contract import Rows
+from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.work import RowsJob
-from service.engine.network.resident import Model, ModelSpec
 from service.engine.scheduler.run import Run
+from service.engine.scheduler.work import RowsJob
 from service.errors import CatalogError
 from service.images import Transform
+from service.models.catalogue import requested
+from service.models.spec import ModelSpec
 from service.pipeline import applicability
+from service.tasks import task
 from tests import oracles, tiny
 
 
@@ -37,7 +40,7 @@ def _load(device, name):
 def test_transformers_load_predict_and_say_what_does_not_apply(device, name, refused):
     model = _load(device, name)
     x = model.example()
-    outputs = device.submit(RowsJob(model, tuple(x.shape[1:]), 1, lambda i, j: x[:1]), Run())
+    outputs = device.submit(RowsJob(model, tuple(x.shape[1:]), Rows.of(x[:1])), Run())
     torch.testing.assert_close(outputs, model.module(x[:1]), rtol=1e-4, atol=1e-5)
     reasons = {method: reason for method, reason in applicability(model.facts).items() if reason}
     assert set(reasons) == refused
@@ -62,7 +65,12 @@ HEADS = {
 @pytest.mark.parametrize("name", HEADS)
 def test_heads_are_proved_by_numbers(device, name):
     module = oracles.NETWORKS[name]()
-    spec = ModelSpec(name, lambda: module, Transform(96, (96, 96), oracles.IMAGENET_MEAN, oracles.IMAGENET_STD))
+    spec = ModelSpec(
+        name,
+        lambda: module,
+        Transform(96, (96, 96), oracles.IMAGENET_MEAN, oracles.IMAGENET_STD),
+        task("classification"),
+    )
     facts = device.call(lambda: Model(spec, module, device.device)).facts
     assert (facts.head.layer if facts.head else None) == HEADS[name]
     if facts.head:
@@ -75,12 +83,18 @@ def test_a_network_that_returns_something_else_is_refused(device):
         def forward(self, x):
             return x.mean((2, 3)), x
 
-    spec = ModelSpec("pair", Pair, Transform(32, (32, 32), (0.5,) * 3, (0.5,) * 3))
+    spec = ModelSpec("pair", Pair, Transform(32, (32, 32), (0.5,) * 3, (0.5,) * 3), task("classification"))
     with pytest.raises(CatalogError, match="one tensor"):
         device.call(lambda: Model(spec, Pair(), device.device))
 
 
 def test_labels_have_to_fit(device):
-    spec = ModelSpec("few", tiny.classifier, Transform(32, (32, 32), (0.5,) * 3, (0.5,) * 3), labels=("a", "b"))
+    spec = ModelSpec(
+        "few",
+        tiny.classifier,
+        Transform(32, (32, 32), (0.5,) * 3, (0.5,) * 3),
+        task("classification"),
+        labels=("a", "b"),
+    )
     with pytest.raises(CatalogError, match="2 labels for 5 outputs"):
         device.call(lambda: Model(spec, tiny.classifier(), device.device))

@@ -1,0 +1,105 @@
+"""A `Probe` without an engine: no thread, no cache, no batching. What a new method is written against.
+
+probe = PlainProbe(network, facts)
+found = MyMethod().explain(probe, x, Targets(facts, [281]))
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from service.contract import INPUT, Facts, Objective, Rows, Sketch, Total, Trace, Tracing
+from service.engine.network.rules import RuleMode
+
+
+class _Follower(TorchFunctionMode):
+    """Keeps what the first function of a name makes of a tensor: `conv+relu` is what `relu` makes of conv's output."""
+
+    def __init__(self, kept: dict[str, Tensor], awaited: dict[int, str]) -> None:
+        super().__init__()
+        self.kept, self.awaited = kept, awaited
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        address = self.awaited.get(id(args[0])) if args else None
+        result = func(*args, **(kwargs or {}))
+        if address is None or address.rpartition("+")[2] not in func.__name__:
+            return result
+        self.kept[address] = result
+        return result.clone()
+
+
+class PlainProbe:
+    """A network in evaluation mode, asked row by row."""
+
+    def __init__(self, module: nn.Module, facts: Facts) -> None:
+        self.module, self.facts, self.device = module, facts, torch.device("cpu")
+
+    def scores(self, rows: Rows, *, sketch: Sketch | None = None) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self._table(rows.build(i, i + 1)) for i in range(rows.count)])
+
+    def trace(
+        self, rows: Rows, tracing: Tracing, objective: Objective | None = None, *, total: Total | None = None
+    ) -> Trace:
+        pieces = [self._traced(rows.build(i, i + 1), i, tracing, objective) for i in range(rows.count)]
+        return Trace.joined([piece.totalled(total) for piece in pieces])
+
+    def weight(self, layer: str) -> Tensor:
+        return self.module.get_submodule(layer).weight.detach()
+
+    def _table(self, x: Tensor) -> Tensor:
+        return self.facts.task.table(self.module(x), self.facts.name)
+
+    def _traced(self, x: Tensor, i: int, tracing: Tracing, objective: Objective | None) -> Trace:
+        kept: dict[str, Tensor] = {}
+        awaited: dict[int, str] = {}
+        addresses = {*tracing.layers, *tracing.wrt} - {INPUT}
+        calls: Counter[str] = Counter()
+        held = []  # so that no id is used twice
+
+        def keeping(path: str) -> Callable[..., Tensor | None]:
+            def keep(_: nn.Module, __: Any, output: Any) -> Tensor | None:
+                calls[path] += 1
+                for name in (path, f"{path}#{calls[path]}"):
+                    if name in addresses:
+                        kept[name] = output
+                        output = output.clone()  # a function in place would overwrite what is kept
+                    awaited.update({id(output): wanted for wanted in addresses if wanted.startswith(f"{name}+")})
+                held.append(output)
+                return output
+
+            return keep
+
+        hooks = [m.register_forward_hook(keeping(path)) for path, m in self.module.named_modules() if path]
+        try:
+            with torch.enable_grad():
+                leaf = x.detach().clone().requires_grad_()
+                with RuleMode(tracing.rule) if tracing.rule else nullcontext(), _Follower(kept, awaited):
+                    outputs = self._table(leaf * 1)
+                met = Trace(outputs[:, :0] if tracing.partial else outputs, kept, first=i)
+                columns = objective(met) if objective is not None else x.new_empty(1, 0)
+                sources = [leaf if name == INPUT else kept[name] for name in tracing.wrt]
+                found = [
+                    torch.autograd.grad(column.sum(), sources, retain_graph=True, allow_unused=True)
+                    for column in columns.T
+                    if sources
+                ]
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return Trace(
+            met.outputs.detach(),
+            {name: kept[name].detach() for name in tracing.layers},
+            columns.detach(),
+            {
+                name: torch.stack([torch.zeros_like(sources[s]) if g[s] is None else g[s] for g in found])
+                for s, name in enumerate(tracing.wrt)
+                if found
+            },
+            first=i,
+        )
