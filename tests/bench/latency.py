@@ -12,8 +12,13 @@ from tests.bench.measure import Options, Row, against, alternate
 from tests.bench.subject import EMBEDDED, Ours, Subject, narrow_layer, ours, pictures
 
 SCORE_CAM_S = 300.0  # after its first round
-TORCHCAM = {"baseline": "input", "interpolation": "bilinear", "normalise": "before"}
-PYTORCH_GRAD_CAM = {"baseline": "none", "interpolation": "bilinear-corners", "normalise": "after"}
+TORCHCAM = {"space": "normalised", "baseline": "input", "interpolation": "bilinear", "normalise": "before"}
+PYTORCH_GRAD_CAM = {
+    "space": "normalised",
+    "baseline": "none",
+    "interpolation": "bilinear-corners",
+    "normalise": "after",
+}
 
 
 def run(options: Options, folder: Path) -> Iterator[Row]:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from service.explainers.base import Facts
-from service.explainers.cam.score_cam import min_max
+from service.contract import Facts
+from service.explainers.cam.masks import min_max
 from service.explainers.perturbation.occlusion import starts
 from service.process import ALL_THREADS, use_threads
 from tests import oracles

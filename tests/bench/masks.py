@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from service.contract import Tracing
 from service.engine.scheduler.work import rows_key
-from service.explainers.cam.score_cam import min_max
+from service.explainers.cam.masks import enlarged, min_max
 from service.precision import Precision
 from tests import oracles
 from tests.bench.measure import Options, Row, alternate
@@ -83,11 +83,10 @@ def run(options: Options, folder: Path) -> Iterator[Row]:
 
         given = []
         for x in inputs:
-            trace = device.call(lambda x=x: model.trace(x, layers=[layer]))
+            trace = device.call(lambda x=x: model.trace(x, Tracing((layer,))))
             scaled = min_max(trace.activations[layer][0]).flatten(1).unique(dim=0)
             scaled = scaled.view(-1, *trace.activations[layer].shape[2:])
-            masks = F.interpolate(scaled[:, None], tuple(x.shape[2:]), mode="bilinear")[:, 0]
-            given.append((x, masks))
+            given.append((x, enlarged(scaled, (x.shape[2], x.shape[3]))))
         rounds = alternate(
             {
                 "plain fp32": contestant(lambda x, masks: plain(x, masks, "fp32")),

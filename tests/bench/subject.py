@@ -18,12 +18,13 @@ from PIL import Image, ImageEnhance
 from torch import Tensor, nn
 
 from service.app import build, close
-from service.engine.network.resident import ModelSpec
+from service.contract import Explanation, Facts
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.run import Run
-from service.explainers.base import Explainer, Explanation, Facts
+from service.explainers.base import Explainer
 from service.images import decode, prepare, to_input
 from service.models.catalogue import requested
+from service.models.spec import ModelSpec
 from service.settings import Settings
 from tests import oracles
 
