@@ -68,10 +68,11 @@ def _watch(metrics: Metrics, device: Device, store: Store) -> None:
         found = [entry.status for entry in store.entries.values()]
         return {status: found.count(status) for status in get_args(Status)}
 
-    metrics.watch("rows_waiting", "Passes that admitted requests still expect.", lambda: device.admission.waiting_rows)
-    metrics.watch("requests_waiting", "Requests that wait or are worked on.", lambda: device.admission.waiting_requests)
+    admission = device.admission
+    metrics.watch("passes_waiting", "Passes that admitted requests still expect.", lambda: admission.waiting_passes)
+    metrics.watch("requests_waiting", "Requests that wait or are worked on.", lambda: admission.waiting_requests)
     metrics.watch("cache_bytes", "Memory of kept score matrices.", lambda: device.cache.bytes)
-    metrics.watch("draining", "1 while the server is about to stop.", lambda: device.admission.draining)
+    metrics.watch("draining", "1 while the server is about to stop.", lambda: admission.draining)
     metrics.watch("device_memory_bytes", "Memory of the accelerator in use; 0 on a CPU.", device.memory_bytes)
     metrics.watch_by("models", "Models by status.", "status", models)
 
@@ -90,7 +91,7 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
         max_batch_rows=settings.max_batch_rows,
         unmeasured_batch_rows=32 if chosen.type == "cuda" else 8,
         max_batch_bytes=(settings.max_batch_mib or (8192 if chosen.type == "cuda" else 144)) * 2**20,
-        max_waiting_rows=settings.max_waiting_rows,
+        max_waiting_passes=settings.max_waiting_passes,
         max_waiting_requests=settings.max_waiting_requests,
         cache_bytes=settings.score_cache_mib * 2**20,
         clean_bytes=settings.clean_maps_mib * 2**20,

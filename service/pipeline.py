@@ -119,10 +119,10 @@ class Pipeline:
             return self._maps(rough, picture, output, chosen)[1] if rough is not None else None
 
         run.partial = partial
-        with run.stage("explain"):
+        with run.usage.stage("explain"):
             explanation = explainer.explain(ModelProbe(chosen, self.device, run, plan.precision), x, plan.targets)
-        run.avoided += explanation.avoided
-        with self._cores, run.stage("render"):
+        run.usage.avoided += explanation.avoided
+        with self._cores, run.usage.stage("render"):
             heats, maps = self._maps(explanation, picture, output, chosen)
         body = {
             "id": run.id,
@@ -144,7 +144,7 @@ class Pipeline:
         chosen = self.store.get(model)
         used = self.precision(precision, chosen, tolerant=False)
         picture, x = self._input(image, chosen, run)
-        with run.stage("predict"):
+        with run.usage.stage("predict"):
             outputs = ModelProbe(chosen, self.device, run, used).scores(Rows.of(x))[0]
         body = {
             "id": run.id,
@@ -161,7 +161,7 @@ class Pipeline:
                 "/image", "the request has no picture; send it as base64 in `image`, or as multipart part `image`"
             )
         limits = self.settings
-        with self._cores, run.stage("decode"):
+        with self._cores, run.usage.stage("decode"):
             decoded = decode(image, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
             picture = prepare(decoded, model.spec.transform)
             x = to_input(picture.seen, model.spec.transform)
@@ -250,19 +250,20 @@ def _geometry(picture: Picture | None) -> dict[str, Any] | None:
 
 
 def _usage(run: Run) -> dict[str, Any]:
+    used = run.usage
     return {
-        "forwards": run.forwards,
-        "backwards": run.backwards,
-        "rows_avoided": run.avoided,
-        "batch_rows_mean": run.batch_rows / run.batches if run.batches else 0.0,
-        "queue_ms": run.queue_s * 1e3,
-        "device_ms": run.device_s * 1e3,
-        "render_ms": run.stages.get("render", 0.0) * 1e3,
-        "dtype": str(DTYPES[run.precision]).removeprefix("torch."),
+        "forwards": used.forwards,
+        "backwards": used.backwards,
+        "rows_avoided": used.avoided,
+        "batch_rows_mean": used.batch_rows / used.batches if used.batches else 0.0,
+        "queue_ms": used.queue_s * 1e3,
+        "device_ms": used.device_s * 1e3,
+        "render_ms": used.stages.get("render", 0.0) * 1e3,
+        "dtype": str(DTYPES[used.precision]).removeprefix("torch."),
         "exact": True,
-        "incremental": run.incremental is not None and run.cache != "hit",
-        "arithmetic_share": run.incremental if run.incremental is not None else 1.0,
-        "cache": run.cache,
+        "incremental": used.incremental is not None and used.cache != "hit",
+        "arithmetic_share": used.incremental if used.incremental is not None else 1.0,
+        "cache": used.cache,
     }
 
 

@@ -72,7 +72,7 @@ class Settings(BaseSettings):
             "about twice as much. Default 144, on CUDA 8192.",
         ),
     ] = None
-    max_waiting_rows: Annotated[
+    max_waiting_passes: Annotated[
         int, Field(ge=1, description="Passes that may wait; past it the answer is a 429. An idle server takes any.")
     ] = 65_536
     max_waiting_requests: Annotated[int, Field(ge=1, description="Requests that may wait or be worked on.")] = 512

@@ -212,7 +212,7 @@ class Tuner:
                     if not self._call(partial(_repeats, variant, x), closing):
                         break
                     alive = self._call(partial(live_bytes, variant.module, variant.laid_out(x)), closing)
-                    fitting = self.device.fitting(alive)
+                    fitting = self.device.limits.fitting(alive)
                 seconds = min(self._call(partial(_once, variant, x), closing) for _ in range(4))
             except (RuntimeError, MemoryError) as error:
                 log.info("model %s, %s with %d rows: %s", model.facts.name, variant.name, rows, error)
@@ -259,7 +259,7 @@ class Tuner:
                 ways = {v.name: v for v in candidates(model.module, model.example(), precision)}
                 model.variants[precision] = ways[name]
             for precision, rows in tuned.batch_rows.items():
-                self.device.set_limit(rows_key(model, (3, *model.facts.input_size), precision), rows)
+                self.device.limits.set(rows_key(model, (3, *model.facts.input_size), precision), rows)
             model.preferred = tuned.preferred
             model.trace_with(model.variants["fp32"])
 
@@ -294,8 +294,8 @@ class Tuner:
             "threads": self.device.threads,
             "cores": os.cpu_count(),
             "max_batch_s": self.max_batch_s,
-            "max_batch_rows": self.device.max_batch_rows,
-            "max_batch_bytes": self.device.max_batch_bytes,
+            "max_batch_rows": self.device.limits.max_rows,
+            "max_batch_bytes": self.device.limits.max_bytes,
         }
         name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatlens"

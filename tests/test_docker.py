@@ -20,7 +20,7 @@ METRICS = {
     "heatlens_request_seconds": {"method"},
     "heatlens_rows_total": {"model", "precision"},
     "heatlens_rows_avoided_total": {"method"},
-    "heatlens_rows_waiting": set(),
+    "heatlens_passes_waiting": set(),
     "heatlens_requests_waiting": set(),
     "heatlens_batch_rows": {"kind"},
     "heatlens_batch_seconds": {"kind"},

@@ -50,7 +50,7 @@ ScoreCAM().explain(ModelProbe(model, context.device, run), image, Targets(model.
 done.set()
 watching.join()
 close(context)
-print(run.forwards, (peak - resting) / 2**20)
+print(run.usage.forwards, (peak - resting) / 2**20)
 """
 
 

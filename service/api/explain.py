@@ -57,7 +57,7 @@ def _add(routes: APIRouter, cls: type[Explainer]) -> None:
         known = record(request)
         kind = respond.accepted(request)
         run = known.run = Run(id=known.id)
-        with run.stage("read"):
+        with run.usage.stage("read"):
             received = await body.read(request, service.settings.max_body_bytes, service.settings.body_timeout_s)
         asked = body.validate(schema, received)
         if received.image is not None and not cls.needs_image:
@@ -72,7 +72,7 @@ def _add(routes: APIRouter, cls: type[Explainer]) -> None:
         def work() -> bytes:
             image = body.image_bytes(asked.image) if asked.image is not None else received.image
             answer = service.pipeline.explain(plan, image=image, output=asked.output, run=run)
-            with run.stage("encode"):
+            with run.usage.stage("encode"):
                 return respond.encode(answer, kind)
 
         if kind == respond.EVENTS:

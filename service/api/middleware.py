@@ -99,7 +99,7 @@ class Recording:
         if not path.startswith("/docs"):  # its page brings scripts
             headers.setdefault("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
         if known.run is not None:
-            stages = known.run.stages | {"queue": known.run.queue_s, "device": known.run.device_s}
+            stages = known.run.usage.stages | {"queue": known.run.usage.queue_s, "device": known.run.usage.device_s}
             timing = ", ".join(f"{s};dur={stages[s] * 1e3:.1f}" for s in _STAGES if stages.get(s))
             if timing:
                 headers["server-timing"] = timing
@@ -120,21 +120,21 @@ class Recording:
             "error": known.error,
         }
         if run is not None:
-            render = run.stages.get("render", 0.0) + run.stages.get("encode", 0.0)
-            metrics.queue_seconds.labels(known.method).observe(run.queue_s)
-            metrics.device_seconds.labels(known.method).observe(run.device_s)
+            render = run.usage.stages.get("render", 0.0) + run.usage.stages.get("encode", 0.0)
+            metrics.queue_seconds.labels(known.method).observe(run.usage.queue_s)
+            metrics.device_seconds.labels(known.method).observe(run.usage.device_s)
             metrics.render_seconds.labels(known.method).observe(render)
-            metrics.rows_avoided.labels(known.method).inc(run.avoided)
-            if run.cache != "none":
-                metrics.cache_lookups.labels(run.cache).inc()
+            metrics.rows_avoided.labels(known.method).inc(run.usage.avoided)
+            if run.usage.cache != "none":
+                metrics.cache_lookups.labels(run.usage.cache).inc()
             line |= {
                 "method": known.method,
                 "model": known.model,
-                "forwards": run.forwards,
-                "rows_avoided": run.avoided,
-                "cache": run.cache,
-                "queue_s": round(run.queue_s, 4),
-                "device_s": round(run.device_s, 4),
+                "forwards": run.usage.forwards,
+                "rows_avoided": run.usage.avoided,
+                "cache": run.usage.cache,
+                "queue_s": round(run.usage.queue_s, 4),
+                "device_s": round(run.usage.device_s, 4),
             }
         quiet = scope["path"].startswith(("/health/", "/metrics")) and known.status == 200
         log.log(logging.DEBUG if quiet else logging.INFO, "request", extra=line)

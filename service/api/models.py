@@ -12,7 +12,7 @@ from service.contract import Rows
 from service.engine.network.examine import probe_input
 from service.engine.network.resident import Model
 from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import RowsJob
+from service.engine.scheduler.work import RowsWork
 from service.engine.store import Entry, Store
 from service.errors import Draining, EngineUnavailable, ModelUnavailable
 from service.explainers.base import registry
@@ -206,7 +206,7 @@ async def ready(request: Request) -> schemas.Ready:
     x = probe_input(model.facts.input_size)[:1]
 
     def forward() -> None:
-        service.device.submit(RowsJob(model, tuple(x.shape[1:]), Rows(1, lambda i, j: x.to(model.device))), run)
+        service.device.submit(RowsWork(model, tuple(x.shape[1:]), Rows(1, lambda i, j: x.to(model.device))), run)
 
     await respond.in_pool(service.health_pool, forward)
     return schemas.Ready(status="ready", models={name: entry.status for name, entry in store.entries.items()})

@@ -31,7 +31,7 @@ async def predict(request: Request) -> Response:
     service = context(request)
     known = record(request)
     run = known.run = Run(id=known.id)
-    with run.stage("read"):
+    with run.usage.stage("read"):
         received = await body.read(request, service.settings.max_body_bytes, service.settings.body_timeout_s)
     asked = body.validate(schemas.PredictRequest, received)
     run.limit(asked.timeout_s or service.settings.default_timeout_s, asked.priority)

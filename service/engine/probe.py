@@ -1,19 +1,17 @@
 """What a method sees of a model: one request's way to its outputs, maps and gradients."""
 
-import math
 from collections.abc import Hashable
 
 from torch import Tensor, nn
 
 from service.contract import Boxes, Objective, Rows, Sketch, Total, Trace, Tracing
+from service.engine.incremental.work import BoxesWork, plan_of
 from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import PatchesJob, RowsJob, TraceJob
+from service.engine.scheduler.work import RowsWork, TraceWork
 from service.errors import InvalidParameter
 from service.precision import Precision
-
-INCREMENTAL_PAYS = 1.1  # expected time of plain rows over that of boxes
 
 
 class ModelProbe:
@@ -29,32 +27,26 @@ class ModelProbe:
 
     def scores(self, rows: Rows, *, sketch: Sketch | None = None) -> Tensor:
         """See `Probe.scores`."""
-        job = self._boxes(rows) if isinstance(rows, Boxes) else None
-        job = job or RowsJob(self._model, self._shape, rows, precision=self._precision, cache_key=self._key(rows))
-        self._run.precision = self._precision
+        run, precision = self._run, self._precision
+        work = self._boxes(rows) if isinstance(rows, Boxes) else None
+        work = work or RowsWork(self._model, self._shape, rows, precision=precision, cache_key=self._key(rows))
+        run.usage.precision = precision
+        run.expected = run.done + rows.count
         if sketch is not None:
-            self._run.sketch = lambda: sketch(job.so_far()) if job.next else None
-        return self._scheduler.scores(job, self._run)
+            run.sketch = lambda: sketch(work.so_far()) if work.next else None
+        return self._scheduler.submit(work, run)
 
-    def _boxes(self, rows: Boxes) -> RowsJob | None:
-        """Return a job that computes only what boxes can reach; None where plain rows are expected to be as fast."""
+    def _boxes(self, rows: Boxes) -> RowsWork | None:
+        """Return work that computes only what boxes can reach; None where plain rows are expected to be as fast."""
         incremental = self._model.incremental
-        if incremental is None or self._precision != "fp32" or not rows.boxes:
+        plan = plan_of(incremental, rows) if incremental is not None and self._precision == "fp32" else None
+        if incremental is None or plan is None:
             return None
-        window = max(y1 - y0 for _, y0, _, y1 in rows.boxes), max(x1 - x0 for x0, _, x1, _ in rows.boxes)
-        height, width = rows.image.shape[2:]
-        corners = [min(y0, height - window[0]) for _, y0, *_ in rows.boxes] + [
-            min(x0, width - window[1]) for x0, *_ in rows.boxes
-        ]
-        plan = incremental.plan(window, math.gcd(*corners) or 1)
-        if plan.gain < INCREMENTAL_PAYS:
-            return None
-        job = PatchesJob(self._model, incremental, plan, rows, cache_key=self._key(rows))
-        row_s = sum(incremental.seconds) / plan.gain
-        fitting = self._scheduler.fitting(plan.row_bytes)
-        self._scheduler.set_limit(job.key, min(plan.rows, fitting, int(self._model.max_batch_s / row_s)))
-        self._run.incremental = plan.share
-        return job
+        work = BoxesWork(self._model, incremental, plan, rows, cache_key=self._key(rows))
+        limits, row_s = self._scheduler.limits, sum(incremental.seconds) / plan.gain
+        limits.set(work.key, min(plan.rows, limits.fitting(plan.row_bytes), int(self._model.max_batch_s / row_s)))
+        self._run.usage.incremental = plan.share
+        return work
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -73,8 +65,8 @@ class ModelProbe:
         total: Total | None = None,
     ) -> Trace:
         """See `Probe.trace`."""
-        job = TraceJob(self._model, self._shape, rows, tracing, objective, total)
-        return self._scheduler.submit(job, self._run)
+        work = TraceWork(self._model, self._shape, rows, tracing, objective, total)
+        return self._scheduler.submit(work, self._run)
 
     def weight(self, layer: str) -> Tensor:
         """See `Probe.weight`."""

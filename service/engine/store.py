@@ -14,7 +14,7 @@ from service.engine.network.examine import probe_input
 from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import RowsJob, rows_key
+from service.engine.scheduler.work import RowsWork, rows_key
 from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean
 from service.models.spec import ModelSpec
 from service.precision import DTYPES
@@ -146,17 +146,18 @@ class Store:
     def _load(self, spec: ModelSpec) -> Model:
         module = spec.build()
         model = self.device.call(lambda: Model(spec, module, self.device.device))
+        limits = self.device.limits
         for precision in DTYPES:  # until it is measured
             key = rows_key(model, (3, *model.facts.input_size), precision)
-            self.device.set_limit(key, min(self.device.unmeasured_batch_rows, self.device.fitting(model.row_bytes)))
+            limits.set(key, min(limits.unmeasured_rows, limits.fitting(model.row_bytes)))
         # One batch of each kind that requests bring: the libraries behind plan and allocate on first use.
         x = probe_input(model.facts.input_size).to(self.device.device)
 
         def rows(i: int, j: int) -> torch.Tensor:
             return x[:1].expand(j - i, -1, -1, -1)
 
-        for count in (1, self.device.unmeasured_batch_rows):
-            self.device.submit(RowsJob(model, tuple(x.shape[1:]), Rows(count, rows)), Run())
+        for count in (1, limits.unmeasured_rows):
+            self.device.submit(RowsWork(model, tuple(x.shape[1:]), Rows(count, rows)), Run())
         layer = model.facts.default_layer
         if layer is not None:
             self.device.call(lambda: model.trace(x[:1], Tracing((layer,), (layer,)), lambda seen: seen.outputs[:, :1]))

@@ -127,7 +127,7 @@ def test_metrics_count_what_was_done(chelsea):
     assert found['heatlens_rows_total{model="tiny",precision="fp32"}'] >= 13
     assert found['heatlens_batch_rows_count{kind="rows"}'] >= 2
     assert found['heatlens_models{status="ready"}'] == 5
-    assert found["heatlens_rows_waiting"] == 0
+    assert found["heatlens_passes_waiting"] == 0
     assert found["heatlens_cache_bytes"] > 0
     assert found["process_resident_memory_bytes"] > 1e8
     assert "made-up" not in text.text
@@ -238,10 +238,10 @@ def test_many_disconnects_leave_nothing_behind(chelsea):
             with socket.create_connection((place.hostname, place.port)) as connection:
                 connection.sendall(data[: len(data) if i % 2 else len(data) // 2])
         until = time.monotonic() + 10
-        while (device._jobs or device.admission._runs) and time.monotonic() < until:
+        while (device.waiting or device.admission.waiting_requests) and time.monotonic() < until:
             time.sleep(0.02)
-        assert not device._jobs
-        assert not device.admission._runs
+        assert not device.waiting
+        assert not device.admission.waiting_requests
         assert client.post("/predict", files={"image": chelsea}).status_code == 200
 
 

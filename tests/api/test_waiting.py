@@ -50,7 +50,7 @@ def _quiet(service, patience_s=5.0):
     """Wait until nothing is left of any request."""
     until = time.monotonic() + patience_s
     while time.monotonic() < until:
-        if not service.device._jobs and not service.device.admission._runs:
+        if not service.device.waiting and not service.device.admission.waiting_requests:
             return True
         time.sleep(0.01)
     return False
@@ -190,7 +190,7 @@ def test_a_client_that_hangs_up_stops_costing_rows(app, chelsea, body, middlewar
 
 
 def test_too_much_work_is_turned_away_undecoded(chelsea, monkeypatch):
-    app = create_app(Settings(catalog=CATALOG, device="cpu", max_waiting_rows=700))
+    app = create_app(Settings(catalog=CATALOG, device="cpu", max_waiting_passes=700))
     with slow(app) as (client, service, batches):
         held = threading.Thread(
             target=client.post, args=("/explain/occlusion",), kwargs={"json": _body(chelsea, **LONG)}
@@ -211,7 +211,7 @@ def test_too_much_work_is_turned_away_undecoded(chelsea, monkeypatch):
 
 def test_nothing_is_read_of_a_request_that_will_be_turned_away(chelsea):
     page = "https://page.example"
-    app = create_app(Settings(catalog=CATALOG, device="cpu", max_waiting_rows=600, cors_origins=page))
+    app = create_app(Settings(catalog=CATALOG, device="cpu", max_waiting_passes=600, cors_origins=page))
     with slow(app) as (client, service, batches):
         held = threading.Thread(
             target=client.post, args=("/explain/occlusion",), kwargs={"json": _body(chelsea, **LONG)}

@@ -169,7 +169,7 @@ class Soak:
         for _ in range(200):
             async with self.client() as client:
                 samples = metrics((await client.get("/metrics", headers=headers("text/plain"))).text)
-            waiting = samples["heatlens_requests_waiting"] + samples["heatlens_rows_waiting"]
+            waiting = samples["heatlens_requests_waiting"] + samples["heatlens_passes_waiting"]
             if not waiting:
                 break
             await asyncio.sleep(0.1)

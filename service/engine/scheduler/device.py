@@ -1,44 +1,44 @@
 """The one thread that owns a device: it packs the work of all waiting requests into full batches.
 
-Requests are plain synchronous code in a pool of threads; they hand jobs to the scheduler and wait. A batch is cut when
-the device is free, never on a timer. The highest priority goes first; among equals the models take turns by the device
-time they have had, and within a model the kinds of work by how long they have waited. Jobs of a kind take turns by a
-quantum of rows, those that need no more than that first, until the batch is full.
+Requests are plain synchronous code in a pool of threads; they put work and wait for its result. A batch is cut when the
+device is free, never on a timer; which one, `queue` says. How it is run, its work says.
+
+There is one lock, that of the condition `_changed`. Under it stand, for any thread: the queue and the fields of its
+items, the tickets of works and the table of whose they are, the works that can be shared, the outputs kept, and whether
+the device is closed. What batches make of a work (what was built, what came out, `next`) is the device thread's, which
+works on it without the lock; only `next` moves on under it, after the outputs before it are there for good. So no other
+thread drops a work: whoever cancels leaves a note, which is read between two batches. Nothing that takes long and
+nothing of a network runs under the lock, and neither does what a request wants to be told of its progress by the device
+thread. `Limits` are single values, each of which may be read a moment too late; `Admission` has a lock of its own,
+which is never taken under this one. A ticket is answered once, and wakes its waiter by itself.
 """
 
 import logging
 import threading
 import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
-from service.contract import Part, Trace
 from service.engine.scheduler.admission import Admission
 from service.engine.scheduler.cache import ScoreCache
+from service.engine.scheduler.limits import Limits
+from service.engine.scheduler.queue import Queue, Share
 from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import CallJob, Job, Network, PatchesJob, RowsJob, Ticket, TraceJob
-from service.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    EngineUnavailable,
-    OutOfMemory,
-)
+from service.engine.scheduler.work import CallWork, Done, Network, Ticket, Work
+from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable
 from service.precision import Precision
 from service.process import ALL_THREADS, release_freed_memory, use_threads
 
 log = logging.getLogger("heatlens")
 _RELEASE_S = 2.0  # without work, after which freed memory is given back
-QUANTUM = 8  # rows of a job's turn: to build one or two at a time of every job costs more than it is fair
 T = TypeVar("T")
-Share = list[tuple[Job[Any], int]]
+Batch = list[Share[Work[Any]]]
 
 
 class Device:
-    """The scheduler: a queue of jobs and the thread that works it off."""
+    """The scheduler: a queue of work and the thread that works it off."""
 
     def __init__(
         self,
@@ -47,12 +47,13 @@ class Device:
         max_batch_rows: int = 16,
         unmeasured_batch_rows: int | None = None,
         max_batch_bytes: int = 2**40,
-        max_waiting_rows: int = 65_536,
+        max_waiting_passes: int = 65_536,
         max_waiting_requests: int = 512,
         cache_bytes: int = 0,
         clean_bytes: int = 512 * 2**20,
         threads: int | None = None,
         observe: Callable[[str, Network, Precision, int, float], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the thread.
 
@@ -61,29 +62,25 @@ class Device:
             max_batch_rows: most rows of a batch, whatever is measured.
             unmeasured_batch_rows: the same before anything is measured.
             max_batch_bytes: for the tensors alive in one batch of rows.
-            max_waiting_rows: passes that may wait.
+            max_waiting_passes: passes that may wait.
             max_waiting_requests: requests that may wait or be worked on.
             cache_bytes: for outputs of earlier requests.
             clean_bytes: for the maps of pictures whose boxes are worked off.
             threads: of a CPU, for one forward; default: PyTorch's own choice.
             observe: told after each batch its kind (`rows` or `traces`), network, precision, rows and seconds.
+            clock: seconds that never go back.
         """
         self.device = device
-        self.max_batch_rows = max_batch_rows
-        self.unmeasured_batch_rows = min(unmeasured_batch_rows or max_batch_rows, max_batch_rows)
-        self.max_batch_bytes = max_batch_bytes
-        self.admission = Admission(max_waiting_rows, max_waiting_requests)
+        self.limits = Limits(max_batch_rows, unmeasured_batch_rows, max_batch_bytes)
+        self.admission = Admission(max_waiting_passes, max_waiting_requests, clock=clock)
         self.cache = ScoreCache(cache_bytes)
-        self.clean_bytes = clean_bytes
         self.threads = threads or ALL_THREADS
-        self._limits: dict[Hashable, int] = {}  # rows of a batch, by key: measured
-        self._caps: dict[Hashable, int] = {}  # the same, learned from running out of memory
-        self._jobs: deque[Job[Any]] = deque()
-        self._sharable: dict[Hashable, RowsJob] = {}  # jobs under way, by what they will be cached under
-        self._served: defaultdict[int, float] = defaultdict(float)  # device time of each network, for taking turns
-        self._turn = 0.0
-        self._observe = observe
+        self._observe, self._clock = observe, clock
         self._changed = threading.Condition()
+        self._queue: Queue[Work[Any]] = Queue(clean_bytes)
+        self._claims: dict[Run, list[Ticket[Any]]] = {}  # tickets that are not answered
+        self._gone: list[Run] = []  # those that were cancelled since the last batch
+        self._sharable: dict[Hashable, Work[Any]] = {}  # works under way, by what their results will be kept under
         self._closed: EngineUnavailable | None = None
         self._restarts = 1  # of a thread that died
         self._worked = False  # since memory was given back
@@ -96,45 +93,58 @@ class Device:
         """Whether the thread takes work."""
         return self._closed is None and self._thread.is_alive()
 
+    @property
+    def waiting(self) -> int:
+        """Claims that are not answered yet."""
+        with self._changed:
+            return sum(map(len, self._claims.values()))
+
+    def put(self, work: Work[T], run: Run) -> Ticket[T]:
+        """Queue work, and return the claim on its result.
+
+        It may be answered at once, with what was kept of equal work, or share the result of equal work under way.
+
+        Raises:
+            EngineUnavailable: the device is closed.
+            Cancelled, DeadlineExceeded: the request should not go on.
+        """
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("the device thread would wait for itself")
+        run.check()
+        with self._changed:
+            if self._closed is not None:
+                raise self._closed
+            if work.cache_key is not None:
+                known = self._known(work, run)
+                if known is not None:
+                    return known
+            ticket = self._claim(work, run)
+            work.caller, work.priority, work.deadline = self._asked(work)
+            work.since = self._clock()
+            self._queue.put(work)
+            self._changed.notify()
+        return ticket
+
+    def submit(self, work: Work[T], run: Run) -> T:
+        """Queue work and wait for its result."""
+        return self.put(work, run).wait()
+
+    def call(self, call: Callable[[], T], run: Run | None = None) -> T:
+        """Run a function on the device thread and return its result."""
+        return self.submit(CallWork(call), run or Run())
+
     def cancel(self, run: Run) -> None:
         """Stop working for a request whose caller has gone."""
         run.cancelled.set()
         with self._changed:
+            self._gone.append(run)
             self._changed.notify()
-
-    def submit(self, job: Job[T], run: Run) -> T:
-        """Queue a job and wait for its result."""
-        return self._queue(job, run).wait()
-
-    def scores(self, job: RowsJob, run: Run) -> Tensor:
-        """Return a job's outputs: kept ones, those of an equal job under way, or its own."""
-        with self._changed:
-            kept = self.cache.get(job.cache_key) if job.cache_key is not None else None
-            under_way = self._sharable.get(job.cache_key) if job.cache_key is not None else None
-            run.expected = run.done + job.count
-            if kept is not None:
-                run.cache = "hit"
-                run.avoided += job.count
-                run.advance(job.count)
-                return kept
-            if under_way is not None:
-                run.cache = "shared"
-                run.avoided += job.count
-                run.advance(under_way.next)
-                ticket = under_way.join(run)
-        if under_way is not None:
-            return ticket.wait()
-        if job.cache_key is not None:
-            run.cache = "miss"
-        return self._queue(job, run).wait()
-
-    def call(self, call: Callable[[], T], run: Run | None = None) -> T:
-        """Run a function on the device thread and return its result."""
-        return self.submit(CallJob(call), run or Run())
 
     def close(self) -> None:
         """Stop the thread; whoever still waits gets an error."""
-        self._stop(EngineUnavailable("the server is shutting down; send the request again"))
+        with self._changed:
+            self._closed = self._closed or EngineUnavailable("the server is shutting down; send the request again")
+            self._changed.notify()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -142,308 +152,193 @@ class Device:
         """Return the memory in use on an accelerator; 0 on a CPU."""
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
 
-    # Batch sizes
+    # Works and who waits for them: under the lock
 
-    def limit(self, key: Hashable) -> int:
-        """Return the most rows of one batch of a kind."""
-        return min(self._limits.get(key, self.unmeasured_batch_rows), self._caps.get(key, self.max_batch_rows))
-
-    def fitting(self, row_bytes: int) -> int:
-        """Return the rows of a batch that memory allows; at least one."""
-        return max(1, min(self.max_batch_rows, self.max_batch_bytes // max(row_bytes, 1)))
-
-    def set_limit(self, key: Hashable, rows: int) -> None:
-        """Set what was measured to be a good batch size of a kind."""
-        self._limits[key] = max(1, min(rows, self.max_batch_rows))
-
-    # The thread
-
-    def _queue(self, job: Job[T], run: Run) -> Ticket[T]:
-        if threading.current_thread() is self._thread:
-            raise RuntimeError("the device thread would wait for itself")
-        run.check()
-        with self._changed:
-            if self._closed is not None:
-                raise self._closed
-            if not any(other.network is job.network for other in self._jobs):  # no credit for time spent idle
-                self._served[id(job.network)] = max(self._served[id(job.network)], self._turn)
-            ticket = job.join(run)
-            self._jobs.append(job)
-            if isinstance(job, RowsJob) and job.cache_key is not None:
-                self._sharable.setdefault(job.cache_key, job)
-            self._changed.notify()
+    def _known(self, work: Work[T], run: Run) -> Ticket[T] | None:
+        """Answer a request with what equal work has found, or let it wait for what equal work will find."""
+        kept = self.cache.get(work.cache_key)
+        if kept is not None:
+            ticket: Ticket[Any] = Ticket(run)
+            ticket.finish(kept)
+            run.usage.cache, done = "hit", work.count
+        elif (under_way := self._sharable.get(work.cache_key)) is not None:
+            ticket = self._claim(under_way, run)
+            self._requeue(under_way)
+            run.usage.cache, done = "shared", under_way.next
+        else:
+            self._sharable[work.cache_key] = work
+            run.usage.cache = "miss"
+            return None
+        run.usage.avoided += work.count
+        run.advance(done)
         return ticket
 
-    def _finish(self, job: Job[T], result: T) -> None:
-        """Answer all who wait; nobody can join any more."""
-        with self._changed:
-            tickets, job.tickets = job.tickets, []
-            if isinstance(job, RowsJob):
-                self._forget(job)
-                if job.cache_key is not None and isinstance(result, Tensor):
-                    self.cache.put(job.cache_key, result)
-        for ticket in tickets:
-            ticket.finish(result)
+    def _claim(self, work: Work[T], run: Run) -> Ticket[T]:
+        ticket = Ticket(run, work)
+        work.tickets.append(ticket)
+        self._claims.setdefault(run, []).append(ticket)
+        return ticket
 
-    def _fail(self, job: Job[Any], error: BaseException) -> None:
-        with self._changed:
-            self._forget(job)
-            job.fail(error)
+    def _settled(self, ticket: Ticket[Any]) -> Ticket[Any]:
+        """Strike a claim that is about to be answered off the list."""
+        claims = self._claims[ticket.run]
+        claims.remove(ticket)
+        if not claims:
+            del self._claims[ticket.run]
+        return ticket
 
-    def _forget(self, job: Job[Any]) -> None:
-        if isinstance(job, RowsJob):
-            job.release()
-            if self._sharable.get(job.cache_key) is job:
-                del self._sharable[job.cache_key]
+    def _requeue(self, work: Work[Any]) -> None:
+        caller, priority, deadline = self._asked(work)
+        self._queue.change(work, caller=caller, priority=priority, deadline=deadline)
+
+    @staticmethod
+    def _asked(work: Work[Any]) -> tuple[Hashable, int, float | None]:
+        """Return for whom a work is done (whoever asked first), how urgent it is, and until when somebody waits."""
+        caller = work.tickets[0].run.caller if work.caller is not None else None
+        return caller, work.urgency, work.patience
+
+    def _forget(self, work: Work[Any]) -> list[Ticket[Any]]:
+        """Drop a work, and return the claims on it, for somebody to answer."""
+        self._queue.remove(work)
+        if self._sharable.get(work.cache_key) is work:
+            del self._sharable[work.cache_key]
+        work.release()
+        tickets, work.tickets = work.tickets, []
+        return [self._settled(ticket) for ticket in tickets]
+
+    def _wanted(self, work: Work[Any]) -> bool:
+        """Answer callers who have gone or whose time is up; drop a work that nobody waits for."""
+        waiting = len(work.tickets)
+        for ticket in list(work.tickets):
+            try:
+                ticket.run.check()
+            except (Cancelled, DeadlineExceeded) as error:
+                work.tickets.remove(ticket)
+                self._settled(ticket).fail(error)
+        if not work.tickets:
+            self._forget(work)
+        elif len(work.tickets) < waiting:
+            self._requeue(work)
+        return bool(work.tickets)
+
+    # The thread
 
     def _started(self) -> threading.Thread:
         thread = threading.Thread(target=self._work, name=f"heatlens-{self.device}", daemon=True)
         thread.start()
         return thread
 
-    def _stop(self, error: EngineUnavailable) -> None:
-        with self._changed:
-            self._closed = self._closed or error
-            left = list(self._jobs)
-            self._jobs.clear()
-            self._changed.notify_all()
-        for job in left:
-            self._fail(job, error)
-
     def _work(self) -> None:
         use_threads(self.threads)
-        batch: Share | None = None
         try:
             while (batch := self._next_batch()) is not None:
-                self._run_batch(batch)
-                batch = None  # hold nothing of a finished request while waiting for the next one
+                self._run(batch)
+                del batch  # hold nothing of a finished request while waiting for the next one
         except BaseException as defect:
             log.critical("the device thread has stopped", exc_info=defect)
             error = EngineUnavailable(f"the device thread has stopped ({type(defect).__name__})")
-            for job, _ in batch or ():
-                self._fail(job, error)
-            self._stop(error)
-            if self._restarts:  # once: a thread that dies again would die for ever
-                self._restarts -= 1
-                with self._changed:
-                    self._closed = None
+            with self._changed:
+                if self._restarts and self._closed is None:  # once: a thread that dies again would die for ever
+                    self._restarts -= 1
                     self._thread = self._started()
+                else:
+                    self._closed = self._closed or error
+                self._fail_all(error)
+        else:
+            with self._changed:
+                assert self._closed is not None
+                self._fail_all(self._closed)
 
-    def _next_batch(self) -> Share | None:
-        """Wait for work; return jobs with their share of the next batch. None: the device is closed."""
+    def _fail_all(self, error: EngineUnavailable) -> None:
+        for work in list(self._queue):
+            for ticket in self._forget(work):
+                ticket.fail(error)
+
+    def _next_batch(self) -> Batch | None:
+        """Wait for work and return the next batch; None: the device is closed."""
         while True:
             with self._changed:
                 self._drop_unwanted()
                 if self._closed is not None:
                     return None
-                if self._jobs:
+                batch = [share for share in self._queue.cut(self.limits.of) if self._wanted(share.item)]
+                if batch:
                     self._worked = True
-                    return self._cut()
+                    return batch
+                if len(self._queue):
+                    continue  # all of the batch has just been dropped
                 idle = not self._changed.wait(_RELEASE_S if self._worked else None)
             if idle:  # its memory is given back, once: what many at a time needed, few do not
                 self._worked = False
                 release_freed_memory()
 
-    def _cut(self) -> Share:
-        """Take the next batch from the queue."""
-        first = self._first()
-        self._turn = self._served[id(first.network)]
-        if isinstance(first, CallJob):
-            batch: Share = [(first, 0)]
-        else:
-            alike = [job for job in self._jobs if job.key == first.key]
-            for job in alike:  # behind other kinds of work, also those that find no room this time
-                self._jobs.remove(job)
-                self._jobs.append(job)
-            sharing = self._within_memory(alike)
-            # Stable: among equals, the order of waiting.
-            sharing.sort(key=lambda job: (-job.priority, job.rows_left > QUANTUM))
-            room = self.limit(first.key)
-            batch = self._shares(sharing, room)
-        for job, _ in batch:  # who was served waits behind who was not
-            self._jobs.remove(job)
-            if not isinstance(job, CallJob):
-                self._jobs.append(job)
-        return batch
-
-    def _first(self) -> Job[Any]:
-        """Return the job whose kind of work is next."""
-        urgent = max(job.priority for job in self._jobs)
-        candidates = [job for job in self._jobs if job.priority == urgent]
-        return min(candidates, key=lambda job: self._served[id(job.network)])  # the first of equals
-
-    def _within_memory(self, jobs: list[Job[Any]]) -> list[Job[Any]]:
-        """Leave out jobs whose pictures' maps would not fit beside those of jobs under way; one always goes on."""
-        held = [job.clean.nbytes for job in jobs if isinstance(job, PatchesJob) and job.clean is not None]
-        room = (self.clean_bytes - sum(held)) // max(held) if held else 1
-        fitting: list[Job[Any]] = []
-        for job in jobs:
-            if isinstance(job, PatchesJob) and job.clean is None:
-                if room <= 0:
-                    continue
-                room -= 1
-            fitting.append(job)
-        return fitting
-
-    @staticmethod
-    def _shares(jobs: list[Job[Any]], room: int) -> Share:
-        """Deal rows out, a quantum a turn."""
-        share = dict.fromkeys(jobs, 0)
-        hungry = jobs
-        while room and hungry:
-            for job in hungry:
-                extra = min(QUANTUM, job.rows_left - share[job], room)
-                share[job] += extra
-                room -= extra
-            hungry = [job for job in hungry if share[job] < job.rows_left]
-        return [(job, rows) for job, rows in share.items() if rows]
-
     def _drop_unwanted(self) -> None:
-        """Answer callers who have gone or whose time is up; drop the jobs that nobody waits for."""
-        for job in list(self._jobs):
-            for ticket in list(job.tickets):
-                try:
-                    ticket.run.check()
-                except (Cancelled, DeadlineExceeded) as error:
-                    ticket.fail(error)
-                    job.tickets.remove(ticket)
-            if not job.tickets:
-                self._jobs.remove(job)
-                self._forget(job)
+        gone, self._gone = self._gone, []
+        for run in gone:
+            for ticket in list(self._claims.get(run, ())):
+                if ticket.work is not None:
+                    self._wanted(ticket.work)
+        for work in self._queue.expired(self._clock()):
+            self._wanted(work)
 
-    def _run_batch(self, batch: Share) -> None:
-        started = time.monotonic()
-        for job, _ in batch:
-            for ticket in job.tickets:
-                ticket.run.queue_s += started - job.submitted
-        first = batch[0][0]
-        rows = 0
-        if isinstance(first, CallJob):
-            self._run_call(first)
-        elif isinstance(first, TraceJob):
-            rows = self._run_traces([(job, share) for job, share in batch if isinstance(job, TraceJob)])
-        else:
-            rows = self._run_rows([(job, share) for job, share in batch if isinstance(job, RowsJob)])
-        seconds = time.monotonic() - started
-        self.admission.count_batch(rows, seconds)
-        if first.network is not None:  # calls are the server's own, and not charged
-            self._served[id(first.network)] += seconds
-        if rows and self._observe is not None and first.network is not None:
-            kind, precision = ("rows", first.precision) if isinstance(first, RowsJob) else ("traces", "fp32")
-            self._observe(kind, first.network, precision, rows, seconds)
-
-    def _run_call(self, job: CallJob[Any]) -> None:
-        started = time.monotonic()
-        try:
-            result = job.call()
-        except Exception as error:
-            self._fail(job, error)
-        else:
-            for ticket in job.tickets:
-                ticket.run.count(0, 0, time.monotonic() - started)
-            self._finish(job, result)
-
-    def _run_traces(self, batch: list[tuple[TraceJob, int]]) -> int:
-        """Run jobs with one key in one pass; return how many passes' worth of work it was."""
-        started = time.monotonic()
-        built: list[tuple[TraceJob, int, Part]] = []
-        for job, share in batch:
-            try:
-                built.append((job, share, job.build(job.next, job.next + share)))
-            except Exception as error:
-                self._fail(job, _clear(error))  # alone: the others' rows go on
-        if not built:
-            return 0
-        first = built[0][0]
-        total = sum(share for _, share, _ in built)
-        assert first.network is not None
-        try:
-            results = first.network.trace_parts([part for _, _, part in built], first.tracing)
-        except Exception as error:
-            if out_of_memory(error) and total > 1:
-                self._learn_cap(first.key, total)  # the rows are still in their jobs: smaller batches follow
-                return 0
-            if len(built) == 1:
-                self._fail(first, _clear(error))
-                return 0
-            return sum(self._run_traces([(job, share)]) for job, share, _ in built)  # find out whose they were
-        seconds = time.monotonic() - started
-        passes = 0
-        for (job, share, _), result in zip(built, results, strict=True):
-            if isinstance(result, Exception):
-                self._fail(job, result)
-                continue
-            backwards = share * result.objective.shape[1] * bool(job.tracing.wrt)
-            passes += share + 2 * backwards
-            job.take(result, share)
-            job.submitted = time.monotonic()
-            for ticket in job.tickets:
-                ticket.run.count(share, total, seconds * share / total, backwards=backwards)
-            if job.rows_left == 0:
-                with self._changed:
-                    self._jobs.remove(job)
-                self._finish(job, Trace.joined(job.pieces))
-        return passes
-
-    @torch.inference_mode()
-    def _run_rows(self, batch: list[tuple[RowsJob, int]]) -> int:
-        """Run one batch of jobs with one key; return its rows."""
-        started = time.monotonic()
-        built: list[tuple[RowsJob, int, Any]] = []
-        for job, share in batch:
-            try:
-                built.append((job, share, job.build(job.next, job.next + share)))
-            except Exception as error:
-                self._fail(job, _clear(error))  # alone: the others' rows go on
-        if not built:
-            return 0
-        first = built[0][0]
-        total = sum(share for _, share, _ in built)
-        try:
-            outputs = first.forward([part for _, _, part in built])
-        except Exception as error:
-            if out_of_memory(error) and total > 1:
-                self._learn_cap(first.key, total)  # the rows are still in their jobs: smaller batches follow
-                return 0
-            if len(built) == 1:
-                self._fail(first, _clear(error))
-                return 0
-            return sum(self._run_rows([(job, share)]) for job, share, _ in built)  # find out whose rows they were
-        seconds = time.monotonic() - started
-        start = 0
-        for job, share, _ in built:
-            job.take(outputs[start : start + share])
-            start += share
-            job.submitted = time.monotonic()
-            for i, ticket in enumerate(list(job.tickets)):
-                if i == 0:  # whoever asked first is charged; the others ride along
-                    ticket.run.count(share, total, seconds * share / total)
-                else:
-                    ticket.run.advance(share)
-            if job.rows_left == 0:
-                with self._changed:
-                    self._jobs.remove(job)
-                self._finish(job, job.so_far())
-        return total
-
-    def _learn_cap(self, key: Hashable, rows: int) -> None:
-        self._caps[key] = max(1, rows // 2)
-        if self.device.type == "cuda":
+    def _run(self, batch: Batch) -> None:
+        started = self._clock()
+        for work, _, _ in batch:
+            for ticket in work.tickets:
+                ticket.run.usage.queue_s += started - work.since
+        first = batch[0].item
+        done = first.run(batch, self._clock)
+        seconds = self._clock() - started
+        with self._changed:
+            self._queue.charge(batch, seconds)
+        for one in done:
+            self._take(one)
+        with self._changed:
+            self._queue.give_back(one.share for one in done if one.too_many)
+        if self.device.type == "cuda" and any(one.too_many for one in done):
             torch.cuda.empty_cache()
+        self.admission.count_batch(sum(one.passes for one in done), seconds)
+        rows = sum(one.forwards for one in done)
+        if rows and self._observe is not None and first.network is not None:
+            self._observe(first.kind, first.network, first.precision, rows, seconds)
 
+    def _take(self, done: Done) -> None:
+        """Take what became of a share: count it, and answer who waits where nothing is left to do."""
+        work = done.share.item
+        if done.too_many:
+            self.limits.too_many(work.key, done.batch_rows)
+        elif done.error is not None:
+            self._fail(work, done.error)
+        else:
+            try:
+                work.take(done.result)
+                self._advance(work, done)
+                if work.next == work.count:
+                    self._finish(work, work.result())
+            except Exception as error:
+                self._fail(work, work.told(error))
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any kind of device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+    def _advance(self, work: Work[Any], done: Done) -> None:
+        """Tell who waits that some rows are done."""
+        with self._changed:  # at once, for who joins in between would count these rows twice, or never
+            work.next += done.share.rows
+            tickets = list(work.tickets)
+        work.since = self._clock()
+        for i, ticket in enumerate(tickets):
+            if i == 0:  # whoever asked first is charged; the others ride along
+                ticket.run.usage.count(done.forwards, done.backwards, done.batch_rows, done.seconds)
+            ticket.run.advance(done.passes)
 
+    def _finish(self, work: Work[Any], result: Any) -> None:
+        with self._changed:
+            if work.cache_key is not None:
+                self.cache.put(work.cache_key, result)
+            tickets = self._forget(work)
+        for ticket in tickets:
+            ticket.finish(result)
 
-def _clear(error: Exception) -> Exception:
-    """Return what to tell the one whose work failed."""
-    if out_of_memory(error):
-        return OutOfMemory(
-            "the device has not enough memory for even one row of this request; choose a smaller model or an earlier "
-            "moment"
-        )
-    return error
+    def _fail(self, work: Work[Any], error: Exception) -> None:
+        with self._changed:
+            tickets = self._forget(work)
+        for ticket in tickets:
+            ticket.fail(error)

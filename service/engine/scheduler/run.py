@@ -1,50 +1,53 @@
-"""One request's way through the engine: how long it may take, whether anybody still wants it, and what it used."""
+"""One request's way through the engine: how long it may take, whether anybody still wants it, and how far it is."""
 
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from service import spans
+from service.engine.scheduler.usage import Usage
 from service.errors import Cancelled, DeadlineExceeded
-from service.precision import Precision
 
 
 class Run:
-    """The account of one request. Passes are what work is counted in: a row's forward is one, its backward two."""
+    """One request. Passes are what work is counted in: a row's forward is one, its backward two."""
 
     def __init__(
         self,
         *,
         timeout_s: float | None = None,
         priority: int = 0,
+        caller: str = "",
         expected: int = 0,
         id: str = "",
         progress: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Begin a request.
+
+        Args:
+            timeout_s: from now on; None: it may take as long as it likes.
+            priority: higher ones go first.
+            caller: whose request it is. Callers share the device equally.
+            expected: passes, as far as is known.
+            id: default: a new one.
+            progress: called on the device thread after each batch: it must not block.
+            clock: seconds that never go back.
+        """
         self.id = id or uuid.uuid4().hex
-        self.started = time.monotonic()
+        self.clock = clock
+        self.started = clock()
         self.limit(timeout_s, priority)
-        self.progress = progress  # called on the device thread after each batch: it must not block
+        self.caller = caller
+        self.progress = progress
         self.sketch: Callable[[], Any] | None = None  # makes a rough explanation of what is done so far
         self.partial: Callable[[], Any] | None = None  # the same in wire form
         self.cancelled = threading.Event()
         self.done = 0  # passes
         self.expected = expected  # passes, as far as is known
         self.admitted_passes = expected  # the same, when it was let in
-        self.forwards = 0
-        self.backwards = 0
-        self.avoided = 0  # rows that were asked for and answered without a forward
-        self.batches = 0
-        self.batch_rows = 0
-        self.stages: dict[str, float] = {}  # seconds by name: read, decode, explain, render, encode
-        self.queue_s = 0.0
-        self.device_s = 0.0
-        self.precision: Precision = "fp32"
-        self.cache = "none"
-        self.incremental: float | None = None  # share of a plain row's multiplications that each row took
+        self.usage = Usage()
 
     def limit(self, timeout_s: float | None, priority: int) -> None:
         """Set the deadline, from the run's start on, and the priority."""
@@ -61,7 +64,7 @@ class Run:
         """
         if self.cancelled.is_set():
             raise Cancelled("the caller has gone")
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if self.deadline is not None and self.clock() > self.deadline:
             raise self.late()
 
     def late(self) -> DeadlineExceeded:
@@ -74,17 +77,7 @@ class Run:
     @property
     def time_left_s(self) -> float | None:
         """Time until the deadline; None without one."""
-        return max(0.0, self.deadline - time.monotonic()) if self.deadline is not None else None
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage of the request, and trace it."""
-        started = time.perf_counter()
-        try:
-            with spans.span(name):
-                yield
-        finally:
-            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - started
+        return max(0.0, self.deadline - self.clock()) if self.deadline is not None else None
 
     @property
     def left(self) -> int:
@@ -96,19 +89,10 @@ class Run:
         """Estimate from the pace so far; None before there is one."""
         if self.done == 0:
             return None
-        return (time.monotonic() - self.started) * self.left / self.done
-
-    def count(self, rows: int, batch_rows: int, seconds: float, *, backwards: int = 0) -> None:
-        """Record `rows` forwards and `backwards` done within a batch of `batch_rows`."""
-        self.forwards += rows
-        self.backwards += backwards
-        self.batches += 1
-        self.batch_rows += batch_rows
-        self.device_s += seconds
-        self.advance(rows + 2 * backwards)
+        return (self.clock() - self.started) * self.left / self.done
 
     def advance(self, passes: int) -> None:
-        """Record progress, whoever's forwards it was."""
+        """Record progress, whoever's passes it was."""
         self.done += passes
         self.expected = max(self.expected, self.done)
         if self.progress:

@@ -1,21 +1,23 @@
-"""The kinds of work that wait for a device, and how their waiters are answered.
+"""The kinds of work that wait for a device. Each of them knows how a batch of its kind is run.
 
-RowsJob   outputs of many inputs, built slice by slice; rows of all jobs with one key share a forward
-TraceJob  activations and gradients of a few inputs; jobs with one key share a forward and its backwards
-CallJob   anything else, alone
+RowsWork   outputs of many inputs, built slice by slice; rows of all works with one key share a forward
+TraceWork  activations and gradients of inputs, built slice by slice; those with one key share a forward and backwards
+CallWork   anything else, alone
 """
 
 import threading
-import time
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from service.contract import Boxes, Objective, Part, Rows, Total, Trace, Tracing
-from service.engine.incremental.planning import Clean, Incremental, Plan
+from service.contract import Objective, Part, Rows, Total, Trace, Tracing
+from service.engine.scheduler.limits import out_of_memory
+from service.engine.scheduler.queue import Item, Share
 from service.engine.scheduler.run import Run
+from service.errors import OutOfMemory
 from service.precision import Precision
 
 T = TypeVar("T")
@@ -29,31 +31,31 @@ class Network(Protocol):
         ...
 
     def trace_parts(self, parts: Sequence[Part], tracing: Tracing) -> list[Trace | Exception]:
-        """Trace inputs of several jobs in one pass; see `Probe.trace`."""
+        """Trace inputs of several requests in one pass; see `Probe.trace`."""
         ...
 
 
 class Ticket(Generic[T]):
-    """One request's claim on the result of a job."""
+    """One request's claim on the result of work."""
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, work: "Work[T] | None" = None) -> None:
+        self.run, self.work = run, work
         self._answered = threading.Event()
         self._result: T | None = None
         self._error: BaseException | None = None
 
     def finish(self, result: T) -> None:
         """Answer the waiter."""
-        self._result = result
+        self.work, self._result = None, result
         self._answered.set()
 
     def fail(self, error: BaseException) -> None:
         """Answer the waiter with an error."""
-        self._error = error
+        self.work, self._error = None, error
         self._answered.set()
 
     def wait(self) -> T:
-        """Return the result, once there is one, or raise the job's error."""
+        """Return the result, once there is one, or raise the work's error."""
         self._answered.wait()
         if self._error is not None:
             # A traceback belongs to the thread that raised it; the waiter starts one of its own.
@@ -61,89 +63,177 @@ class Ticket(Generic[T]):
         return self._result  # type: ignore[return-value]
 
 
-class Job(Generic[T]):
-    """Work that waits for the device, for one request or for several that ask the same."""
+@dataclass
+class Done:
+    """What became of a share of a batch: a result, an error, or neither, where memory ran out for so many rows."""
 
-    def __init__(self, network: Network | None, key: Hashable) -> None:
-        self.network = network
-        self.key = key  # jobs with equal keys may share a batch
+    share: "Share[Work[Any]]"
+    batch_rows: int  # that ran together
+    result: Any = None
+    error: Exception | None = None
+    too_many: bool = False
+    seconds: float = 0.0
+    forwards: int = 0
+    backwards: int = 0
+
+    @property
+    def passes(self) -> int:
+        """What it is counted as: a row's forward is one, its backward two."""
+        return self.forwards + 2 * self.backwards
+
+
+class Work(Item, Generic[T]):
+    """Rows that wait for the device, for one request or for several that ask the same.
+
+    A kind of work says how a slice of it is built, what becomes of slices that run together, and how results are put
+    together; all else is the same for all.
+    """
+
+    kind = "none"  # what its batches are counted as
+    precision: Precision = "fp32"
+
+    def __init__(self, network: Network | None, key: Hashable, count: int, *, cache_key: Hashable = None) -> None:
+        if count < 1:
+            raise ValueError("there is nothing to wait for: work has at least one row")
+        super().__init__(key, id(network), count)
+        self.network, self.count = network, count
+        self.cache_key = cache_key  # works with equal ones have equal results
+        self.next = 0  # the first row that is not done
+        self.since = 0.0  # when it began to wait for its next batch
         self.tickets: list[Ticket[T]] = []
-        self.submitted = time.monotonic()
+
+    # What a kind of work says
+
+    def build(self, i: int, j: int) -> Any:
+        """Return what running rows i to j takes."""
+        raise NotImplementedError
+
+    def together(self, pieces: Sequence[Any]) -> Sequence[Any]:
+        """Run pieces of works with this key; return the result of each, or the error it alone ended in."""
+        raise NotImplementedError
+
+    def counted(self, result: Any, rows: int) -> tuple[int, int]:
+        """Return how many forwards and backwards a result took."""
+        return rows, 0
+
+    def take(self, result: Any) -> None:
+        """Keep the result of some rows, from `next` on."""
+        raise NotImplementedError
+
+    def result(self) -> T:
+        """Return the result of all rows."""
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Free what is only needed while rows are left."""
+
+    def told(self, error: Exception) -> Exception:
+        """Return what to tell the one whose rows failed."""
+        if out_of_memory(error):
+            return OutOfMemory(
+                "the device has not enough memory for even one row of this request; choose a smaller model or an "
+                "earlier moment"
+            )
+        return error
+
+    # What is the same for all
+
+    def run(self, batch: "Sequence[Share[Work[Any]]]", clock: Callable[[], float]) -> list[Done]:
+        """Run a batch of works with this one's key; return what became of each share.
+
+        Rows that fail are found by running every work's rows alone. Where memory runs out, the rows are as they were
+        before, for smaller batches to follow; where one row alone is too many, its work fails.
+        """
+        started = clock()
+        done: list[Done] = []
+        built: list[tuple[Share[Work[Any]], Any]] = []
+        for share in batch:
+            work = share.item
+            try:
+                built.append((share, work.build(work.next, work.next + share.rows)))
+            except Exception as error:
+                done.append(Done(share, share.rows, error=work.told(error)))
+        if not built:
+            return done
+        rows = sum(share.rows for share, _ in built)
+        failed: Exception | None = None
+        results: Sequence[Any] = ()
+        try:
+            results = self.together([piece for _, piece in built])
+        except Exception as error:
+            failed = error.with_traceback(None)  # its frames hold all that the forward had made so far
+        if failed is not None:
+            shares, built = [share for share, _ in built], []
+            if out_of_memory(failed) and rows > 1:
+                return done + [Done(share, rows, too_many=True) for share in shares]
+            if len(shares) == 1:
+                return [*done, Done(shares[0], rows, error=self.told(failed))]
+            return done + [one for share in shares for one in share.item.run([share], clock)]
+        own = [
+            Done(share, rows, error=result) if isinstance(result, Exception) else Done(share, rows, result)
+            for (share, _), result in zip(built, results, strict=True)
+        ]
+        for one in own:
+            if one.error is None:
+                one.forwards, one.backwards = one.share.item.counted(one.result, one.share.rows)
+        seconds, passes = clock() - started, sum(one.passes for one in own)
+        for one in own:
+            one.seconds = seconds * one.passes / passes if passes else seconds / len(own)
+        return done + own
 
     @property
-    def priority(self) -> int:
-        """The highest of those who wait for it."""
-        return max((ticket.run.priority for ticket in self.tickets), default=0)
+    def urgency(self) -> int:
+        """The highest priority of those who wait for it."""
+        return max(ticket.run.priority for ticket in self.tickets)
 
     @property
-    def rows_left(self) -> int:
-        """Rows of a batch that it would take."""
-        return 1
-
-    def join(self, run: Run) -> Ticket[T]:
-        """Let another request wait for the result."""
-        ticket: Ticket[T] = Ticket(run)
-        self.tickets.append(ticket)
-        return ticket
-
-    def fail(self, error: BaseException) -> None:
-        """Answer all waiters with an error."""
-        for ticket in self.tickets:
-            ticket.fail(error)
-        self.tickets = []
+    def patience(self) -> float | None:
+        """The first deadline of those who wait for it."""
+        return min((t.run.deadline for t in self.tickets if t.run.deadline is not None), default=None)
 
 
-class CallJob(Job[T]):
-    """One function, run on the device thread."""
+class CallWork(Work[T]):
+    """One function, run on the device thread: the server's own work, which no caller and no network is charged for."""
 
     def __init__(self, call: Callable[[], T]) -> None:
-        super().__init__(None, None)
+        super().__init__(None, object(), 1)
         self.call = call
+        self.caller = None
+        self.found: T | None = None
 
+    def build(self, i: int, j: int) -> None:
+        """Need nothing."""
 
-class TraceJob(Job[Trace]):
-    """Activations and gradients of some inputs."""
+    def together(self, pieces: Sequence[None]) -> list[T]:
+        """Call it."""
+        return [self.call()]
 
-    def __init__(
-        self,
-        network: Network,
-        shape: tuple[int, ...],
-        rows: Rows,
-        tracing: Tracing,
-        objective: Objective | None = None,
-        total: Total | None = None,
-    ) -> None:
-        key = ("trace", id(network), shape, objective is None, tracing)
-        super().__init__(network, key)
-        self.rows, self.tracing, self.objective, self.total = rows, tracing, objective, total
-        self.next = 0
-        self.pieces: list[Trace] = []
+    def counted(self, result: T, rows: int) -> tuple[int, int]:
+        """Count as nothing."""
+        return 0, 0
 
-    @property
-    def rows_left(self) -> int:
-        """Rows not yet done."""
-        return self.rows.count - self.next
+    def take(self, result: T) -> None:
+        """Keep what it returned."""
+        self.found = result
 
-    def build(self, i: int, j: int) -> Part:
-        """Return rows i to j with what is asked of them; runs on the device thread."""
-        return Part(self.rows.build(i, j), self.objective, self.total, i)
+    def result(self) -> T:
+        """Return what it returned."""
+        return self.found  # type: ignore[return-value]
 
-    def take(self, piece: Trace, rows: int) -> None:
-        """Store the trace of the next rows; totals are added up as they come."""
-        self.next += rows
-        if self.total is not None and self.pieces:
-            self.pieces = [Trace.joined([*self.pieces, piece])]
-        else:
-            self.pieces.append(piece)
+    def told(self, error: Exception) -> Exception:
+        """Return the error itself."""
+        return error
 
 
 def rows_key(network: Network, shape: tuple[int, ...], precision: Precision) -> Hashable:
-    """Return the key of jobs whose rows may share a batch."""
+    """Return the key of works whose rows may share a batch."""
     return "rows", id(network), shape, precision
 
 
-class RowsJob(Job[Tensor]):
-    """The outputs of `count` inputs, built slice by slice."""
+class RowsWork(Work[Tensor]):
+    """The outputs (count, K) of inputs of one shape."""
+
+    kind = "rows"
 
     def __init__(
         self,
@@ -154,105 +244,81 @@ class RowsJob(Job[Tensor]):
         precision: Precision = "fp32",
         cache_key: Hashable = None,
     ) -> None:
-        super().__init__(network, rows_key(network, shape, precision))
-        self.count, self.rows, self.precision, self.cache_key = rows.count, rows, precision, cache_key
-        self.next = 0
+        super().__init__(network, rows_key(network, shape, precision), rows.count, cache_key=cache_key)
+        self.rows_of, self.precision = rows, precision
         self.outputs: Tensor | None = None
 
-    @property
-    def rows_left(self) -> int:
-        """Rows not yet done."""
-        return self.count - self.next
+    @torch.inference_mode()
+    def run(self, batch: Sequence[Share[Work[Any]]], clock: Callable[[], float]) -> list[Done]:
+        """See `Work.run`; nothing is recorded for gradients."""
+        return super().run(batch, clock)
 
     def build(self, i: int, j: int) -> Any:
-        """Return what `forward` needs for rows i to j; runs on the device thread."""
-        return self.rows.build(i, j)
+        """Return inputs i to j."""
+        return self.rows_of.build(i, j)
 
-    def forward(self, parts: list[Any]) -> Tensor:
-        """Return the outputs of what jobs with this key have built."""
+    def together(self, pieces: Sequence[Any]) -> Sequence[Any]:
+        """Return the outputs of each piece, from one forward."""
         assert self.network is not None
-        return self.network.forward(parts[0] if len(parts) == 1 else torch.cat(parts), self.precision)
+        outputs = self.network.forward(pieces[0] if len(pieces) == 1 else torch.cat(list(pieces)), self.precision)
+        return torch.split(outputs, [len(piece) for piece in pieces])
 
-    def release(self) -> None:
-        """Free what is only needed while rows are left."""
-
-    def take(self, outputs: Tensor) -> None:
-        """Store the outputs of the next rows."""
+    def take(self, result: Tensor) -> None:
+        """Keep the outputs of some rows, from `next` on."""
         if self.outputs is None:
-            self.outputs = outputs.new_empty((self.count, *outputs.shape[1:]))
-        self.outputs[self.next : self.next + len(outputs)] = outputs
-        self.next += len(outputs)
+            self.outputs = result.new_empty((self.count, *result.shape[1:]))
+        self.outputs[self.next : self.next + len(result)] = result
 
     def so_far(self) -> Tensor:
         """Return the outputs of the rows that are done; they do not change any more."""
         return self.outputs[: self.next] if self.outputs is not None else torch.empty(0)
 
-
-class Patches(NamedTuple):
-    """Some rows of a `PatchesJob`."""
-
-    clean: Clean
-    whole: bool  # whether the first one is the picture itself
-    corners: Tensor  # (N, 2) y, x
-    patches: Tensor  # (N, 3, h, w)
+    def result(self) -> Tensor:
+        """Return all outputs."""
+        return self.so_far()
 
 
-class PatchesJob(RowsJob):
-    """The outputs of a picture (row 0), and of it with one box each replaced, computed as far as boxes can reach."""
+class TraceWork(Work[Trace]):
+    """Activations and gradients of inputs of one shape, or totals of them."""
+
+    kind = "traces"
 
     def __init__(
         self,
         network: Network,
-        incremental: Incremental,
-        plan: Plan,
-        boxes: Boxes,
-        *,
-        cache_key: Hashable = None,
+        shape: tuple[int, ...],
+        rows: Rows,
+        tracing: Tracing,
+        objective: Objective | None = None,
+        total: Total | None = None,
     ) -> None:
-        super().__init__(network, tuple(boxes.image.shape[1:]), boxes, cache_key=cache_key)
-        self.key = ("patches", id(network), plan.window, plan.step)
-        self.incremental, self.plan = incremental, plan
-        self.image, self.filling, self.boxes = boxes.image, boxes.filling, boxes.boxes
-        self.clean: Clean | None = None
+        super().__init__(network, ("trace", id(network), shape, objective is None, tracing), rows.count)
+        self.rows_of, self.tracing, self.objective, self.total = rows, tracing, objective, total
+        self.passes = 3.0 if tracing.wrt else 1.0  # until the objective has said how many columns it has
+        self.pieces: list[Trace] = []
+        self.totals: tuple[Tensor, ...] = ()
 
-    def build(self, i: int, j: int) -> Patches:
-        """Return the rectangles of rows i to j; the first time, run the picture itself."""
-        if self.clean is None:
-            self.clean = self.incremental.clean(self.image, self.plan)
-        h, w = self.plan.window
-        height, width = self.image.shape[2:]
-        corners, patches = [], []
-        for x0, y0, x1, y1 in self.boxes[max(i, 1) - 1 : j - 1]:
-            # All rectangles have one size: at an edge it is moved inside, and shows the picture beside the box.
-            y, x = min(y0, height - h), min(x0, width - w)
-            patch = self.image[0, :, y : y + h, x : x + w].clone()
-            patch[:, y0 - y : y1 - y, x0 - x : x1 - x] = self.filling[:, y0:y1, x0:x1]
-            corners.append((y, x))
-            patches.append(patch)
-        return Patches(
-            self.clean,
-            i == 0,
-            torch.tensor(corners, dtype=torch.long).view(-1, 2),
-            torch.stack(patches) if patches else self.image.new_empty(0, 3, h, w),
-        )
+    def build(self, i: int, j: int) -> Part:
+        """Return rows i to j with what is asked of them."""
+        return Part(self.rows_of.build(i, j), self.objective, self.total, i)
 
-    def forward(self, parts: list[Patches]) -> Tensor:
-        """Return the outputs of what jobs with this key have built."""
-        counts = [len(part.patches) for part in parts]
-        found = parts[0].clean.outputs[:0]
-        if any(counts):
-            found = self.incremental.outputs(
-                self.plan,
-                [part.clean for part in parts],
-                torch.repeat_interleave(torch.arange(len(parts)), torch.tensor(counts)),
-                torch.cat([part.corners for part in parts]),
-                torch.cat([part.patches for part in parts]),
-            )
-        rows = []
-        for part, own in zip(parts, torch.split(found, counts), strict=True):
-            rows += [part.clean.outputs, own] if part.whole else [own]
-        return torch.cat(rows)
+    def together(self, pieces: Sequence[Part]) -> list[Trace | Exception]:
+        """Trace all pieces in one pass."""
+        assert self.network is not None
+        return self.network.trace_parts(pieces, self.tracing)
 
-    def release(self) -> None:
-        """Free the picture's maps."""
-        self.clean = None
+    def counted(self, result: Trace, rows: int) -> tuple[int, int]:
+        """Return a forward of each row, and a backward for each column of its objective."""
+        return rows, rows * result.objective.shape[1] * bool(self.tracing.wrt)
+
+    def take(self, result: Trace) -> None:
+        """Keep the trace of some rows, from `next` on; totals are added up as they come."""
+        _, backwards = self.counted(result, 1)
+        self.passes = 1.0 + 2.0 * backwards
+        sums = zip(self.totals, result.totals, strict=True) if self.pieces else ()
+        self.totals = tuple(a + b for a, b in sums) or result.totals
+        self.pieces.append(replace(result, totals=()))
+
+    def result(self) -> Trace:
+        """Return the trace of all rows."""
+        return replace(Trace.joined(self.pieces), totals=self.totals)

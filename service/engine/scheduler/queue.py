@@ -1,0 +1,323 @@
+"""Which rows are next: the policy of the scheduler, without a thread, a clock or a network.
+
+1. The highest priority goes first, down to the last row of it.
+2. Within a priority callers take turns by the device time that they have had, and within a caller the networks do.
+   Whoever was idle has no credit for it.
+3. Within these, the kind of work (its key) is next that has waited longest; one that was just cut waits anew.
+4. A batch is of one kind. It takes rows in the order of priority and of the callers' turns, whoever's turn it is first;
+   of one caller's items first those that need no more than a quantum, then a quantum of each other one at a time, in
+   the order of waiting. What was served waits behind what was not. Small items never take all of two batches running
+   while others of their caller wait.
+5. What holds memory from its first row to its end begins only where there is room (`gate`).
+"""
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Generic, NamedTuple, TypeVar
+
+from service.engine.scheduler.gate import Gate
+from service.engine.scheduler.turns import Ranking, Turns
+
+QUANTUM = 8  # rows of an item's turn: to build one or two at a time of every item costs more than it is fair
+
+
+@dataclass(eq=False)
+class Item:
+    """Rows that wait. Once in a queue, only the queue changes these fields."""
+
+    key: Hashable  # items with equal keys may share a batch
+    group: Hashable  # whose time on the device it takes: the network's. Equal keys are of one group
+    rows: int  # not yet dealt
+    caller: Hashable = ""  # None: the server itself, which is never charged
+    priority: int = 0
+    passes: float = 1.0  # that a row is expected to take; a batch's time is shared out by them
+    memory: int = 0  # bytes that it holds from its first row to its end
+    deadline: float | None = None
+    stamp: int = field(default=0, init=False)  # lower: it has waited longer
+
+
+I = TypeVar("I", bound=Item)  # noqa: E741
+
+
+class Share(NamedTuple, Generic[I]):
+    """Rows of an item that go into a batch."""
+
+    item: I
+    rows: int
+    stamp: int  # the item's, before it was served
+
+
+class _Kind(Generic[I]):
+    """What may share a batch."""
+
+    def __init__(self, key: Hashable, rank: "Callable[[_Lane[I]], object]") -> None:
+        self.key = key
+        self.cut = 0  # the stamp of its last batch
+        self.lanes: Ranking[_Lane[I]] = Ranking(rank)
+
+
+class _Lane(Generic[I]):
+    """Items of one kind, priority and caller."""
+
+    def __init__(self, kind: _Kind[I], item: I) -> None:
+        self.kind, self.priority, self.caller, self.group = kind, item.priority, item.caller, item.group
+        self.small: Ranking[I] = Ranking(_stamp)  # no more than a quantum left
+        self.large: Ranking[I] = Ranking(_stamp)
+        self.passed_over = False  # whether the last batch had room for small items only
+
+    def __len__(self) -> int:
+        return len(self.small) + len(self.large)
+
+    @property
+    def since(self) -> int:
+        """The stamp of what has waited longest, or that of the kind's last batch."""
+        heads = [ranking.first().stamp for ranking in (self.small, self.large) if ranking]
+        return max(min(heads), self.kind.cut)
+
+    def add(self, item: I) -> None:
+        """Line an item up by its stamp."""
+        (self.small if item.rows <= QUANTUM else self.large).add(item)
+
+    def discard(self, item: I) -> None:
+        """Take an item out."""
+        self.small.discard(item)
+        self.large.discard(item)
+
+    def deal(self, room: int) -> dict[I, int]:
+        """Return how many rows of which items go into a batch with so much room; the items stay as they are."""
+        found: dict[I, int] = {}
+        left = room
+
+        def give(item: I) -> None:
+            nonlocal left
+            rows = min(QUANTUM, item.rows - found.get(item, 0), left)
+            if rows:
+                found[item] = found.get(item, 0) + rows
+                left -= rows
+
+        if self.passed_over and self.large:
+            give(self.large.first())
+        with closing(self.small.ascending()) as small:
+            while left and (item := next(small, None)) is not None:
+                give(item)
+        with closing(self.large.ascending()) as large:
+            hungry = list(islice(large, left // QUANTUM + 2)) if left else []
+        for item in hungry:
+            if item not in found:
+                give(item)
+        while left and hungry:
+            for item in hungry:
+                give(item)
+            hungry = [item for item in hungry if found[item] < item.rows]
+        self.passed_over = bool(self.large) and not any(item in self.large for item in found)
+        return found
+
+
+def _stamp(item: Item) -> int:
+    return item.stamp
+
+
+class Queue(Generic[I]):
+    """Items that wait for a device; see the module for what is next."""
+
+    def __init__(self, memory: int = 2**62) -> None:
+        """Begin empty; all items that have begun together hold no more than so many bytes, but for a single one."""
+        self._items: dict[I, None] = {}
+        self._lanes: dict[tuple[int, Hashable, Hashable], _Lane[I]] = {}
+        self._kinds: dict[Hashable, _Kind[I]] = {}
+        self._levels: dict[int, Turns[Hashable, Turns[Hashable, Ranking[_Lane[I]]]]] = {}
+        self._priorities: Ranking[int] = Ranking(lambda priority: -priority)
+        self._deadlines: Ranking[I] = Ranking(lambda item: item.deadline)
+        self._gate: Gate[I] = Gate(memory)
+        self._stamp = 0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[I]:
+        """Iterate over all items, also those whose last rows are dealt."""
+        return iter(self._items)
+
+    @property
+    def held(self) -> int:
+        """Bytes that items which have begun, or may begin, hold."""
+        return self._gate.held
+
+    def put(self, item: I) -> None:
+        """Let an item wait, behind all others.
+
+        Raises:
+            ValueError: it has no rows, and would wait for ever.
+        """
+        if item.rows < 1:
+            raise ValueError("there is nothing to wait for: an item has at least one row")
+        self._items[item] = None
+        item.stamp = self._next_stamp()
+        if item.deadline is not None:
+            self._deadlines.add(item)
+        self._wait(item, inside=False)
+
+    def remove(self, item: I) -> None:
+        """Forget an item, and the memory that it holds; one that is not here does not matter."""
+        if item in self._items:
+            del self._items[item]
+            self._deadlines.discard(item)
+            self._withdraw(item)
+            self._gate.leave(item)
+
+    def change(self, item: I, *, caller: Hashable, priority: int, deadline: float | None) -> None:
+        """Let others wait for an item than before; among its new equals it has waited as long as it has."""
+        if item not in self._items:
+            return
+        self._deadlines.discard(item)
+        if (caller, priority) != (item.caller, item.priority):
+            waits = self._gate.waits(item)
+            self._withdraw(item)
+            if waits:
+                self._gate.leave(item)
+            item.caller, item.priority = caller, priority
+            self._gate.changed(item)
+            self._wait(item, inside=not waits)
+        item.deadline = deadline
+        if deadline is not None:
+            self._deadlines.add(item)
+
+    def expired(self, now: float) -> list[I]:
+        """Return the items whose deadline has passed, each of them once; they stay until they are removed."""
+        found: list[I] = []
+        while self._deadlines and (item := self._deadlines.first()).deadline is not None and item.deadline < now:
+            self._deadlines.discard(item)
+            found.append(item)
+        return found
+
+    def cut(self, limit_of: Callable[[Hashable], int]) -> list[Share[I]]:
+        """Take the next batch, of at most `limit_of(key)` rows; empty where nothing is left to deal.
+
+        What was taken does not wait any more; `give_back` undoes that, and `remove` ends an item that is done.
+        """
+        self._let_in()
+        if not self._priorities:
+            return []
+        callers = self._levels[self._priorities.first()]
+        networks = callers[callers.first()]
+        kind = networks[networks.first()].first().kind
+        kind.cut = self._next_stamp()
+        room = max(1, limit_of(kind.key))
+        dealt: dict[I, int] = {}
+        with closing(kind.lanes.ascending()) as lanes:
+            while room and (lane := next(lanes, None)) is not None:
+                found = lane.deal(room)
+                dealt |= found
+                room -= sum(found.values())
+        return [self._take(item, rows) for item, rows in dealt.items()]
+
+    def give_back(self, shares: Iterable[Share[I]]) -> None:
+        """Let rows that were not worked off wait again, where they had waited."""
+        for item, rows, stamp in shares:
+            if item in self._items:
+                lane = self._lane(item)
+                if lane is not None:
+                    lane.discard(item)
+                item.rows += rows
+                item.stamp = stamp
+                self._line_up(item)
+
+    def charge(self, shares: Iterable[Share[I]], seconds: float) -> None:
+        """Write down the time of a batch with its callers and networks, by the passes that it was for."""
+        passes = {item: rows * item.passes for item, rows, _ in shares}
+        total = sum(passes.values())
+        for item, own in passes.items():
+            if item.caller is not None:
+                level = self._level(item.priority)
+                level.charge(item.caller, seconds * own / total)
+                level[item.caller].charge(item.group, seconds * own / total)
+
+    def _next_stamp(self) -> int:
+        self._stamp += 1
+        return self._stamp
+
+    def _level(self, priority: int) -> Turns[Hashable, Turns[Hashable, Ranking[_Lane[I]]]]:
+        """Return the turns of one priority; priorities are few, so that none is ever forgotten."""
+        if priority not in self._levels:
+            self._levels[priority] = Turns(lambda: Turns(lambda: Ranking(lambda lane: lane.since)))
+        return self._levels[priority]
+
+    def _place(self, lane: _Lane[I]) -> tuple[float, float, int]:
+        """Return what the lanes of a kind are ordered by."""
+        return (-lane.priority, *self._levels[lane.priority].place(lane.caller))
+
+    def _wait(self, item: I, *, inside: bool) -> None:
+        if item.memory and not inside:
+            self._gate.put(item)
+        elif item.rows:
+            self._line_up(item)
+
+    def _let_in(self) -> None:
+        while (item := self._gate.next()) is not None:
+            self._line_up(item)
+        hurrying = self._gate.hurrying()
+        if hurrying is not None:
+            item, priority = hurrying
+            self.change(item, caller=item.caller, priority=priority, deadline=item.deadline)
+
+    def _lane(self, item: I) -> _Lane[I] | None:
+        return self._lanes.get((item.priority, item.caller, item.key))
+
+    def _line_up(self, item: I) -> None:
+        """Let an item's rows be dealt."""
+        callers = self._level(item.priority)
+        lane = self._lane(item)
+        if lane is None:
+            kind = self._kinds.setdefault(item.key, _Kind(item.key, self._place))
+            self._lanes[item.priority, item.caller, item.key] = lane = _Lane(kind, item)
+            lane.add(item)
+            self._priorities.add(item.priority)
+            callers.enter(item.caller)
+            callers[item.caller].enter(item.group)
+            kind.lanes.add(lane)
+        else:
+            if not lane or item.stamp < lane.since:
+                # It has waited longer than what is there: the lane's rank falls, which a ranking does not see.
+                callers[item.caller][item.group].discard(lane)
+            lane.add(item)
+        callers[item.caller][item.group].add(lane)
+
+    def _withdraw(self, item: I) -> None:
+        """Let an item's rows not be dealt any more."""
+        lane = self._lane(item)
+        if lane is not None:
+            lane.discard(item)
+            if not lane:
+                self._close(lane)
+
+    def _close(self, lane: _Lane[I]) -> None:
+        """Forget a lane without items, and that its caller, network and priority have work, where it was the last."""
+        del self._lanes[lane.priority, lane.caller, lane.kind.key]
+        lane.kind.lanes.discard(lane)
+        if not lane.kind.lanes:
+            del self._kinds[lane.kind.key]
+        callers = self._levels[lane.priority]
+        networks = callers[lane.caller]
+        networks[lane.group].discard(lane)
+        if not networks[lane.group]:
+            networks.leave(lane.group)
+        if not networks:
+            callers.leave(lane.caller)
+        if not callers:
+            self._priorities.discard(lane.priority)
+
+    def _take(self, item: I, rows: int) -> Share[I]:
+        """Take rows of an item out; it waits anew, where some are left."""
+        share = Share(item, rows, item.stamp)
+        was_small = item.rows <= QUANTUM
+        item.rows -= rows
+        item.stamp = self._next_stamp()
+        if not item.rows:
+            self._withdraw(item)
+        elif was_small != (item.rows <= QUANTUM):
+            lane = self._lanes[item.priority, item.caller, item.key]
+            lane.discard(item)
+            lane.add(item)
+        return share

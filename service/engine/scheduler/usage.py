@@ -1,0 +1,43 @@
+"""What one request used, of the device and of time."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service import spans
+from service.precision import Precision
+
+
+class Usage:
+    """The account of one request; it only adds up."""
+
+    def __init__(self) -> None:
+        self.forwards = 0  # rows
+        self.backwards = 0  # rows, once for each column of an objective
+        self.avoided = 0  # rows that were asked for and answered without a forward
+        self.batches = 0
+        self.batch_rows = 0  # of all these batches, whoever's rows they were
+        self.stages: dict[str, float] = {}  # seconds by name: read, decode, explain, render, encode
+        self.queue_s = 0.0
+        self.device_s = 0.0  # its share of the batches' time
+        self.precision: Precision = "fp32"
+        self.cache = "none"
+        self.incremental: float | None = None  # share of a plain row's multiplications that each row took
+
+    def count(self, forwards: int, backwards: int, batch_rows: int, seconds: float) -> None:
+        """Record forwards and backwards done within a batch of `batch_rows`, and the share of its time."""
+        self.forwards += forwards
+        self.backwards += backwards
+        self.batches += 1
+        self.batch_rows += batch_rows
+        self.device_s += seconds
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time a stage of the request, and trace it."""
+        started = time.perf_counter()
+        try:
+            with spans.span(name):
+                yield
+        finally:
+            self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - started
