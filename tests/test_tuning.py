@@ -13,10 +13,11 @@ from service.engine.network.graphs import Recorded
 from service.engine.network.memory import live_bytes
 from service.engine.network.variants import Variant
 from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import RowsJob
+from service.engine.scheduler.work import RowsWork
 from service.settings import Settings
 from service.tuning import AGREEMENT, Tuner, photographs, rank_correlation
 from tests.conftest import CATALOG
+from tests.engine.scheduler.doubles import held
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_measures_chooses_and_remembers(service, tmp_path):
             if (t.precision, t.variant) == (precision, tuned.variants[precision])
         }
         assert rates[tuned.batch_rows[precision]] >= 0.95 * max(rates.values())
-        assert service.device.limit(("rows", id(model), (3, 32, 32), precision)) == tuned.batch_rows[precision]
+        assert service.device.limits.of(("rows", id(model), (3, 32, 32), precision)) == tuned.batch_rows[precision]
         assert model.variants[precision].name == tuned.variants[precision]
     assert tuned.agreement["fp32"] == 1
     assert tuned.preferred == "fp32" or tuned.agreement[tuned.preferred] >= AGREEMENT
@@ -65,12 +66,12 @@ def test_batches_fit_in_the_memory_that_is_set(tmp_path):
     """Before anything is measured, and in all that is measured."""
     settings = Settings(catalog=CATALOG, model=("tiny",), device="cpu", cache_dir=tmp_path, max_batch_mib=1)
     context = build(settings)
-    context.device.max_batch_bytes //= 2
+    context.device.limits.max_bytes //= 2
     context.store.start()
     assert context.store.wait(60)
     model = context.store.get("tiny")
     assert 1 < 2**19 // model.row_bytes < 8
-    assert context.device.limit(("rows", id(model), (3, 32, 32), "fp32")) == 2**19 // model.row_bytes
+    assert context.device.limits.of(("rows", id(model), (3, 32, 32), "fp32")) == 2**19 // model.row_bytes
     tuner = _tuner(context)
     tuner.measure(model, threading.Event())
     tuned = tuner.found[model.version]
@@ -148,22 +149,22 @@ def test_requests_go_before_measuring(service):
         return forward(rows, precision)
 
     model.forward = noted
-    held, go = threading.Event(), threading.Event()
-    holder = threading.Thread(target=service.device.call, args=(lambda: (held.set(), go.wait(10)),))
-    holder.start()
-    assert held.wait(10)
-    measuring = threading.Thread(target=tuner._call, args=(lambda: order.append("measuring"), threading.Event()))
-    measuring.start()
-    while not service.device._jobs:
-        threading.Event().wait(0.001)
-    job = RowsJob(model, (3, 32, 32), Rows(100, lambda i, j: torch.zeros(j - i, 3, 32, 32)))
-    asking = threading.Thread(target=service.device.submit, args=(job, Run()))
-    asking.start()
-    while len(service.device._jobs) < 2:
-        threading.Event().wait(0.001)
-    go.set()
-    for thread in (holder, measuring, asking):
-        thread.join(30)
+    put, queued = service.device.put, threading.Event()
+
+    def noting(work, run):
+        ticket = put(work, run)
+        queued.set()
+        return ticket
+
+    with held(service.device):
+        service.device.put = noting
+        measuring = threading.Thread(target=tuner._call, args=(lambda: order.append("measuring"), threading.Event()))
+        measuring.start()
+        assert queued.wait(20)
+        rows = Rows(100, lambda i, j: torch.zeros(j - i, 3, 32, 32))
+        asked = service.device.put(RowsWork(model, (3, 32, 32), rows), Run())
+    asked.wait()
+    measuring.join(30)
     assert order[-1] == "measuring"
     assert len(order) > 5
 

@@ -80,7 +80,7 @@ def _occlusion(options: Options, subject: Subject, service: Ours, inputs: list[t
         "captum",
         aim="1.5x, 2e-5",
         agree={"max_abs": options.tolerance(2e-5)},
-        facts={"forwards": [run.forwards for run in service.runs[-options.rounds :]]},
+        facts={"forwards": [run.usage.forwards for run in service.runs[-options.rounds :]]},
     )
 
 
@@ -105,7 +105,7 @@ def _score_cam(
     inputs = inputs if warm else inputs[: min(options.rounds, 3)]
     before = len(service.runs)
     rounds = alternate(contestants, inputs, device, warm=warm, budget_s=SCORE_CAM_S)
-    facts = {"forwards": [run.forwards for run in service.runs[before + 4 * warm :]]}
+    facts = {"forwards": [run.usage.forwards for run in service.runs[before + 4 * warm :]]}
     channels = service.facts.layers[layer].shape[0]
     agree = {"relative": 1e-5} if device.type == "cpu" else {"spearman": 0.999}
     for peer in ("pytorch-grad-cam", "torch-cam"):

@@ -55,7 +55,7 @@ def run(options: Options, folder: Path) -> Iterator[Row]:
         errors: list[float] = []
 
         def plain(x: Tensor, masks: Tensor, precision: Precision) -> Tensor:
-            rows = device.limit(rows_key(model, tuple(x.shape[1:]), precision))
+            rows = device.limits.of(rows_key(model, tuple(x.shape[1:]), precision))
             return torch.cat([model.forward(x * part[:, None], precision) for part in masks.split(rows)])
 
         def regional(x: Tensor, masks: Tensor) -> Tensor:

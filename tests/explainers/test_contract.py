@@ -11,7 +11,7 @@ from service.engine.network.resident import digest
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import RowsJob
+from service.engine.scheduler.work import RowsWork
 from service.explainers.base import registry
 from service.pipeline import applicability
 from tests.explainers.conftest import tiny_input
@@ -141,7 +141,7 @@ def test_cost_estimate_is_what_it_takes(tiny, case):
     targets = _targets(model)
     found = explainer.explain(ModelProbe(model, tiny.device, run), _input(explainer), targets)
     estimate = explainer.passes(model.facts, len(targets))
-    passes = run.forwards + 2 * run.backwards + run.avoided + found.avoided
+    passes = run.usage.forwards + 2 * run.usage.backwards + run.usage.avoided + found.avoided
     # Reviving dead filters takes passes that nobody foresees; a backward that stops at a layer is counted in full.
     assert passes <= estimate * (2 if name == "filters" else 1)
     assert estimate <= 2 * passes
@@ -156,7 +156,7 @@ def test_rows_beyond_the_model_never_exist_at_once(tiny):
         asked.append(j - i)
         return torch.zeros(j - i, 3, 32, 32)
 
-    out = tiny.device.submit(RowsJob(model, (3, 32, 32), Rows(1000, rows)), Run())
+    out = tiny.device.submit(RowsWork(model, (3, 32, 32), Rows(1000, rows)), Run())
     assert out.shape == (1000, 5)
-    assert max(asked) <= tiny.device.max_batch_rows
+    assert max(asked) <= tiny.device.limits.max_rows
     assert sum(asked) == 1000

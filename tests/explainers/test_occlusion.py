@@ -86,14 +86,14 @@ def incremental(subject):
 
 @pytest.mark.parametrize(("window", "stride"), [(8, 8), (7, 5), (31, 9), (40, 3), (5, 2)])
 def test_only_what_changes_is_computed_and_equals_the_whole(small, monkeypatch, window, stride):
-    monkeypatch.setattr("service.engine.probe.INCREMENTAL_PAYS", 0.0)
+    monkeypatch.setattr("service.engine.incremental.work.PAYS", 0.0)
     subject, x = small(tiny.vgg), tiny_input()
     method = Occlusion(window=window, stride=stride, score="logit", fill="#3366cc")
     whole, run = subject.explain(method, x, [1, 3]), Run()
     assert subject.model.incremental is None
     with incremental(subject):
         found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets(subject.facts, [1, 3]))
-    assert run.incremental is not None
+    assert run.usage.incremental is not None
     for a, b in zip(found.maps, whole.maps, strict=True):
         assert_within(a.array, b.array, 1e-5, b.array.abs().max())
     torch.testing.assert_close(found.outputs, whole.outputs, rtol=1e-5, atol=1e-6)
@@ -106,12 +106,12 @@ def test_real_networks_too(subjects, x):
         whole, run = subject.explain(method, x, [281]).maps[0].array, Run()
         with incremental(subject):
             found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets(subject.facts, [281]))
-        assert 0 < run.incremental < 1, name
+        assert 0 < run.usage.incremental < 1, name
         assert_within(found.maps[0].array, whole, 1e-5, max(whole.abs().max(), subject.plain(x).abs().max()))
 
 
 def test_boxes_of_several_pictures_share_batches_within_memory(small, monkeypatch):
-    monkeypatch.setattr("service.engine.probe.INCREMENTAL_PAYS", 0.0)
+    monkeypatch.setattr("service.engine.incremental.work.PAYS", 0.0)
     subject, method = small(tiny.vgg), Occlusion(window=8, stride=4, score="logit")
     pictures = [tiny_input(seed=i) for i in range(6)]
     whole = [subject.explain(method, picture, [1]).maps[0].array for picture in pictures]
@@ -119,14 +119,14 @@ def test_boxes_of_several_pictures_share_batches_within_memory(small, monkeypatc
     with incremental(subject):
         for clean_bytes in (0, 1 << 30):
             device = Device(torch.device("cpu"), max_batch_rows=32, clean_bytes=clean_bytes)
-            within = device._within_memory
+            cut = device._queue.cut
             held.clear()
 
-            def watched(jobs, within=within):
-                held.append(sum(job.clean is not None for job in jobs))
-                return within(jobs)
+            def watched(limit_of, cut=cut, waiting=device._queue):
+                held.append(sum(getattr(work, "clean", None) is not None for work in waiting))
+                return cut(limit_of)
 
-            device._within_memory = watched
+            device._queue.cut = watched
             runs = [Run() for _ in pictures]
 
             def ask(i, device=device, runs=runs):
@@ -144,7 +144,7 @@ def test_boxes_of_several_pictures_share_batches_within_memory(small, monkeypatc
             if clean_bytes == 0:
                 assert max(held) <= 1  # one after the other
             else:
-                assert max(run.batch_rows / run.batches for run in runs) > 8
+                assert max(run.usage.batch_rows / run.usage.batches for run in runs) > 8
 
 
 def test_adaptive_runs_about_half_and_says_so(small):
@@ -156,7 +156,7 @@ def test_adaptive_runs_about_half_and_says_so(small):
     assert (exact.exact, found.exact) == (True, False)
     positions, estimated = found.details["positions"], found.details["estimated"]
     assert positions == 169
-    assert run.forwards == positions - estimated + 2
+    assert run.usage.forwards == positions - estimated + 2
     assert 0.5 < 1 - estimated / positions < 0.62
     grid, truth = torch.tensor(found.details["grid"]), torch.tensor(exact.details["grid"])
     right = (grid - truth).abs().amax(0) <= 1e-5

@@ -7,7 +7,7 @@ from service.contract import Rows
 from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import RowsJob
+from service.engine.scheduler.work import RowsWork
 from service.errors import CatalogError
 from service.images import Transform
 from service.models.catalogue import requested
@@ -40,7 +40,7 @@ def _load(device, name):
 def test_transformers_load_predict_and_say_what_does_not_apply(device, name, refused):
     model = _load(device, name)
     x = model.example()
-    outputs = device.submit(RowsJob(model, tuple(x.shape[1:]), Rows.of(x[:1])), Run())
+    outputs = device.submit(RowsWork(model, tuple(x.shape[1:]), Rows.of(x[:1])), Run())
     torch.testing.assert_close(outputs, model.module(x[:1]), rtol=1e-4, atol=1e-5)
     reasons = {method: reason for method, reason in applicability(model.facts).items() if reason}
     assert set(reasons) == refused

@@ -1,4 +1,4 @@
-"""Who is let in: passes and requests are counted, and their time is measured. The clock is ours, and no thread waits."""
+"""Who is let in: passes and requests are counted, and their time is measured. The clock is ours, and nobody waits."""
 
 import threading
 from contextlib import ExitStack, suppress
