@@ -277,7 +277,8 @@ def predict(picture: str, top_k: int, as_json: bool, **models: Any) -> None:
 @_with(*_MODEL_OPTIONS)
 def models(torchvision: bool, **options: Any) -> None:
     """List the models that `serve` would serve with the same options."""
-    from service.models.catalogue import requested, torchvision_names
+    from service.models.catalogue import requested
+    from service.models.sources.torchvision import torchvision_names
 
     if torchvision:
         click.echo("\n".join(torchvision_names()))

@@ -50,8 +50,8 @@ class Facts:
     task: Task
     outputs: int
     input_size: tuple[int, int]  # (H, W)
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]  # a channel, of values 0..1
+    std: tuple[float, ...]
     layers: Mapping[str, LayerInfo]
     default_layer: str | None
     head: Head | None

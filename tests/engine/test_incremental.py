@@ -16,7 +16,7 @@ from service.engine import incremental_graph
 from service.engine.incremental.planning import Incremental, NotIncremental
 from service.engine.incremental.regions import Region
 from service.engine.network.variants import EXACT
-from service.models.efficientnet_lite0 import EfficientNetLite0
+from service.models.embedded.efficientnet_lite0 import EfficientNetLite0
 from tests import oracles, tiny
 
 

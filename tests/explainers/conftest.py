@@ -14,7 +14,7 @@ from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.explainers.base import Explainer
 from service.images import Transform
-from service.models import efficientnet_lite0
+from service.models.embedded import efficientnet_lite0
 from service.models.spec import ModelSpec
 from service.tasks import task as task_named
 from tests import oracles

@@ -7,12 +7,12 @@ import torch
 
 from service.contract import Rows, Targets
 from service.engine.network.capture import uninstall
-from service.engine.network.resident import digest
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import RowsWork
 from service.explainers.base import registry
+from service.models.identity import digest
 from service.pipeline import applicability
 from tests.explainers.conftest import tiny_input
 from tests.plain import PlainProbe

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 from torch import nn
 
-from service.models.lesion_count import INPUT_SIZE, WEIGHTS, LesionCount, lesion_count
+from service.models.embedded.lesion_count import INPUT_SIZE, WEIGHTS, LesionCount, lesion_count
 from tests.training import lesion_count as script
 from tests.training.lesion_count import (
     COLUMNS,

@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn.functional import grid_sample, huber_loss, interpolate
 
-from service.models.lesion_count import INPUT_SIZE, MEAN, STD, WEIGHTS, LesionCount, lesion_count
+from service.models.embedded.lesion_count import INPUT_SIZE, MEAN, STD, WEIGHTS, LesionCount, lesion_count
 
 Region = Literal["train", "held-out"]
 

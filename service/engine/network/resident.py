@@ -1,6 +1,5 @@
 """A network resident on a device."""
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -13,18 +12,9 @@ from service.engine.network.examine import examine, probe_input
 from service.engine.network.memory import live_bytes
 from service.engine.network.trace import trace_parts
 from service.engine.network.variants import EXACT, Variant, candidates
+from service.models.identity import version
 from service.models.spec import ModelSpec
 from service.precision import Precision
-
-
-def digest(module: nn.Module) -> str:
-    """Return `sha256:...` over names, types, shapes and values of all parameters and buffers."""
-    sha = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        array = value.detach().cpu().contiguous()
-        sha.update(f"{name} {array.dtype} {tuple(array.shape)};".encode())
-        sha.update(array.reshape(-1).view(torch.uint8).numpy() if array.numel() else b"")
-    return f"sha256:{sha.hexdigest()}"
 
 
 class Model:
@@ -33,9 +23,11 @@ class Model:
     def __init__(self, spec: ModelSpec, module: nn.Module, device: torch.device) -> None:
         self.spec = spec
         self.device = device
-        self.version = digest(module)
+        self.version = version(module, spec.identity(module))
         # No parameter ever needs a gradient: what is differentiated are activations and inputs.
-        self.module = module.eval().requires_grad_(False).to(device)
+        module.eval()  # which does not return the module where its `train` forgets to
+        module.requires_grad_(False)
+        self.module = module.to(device)
         self.modules = dict(self.module.named_modules())
         install(self.module)
         # What rows are sent through, by precision; others than this one are made when first asked for.

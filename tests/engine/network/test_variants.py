@@ -6,7 +6,7 @@ import torchvision
 from torch import nn
 
 from service.engine.network.variants import EXACT, Variant, candidates, fold_batch_norms
-from service.models.efficientnet_lite0 import efficientnet_lite0
+from service.models.embedded.efficientnet_lite0 import efficientnet_lite0
 from tests import tiny
 
 

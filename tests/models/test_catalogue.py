@@ -15,7 +15,11 @@ from torchvision import models as torchvision_models
 
 from service.engine.network.resident import Model
 from service.errors import CatalogError
-from service.models.catalogue import EMBEDDED, read_catalog, read_weights, requested, torchvision_names
+from service.models.catalogue import read_catalog, requested
+from service.models.sources.embedded import EMBEDDED
+from service.models.sources.torchvision import torchvision_names
+from service.models.weights import read_weights
+from service.tasks import task
 from tests import tiny
 from tests.conftest import CATALOG
 
@@ -62,8 +66,8 @@ def entry(folder: Path, text: str) -> Any:
         (f"[models.m]\n{GOOD}resize = 0", "models.m.resize: Input should be greater than or equal to 1"),
         (f"[models.m]\n{GOOD}std = [1, 1, 0]", "models.m: std has to be above 0 in each channel"),
         (f"[models.m]\n{GOOD}std = [1, 1, nan]", "models.m.std.2: Input should be a finite number"),
-        (f"[models.m]\n{GOOD}mean = [1, 1]", "models.m.mean.2: Field required"),
-        (f"[models.m]\n{GOOD}interpolation = 'lanczos'", "models.m.interpolation: Input should be 'nearest', 'bili"),
+        (f"[models.m]\n{GOOD}mean = [1, 1]", "models.m.mean: 2 numbers for 3 channels; give 3, or one for all"),
+        (f"[models.m]\n{GOOD}interpolation = 'sinc'", "models.m.interpolation: Input should be 'nearest', 'bili"),
         (
             "[models.m]\nfactory = 'tests.tiny:vgg'\ninput_size = 15",
             "models.m: input_size has to lie between 16 and 2048",
@@ -221,7 +225,7 @@ def test_factory(tmp_path: Path) -> None:
         tmp_path,
         f'factory = "tests.tiny:classifier"\nlabels = "labels.txt"\narguments = {{outputs = 3}}\n{text}',
     )
-    assert (spec.name, spec.task, spec.labels) == ("m", "classification", ("a", "b", "c"))
+    assert (spec.name, spec.task, spec.labels) == ("m", task("classification"), ("a", "b", "c"))
     transform = spec.transform
     assert (transform.resize, transform.crop, transform.interpolation) == (48, (40, 32), "nearest")
     assert (transform.mean, transform.std) == ((0, 0.5, 1), (1, 2, 3))

@@ -1,0 +1,312 @@
+"""Bytes to a picture, with every limit on pictures' files enforced here."""
+
+import importlib.util
+import io
+import re
+import struct
+import warnings
+from collections.abc import Mapping
+from functools import cache
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError, features
+
+from service.errors import TooLarge, UnprocessableImage, UnsupportedMediaType
+
+FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
+if features.check("avif"):
+    FORMATS += ("AVIF",)
+# Pillow has a limit of its own, in the whole process; here pixels are counted before any is decoded.
+Image.MAX_IMAGE_PIXELS = None
+# Pillow reads these formats' small parts one by one in Python, and goes over a JPEG once a scan: a file may be made so
+# that a few bytes cost seconds. No program writes pictures that come near these bounds.
+_READS_OF_HEADER, _READS = 10_000, 60_000
+_READS_OF_GIF = 250_000  # which is made of blocks of at most 255 bytes
+_JPEG_SCANS, _JPEG_SEGMENTS = 32, 10_000
+_TIFF_PARTS = 50_000  # strips, tiles, and entries of any other list
+_METADATA_BYTES = 2**19
+_RUN_LENGTH_PIXELS = 4_000_000
+_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
+_UPRIGHT: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_DEEP = ("I;16", "I;16L", "I;16B", "I", "F")
+_WARNINGS = "heatlens warnings"  # a key of `Image.info`
+_HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"heif")
+_OTHERS: tuple[tuple[int, bytes, str], ...] = (
+    (128, b"DICM", "a DICOM file; export the picture from it as PNG (16 bits, and `window` in the catalogue)"),
+    (0, b"%PDF", "a PDF document; export a page of it as PNG"),
+    (0, b"\x00\x00\x01\x00", "a Windows icon; save it as PNG"),
+    (0, b"\x00\x00\x00\x0cjP  ", "a JPEG 2000 picture; save it as PNG or JPEG"),
+    (0, b"\xff\x4f\xff\x51", "a JPEG 2000 picture; save it as PNG or JPEG"),
+    (0, b"\xff\x0a", "a JPEG XL picture; save it as PNG or JPEG"),
+    (0, b"\x00\x00\x00\x0cJXL ", "a JPEG XL picture; save it as PNG or JPEG"),
+    (0, b"8BPS", "a Photoshop file; save it as PNG"),
+    (0, b"PK\x03\x04", "a zip archive; send one picture of it"),
+    (4, b"ftyp", "a film or a picture of an unknown kind; send a still picture as PNG or JPEG"),
+    (0, b"\x93NUMPY", "a numpy array; save it as PNG"),
+)
+
+
+def decode(
+    data: bytes,
+    *,
+    max_bytes: int,
+    max_pixels: int,
+    window: tuple[float, float] | None = None,
+    alpha: bool = False,
+) -> Image.Image:
+    """Return the picture in RGB, upright, its first frame; transparency is laid over white.
+
+    Args:
+        data: the bytes of an image file.
+        max_bytes: largest file.
+        max_pixels: largest picture.
+        window: values of pictures of more than 8 bits that become black and white; None: all that the bits can say.
+        alpha: return RGBA where the file has transparency, instead of laying it over white.
+
+    Raises:
+        TooLarge: more bytes or pixels than allowed; pixels are checked before any is decoded.
+        UnsupportedMediaType: not one of `formats()`.
+        UnprocessableImage: damaged or truncated.
+    """
+    if len(data) > max_bytes:
+        raise TooLarge(
+            f"the picture has {len(data):,} bytes and at most {max_bytes:,} are accepted; send a smaller one"
+        )
+    if not data:
+        raise UnprocessableImage("the picture is empty (0 bytes); send the bytes of an image file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # none of Pillow's warnings matters: pixels are counted here
+            if data.startswith(b"\xff\xd8") and not _check_jpeg(data):
+                data = _ended(data, max_pixels)
+            elif data[:4] in (b"II*\0", b"MM\0*"):
+                _check_tiff(data)
+            image = _open(data, max_pixels)
+            shown = _shown(_upright(image), window, opaque=image.format == "BMP", alpha=alpha)
+            shown.info[_WARNINGS] = _warnings(image, window)
+            return shown
+    except UnidentifiedImageError:
+        raise UnsupportedMediaType(
+            f"the bytes are not an image of an accepted type{_seen(data)}; send one of {', '.join(formats())}"
+        ) from None
+    except TooLarge:
+        raise
+    except _Costly as error:
+        raise UnprocessableImage(f"the image cannot be decoded at a reasonable cost ({error}): save it again") from None
+    except _Strange as error:
+        raise UnprocessableImage(str(error)) from None
+    except Exception as error:  # decoders raise almost anything on damaged files
+        raise UnprocessableImage(
+            f"the image cannot be decoded ({type(error).__name__}); it is damaged or cut off: save it again"
+        ) from None
+
+
+def warnings_of(image: Image.Image) -> tuple[str, ...]:
+    """Return what decoding found that a picture's sender may not know."""
+    return tuple(image.info.get(_WARNINGS, ()))
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return the formats that are read: `FORMATS`, and HEIF where its decoder is installed."""
+    if importlib.util.find_spec("pi_heif") is None:
+        return FORMATS
+    from pi_heif import register_heif_opener
+
+    register_heif_opener(thumbnails=False)
+    return (*FORMATS, "HEIF")
+
+
+class _Costly(Exception):
+    """A file that would take much longer than its size and pixels tell."""
+
+
+class _Strange(Exception):
+    """A sound file of a kind of colours that is not shown here."""
+
+
+class _File(io.BytesIO):
+    """A file that may only be read so many times."""
+
+    reads_left = _READS_OF_HEADER
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes."""
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise _Costly("it is made of very many small parts")
+        return super().read(size)
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    file = _File(data)
+    with Image.open(file, formats=formats()) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise TooLarge(
+                f"the picture has {width} x {height} = {width * height:,} pixels and at most "
+                f"{max_pixels:,} are accepted; scale it down"
+            )
+        if image.info.get("compression") in (1, 2) and image.format == "BMP" and width * height > _RUN_LENGTH_PIXELS:
+            raise _Costly("a run-length coded BMP of so many pixels")
+        file.reads_left = _READS_OF_GIF if image.format == "GIF" else _READS
+        image.load()
+        return image
+
+
+def _seen(data: bytes) -> str:
+    """Return what bytes seem to be, where they are known."""
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+        install = "; this server reads no HEIC: install heatlens[heif] on it, or save the picture as JPEG"
+        return f" (they look like a HEIC picture, damaged{'' if 'HEIF' in formats() else install})"
+    text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return " (they look like an HTML page; send the picture that it shows)"
+    if text.startswith((b"<svg", b"<?xml")) and b"<svg" in data[:4096].lower():
+        return " (they look like an SVG drawing; draw it as PNG)"
+    found = next((what for at, start, what in _OTHERS if data[at : at + len(start)] == start), None)
+    return f" (they look like {found})" if found else ""
+
+
+# Files that are not as they should be
+
+
+def _check_jpeg(data: bytes) -> bool:
+    """Follow a JPEG's markers as its decoder will, and refuse what no camera or program writes.
+
+    Returns:
+        Whether it has an end.
+
+    Raises:
+        _Costly: too many scans or segments, too much EXIF, or a coding other than baseline and progressive.
+    """
+    at, scans, segments, metadata = 2, 0, 0, 0
+    while found := _MARKER.search(data, at):
+        at, marker = found.end(), data[found.end() - 1]
+        if marker == 0xD9:  # the end
+            return True
+        length = int.from_bytes(data[at : at + 2], "big")
+        segments += 1
+        scans += marker == 0xDA
+        metadata += length if marker == 0xE1 and data[at + 2 : at + 6] == b"Exif" else 0
+        if scans > _JPEG_SCANS or segments > _JPEG_SEGMENTS or metadata > _METADATA_BYTES:
+            raise _Costly("it has very many scans or segments, or much EXIF")
+        if 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            raise _Costly("its JPEG coding is neither baseline nor progressive")
+        at += max(2, length)
+    return False
+
+
+def _ended(data: bytes, max_pixels: int) -> bytes:
+    """Return a JPEG without end with one, where nothing but the end is missing.
+
+    Decoders make something up for blocks that are missing. Where none is, bytes that follow the last block change no
+    pixel.
+    """
+    data = data.removesuffix(b"\xff")
+    whole, filled = data + b"\xff\xd9", data + b"\x55" * 4096 + b"\xff\xd9"
+    if _open(whole, max_pixels).tobytes() != _open(filled, max_pixels).tobytes():
+        raise OSError("blocks are missing")
+    return whole
+
+
+def _check_tiff(data: bytes) -> None:
+    """Refuse a TIFF whose first directory lists very many parts.
+
+    Raises:
+        _Costly: it does.
+    """
+    order = "<" if data.startswith(b"II") else ">"
+    (at,) = struct.unpack_from(f"{order}I", data, 4)
+    (entries,) = struct.unpack_from(f"{order}H", data, at)
+    for i in range(entries):
+        _, _, count = struct.unpack_from(f"{order}HHI", data, at + 2 + 12 * i)
+        if count > max(_TIFF_PARTS, _METADATA_BYTES if _is_bytes(data, order, at + 2 + 12 * i) else 0):
+            raise _Costly("it is made of very many small parts")
+
+
+def _is_bytes(data: bytes, order: str, at: int) -> bool:
+    """Whether a TIFF's entry is one piece of bytes: a colour profile, or text."""
+    return struct.unpack_from(f"{order}HH", data, at)[1] in (1, 2, 7)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Apply the orientation that EXIF or XMP tells; the rest of them is not read, as it may be anything."""
+    if any(len(image.info.get(key, "")) > _METADATA_BYTES for key in ("exif", "Raw profile type exif")):
+        return image
+    try:
+        method = _UPRIGHT.get(image.getexif().get(274, 1))
+    except Exception:  # damaged
+        return image
+    return image if method is None else image.transpose(method)
+
+
+# Values to colours
+
+
+def _shown(image: Image.Image, window: tuple[float, float] | None, *, opaque: bool, alpha: bool) -> Image.Image:
+    """Return a picture in RGB, or in RGBA where that is asked for and there is transparency."""
+    if image.mode in _DEEP:
+        return _windowed(image, window) if window is not None or image.mode == "F" else _of_16_bits(image)
+    if image.mode in ("LAB", "HSV"):
+        raise _Strange(f"the picture's colours are {image.mode}; save it as RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    rgba = image.convert("RGBA")
+    if opaque and rgba.getchannel("A").getextrema() == (0, 0):
+        return rgba.convert("RGB")  # programs that know no transparency leave the fourth byte of a BMP at zero
+    if alpha:
+        return rgba
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+
+
+def _of_16_bits(image: Image.Image) -> Image.Image:
+    values = np.clip(np.asarray(image), 0, 2**16 - 1).astype(np.uint32)  # Pillow would clip 16 bits to 255
+    if image.mode.startswith("I;16") or values.max(initial=0) > 255:
+        values *= 255
+        values += 32_895
+        values >>= 16  # the nearest to value / 257
+    grey = values.astype(np.uint8)
+    del values
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _windowed(image: Image.Image, window: tuple[float, float] | None) -> Image.Image:
+    low, high = window or _range_of(image)
+    values = np.nan_to_num(np.asarray(image, np.float32), nan=low, posinf=high, neginf=low)
+    grey = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def _range_of(image: Image.Image) -> tuple[float, float]:
+    """Return what numbers in a picture of floating-point values are taken for: fractions, or values of 8 or 16 bits."""
+    values = np.asarray(image, np.float32)
+    most = float(values[np.isfinite(values)].max(initial=0))
+    return (0.0, 1.0) if most <= 1 else (0.0, 255.0) if most <= 255 else (0.0, 65_535.0)
+
+
+def _warnings(image: Image.Image, window: tuple[float, float] | None) -> tuple[str, ...]:
+    if image.mode not in _DEEP or window is not None:
+        return ()
+    values = np.asarray(image)
+    finite = values[np.isfinite(values)] if image.mode == "F" else values
+    low, high = float(finite.min(initial=0)), float(finite.max(initial=0))
+    remedy = "the model's catalogue entry can set window = [low, high], the values that become black and white"
+    if image.mode == "F":
+        top = _range_of(image)[1]
+        return (f"the picture has floating-point values {low:g} to {high:g}; 0 to {top:g} are shown; {remedy}",)
+    if low < 0:
+        return (f"the picture has values {low:g} to {high:g}; those below 0 are shown black; {remedy}",)
+    if high > 65_535:
+        return (f"the picture has values up to {high:g}; those above 65535 are shown white; {remedy}",)
+    if image.mode.startswith("I;16") and high < 2**14:
+        return (f"the picture has 16 bits and values up to {high:g} only, and is seen almost black; {remedy}",)
+    return ()

@@ -1,0 +1,164 @@
+"""The forms in which people hand networks over, and the one in which they are served: plain, float32, evaluating."""
+
+import copy
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from service.errors import CatalogError
+
+_WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
+_LESS = (torch.float16, torch.bfloat16, torch.float64)
+
+
+class BlackBox(nn.Module):
+    """A network that shows no modules: only its outputs can be asked for, and its input's gradient where one passes.
+
+    TorchScript and exported graphs have no hooks, and refuse `eval` or `requires_grad_`; this one takes them.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        """Take a callable module whose parameters need no gradient any more."""
+        super().__init__()
+        self.held = (inner,)  # in a tuple, as it is no child: what is inside has no addresses
+
+    def forward(self, x: Tensor) -> Any:
+        """Return what the network returns."""
+        return self.held[0](x)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the network's own state."""
+        return self.held[0].state_dict(*args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "BlackBox":
+        self.held[0]._apply(fn)
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "BlackBox":
+        """Return a copy, by way of its file where the network is TorchScript."""
+        (inner,) = self.held
+        if not isinstance(inner, torch.jit.ScriptModule):
+            return BlackBox(copy.deepcopy(inner, memo))
+        buffer = io.BytesIO()
+        torch.jit.save(inner, buffer)
+        buffer.seek(0)
+        return BlackBox(_still(torch.jit.load(buffer)))  # type: ignore[no-untyped-call]
+
+
+def _still(network: Any) -> Any:
+    for parameter in network.parameters():
+        parameter.requires_grad = False
+    return network
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return a network without what training put around it or its parts: data parallelism, averaging, compilation."""
+    while (inner := _inside(network)) is not None:
+        network = inner
+    if isinstance(network, torch.jit.ScriptModule):
+        return network
+    for module in list(network.modules()):
+        if getattr(module, "_compiled_call_impl", None) is not None:
+            module._compiled_call_impl = None
+        for name, child in list(module.named_children()):
+            if _inside(child) is not None:
+                setattr(module, name, unwrapped(child))
+    return network
+
+
+def _inside(network: nn.Module) -> nn.Module | None:
+    if isinstance(network, _WRAPPERS):
+        inner: nn.Module = network.module
+        return inner
+    return network.__dict__.get("_orig_mod") or network._modules.get("_orig_mod") if _compiled(network) else None
+
+
+def _compiled(network: nn.Module) -> bool:
+    return type(network).__name__ == "OptimizedModule" and type(network).__module__.startswith("torch.")
+
+
+def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
+    """Return a network as it is served, and what is worth saying of the change.
+
+    It is unwrapped, in float32, evaluates, and none of its parameters needs a gradient. TorchScript and exported graphs
+    become a `BlackBox`.
+
+    Raises:
+        CatalogError: it is no network, or one without weights.
+    """
+    if not isinstance(network, nn.Module):
+        inner = getattr(network, "model", None)
+        remedy = "; its attribute 'model' is one: return that" if isinstance(inner, nn.Module) else ""
+        raise CatalogError(f"model {name!r}: the factory returned a {type(network).__name__}, not an nn.Module{remedy}")
+    said = []
+    if "torch._dynamo" in sys.modules:  # compiling takes minutes, and pays for few of the many shapes of explanations
+        torch.compiler.set_stance("force_eager")
+    plain = unwrapped(network)
+    if plain is not network:
+        said.append(f"{type(network).__name__} around the network was taken off")
+    network = plain
+    _check_weights(network, name)
+    tensors = [*network.parameters(), *network.buffers()]
+    if kinds := sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.dtype in _LESS}):
+        network = network.float()
+        said.append(f"its {' and '.join(kinds)} weights are computed with in float32")
+    if isinstance(network, torch.jit.ScriptModule):
+        network.eval()
+        return BlackBox(_still(network)), [*said, "TorchScript shows no layers: only methods without layers apply"]
+    try:
+        network.eval()  # what it returns does not matter: people forget to return the module
+    except NotImplementedError:  # of torch.export
+        return BlackBox(_still(network)), [
+            *said,
+            "an exported graph shows no layers: only methods without layers apply",
+        ]
+    if training := [path or "the network itself" for path, module in network.named_modules() if module.training]:
+        for module in network.modules():
+            module.training = False
+        said.append(
+            f"eval() left {len(training)} modules in training mode (such as {training[0]!r}); they evaluate now"
+        )
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    return network, said
+
+
+def _check_weights(network: nn.Module, name: str) -> None:
+    lazy = [path for path, module in network.named_modules() if getattr(module, "has_uninitialized_params", bool)()]
+    if lazy:
+        kind = type(network.get_submodule(lazy[0])).__name__
+        raise CatalogError(
+            f"model {name!r}: the size of {len(lazy)} lazy layers is not known yet (such as {lazy[0]!r}, a {kind}); "
+            "run the network once on an input in its factory, or load its weights"
+        )
+    if any(t.is_meta for t in (*network.parameters(), *network.buffers())):
+        raise CatalogError(
+            f"model {name!r}: its parameters lie on the meta device and have no values; make it on the CPU, or name a "
+            "weights file"
+        )
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Let what networks print go to standard error, Python's prints and libraries' own, so that output stays output."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except OSError:  # a process without these files
+        kept = None
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)

@@ -1,0 +1,57 @@
+"""Labels: read from a file of lines, or of JSON; and ImageNet's."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from service.errors import CatalogError
+
+
+def imagenet_labels() -> tuple[str, ...]:
+    """Return the 1,000 ImageNet class names."""
+    from torchvision.models import EfficientNet_B0_Weights
+
+    return tuple(EfficientNet_B0_Weights.DEFAULT.meta["categories"])
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Return the labels in a file, in the order of outputs.
+
+    A text file holds one a line; lines without text, blanks around and a byte-order mark count for nothing. A JSON file
+    holds a list, or an object from index to label (or from label to index), as servers of models use them.
+
+    Raises:
+        CatalogError: it cannot be read, or an index is missing; the message begins with the key.
+    """
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        remedy = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        raise CatalogError(f"labels: {str(path)!r} cannot be read ({type(error).__name__}){remedy}") from None
+    if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
+        try:
+            return _of_json(json.loads(text))
+        except (ValueError, TypeError, KeyError) as error:
+            raise CatalogError(
+                f"labels: {str(path)!r} holds no labels that can be read ({error}); write a JSON list of strings, an "
+                'object from index to label ({"0": "cat", ...}), or a text file with one label a line'
+            ) from None
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _of_json(found: Any) -> tuple[str, ...]:
+    if isinstance(found, Mapping) and len(found) == 1 and isinstance(next(iter(found.values())), Mapping | list):
+        found = next(iter(found.values()))  # {"id2label": {...}}
+    if isinstance(found, Mapping):
+        if all(isinstance(value, int) for value in found.values()):
+            found = {index: label for label, index in found.items()}
+        by_index = {int(index): label for index, label in found.items()}
+        if sorted(by_index) != list(range(len(by_index))):
+            raise ValueError(f"its indices are not 0 to {len(by_index) - 1}")
+        found = [by_index[i] for i in range(len(by_index))]
+    # A list as last part is a WordNet number and its word, ["n02124075", "Egyptian_cat"].
+    labels = [item[-1] if isinstance(item, list) and item else item for item in found]
+    if not all(isinstance(label, str) for label in labels):
+        raise ValueError("a label is no string")
+    return tuple(label.strip() for label in labels)

@@ -1,0 +1,95 @@
+"""Seeded random weights that are worth a look: what initialisers leave at zero, or let vanish, is brought to life."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_LEAST = 0.05  # deviation over places and pictures under which a layer's output counts as vanished
+_MOST = 50.0
+
+
+def lively(network: nn.Module, inputs: Tensor) -> nn.Module:
+    """Return a freshly initialised network whose every layer answers to its input; changed in place, and seeded.
+
+    Networks are initialised for training: last layers and gains of residual branches begin at zero, running statistics
+    are not those of any picture, and deep plain networks let signals fade. Here gains at (almost) zero become a half,
+    matrices of zeros small random ones, batch norms take the statistics of the inputs, and layers whose output has
+    vanished or exploded are scaled to a deviation of one, in the order of the forward (Mishkin & Matas 2016, "All you
+    need is a good init", section 3, without the orthonormal start).
+
+    Args:
+        network: with the weights of its initialisers.
+        inputs: some normalised pictures, (N, C, H, W).
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        _wake(network)
+        norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        handles: list[Any] = []
+        network.eval()
+        for norm in norms:
+            if norm.track_running_stats:
+                handles.append(norm.register_forward_pre_hook(_settle))
+        for module in network.modules():
+            if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
+                handles.append(module.register_forward_hook(_scaled()))
+        try:
+            network(inputs)
+        except Exception:  # it takes other inputs: whoever loads it will say so
+            return network
+        finally:
+            for handle in handles:
+                handle.remove()
+    return network
+
+
+def _wake(network: nn.Module) -> None:
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if (
+                not parameter.is_floating_point()
+                or parameter.numel() < 2
+                or isinstance(parameter, nn.UninitializedParameter)
+            ):
+                continue
+            low, high = float(parameter.min()), float(parameter.max())
+            if low != high or abs(low) > 1e-2:
+                continue
+            gain = name == "weight" or any(word in name for word in ("gamma", "lambda", "scale", "alpha", "ls"))
+            if parameter.ndim >= 2 and parameter.squeeze().ndim >= 2:
+                nn.init.trunc_normal_(parameter, std=0.02)
+            elif gain and "bias" not in name:
+                parameter.fill_(0.5)
+
+
+def _settle(norm: nn.Module, given: tuple[Any, ...]) -> None:
+    """Give a batch norm the statistics of what it is about to see."""
+    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
+    if not given or given[0].ndim < 2 or norm.running_mean is None or norm.running_var is None:
+        return
+    values = given[0].transpose(0, 1).flatten(1)
+    norm.running_mean.copy_(values.mean(1))
+    norm.running_var.copy_(values.var(1, unbiased=False).clamp(min=1e-3))
+
+
+def _scaled() -> Callable[..., Tensor | None]:
+    """Return a hook that scales a layer's weight, the first time that its output has vanished or exploded."""
+    met: list[bool] = []
+
+    def hook(layer: nn.Module, given: Any, output: Any) -> Tensor | None:
+        if met or not isinstance(output, Tensor) or not output.is_floating_point():
+            return None
+        met.append(True)
+        bias = getattr(layer, "bias", None)
+        deviation = float(output.std())
+        if not _LEAST > deviation > 1e-12 and not _MOST < deviation < float("inf"):
+            return None
+        layer.weight.mul_(1 / deviation)  # type: ignore[operator]
+        if not isinstance(bias, Tensor):
+            return output / deviation
+        bias = bias if isinstance(layer, nn.Linear) else bias.view(-1, *[1] * (output.ndim - 2))
+        return (output - bias) / deviation + bias
+
+    return hook
