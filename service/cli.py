@@ -289,7 +289,7 @@ def models(torchvision: bool, **options: Any) -> None:
     for name, spec in specs.items():
         height, width = spec.transform.crop
         mark = "*" if name == default else " "
-        click.echo(f"{mark} {name}  {spec.task}, {width} x {height}, {len(spec.labels)} labels  ({spec.source})")
+        click.echo(f"{mark} {name}  {spec.task.name}, {width} x {height}, {len(spec.labels)} labels  ({spec.source})")
     click.echo("* default")
 
 
