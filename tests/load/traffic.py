@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -112,14 +112,16 @@ class Server:
 
 
 @contextmanager
-def serving(*arguments: str, port: int = 0, **environment: str) -> Iterator[Server]:
+def serving(
+    *arguments: str, port: int = 0, program: Sequence[str] = ("-m", "service"), **environment: str
+) -> Iterator[Server]:
     """Run `heatlens serve` on a port (0: a free one) until the block ends; ready to answer."""
     if not port:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
     log = Path(tempfile.mkstemp(prefix="heatlens-")[1])
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "warning"]
+    command = [sys.executable, *program, "serve", "--port", str(port), "--log-level", "warning"]
     command += ["--log-format", "json", *arguments]
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=file)
