@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service import spans
-from service.api import documentation, explain, models, predict, problems
+from service.api import documentation, models, problems, routes
 from service.api.context import Context
 from service.api.middleware import Bodies, Keys, Recording, Refusing
 from service.engine.scheduler.device import Device
@@ -140,13 +140,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             close(app.state.context)
 
     app = FastAPI(title="heatlens", lifespan=lifespan)
-    app.include_router(predict.router)
-    app.include_router(explain.router())
+    app.include_router(routes.router())
     app.include_router(models.router)
     problems.install(app)
     # The last one added is the outermost.
     app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)
-    app.add_middleware(Refusing, methods={"/predict": "predict"} | explain.paths())
+    app.add_middleware(Refusing, methods=routes.paths())
     keys = _api_keys(settings)
     if keys:
         app.add_middleware(Keys, keys=keys)

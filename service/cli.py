@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -96,8 +97,6 @@ def serve(**options: Any) -> None:
 @contextmanager
 def _service(settings: Settings, *, all_models: bool = False) -> Iterator[Any]:
     """Load the default model, or all of them, without a server."""
-    from dataclasses import replace
-
     from service.app import build, close
     from service.engine.store import Store
     from service.process import prepare_process
@@ -148,13 +147,20 @@ def _params(
 @main.command()
 @click.argument("method")
 @click.argument("picture", required=False)
-@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="File: .png, .npy or .json.")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(dir_okay=False),
+    help="File: .json for all of it, .png, .webp or .jpg for the first map's picture, .npy for its array, .zip for all "
+    "maps.",
+)
 @click.option("-t", "--target", multiple=True, help="Output index or label; default: the top class. May be repeated.")
 @click.option("-p", "--param", multiple=True, metavar="NAME=VALUE", help="A parameter of the method; see `methods`.")
 @click.option("--colormap", help="Colour map.")
 @click.option("--opacity", type=float, help="Of the map over the picture, 0 to 1.")
 @click.option("--size", type=click.Choice(["input", "original"]), help="Of the drawing.")
-@click.option("--heatmap", is_flag=True, help="Write the map alone to .png, not over the picture.")
+@click.option("--heatmap", is_flag=True, help="Draw the map alone, not over the picture.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of forwards. Default: auto.")
 @_with(*_MODEL_OPTIONS)
 def explain(
@@ -163,41 +169,37 @@ def explain(
     output: str,
     target: tuple[str, ...],
     param: tuple[str, ...],
-    colormap: str | None,
-    opacity: float | None,
-    size: str | None,
     heatmap: bool,
-    precision: Any,
-    **models: Any,
+    precision: str | None,
+    **others: Any,
 ) -> None:
     """Explain PICTURE (a file, or - for standard input) by METHOD, without a server."""
-    import orjson
-
-    from service import rendering
-    from service.api import body, schemas
-    from service.api.explain import request_schema
+    from service.api import formats
+    from service.ask import Ask
     from service.engine.scheduler.run import Run
     from service.explainers import base
 
-    kind = Path(output).suffix.lower()
-    if kind not in (".png", ".npy", ".json"):
-        raise click.UsageError(f"--output {output}: write to a .png, .npy or .json file")
+    drawing = {name: others.pop(name) for name in ("colormap", "opacity", "size")}
+    try:
+        format = formats.of_file(output)
+    except ServiceError as error:
+        raise click.UsageError(f"--output {error.detail}") from None
     with _errors():
         cls = base.method(method)
-        drawing = {"colormap": colormap, "opacity": opacity, "size": size}
         fields = {
             "params": {name.replace("-", "_"): value for name, value in _params(param).items()},
-            "targets": [int(t) if re.fullmatch("-?[0-9]{1,18}", t) else t for t in target] or None,
-            "output": {name: value for name, value in drawing.items() if value is not None},
+            "targets": [int(t) if re.fullmatch("-?[0-9]{1,18}", t) else t for t in target],
+            "output": {name: value for name, value in drawing.items() if value is not None}
+            | ({"overlay": False} if heatmap else {}),
+            "precision": precision,
         }
-        asked = body.validate(request_schema(cls), body.Body(fields, None))
-        assert isinstance(asked, schemas.ExplainRequest)
-        assert isinstance(asked.params, base.Explainer)
-        if cls.needs_image and picture is None:
-            raise click.UsageError(f"{method} needs a PICTURE")
-        data = _read(picture) if picture is not None and cls.needs_image else None
-        with _service(_settings(**models)) as context:
-            plan = context.pipeline.plan(asked.params, targets=asked.targets, precision=precision)
+        ask = Ask.explain(method, fields)
+        if cls.needs_image:
+            if picture is None:
+                raise click.UsageError(f"{method} needs a PICTURE")
+            ask = replace(ask, pictures=(_read(picture),))
+        with _service(_settings(**others)) as context:
+            plan = context.pipeline.plan(ask)
             run = Run(expected=plan.passes)
             with click.progressbar(length=plan.passes, label=method, file=sys.stderr, hidden=plan.passes < 50) as bar:
 
@@ -206,16 +208,8 @@ def explain(
                     bar.update(run.done - bar.pos)
 
                 run.progress = progress
-                answer = context.pipeline.explain(plan, image=data, output=asked.output, run=run)
-            if kind == ".png" and heatmap:
-                encoded = rendering.png(rendering.heatmap(answer.heats[0], answer.picture, answer.output))
-            elif kind == ".png":
-                encoded = answer.image()
-            elif kind == ".npy":
-                encoded = answer.array()
-            else:
-                encoded = orjson.dumps(answer.body, option=orjson.OPT_SERIALIZE_NUMPY)
-    _write(output, encoded)
+                answer = context.pipeline.work(plan, run, format.needs)
+    _write(output, format.encode(answer))
 
 
 @main.command()
@@ -236,7 +230,7 @@ def gallery(picture: str, output: str, other: str | None, param: tuple[str, ...]
             params.setdefault(base.method(method).name, {})[field.replace("-", "_")] = value
         seen = _read(picture), _read(other) if other is not None else None
         with _service(_settings(**models), all_models=True) as context:
-            sheet = draw(context, *seen, params, lambda name: click.echo(name, err=True))
+            sheet = draw(context.pipeline, *seen, params, lambda name: click.echo(name, err=True))
     try:
         sheet.save(output, quality=88, optimize=True)
     except (OSError, ValueError) as error:
@@ -257,19 +251,21 @@ def _write(path: str, data: bytes) -> None:
 @_with(*_MODEL_OPTIONS)
 def predict(picture: str, top_k: int, as_json: bool, **models: Any) -> None:
     """Say what the default model sees in PICTURE (a file, or - for standard input)."""
+    from service.api import formats
+    from service.ask import Ask
     from service.engine.scheduler.run import Run
 
-    data = _read(picture)
+    ask = Ask.predict({"top_k": top_k}, _read(picture))
     with _errors(), _service(_settings(**models)) as context:
-        answer = context.pipeline.predict(model=None, image=data, top_k=top_k, run=Run())
+        answer = context.pipeline.work(context.pipeline.plan(ask), Run(), formats.JSON.needs)
     if as_json:
-        click.echo(json.dumps(answer.body))
+        click.echo(formats.JSON.encode(answer))
         return
-    for found in answer.body["predictions"]:
-        if "value" in found:
-            click.echo(f"{found['value']:10.3f}  {found['label']}")
+    for found in answer.predictions:
+        if found.value is not None:
+            click.echo(f"{found.value:10.3f}  {found.label}")
         else:
-            click.echo(f"{found['probability']:8.1%}  {found['label']} ({found['index']})")
+            click.echo(f"{found.probability:8.1%}  {found.label} ({found.index})")
 
 
 @main.command()

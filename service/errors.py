@@ -25,7 +25,8 @@ CatalogError                     start-up only: a mistake in the models that wer
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from typing import ClassVar, NamedTuple
 
 
@@ -37,11 +38,15 @@ class FieldError(NamedTuple):
 
 
 class ServiceError(Exception):
-    """Base of all errors that reach a caller as an RFC 9457 problem."""
+    """Base of all errors that reach a caller as an RFC 9457 problem.
+
+    `remedy` is what the caller can do about any of the kind; an error's `detail` says more of the case.
+    """
 
     status: ClassVar[int] = 500
     type: ClassVar[str] = "internal-error"
     title: ClassVar[str] = "Internal error"
+    remedy: ClassVar[str] = ""
 
     def __init__(self, detail: str, *, errors: Sequence[FieldError] = (), retry_after_s: int | None = None) -> None:
         super().__init__(detail)
@@ -54,66 +59,77 @@ class MalformedRequest(ServiceError):
     """The body cannot be read as what it claims to be."""
 
     status, type, title = 400, "malformed-request", "Malformed request"
+    remedy = "send JSON, or multipart with a part `image`"
 
 
 class Unauthorized(ServiceError):
     """No key, or a wrong one."""
 
     status, type, title = 401, "unauthorized", "Unauthorized"
+    remedy = "send `Authorization: Bearer KEY`"
 
 
 class UnknownModel(ServiceError):
     """No model of that name is served."""
 
     status, type, title = 404, "unknown-model", "Unknown model"
+    remedy = "see `/models`"
 
 
 class UnknownMethod(ServiceError):
     """No explanation method of that name exists."""
 
     status, type, title = 404, "unknown-method", "Unknown method"
+    remedy = "see `/methods`"
 
 
 class NotFound(ServiceError):
     """No such address."""
 
     status, type, title = 404, "not-found", "Not found"
+    remedy = "see `/docs`"
 
 
 class MethodNotAllowed(ServiceError):
     """The address exists under another HTTP verb."""
 
     status, type, title = 405, "method-not-allowed", "HTTP method not allowed"
+    remedy = "use the verb that `Allow` names"
 
 
 class TooSlow(ServiceError):
     """The body did not arrive in time."""
 
     status, type, title = 408, "too-slow", "Request took too long to arrive"
+    remedy = "send a smaller picture"
 
 
 class TooLarge(ServiceError):
     """More bytes or pixels than the server accepts."""
 
     status, type, title = 413, "too-large", "Too large"
+    remedy = "scale the picture down; `detail` says how much is accepted"
 
 
 class UnsupportedMediaType(ServiceError):
     """A body or image type that is not on the list of accepted ones."""
 
     status, type, title = 415, "unsupported-media-type", "Unsupported media type"
+    remedy = "send a type that `detail` names"
 
 
 class UnprocessableImage(ServiceError):
     """An image of an accepted type that cannot be decoded or used."""
 
     status, type, title = 422, "unprocessable-image", "Image cannot be decoded"
+    remedy = "save the picture again"
 
 
 class InvalidParameter(ServiceError):
     """A field of the request has a wrong value."""
 
     status, type, title = 422, "invalid-parameter", "Invalid parameter"
+    remedy = "`errors[].pointer` names the field, and its `detail` the remedy"
 
     @classmethod
     def at(cls, pointer: str, detail: str) -> "InvalidParameter":
@@ -125,42 +141,49 @@ class NotApplicable(ServiceError):
     """The method's definition does not cover this model."""
 
     status, type, title = 422, "not-applicable", "Method not applicable to this model"
+    remedy = "`detail` names an alternative"
 
 
 class Overloaded(ServiceError):
     """Too many rows wait already."""
 
     status, type, title = 429, "overloaded", "Too much work waiting"
+    remedy = "come back after `Retry-After` seconds"
 
 
 class ModelUnavailable(ServiceError):
     """The model is still loading or failed to load."""
 
     status, type, title = 503, "model-unavailable", "Model not available"
+    remedy = "wait while it loads; else `/models/{name}` says why it failed"
 
 
 class Draining(ServiceError):
     """The server finishes what it has accepted, and stops."""
 
     status, type, title = 503, "draining", "Server is stopping"
+    remedy = "come back after `Retry-After` seconds, to the next server"
 
 
 class EngineUnavailable(ServiceError):
     """The device thread does not answer."""
 
     status, type, title = 503, "engine-unavailable", "Engine not available"
+    remedy = "restart the server"
 
 
 class OutOfMemory(ServiceError):
     """One row alone does not fit on the device."""
 
     status, type, title = 503, "out-of-memory", "Not enough device memory"
+    remedy = "choose a smaller model or an earlier moment"
 
 
 class DeadlineExceeded(ServiceError):
     """The request's own `timeout_s` ran out."""
 
     status, type, title = 504, "deadline-exceeded", "Deadline exceeded"
+    remedy = "raise `timeout_s`, or ask for less"
 
 
 class Cancelled(ServiceError):
@@ -172,9 +195,20 @@ class Cancelled(ServiceError):
 class InternalError(ServiceError):
     """A defect of the server."""
 
+    remedy = "report it with `X-Request-ID`; the server's log holds the cause"
+
 
 class CatalogError(Exception):
     """The models asked for at start-up cannot be set up; the message names key and remedy."""
+
+
+def by_status() -> Iterator[tuple[int, list[type[ServiceError]]]]:
+    """Give the kinds of errors that a caller may meet, by status; `Cancelled` is read by nobody."""
+    found: defaultdict[int, list[type[ServiceError]]] = defaultdict(list)
+    for kind in ServiceError.__subclasses__():
+        if kind is not Cancelled and kind.__module__ == __name__:
+            found[kind.status].append(kind)
+    yield from sorted(found.items())
 
 
 def did_you_mean(word: str, known: Iterable[str], *, count: int = 1) -> str:

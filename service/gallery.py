@@ -6,27 +6,28 @@ from typing import Any
 from PIL import Image
 
 from service import rendering
-from service.api import body
-from service.api.context import Context
-from service.api.explain import request_schema
+from service.answer import Needs
+from service.ask import Ask
 from service.engine.scheduler.run import Run
-from service.explainers.base import Explainer, registry
-from service.pipeline import applicability
+from service.explainers.base import registry
+from service.pipeline import Pipeline, applicability
+from service.rendering import Drawing, Heat, OutputOptions
 
 SIDE, GAP, CAPTION, COLUMNS = 224, 8, 24, 5  # pixels of a panel; panels of a line
+_NUMBERS = Needs(maps=4)
 
 
 def gallery(
-    context: Context,
+    pipeline: Pipeline,
     picture: bytes,
     other: bytes | None,
     params: Mapping[str, Mapping[str, Any]],
     started: Callable[[str], None],
-) -> Image.Image:
+) -> Drawing:
     """Draw what each method makes of a picture.
 
     Args:
-        context: a service whose models are loaded.
+        pipeline: of a service whose models are loaded.
         picture: the picture's file, for the default model.
         other: one for the methods that apply to another served model only, such as `ram` to a regression; None
             leaves these out.
@@ -36,29 +37,31 @@ def gallery(
     Raises:
         ServiceError: a picture or parameter is wrong.
     """
-    panels: list[tuple[str, Image.Image]] = []
-    names = [context.store.default, *(name for name in context.store.entries if name != context.store.default)]
+    panels: list[tuple[str, Drawing]] = []
+    store = pipeline.store
+    names = [store.default, *(name for name in store.entries if name != store.default)]
     for method, cls in registry().items():
-        fitting = [name for name in names if applicability(context.store.get(name).facts)[method] is None]
-        if not fitting or (fitting[0] != context.store.default and other is None):
+        fitting = [name for name in names if applicability(store.get(name).facts)[method] is None]
+        if not fitting or (fitting[0] != store.default and other is None):
             continue
         started(method)
-        shown = picture if fitting[0] == context.store.default else other
-        asked = body.validate(request_schema(cls), body.Body({"params": dict(params.get(method, {}))}, None))
-        assert isinstance(asked.params, Explainer)
-        plan = context.pipeline.plan(asked.params, model=fitting[0])
-        answer = context.pipeline.explain(
-            plan, image=shown if cls.needs_image else None, output=rendering.OutputOptions(), run=Run()
-        )
-        if not panels and answer.picture is not None:
-            panels.append(("the picture", answer.picture.seen))
-        panels.append((method, _panel([answer.draw(i) for i in range(min(4, len(answer.heats)))], answer)))
+        shown = picture if fitting[0] == store.default else other
+        fields = {"model": fitting[0], "params": dict(params.get(method, {}))}
+        plan = pipeline.plan(Ask.explain(method, fields, shown if cls.needs_image else None))
+        run = Run()
+        seen = pipeline.see(plan, run)
+        answer = pipeline.answer(plan, seen, pipeline.explain(plan, seen, run), run, _NUMBERS)
+        if not panels and seen.picture is not None:
+            panels.append(("the picture", seen.picture.seen))
+        heats = [one.heat for one in answer.maps]
+        drawn = [next(d for d in rendering.best(heat, seen.picture, OutputOptions()) if d) for heat in heats]
+        panels.append((method, _panel(drawn, heats[0])))
     return rendering.contact_sheet(panels, side=SIDE, gap=GAP, caption=CAPTION, columns=COLUMNS)
 
 
-def _panel(drawn: list[Image.Image], answer: Any) -> Image.Image:
+def _panel(drawn: list[Drawing], heat: Heat) -> Drawing:
     """Return a method's first drawing, or several in a square where each shows another channel or filter."""
-    if len(drawn) < 2 or answer.heats[0].kind not in ("picture", "rgb"):
+    if len(drawn) < 2 or heat.kind not in ("picture", "rgb"):
         return drawn[0]
     columns = 1 if drawn[0].width >= 2 * drawn[0].height else 2
     side = SIDE // columns

@@ -1,54 +1,31 @@
-"""Maps to colours to PNG, and raw arrays to JSON, base64 or `.npy`."""
+"""Maps to colours to drawings."""
 
-import base64
-import io
 import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Annotated, Any, Literal
+from functools import cached_property, lru_cache
+from typing import Literal
 
 import cmap
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import field_validator
 
+from service.client import wire
+from service.client.wire import DIVERGING, SEQUENTIAL
 from service.images import Picture
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Drawing = Image.Image
-SEQUENTIAL, DIVERGING = "inferno", "colorbrewer:RdBu_r"
 logging.getLogger("cmap").setLevel(logging.ERROR)  # that a name has several owners is no event for our log
 _TILE = 2  # pixels between the small pictures of a grid
 
 
-class OutputOptions(BaseModel):
+class OutputOptions(wire.OutputOptions):
     """What to return of each map, and how to draw it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    heatmap: Annotated[bool, Field(description="Return the map as a PNG.")] = True
-    overlay: Annotated[bool, Field(description="Return the map laid over the picture as a PNG.")] = True
-    array: Annotated[
-        Literal["json", "base64", "none"],
-        Field(description="Encoding of the raw values; base64 is little-endian float32 in C order."),
-    ] = "json"
-    colormap: Annotated[
-        str | None,
-        Field(
-            max_length=64,
-            description=f"Name of a colour map; default {SEQUENTIAL} for positive maps, {DIVERGING} for signed ones.",
-            examples=["viridis"],
-        ),
-    ] = None
-    opacity: Annotated[float, Field(ge=0, le=1, description="Of the map in the overlay.")] = 0.5
-    size: Annotated[
-        Literal["input", "original"],
-        Field(description="Draw at the model's input size, or on the whole uploaded picture."),
-    ] = "input"
 
     @field_validator("colormap")
     @classmethod
@@ -74,15 +51,25 @@ class Heat:
     # The map alone and over the picture are one drawing; nobody changes it.
     drawings: dict[tuple[int, int, str | None], Image.Image] = field(default_factory=dict, compare=False, repr=False)
 
+    @cached_property
+    def low(self) -> float:
+        """The least value."""
+        return float(self.array.min())
+
+    @cached_property
+    def high(self) -> float:
+        """The greatest value."""
+        return float(self.array.max())
+
     @property
     def flat(self) -> bool:
         """Whether all values are equal: there is nothing to see."""
-        return bool(self.array.size == 0 or self.array.min() == self.array.max())
+        return self.array.size == 0 or self.low == self.high
 
     @property
     def all_negative(self) -> bool:
         """Whether nothing is above zero although the map is not flat."""
-        return bool(self.array.size and not self.flat and self.array.max() <= 0)
+        return not self.flat and self.high <= 0
 
 
 def to_unit(values: Floats) -> Floats:
@@ -192,6 +179,19 @@ def _place(drawn: Image.Image, picture: Picture) -> tuple[Image.Image, Image.Ima
     return canvas, canvas.getchannel("A")
 
 
+def best(heat: Heat, picture: Picture | None, options: OutputOptions) -> tuple[Drawing | None, Drawing | None]:
+    """Draw a map once, for people: alone, or over the picture where it can lie there.
+
+    It lies there unless the options ask for the map alone.
+
+    Returns:
+        The map alone, and over the picture; one of them.
+    """
+    alone = options.heatmap and not options.overlay
+    over = overlay(heat, picture, options) if picture is not None and not alone else None
+    return (None, over) if over is not None else (heatmap(heat, picture, options), None)
+
+
 def overlay(heat: Heat, picture: Picture, options: OutputOptions) -> Image.Image | None:
     """Draw a map over the picture; a projection is drawn beside the part of the picture that it explains.
 
@@ -243,29 +243,3 @@ def contact_sheet(
         part = fit(image, side)
         sheet.paste(part, (x, y + caption))
     return sheet
-
-
-def png(image: Image.Image) -> bytes:
-    """Encode fast: level 9 takes ten times as long for a tenth less."""
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
-
-
-def png_base64(image: Image.Image) -> str:
-    """Encode as base64 PNG, for JSON."""
-    return base64.b64encode(png(image)).decode("ascii")
-
-
-def array_wire(values: Floats, encoding: Literal["json", "base64"]) -> dict[str, Any]:
-    """Encode raw values; JSON arrays stay arrays until the whole answer is serialised."""
-    little = np.ascontiguousarray(values, dtype="<f4")
-    data: Any = little if encoding == "json" else base64.b64encode(little.tobytes()).decode("ascii")
-    return {"dtype": "float32", "shape": list(values.shape), "encoding": encoding, "data": data}
-
-
-def npy(values: Floats) -> bytes:
-    """Encode as NumPy's `.npy`."""
-    buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(values, dtype="<f4"), allow_pickle=False)
-    return buffer.getvalue()

@@ -1,34 +1,114 @@
-"""Writes `openapi.yaml`, or checks that it is up to date: `python -m tests.openapi [--check]`."""
+"""Writes what documents derive from the code, or checks that it is up to date: `python -m tests.openapi [--check]`.
+
+That is `openapi.yaml`, and in `README.md` the tables between the marks `<!-- NAME -->` and `<!-- /NAME -->`.
+"""
 
 import difflib
+import inspect
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from service import errors
 from service.api.documentation import openapi
 from service.app import create_app
+from service.explainers.base import registry
 
-PATH = Path(__file__).parent.parent / "openapi.yaml"
+ROOT = Path(__file__).parent.parent
+PATH, README = ROOT / "openapi.yaml", ROOT / "README.md"
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes what fits on a line in a line, and a text of several lines as it stands."""
+
+    def represent_mapping(self, tag: str, mapping: Any, flow_style: bool | None = None) -> yaml.MappingNode:
+        """Represent a mapping, in a line where it fits."""
+        node = super().represent_mapping(tag, mapping, flow_style=False)
+        node.flow_style = _fits([part for pair in node.value for part in pair])
+        return node
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        """Represent a list, in a line where it fits."""
+        node = super().represent_sequence(tag, sequence, flow_style=False)
+        node.flow_style = _fits(node.value)
+        return node
+
+
+def _fits(parts: list[yaml.Node]) -> bool:
+    return all(isinstance(part, yaml.ScalarNode) for part in parts) and sum(len(part.value) + 2 for part in parts) < 80
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+Dumper.add_representer(str, _text)
 
 
 def as_yaml() -> str:
     """Return the OpenAPI document as YAML, the same text each time."""
     plain = json.loads(json.dumps(openapi(create_app())))
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=110)
+    return yaml.dump(plain, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def methods_table() -> str:
+    """Return README's table of methods, family by family."""
+    rows = ["| Method | Shows | Needs | Cost | Reference |", "| --- | --- | --- | --- | --- |"]
+    family = ""
+    for name, cls in sorted(registry().items(), key=lambda item: (item[1].family, item[0])):
+        if cls.family != family:
+            family = cls.family
+            rows.append(_row(f"*{family}*", "", "", "", ""))
+        summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+        rows.append(_row(f"`{name}`", summary, cls.requirement, cls.cost, cls.reference))
+    return "\n".join(rows)
+
+
+def statuses_table() -> str:
+    """Return README's table of errors, by status."""
+    rows = ["| Status | Type | Meaning | What to do |", "| --- | --- | --- | --- |"]
+    for status, kinds in errors.by_status():
+        rows += [_row(str(status), f"`{kind.type}`", inspect.getdoc(kind) or "", kind.remedy) for kind in kinds]
+    return "\n".join(rows)
+
+
+def _row(*cells: str) -> str:
+    return "| " + " | ".join(cell.rstrip(".").replace("|", "\\|") for cell in cells) + " |"
+
+
+def as_readme(text: str) -> str:
+    """Return README's text with its tables as the code has them.
+
+    Raises:
+        ValueError: the marks of one are missing.
+    """
+    for name, table in (("methods", methods_table()), ("statuses", statuses_table())):
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        head, found, rest = text.partition(begin)
+        _, closed, tail = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"README.md has no marks {begin} and {end}")
+        text = f"{head}{begin}\n{table}\n{end}{tail}"
+    return text
 
 
 def main() -> None:
     """Write, or with `--check` compare and exit with 1 on a difference."""
-    text = as_yaml()
+    written = README.read_text("utf-8")
+    texts = {PATH: as_yaml(), README: as_readme(written)}
     if "--check" not in sys.argv:
-        PATH.write_text(text, "utf-8")
+        for path, text in texts.items():
+            path.write_text(text, "utf-8")
         return
-    written = PATH.read_text("utf-8") if PATH.exists() else ""
-    if written != text:
-        diff = difflib.unified_diff(written.splitlines(), text.splitlines(), "openapi.yaml", "the code", lineterm="")
-        sys.exit("\n".join([*list(diff)[:80], "openapi.yaml is out of date: run python -m tests.openapi"]))
+    drift = []
+    for path, text in texts.items():
+        old = path.read_text("utf-8").splitlines() if path.exists() else []
+        drift += list(difflib.unified_diff(old, text.splitlines(), path.name, "the code", lineterm=""))[:80]
+    if drift:
+        sys.exit("\n".join([*drift, "documents are out of date: run python -m tests.openapi"]))
 
 
 if __name__ == "__main__":

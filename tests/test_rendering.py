@@ -1,16 +1,11 @@
 """Drawings of maps, pixel by pixel, and arrays on the wire."""
 
-import base64
-import io
-
 import cmap
 import numpy as np
 import numpy.typing as npt
-import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
 from pydantic import ValidationError
 
 from service import rendering
@@ -203,27 +198,3 @@ def test_kernel_and_filter_without_a_picture() -> None:
     assert rendering.heatmap(kernel, None, OutputOptions()).getpixel((50, 50)) == (0, 127, 255)
     painted = Heat(np.array([0, 0.5, 1.5], np.float32).reshape(3, 1, 1).repeat(8, 1).repeat(8, 2), "rgb")
     assert rendering.heatmap(painted, None, OutputOptions()).getpixel((3, 3)) == (0, 128, 255)
-
-
-# Encodings
-
-
-def test_png_is_lossless() -> None:
-    for image in (PICTURE.original, PICTURE.original.convert("RGBA"), Image.new("RGB", (1, 1))):
-        found = Image.open(io.BytesIO(rendering.png(image)))
-        assert (found.format, found.mode, found.size) == ("PNG", image.mode, image.size)
-        assert found.tobytes() == image.tobytes()
-        assert base64.b64decode(rendering.png_base64(image)) == rendering.png(image)
-
-
-@pytest.mark.parametrize("values", [RAMP, RAMP.T, RAMP[::2], RAMP.reshape(1, 2, 8), RAMP[:0], RAMP.astype(">f4")])
-def test_arrays_round_trip(values: npt.NDArray[np.float32]) -> None:
-    saved = rendering.npy(values)
-    loaded = np.load(io.BytesIO(saved), allow_pickle=False)
-    assert loaded.dtype == np.dtype("<f4")
-    np.testing.assert_array_equal(loaded, values)
-    packed, plain = rendering.array_wire(values, "base64"), rendering.array_wire(values, "json")
-    assert packed["shape"] == plain["shape"] == list(values.shape)
-    np.testing.assert_array_equal(np.frombuffer(base64.b64decode(packed["data"]), "<f4").reshape(values.shape), values)
-    wire = orjson.loads(orjson.dumps(plain, option=orjson.OPT_SERIALIZE_NUMPY))
-    np.testing.assert_array_equal(np.array(wire["data"], np.float32).reshape(values.shape), values)

@@ -1,23 +1,18 @@
 """Reading a request's body: JSON or multipart on the same path, within bounds, each mistake named."""
 
 import asyncio
-import base64
-import binascii
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import orjson
 from fastapi import Request
-from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from service.api import schemas
 from service.errors import (
     Cancelled,
-    FieldError,
     InvalidParameter,
     MalformedRequest,
     TooLarge,
@@ -25,8 +20,6 @@ from service.errors import (
     UnsupportedMediaType,
     did_you_mean,
 )
-
-R = TypeVar("R", bound=schemas.Request)
 
 
 @dataclass(frozen=True)
@@ -91,31 +84,35 @@ def _object(data: bytes | str, what: str) -> dict[str, Any]:
     return parsed
 
 
-async def _multipart(request: Request, data: bytes) -> Body:
-    async def whole() -> AsyncGenerator[bytes, None]:
+class _InMemory(MultiPartParser):
+    """Reads a form that is there already, without a file on disk: the root file system may be read-only."""
+
+    def __init__(self, request: Request, data: bytes) -> None:
+        self.spool_max_size = len(data) + 1
+        self._complete = False
+        # A part that is no file may be as large as the body, which is bounded already.
+        super().__init__(request.headers, self._whole(data), max_files=4, max_fields=4, max_part_size=len(data) + 1)
+
+    async def _whole(self, data: bytes) -> AsyncGenerator[bytes, None]:
         yield data
+        if not self._complete:  # raised here, the parser closes all files, also the one that is cut off
+            raise MultiPartException("it is cut off before its last boundary")
 
-    class InMemory(MultiPartParser):
-        spool_max_size = len(data) + 1  # nothing on disk: the root file system may be read-only
-        complete = False
+    def on_end(self) -> None:
+        """Note that the last boundary has been read."""
+        self._complete = True
 
-        def on_end(self) -> None:
-            self.complete = True
 
-    # A part that is no file may be as large as the body, which is bounded already.
-    parser = InMemory(request.headers, whole(), max_files=4, max_fields=4, max_part_size=len(data) + 1)
+async def _multipart(request: Request, data: bytes) -> Body:
     try:
-        form = await parser.parse()
+        form = await _InMemory(request, data).parse()
     except (MultiPartException, KeyError, ValueError) as error:
         reason = getattr(error, "message", None) or "it has no valid boundary"
         raise MalformedRequest(f"the body is not valid multipart/form-data: {reason}") from None
-    else:
-        if not parser.complete:
-            raise MalformedRequest("the body is not valid multipart/form-data: it is cut off before its last boundary")
+    try:
         return await _parts(form.multi_items())
     finally:
-        for file in parser._files_to_close_on_error:  # all of them: one that is cut off belongs to no form
-            file.close()
+        await form.close()
 
 
 async def _parts(parts: list[tuple[str, UploadFile | str]]) -> Body:
@@ -142,88 +139,3 @@ async def _parts(parts: list[tuple[str, UploadFile | str]]) -> Body:
             "part 'image' is a text field; send it as a file (with curl: -F image=@picture.jpg, with the @)"
         )
     return Body(fields, await image.read() if image is not None else None)
-
-
-def validate(schema: type[R], body: Body) -> R:
-    """Check a body against its wire type.
-
-    Raises:
-        InvalidParameter: with every wrong field's pointer.
-    """
-    try:
-        asked = schema.model_validate(body.fields)
-    except ValidationError as error:
-        raise _invalid(error.errors(include_url=False), schema, body.fields) from None
-    # That takes `true` and "1" for numbers, which the documented types do not.
-    long = isinstance(body.fields.get("image"), str)
-    try:
-        schema.model_validate_json(orjson.dumps(body.fields | {"image": ""} if long else body.fields), strict=True)
-    except ValidationError as error:
-        wrong = [
-            e for e in error.errors(include_url=False) if isinstance(e["input"], bool | str) or "bool" in e["type"]
-        ]
-        if wrong:
-            raise _invalid(wrong, schema, body.fields) from None
-    return asked
-
-
-def _invalid(found: Sequence[Any], schema: type[BaseModel], fields: dict[str, Any]) -> InvalidParameter:
-    errors = [FieldError(_pointer(e["loc"], fields), _say(e, schema)) for e in found]
-    unique = list({e.pointer: e for e in reversed(errors)}.values())[::-1]  # a union complains once per branch
-    detail = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in unique[:5])
-    return InvalidParameter(detail, errors=unique)
-
-
-def _pointer(loc: tuple[int | str, ...], value: Any) -> str:
-    """Return the JSON pointer of a place in a request; names that pydantic adds for a union's branches are left out."""
-    pointer = ""
-    for part in loc:
-        inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
-        if inside or (isinstance(value, dict) and part in value):
-            value = value[part]
-            pointer += "/" + str(part).replace("~", "~0").replace("/", "~1")
-    return pointer
-
-
-def image_bytes(text: str) -> bytes:
-    """Decode base64 or a data: URI.
-
-    Raises:
-        InvalidParameter: it is neither.
-    """
-    if text.startswith("data:"):
-        header, comma, text = text.partition(",")
-        if not comma or not header.endswith(";base64"):
-            raise InvalidParameter.at("/image", "the data: URI has to be base64: data:image/png;base64,...")
-    elif text.startswith(("http://", "https://")):
-        raise InvalidParameter.at("/image", "addresses are not fetched; send the picture itself in base64")
-    compact = "".join(text.split())
-    try:
-        return base64.b64decode(compact, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidParameter.at(
-            "/image", f"not valid base64 ({error}); use the standard alphabet with padding, or send multipart/form-data"
-        ) from None
-
-
-def _say(error: Any, schema: type[BaseModel]) -> str:
-    message = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        known = list(_fields_at(schema, error["loc"][:-1]))
-        near = did_you_mean(str(error["loc"][-1]), known)
-        return f"unknown field{near}; known are {', '.join(known)}" if known else "unknown field; there are none here"
-    if error["type"] == "none_required":
-        return "not used here; leave it out"
-    value = error.get("input")
-    if isinstance(value, int | float | str | bool) and len(str(value)) <= 80:
-        return f"{message} (got {value!r})"
-    return message
-
-
-def _fields_at(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    for part in loc:
-        inner = schema.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-            return []
-        schema = inner
-    return list(schema.model_fields)

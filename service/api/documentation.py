@@ -1,5 +1,6 @@
-"""What OpenAPI cannot derive from handlers that read their bodies themselves."""
+"""What OpenAPI cannot derive from handlers that read their bodies themselves; what many routes have is said once."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,77 +8,115 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
 
-from service import __version__
-from service.api import problems, schemas
-
-_STATUS = {
-    400: "The body cannot be read as what it claims to be.",
-    401: "A key is needed.",
-    404: "No such model or method.",
-    408: "The body did not arrive in time.",
-    413: "Too many bytes or pixels.",
-    415: "Not an accepted type of body or image.",
-    422: "An image that cannot be decoded, a wrong parameter, or a method that does not apply to the model.",
-    429: "Too much work is waiting; Retry-After says when to come back.",
-    500: "A defect of the server.",
-    503: "The model is loading or has failed, the server is stopping, or the engine has stopped.",
-    504: "The request's deadline has passed.",
-}
-
+from service import __version__, errors
+from service.api import formats, problems
+from service.api.formats import Format
+from service.ask import request_schema
+from service.client import wire
+from service.explainers.base import Explainer, identifier, registry
+from service.tasks import TASKS
 
 _RETRY = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer", "minimum": 1}}}
 _HEADERS: Mapping[int, dict[str, Any]] = {
     401: {"WWW-Authenticate": {"required": True, "schema": {"type": "string", "const": "Bearer"}}},
+    405: {"Allow": {"description": "The verbs.", "required": True, "schema": {"type": "string"}}},
     429: _RETRY,
     503: _RETRY,
 }
 
 
-def _problem(status: int) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Problem"}
-    described = {"description": _STATUS[status], "content": {problems.MEDIA_TYPE: {"schema": schema}}}
-    return described | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
+def refusals(*statuses: int) -> dict[str, Any]:
+    """Return the documentation of an operation's error responses: these, and what every address may answer."""
+    return {str(status): _reference("responses", f"Problem{status}") for status in sorted({*statuses, 405, 500})}
 
 
-PROBLEMS: dict[int | str, dict[str, Any]] = {status: _problem(status) for status in _STATUS}
-_requests: dict[str, type[BaseModel]] = {}
+def _reference(kind: str, name: str) -> dict[str, str]:
+    return {"$ref": f"#/components/{kind}/{name}"}
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the documentation of some error responses."""
-    return {status: PROBLEMS[status] for status in statuses}
+def _problem(status: int, kinds: list[type[errors.ServiceError]]) -> dict[str, Any]:
+    """Return an error response: which types of problems there are of a status, and what each means."""
+    said = {
+        "description": " ".join(f"`{kind.type}`: {inspect.getdoc(kind)}" for kind in kinds),
+        "content": {problems.MEDIA_TYPE: {"schema": _reference("schemas", "Problem")}},
+    }
+    return said | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
 
 
-def request_body(schema: type[schemas.Request], *, picture: bool = True) -> dict[str, Any]:
-    """Return the two documented bodies of a path."""
-    _requests[schema.__name__] = schema
-    reference = {"$ref": f"#/components/schemas/{schema.__name__}"}
+def predicting() -> dict[str, Any]:
+    """Return the documentation of `POST /predict`."""
+    answer = {
+        "description": "The strongest classes, or the regression's values.",
+        "content": {formats.JSON.media_type: {"schema": _reference("schemas", "PredictResponse")}},
+    }
+    return _asking(
+        "predict",
+        "predict",
+        "What the network sees.",
+        "Return the strongest classes with label, probability and logit, or a regression's values.",
+        "PredictRequest",
+        answer,
+    )
+
+
+def explaining(cls: type[Explainer]) -> dict[str, Any]:
+    """Return the documentation of a method's route."""
+    summary, _, description = (inspect.getdoc(cls) or "").partition("\n")
+    facts = f"Reference: {cls.reference}. Needs: {cls.requirement} Cost: {cls.cost}."
+    content = {row.media_type: {"schema": _reference("schemas", _schema_of(row))} for row in formats.TABLE}
+    answer = {"description": "The maps, in the form that `Accept` prefers.", "content": content}
+    return _asking(
+        "explain",
+        f"explain_{identifier(cls.name)}",
+        summary,
+        f"{description.strip()}\n\n{facts}",
+        request_schema(cls).__name__,
+        answer,
+        picture=cls.needs_image,
+    )
+
+
+def _schema_of(row: Format) -> str:
+    """Return the name of what a format's answers are described by."""
+    return "ExplainResponse" if row is formats.JSON else "Events" if row.streams else row.extensions[0][1:].capitalize()
+
+
+def _asking(
+    tag: str,
+    operation: str,
+    summary: str,
+    description: str,
+    request: str,
+    answer: Mapping[str, Any],
+    *,
+    picture: bool = True,
+) -> dict[str, Any]:
+    """Return the documentation of a route that takes the two documented bodies."""
+    schema = _reference("schemas", request)
     parts: dict[str, Any] = {
-        "request": {
-            "type": "string",
-            "contentMediaType": "application/json",
-            "contentSchema": reference,
-            "description": "The request as a JSON object, without image.",
-        }
+        "request": {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
     }
     if picture:
-        parts = {"image": {"type": "string", "format": "binary", "description": "The picture's file."}} | parts
-    example = {"image": "<base64>"} if picture else {}
-    form = {
-        "type": "object",
-        "properties": parts,
-        "required": ["image"] if picture else [],
-        "additionalProperties": False,
+        parts = {"image": {"type": "string", "format": "binary"}} | parts
+    form = {"type": "object", "properties": parts, "additionalProperties": False}
+    body = {
+        "required": True,
+        "content": {
+            "application/json": {"schema": schema},
+            "multipart/form-data": {"schema": form | ({"required": ["image"]} if picture else {})},
+        },
     }
+    answers = {"200": answer} | refusals(400, 401, 404, 408, 413, 415, 422, 429, 503, 504)
     return {
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": reference, "example": example},
-                "multipart/form-data": {"schema": form},
-            },
-        }
+        "methods": ["POST"],
+        "tags": [tag],
+        "operation_id": operation,
+        "summary": summary,
+        "description": description,
+        "response_class": Response,
+        "openapi_extra": {"requestBody": body, "responses": answers},
     }
 
 
@@ -96,20 +135,43 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    own: Mapping[str, type[BaseModel]] = _requests | {
-        cls.__name__: cls for cls in (schemas.ExplainResponse, schemas.PredictResponse, schemas.Problem)
-    }
-    _, definitions = models_json_schema(
-        [(cls, "validation") for cls in own.values()], ref_template="#/components/schemas/{model}"
-    )
     for item in document["paths"].values():
         for operation in item.values():  # FastAPI's own, for paths with a parameter; ours may be any text
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
-    components = document.setdefault("components", {}).setdefault("schemas", {})
-    components.update(definitions["$defs"])
-    for unused in ("HTTPValidationError", "ValidationError"):
-        components.pop(unused, None)
-    document["components"]["schemas"] = dict(sorted(components.items()))
+    components = document.setdefault("components", {})
+    components["responses"] = {f"Problem{status}": _problem(status, kinds) for status, kinds in errors.by_status()}
+    components["schemas"] = _schemas(components.get("schemas", {}))
     app.openapi_schema = document
     return document
+
+
+def _schemas(derived: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all schemas: those that FastAPI derived, and of requests and answers; what requests share stands once."""
+    requests: list[type[BaseModel]] = [wire.PredictRequest, *(request_schema(cls) for cls in registry().values())]
+    answers: list[type[BaseModel]] = [wire.ExplainResponse, wire.PredictResponse, wire.Problem]
+    _, own = models_json_schema(
+        [(cls, "validation") for cls in [*requests, *answers]], ref_template="#/components/schemas/{model}"
+    )
+    schemas: dict[str, Any] = {**derived, **own["$defs"]}
+    for unused in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(unused, None)
+    for schema in schemas.values():
+        for name, field in schema.get("properties", {}).items():
+            field.pop("title", None)  # which is the field's name again
+            if name == "task":
+                field["enum"] = list(TASKS)
+    for cls in registry().values():
+        schemas[cls.__name__]["description"] = f"Parameters of {cls.name}."  # its route says what it does
+    shared = wire.ExplainRequest.model_json_schema(ref_template="#/components/schemas/{model}")["properties"]
+    for request in requests:
+        properties = schemas[request.__name__]["properties"]
+        for name, field in properties.items():
+            common = {key: value for key, value in shared.get(name, {}).items() if key != "title"}
+            if field == common and "$ref" not in field:
+                schemas[f"Request.{name}"] = field
+                properties[name] = _reference("schemas", f"Request.{name}")
+    for row in formats.TABLE[1:]:
+        form = {} if row.streams else {"format": "binary"}
+        schemas[_schema_of(row)] = {"type": "string", **form, "description": row.about}
+    return dict(sorted(schemas.items()))

@@ -5,14 +5,12 @@ import inspect
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.api import respond, schemas
 from service.api.context import context
-from service.api.documentation import problem_responses
-from service.contract import Rows
-from service.engine.network.examine import probe_input
+from service.api.documentation import refusals
+from service.api.running import in_pool
+from service.client import wire
 from service.engine.network.resident import Model
 from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import RowsWork
 from service.engine.store import Entry, Store
 from service.errors import Draining, EngineUnavailable, ModelUnavailable
 from service.explainers.base import registry
@@ -27,16 +25,16 @@ router = APIRouter()
     tags=["methods"],
     operation_id="list_methods",
     summary="All explanation methods.",
-    responses=problem_responses(401, 500),
+    openapi_extra={"responses": refusals(401)},
 )
-async def methods() -> schemas.MethodList:
+async def methods() -> wire.MethodList:
     """Return each method with its parameters' JSON Schema, what it needs of a model, and what it costs."""
     listed = []
     for name, cls in registry().items():
         text = inspect.getdoc(cls) or ""
         needs = [word for word, needed in (("image", cls.needs_image), ("targets", cls.takes_targets)) if needed]
         listed.append(
-            schemas.MethodInfo(
+            wire.MethodInfo(
                 name=name,
                 title=cls.__name__,
                 summary=text.partition("\n")[0],
@@ -48,12 +46,12 @@ async def methods() -> schemas.MethodList:
                 parameters=cls.model_json_schema(),
             )
         )
-    return schemas.MethodList(methods=listed)
+    return wire.MethodList(methods=listed)
 
 
-def _summary(entry: Entry, default: str) -> schemas.ModelSummary:
+def _summary(entry: Entry, default: str) -> wire.ModelSummary:
     spec = entry.spec
-    return schemas.ModelSummary(
+    return wire.ModelSummary(
         name=spec.name,
         default=spec.name == default,
         status=entry.status,
@@ -63,13 +61,13 @@ def _summary(entry: Entry, default: str) -> schemas.ModelSummary:
     )
 
 
-def _tuning(store: Store, model: Model) -> schemas.TuningInfo | None:
+def _tuning(store: Store, model: Model) -> wire.TuningInfo | None:
     tuned = store.tuner.found.get(model.version) if store.tuner else None
     if tuned is None:
         return None
-    return schemas.TuningInfo(
-        **{name: getattr(tuned, name) for name in schemas.TuningInfo.model_fields if hasattr(tuned, name)}
-        | {"timings": [schemas.TimingInfo(**vars(timing)) for timing in tuned.timings]},
+    return wire.TuningInfo(
+        **{name: getattr(tuned, name) for name in wire.TuningInfo.model_fields if hasattr(tuned, name)}
+        | {"timings": [wire.TimingInfo(**vars(timing)) for timing in tuned.timings]},
         incremental=model.incremental is not None,
         whole=model.whole,
     )
@@ -80,12 +78,12 @@ def _tuning(store: Store, model: Model) -> schemas.TuningInfo | None:
     tags=["models"],
     operation_id="list_models",
     summary="All served models.",
-    responses=problem_responses(401, 500),
+    openapi_extra={"responses": refusals(401)},
 )
-async def models(request: Request) -> schemas.ModelList:
+async def models(request: Request) -> wire.ModelList:
     """Return every model with its status."""
     store = context(request).store
-    return schemas.ModelList(models=[_summary(entry, store.default) for entry in store.entries.values()])
+    return wire.ModelList(models=[_summary(entry, store.default) for entry in store.entries.values()])
 
 
 @router.get(
@@ -93,23 +91,23 @@ async def models(request: Request) -> schemas.ModelList:
     tags=["models"],
     operation_id="get_model",
     summary="One model in full.",
-    responses=problem_responses(401, 404, 500),
+    openapi_extra={"responses": refusals(401, 404)},
 )
-async def model(request: Request, name: str) -> schemas.ModelInfo:
+async def model(request: Request, name: str) -> wire.ModelInfo:
     """Return a model's version, input, default layer, and which methods apply to it and why others do not."""
     store = context(request).store
     entry = store.entry(name)
     spec, loaded = entry.spec, entry.model
     facts = loaded.facts if loaded else None
     head = facts.head if facts else None
-    return schemas.ModelInfo(
+    return wire.ModelInfo(
         **_summary(entry, store.default).model_dump(),
         version=loaded.version if loaded else None,
         device=str(loaded.device) if loaded else None,
         load_s=entry.load_s,
         outputs=facts.outputs if facts else None,
         labels=len(spec.labels),
-        input=schemas.InputInfo(
+        input=wire.InputInfo(
             height=spec.transform.crop[0],
             width=spec.transform.crop[1],
             resize=spec.transform.resize,
@@ -118,12 +116,12 @@ async def model(request: Request, name: str) -> schemas.ModelInfo:
             std=list(spec.transform.std),
         ),
         default_layer=facts.default_layer if facts else None,
-        head=schemas.HeadInfo(layer=head.layer, residual=head.residual) if head else None,
+        head=wire.HeadInfo(layer=head.layer, residual=head.residual) if head else None,
         rectifiers=facts.rectifiers if facts else None,
         other_activations=list(facts.other_activations) if facts else None,
         tuning=_tuning(store, loaded) if loaded else None,
         methods=[
-            schemas.MethodUse(name=method, applies=reason is None, reason=reason)
+            wire.MethodUse(name=method, applies=reason is None, reason=reason)
             for method, reason in applicability(facts).items()
         ]
         if facts
@@ -136,15 +134,15 @@ async def model(request: Request, name: str) -> schemas.ModelInfo:
     tags=["models"],
     operation_id="get_layers",
     summary="A model's layers.",
-    responses=problem_responses(401, 404, 500, 503),
+    openapi_extra={"responses": refusals(401, 404, 503)},
 )
-async def layers(request: Request, name: str) -> schemas.LayerList:
+async def layers(request: Request, name: str) -> wire.LayerList:
     """Return every address inside a network, in the order in which they answer."""
     facts = context(request).store.get(name).facts
-    return schemas.LayerList(
+    return wire.LayerList(
         model=name,
         layers=[
-            schemas.LayerWire(
+            wire.LayerWire(
                 path=info.path,
                 type=info.type,
                 shape=list(info.shape),
@@ -163,12 +161,12 @@ async def layers(request: Request, name: str) -> schemas.LayerList:
     operation_id="metrics",
     summary="What Prometheus collects.",
     response_class=PlainTextResponse,
-    responses=problem_responses(401, 500),
+    openapi_extra={"responses": refusals(401)},
 )
 async def metrics(request: Request) -> Response:
     """Return counters, gauges and histograms in Prometheus' text format."""
     service = context(request)
-    return Response(await respond.in_pool(service.health_pool, service.metrics.exposition), media_type=MEDIA_TYPE)
+    return Response(await in_pool(service.health_pool, service.metrics.exposition), media_type=MEDIA_TYPE)
 
 
 @router.get(
@@ -176,11 +174,11 @@ async def metrics(request: Request) -> Response:
     tags=["health"],
     operation_id="live",
     summary="Whether the process answers.",
-    responses=problem_responses(500),
+    openapi_extra={"responses": refusals()},
 )
-async def live() -> schemas.Live:
+async def live() -> wire.Live:
     """Answer at once, whatever is loading."""
-    return schemas.Live(status="live")
+    return wire.Live(status="live")
 
 
 @router.get(
@@ -188,9 +186,9 @@ async def live() -> schemas.Live:
     tags=["health"],
     operation_id="ready",
     summary="Whether requests will be answered.",
-    responses=problem_responses(500, 503, 504),
+    openapi_extra={"responses": refusals(503, 504)},
 )
-async def ready(request: Request) -> schemas.Ready:
+async def ready(request: Request) -> wire.Ready:
     """Answer 200 once every model is loaded or has failed and the default one answers a forward right now."""
     service = context(request)
     store = service.store
@@ -201,12 +199,6 @@ async def ready(request: Request) -> schemas.Ready:
     if not store.settled:
         waiting = [name for name, entry in store.entries.items() if entry.status == "loading"]
         raise ModelUnavailable(f"still loading: {', '.join(waiting)}")
-    model = store.get(None)
     run = Run(timeout_s=service.settings.readiness_timeout_s, priority=100)
-    x = probe_input(model.facts.input_size)[:1]
-
-    def forward() -> None:
-        service.device.submit(RowsWork(model, tuple(x.shape[1:]), Rows(1, lambda i, j: x.to(model.device))), run)
-
-    await respond.in_pool(service.health_pool, forward)
-    return schemas.Ready(status="ready", models={name: entry.status for name, entry in store.entries.items()})
+    await in_pool(service.health_pool, lambda: service.pipeline.check(run))
+    return wire.Ready(status="ready", models={name: entry.status for name, entry in store.entries.items()})

@@ -18,7 +18,7 @@ from PIL import Image
 from starlette.requests import Request
 
 from service.api import body, problems
-from service.api.schemas import Problem
+from service.client.wire import Problem
 from service.errors import Cancelled
 from service.explainers.base import registry
 from service.settings import Settings

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.api import schemas
+from service.client import wire
 from service.explainers.base import registry
 from service.settings import Settings
 from tests import openapi
@@ -62,7 +62,7 @@ def picture(text: str) -> Image.Image:
 @pytest.mark.parametrize("method", METHODS)
 def test_answer_is_as_documented(client: httpx.Client, method: str) -> None:
     cls, raw = registry()[method], answer(client, method)
-    found = schemas.ExplainResponse.model_validate(raw)
+    found = wire.ExplainResponse.model_validate(raw)
     assert (found.method, found.model.name) == (method, MODEL.get(method, "tiny"))
     assert cls.model_validate(found.params).model_dump(exclude={"layer", "layers"}) == cls.model_validate(
         QUICK.get(method, {})
@@ -112,7 +112,7 @@ def test_request_part_may_be_a_file_and_image_a_data_uri(client: httpx.Client) -
 
 def test_prediction(client: httpx.Client) -> None:
     multipart = client.post("/predict", files={"image": PNG}).json()
-    found = schemas.PredictResponse.model_validate(multipart)
+    found = wire.PredictResponse.model_validate(multipart)
     assert lasting(client.post("/predict", json={"image": BASE64}).json()) == lasting(multipart)
     assert [p.index for p in sorted(found.predictions, key=lambda p: -(p.logit or 0))] == [
         p.index for p in found.predictions
@@ -234,7 +234,7 @@ def test_deadline(client: httpx.Client) -> None:
 
 
 def test_methods(client: httpx.Client) -> None:
-    listed = schemas.MethodList.model_validate(client.get("/methods").json()).methods
+    listed = wire.MethodList.model_validate(client.get("/methods").json()).methods
     assert [m.name for m in listed] == METHODS
     for one in listed:
         cls = registry()[one.name]
@@ -246,16 +246,14 @@ def test_methods(client: httpx.Client) -> None:
 
 
 def test_models(client: httpx.Client) -> None:
-    listed = schemas.ModelList.model_validate(client.get("/models").json()).models
+    listed = wire.ModelList.model_validate(client.get("/models").json()).models
     assert [m.name for m in listed if m.default] == ["tiny"]
     assert {m.name for m in listed} == {"tiny", "tiny-regression", "tiny-vgg", "tiny-functional", "tiny-tokens"}
     assert {m.status for m in listed} == {"ready"}
     assert [m.name for m in listed if m.task == "regression"] == ["tiny-regression"]
     for one in listed:
-        info = schemas.ModelInfo.model_validate(client.get(f"/models/{one.name}").json())
-        assert (
-            schemas.ModelSummary.model_validate(info.model_dump(include=set(schemas.ModelSummary.model_fields))) == one
-        )
+        info = wire.ModelInfo.model_validate(client.get(f"/models/{one.name}").json())
+        assert wire.ModelSummary.model_validate(info.model_dump(include=set(wire.ModelSummary.model_fields))) == one
         assert (info.input.height, info.input.width, info.input.resize) == (32, 32, 32)
         assert info.version
         assert info.methods is not None
@@ -273,7 +271,7 @@ def test_models(client: httpx.Client) -> None:
 
 
 def test_model_in_full(client: httpx.Client) -> None:
-    info = schemas.ModelInfo.model_validate(client.get("/models/tiny").json())
+    info = wire.ModelInfo.model_validate(client.get("/models/tiny").json())
     assert (info.outputs, info.labels, info.default_layer, info.rectifiers) == (5, 5, "relu2", 2)
     assert info.head is not None
     assert info.head.layer == "relu2"
@@ -283,7 +281,7 @@ def test_model_in_full(client: httpx.Client) -> None:
 
 
 def test_layers(client: httpx.Client) -> None:
-    listed = schemas.LayerList.model_validate(client.get("/models/tiny/layers").json())
+    listed = wire.LayerList.model_validate(client.get("/models/tiny/layers").json())
     assert listed.model == "tiny"
     layers = {layer.path: layer for layer in listed.layers}
     assert list(layers)[:6] == ["conv1", "bn1", "relu1", "pool1", "conv2", "relu2"]
@@ -304,7 +302,7 @@ def test_a_model_that_fails_leaves_the_others_serving(tmp_path: Path) -> None:
     catalog.write_text(CATALOG.read_text().replace("labels.txt", str(CATALOG.parent / "labels.txt")) + bad)
     with serving(Settings(catalog=catalog, device="cpu")) as client:
         assert client.get("/health/ready").json()["models"]["bad"] == "failed"
-        info = schemas.ModelInfo.model_validate(client.get("/models/bad").json())
+        info = wire.ModelInfo.model_validate(client.get("/models/bad").json())
         assert (info.status, info.version, info.methods) == ("failed", None, None)
         assert "returned a list, not an nn.Module" in (info.error or "")
         for response in (
@@ -338,7 +336,7 @@ def test_openapi_types_each_method(client: httpx.Client) -> None:
         operation = document["paths"][f"/explain/{name}"]["post"]
         bodies = operation["requestBody"]["content"]
         request = resolved(bodies["application/json"]["schema"])
-        assert set(request["properties"]) == set(schemas.ExplainRequest.model_fields)
+        assert set(request["properties"]) == set(wire.ExplainRequest.model_fields)
         params = resolved(request["properties"]["params"])
         assert set(params.get("properties", {})) == set(cls.model_fields)
         assert params["additionalProperties"] is False

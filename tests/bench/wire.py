@@ -12,10 +12,10 @@ import httpx
 import psutil
 import torch
 
-from service.api import respond
+from service.api import formats
+from service.ask import Ask
 from service.engine.scheduler.run import Run
 from service.explainers.base import method
-from service.rendering import OutputOptions
 from tests.bench import peers
 from tests.bench.measure import Options, Row, against, agreement, alternate, disagreement
 from tests.bench.server import Server, serving
@@ -84,9 +84,10 @@ def _parts(service: Ours, data: list[bytes]) -> Iterator[Row]:
         service.subject.input(image)
         decoded = time.perf_counter()
         pipeline = service.context.pipeline
-        answer = pipeline.explain(pipeline.plan(method("grad-cam")()), image=image, output=OutputOptions(), run=Run())
+        plan = pipeline.plan(Ask(method("grad-cam")(), pictures=(image,)))
+        answer = pipeline.work(plan, Run(), formats.JSON.needs)
         explained = time.perf_counter()
-        respond.encode(answer, respond.JSON)
+        formats.JSON.encode(answer)
         encoded = time.perf_counter()
         for name, took in zip(seconds, (decoded - started, explained - decoded, encoded - explained), strict=True):
             seconds[name].append(took * 1e3)

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
+from service.answer import Needs
+from service.ask import Ask
 from service.engine.scheduler.run import Run
 from service.explainers.cam.cam import CAM
 from service.explainers.cam.grad_cam import GradCAM
 from service.explainers.perturbation.occlusion import Occlusion
-from service.rendering import OutputOptions
 from tests.conftest import encoded, photograph
 
 EXPECTED = {
@@ -19,10 +20,11 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_sees_what_is_there(embedded, name):
-    answer = embedded.pipeline.predict(model=None, image=encoded(photograph(name)), top_k=3, run=Run())
-    found = [prediction["label"] for prediction in answer.body["predictions"]]
+    plan = embedded.pipeline.plan(Ask(None, pictures=(encoded(photograph(name)),), top_k=3))
+    answer = embedded.pipeline.work(plan, Run(), Needs())
+    found = [prediction.label for prediction in answer.predictions]
     assert found[0] in EXPECTED[name], found
-    assert sum(prediction["probability"] for prediction in answer.body["predictions"]) <= 1
+    assert sum(prediction.probability for prediction in answer.predictions) <= 1
 
 
 @pytest.mark.parametrize("explainer", [CAM(), GradCAM(), Occlusion(window=64, stride=32)], ids=lambda e: e.name)
@@ -33,9 +35,9 @@ def test_looks_at_the_cup_and_not_at_the_table(embedded, explainer):
     for left in (16, 128):
         picture = table.copy()
         picture.paste(cup, (left, 56))
-        plan = embedded.pipeline.plan(explainer, targets=["espresso"])
-        answer = embedded.pipeline.explain(plan, image=encoded(picture), output=OutputOptions(), run=Run())
-        values = np.clip(answer.heats[0].array, 0, None)
+        plan = embedded.pipeline.plan(Ask(explainer, targets=("espresso",), pictures=(encoded(picture),)))
+        answer = embedded.pipeline.work(plan, Run(), Needs())
+        values = np.clip(answer.maps[0].heat.array, 0, None)
         half = values.shape[1] // 2
         left_half, right_half = values[:, :half].sum(), values[:, -half:].sum()
         assert (left_half > 1.5 * right_half) if left == 16 else (right_half > 1.5 * left_half)

@@ -42,7 +42,6 @@ class Run:
         self.caller = caller
         self.progress = progress
         self.sketch: Callable[[], Any] | None = None  # makes a rough explanation of what is done so far
-        self.partial: Callable[[], Any] | None = None  # the same in wire form
         self.cancelled = threading.Event()
         self.done = 0  # passes
         self.expected = expected  # passes, as far as is known

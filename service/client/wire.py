@@ -1,15 +1,42 @@
-"""The wire types: what requests and responses look like. No logic."""
+"""The wire types: what requests and responses look like, for server and client. No logic, and pydantic alone."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
 
-from service.rendering import OutputOptions
-
 Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
-TaskName = Literal["classification", "regression"]
-IMAGE = Field(description="The picture as base64 or a data: URI: PNG, JPEG, WebP, GIF (first frame) or BMP.")
+TaskName = Annotated[str, Field(description="What its outputs mean.")]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+IMAGE = Field(description="The picture as base64 or a data: URI: PNG, JPEG, WebP, GIF (first frame), BMP or TIFF.")
+SEQUENTIAL, DIVERGING = "inferno", "colorbrewer:RdBu_r"
+"""The colour maps of positive and of signed maps, where a request names none."""
+
+
+class OutputOptions(BaseModel):
+    """What to return of each map, and how to draw it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    heatmap: Annotated[bool, Field(description="Return the map as a PNG.")] = True
+    overlay: Annotated[bool, Field(description="Return the map laid over the picture as a PNG.")] = True
+    array: Annotated[
+        Literal["json", "base64", "none"],
+        Field(description="Encoding of the raw values; base64 is little-endian float32 in C order."),
+    ] = "json"
+    colormap: Annotated[
+        str | None,
+        Field(
+            max_length=64,
+            description=f"Name of a colour map; default {SEQUENTIAL} for positive maps, {DIVERGING} for signed ones.",
+            examples=["viridis"],
+        ),
+    ] = None
+    opacity: Annotated[float, Field(ge=0, le=1, description="Of the map in the overlay.")] = 0.5
+    size: Annotated[
+        Literal["input", "original"],
+        Field(description="Draw at the model's input size, or on the whole uploaded picture."),
+    ] = "input"
 
 
 class Request(BaseModel):
@@ -23,7 +50,7 @@ class Request(BaseModel):
     ] = None
     priority: Annotated[StrictInt, Field(ge=-10, le=10, description="Rows of higher priority go first.")] = 0
     precision: Annotated[
-        Literal["auto", "fp32", "bf16", "fp16"] | None,
+        Precision | None,
         Field(
             description="Of forwards; `auto` takes the fastest that was measured to agree, where the method tolerates "
             "it. Default: the server's setting."

@@ -1,0 +1,84 @@
+"""What is answered: values. Of the pictures only those are drawn and encoded that the asked format needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from service import rendering
+from service.client import wire
+from service.contract import Map, Prediction
+from service.images import Picture
+from service.rendering import Drawing, Heat, OutputOptions
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a format takes of an answer.
+
+    maps: how many, from the first one on; None: all.
+    pictures: `asked`: alone and over the picture, as the request's output options say; `best`: one a map, for people;
+        `none`.
+    encode: makes a file of each; None where there are none.
+    """
+
+    maps: int | None = None
+    pictures: Literal["asked", "best", "none"] = "none"
+    encode: Callable[[Drawing], bytes] | None = None
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One map, with the files of those drawings that were needed."""
+
+    map: Map
+    heat: Heat
+    target: wire.TargetRef | None
+    heatmap: bytes | None = None
+    overlay: bytes | None = None
+
+    @property
+    def picture(self) -> bytes:
+        """The best drawing that there is: over the picture, else alone."""
+        found = self.overlay if self.overlay is not None else self.heatmap
+        assert found is not None, "no picture was needed"
+        return found
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer to an `Ask`: predictions, maps and what they took."""
+
+    id: str
+    model: wire.ModelRef
+    predictions: tuple[Prediction, ...]
+    image: wire.Geometry | None
+    usage: wire.Usage
+    output: OutputOptions = field(default_factory=OutputOptions)
+    method: str | None = None  # None: predictions were all that was asked for
+    params: Mapping[str, Any] = field(default_factory=dict)  # as used: defaults filled in
+    maps: tuple[Shown, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def shown(
+    found: Map, picture: Picture | None, target: wire.TargetRef | None, output: OutputOptions, needs: Needs
+) -> Shown:
+    """Draw and encode of a map what a format needs.
+
+    Raises:
+        InvalidParameter: a drawing is larger than the format can hold.
+    """
+    array = np.ascontiguousarray(found.array.detach().float().cpu().numpy())
+    heat = Heat(array, found.kind, found.interpolation, found.patch)
+    alone = over = None
+    if needs.pictures == "best":
+        alone, over = rendering.best(heat, picture, output)
+    elif needs.pictures == "asked":
+        over = rendering.overlay(heat, picture, output) if output.overlay and picture is not None else None
+        alone = rendering.heatmap(heat, picture, output) if output.heatmap else None
+    files = [needs.encode(one) if one is not None and needs.encode is not None else None for one in (alone, over)]
+    return Shown(found, heat, target, *files)

@@ -1,0 +1,76 @@
+"""`POST /predict` and `POST /explain/{method}`, each with its own fields: all make an `Ask`, which one answers."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.api import body, documentation, formats
+from service.api.body import Body
+from service.api.context import context
+from service.api.formats import Format
+from service.api.middleware import record
+from service.api.running import Work, complete, stream
+from service.ask import Ask
+from service.engine.scheduler.run import Run
+from service.explainers.base import method, registry
+
+
+async def handle(request: Request, ask: Ask, format: Format) -> Response:
+    """Answer what is asked, whatever it is, in a format.
+
+    Raises:
+        ServiceError: whatever is wrong, by field.
+    """
+    service, known = context(request), record(request)
+    run = known.run or Run(id=known.id)
+    known.run = run
+    run.limit(ask.timeout_s or service.settings.default_timeout_s, ask.priority)
+    plan = service.pipeline.plan(ask)
+    known.model = plan.model.facts.name
+    work = Work(service, plan, run, format)
+    if format.streams:
+        return stream(request, work)
+    return Response(await complete(request, work), media_type=format.media_type)
+
+
+async def received(request: Request) -> Body:
+    """Read a request's body; its time runs from here on."""
+    settings, known = context(request).settings, record(request)
+    run = known.run = Run(id=known.id)
+    with run.usage.stage("read"):
+        return await body.read(request, settings.max_body_bytes, settings.body_timeout_s)
+
+
+def paths() -> dict[str, str]:
+    """Return what is work, by the paths of its routes: the methods' names, and `predict`."""
+    return {"/predict": "predict"} | {f"/explain/{name}": name for name in registry()}
+
+
+def router() -> APIRouter:
+    """Return the routes of predictions and of all registered methods."""
+    routes = APIRouter()
+
+    async def predict(request: Request) -> Response:
+        sent = await received(request)
+        return await handle(request, Ask.predict(sent.fields, sent.image), formats.JSON)
+
+    routes.add_api_route("/predict", predict, **documentation.predicting())
+    for name, cls in registry().items():
+        routes.add_api_route(f"/explain/{name}", _explaining(name), **documentation.explaining(cls))
+
+    @routes.post("/explain/{unknown}", include_in_schema=False)
+    async def unknown_method(unknown: str) -> Response:
+        method(unknown)  # raises: known ones have a route of their own
+        raise AssertionError(unknown)
+
+    return routes
+
+
+def _explaining(name: str) -> Callable[[Request], object]:
+    async def explain(request: Request) -> Response:
+        format = formats.accepted(request.headers.get("accept", "*/*"))
+        sent = await received(request)
+        return await handle(request, Ask.explain(name, sent.fields, sent.image), format)
+
+    return explain

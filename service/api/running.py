@@ -1,0 +1,189 @@
+"""Running blocking work off the event loop: in a thread of a pool, watched until it ends or nobody waits for it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from fastapi import Request
+from starlette.responses import Response, StreamingResponse
+
+from service import spans
+from service.api import formats, problems
+from service.api.context import Context
+from service.api.formats import Format
+from service.engine.scheduler.admission import SMALL_PASSES
+from service.engine.scheduler.run import Run
+from service.errors import Cancelled, ServiceError
+from service.pipeline import Plan, Seen
+
+T = TypeVar("T")
+_PROGRESS_S, _PARTIAL_S = 0.1, 0.5  # least time between two events of a kind
+
+
+async def in_pool(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    """Run blocking work in a bounded pool."""
+    return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+class Work:
+    """A question that is planned, on its way to the bytes of its answer."""
+
+    def __init__(self, service: Context, plan: Plan, run: Run, format: Format) -> None:
+        self.service, self.plan, self.run, self.format = service, plan, run, format
+        self._seen: Seen | None = None
+
+    def start(self) -> "asyncio.Future[bytes]":
+        """Be admitted, and let a pool work; it counts as waiting until that has ended.
+
+        Raises:
+            Overloaded: too much waits already.
+        """
+        admission = self.service.device.admission
+        admission.admit(self.run, self.plan.passes)
+        pool = self.service.pool if self.plan.passes <= SMALL_PASSES else self.service.long_pool
+        trace = spans.current()
+        try:
+            future = pool.submit(self._checked, trace)
+        except RuntimeError:
+            admission.release(self.run)
+            raise
+        future.add_done_callback(lambda _: admission.release(self.run))
+        return asyncio.wrap_future(future)
+
+    def _checked(self, trace: Any) -> bytes:
+        self.run.check()  # it may have waited for a thread until nobody wanted it any more
+        try:
+            with spans.span("work", trace):
+                return self._encoded()
+        except ServiceError as error:
+            raise error.with_traceback(None) from None  # its frames hold the picture
+        finally:
+            if self.run.cancelled.is_set():
+                self.forget()
+
+    def _encoded(self) -> bytes:
+        pipeline, plan, run = self.service.pipeline, self.plan, self.run
+        self._seen = seen = pipeline.see(plan, run)
+        answer = pipeline.answer(plan, seen, pipeline.explain(plan, seen, run), run, self.format.needs)
+        with run.usage.stage("encode"):
+            return self.format.encode(answer)
+
+    @property
+    def sketches(self) -> bool:
+        """Whether there may be rough maps to show."""
+        return self.run.sketch is not None and self._seen is not None
+
+    def partial(self) -> list[dict[str, Any]] | None:
+        """Return the maps of what is done so far in wire form; None where there is nothing to show. Blocks."""
+        seen = self._seen
+        found = self.service.pipeline.sketch(self.plan, seen, self.run, self.format.needs) if seen is not None else None
+        return formats.maps(found, self.plan.ask.output) if found is not None else None
+
+    def abandon(self, future: "asyncio.Future[Any]") -> None:
+        """Free what the request holds; stop the work that is still under way."""
+        if future.done():
+            self.forget()
+        else:
+            self.service.device.cancel(self.run)
+            future.cancel()
+
+    def forget(self) -> None:
+        """Let go of the picture: what sketches its maps refers to it, and back to the run."""
+        self._seen = self.run.sketch = None
+
+
+async def gone(request: Request) -> None:
+    """Return once the client has disconnected; the body has to be read already."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def complete(request: Request, work: Work) -> bytes:
+    """Start work and wait for its result; stop it when the client disconnects or its time is up.
+
+    Raises:
+        Overloaded: too much waits already.
+        Cancelled: nobody waits any more.
+        DeadlineExceeded: `timeout_s` has run out, be it before a thread was free.
+    """
+    future = work.start()
+    watching = asyncio.ensure_future(gone(request))
+    try:
+        await _any(future, watching, timeout_s=work.run.time_left_s)
+        if future.done():
+            return future.result()
+        raise Cancelled("the client has disconnected") if watching.done() else work.run.late()
+    finally:
+        watching.cancel()
+        work.abandon(future)
+
+
+async def _any(*futures: "asyncio.Future[Any]", timeout_s: float | None = None) -> None:
+    """Wait for the first of some futures, or for so long."""
+    await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+
+
+def event(name: str, data: bytes) -> bytes:
+    """Return one server-sent event."""
+    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+
+
+def stream(request: Request, work: Work) -> Response:
+    """Answer with events: `progress` and, where the method can, `partial` maps; then `result` or `error`.
+
+    Raises:
+        Overloaded: too much waits already.
+    """
+    loop, changed, run = asyncio.get_running_loop(), asyncio.Event(), work.run
+
+    def progress() -> None:
+        with suppress(RuntimeError):  # the loop has closed
+            loop.call_soon_threadsafe(changed.set)
+
+    run.progress = progress
+    future = work.start()
+
+    async def events() -> AsyncIterator[bytes]:
+        watching = asyncio.ensure_future(gone(request))
+        told = drawn = time.monotonic()
+        try:
+            while not future.done():
+                waiting = asyncio.ensure_future(changed.wait())
+                try:
+                    await _any(future, watching, waiting, timeout_s=run.time_left_s)
+                finally:  # the response may be cancelled here, when its client has gone
+                    waiting.cancel()
+                if watching.done():
+                    return
+                if not (future.done() or changed.is_set()):
+                    yield _error(request, run.late())
+                    return
+                changed.clear()
+                if future.done() or time.monotonic() - told < _PROGRESS_S:
+                    continue
+                told = time.monotonic()
+                state = {"rows_done": run.done, "rows_total": run.expected, "seconds_left": run.seconds_left}
+                yield event("progress", formats.dumps(state))
+                if work.sketches and told - drawn >= _PARTIAL_S:
+                    maps = await in_pool(work.service.pool, work.partial)
+                    drawn = time.monotonic()
+                    if maps is not None:
+                        yield event("partial", formats.dumps(state | {"maps": maps}))
+            yield _last(request, future)
+        finally:
+            watching.cancel()
+            work.abandon(future)
+
+    return StreamingResponse(events(), media_type=work.format.media_type, headers={"cache-control": "no-store"})
+
+
+def _last(request: Request, future: "asyncio.Future[bytes]") -> bytes:
+    error = future.exception()
+    return event("result", future.result()) if error is None else _error(request, error)
+
+
+def _error(request: Request, error: BaseException) -> bytes:
+    return event("error", problems.document(problems.known(request.url.path, error), request.url.path))

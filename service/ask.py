@@ -1,0 +1,207 @@
+"""What is asked of the service: made and checked in one place, whoever asks."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from service.client import wire
+from service.contract import Asked
+from service.errors import FieldError, InvalidParameter, did_you_mean
+from service.explainers.base import Explainer, method
+from service.rendering import OutputOptions
+
+R = TypeVar("R", bound=wire.Request)
+Sent = bytes | str
+"""A picture as it was sent: a file's bytes, or text, which is base64 or a data: URI."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question about one picture; what stands in it is right as far as it can be known without a model.
+
+    method: how to explain; None: the network's predictions are all that is asked for.
+    model: its name; None: the default one.
+    targets: what to explain; none: the task's default.
+    pictures: the one that is asked about; none for a method that needs none.
+    output: what to return of each map, and how to draw it.
+    precision: of forwards; None: the server's setting.
+    timeout_s: the deadline, from the request's arrival on; None: the server's default.
+    priority: -10..10; higher goes first.
+    top_k: how many predictions, best first.
+    """
+
+    method: Explainer | None
+    model: str | None = None
+    targets: tuple[Asked, ...] = ()
+    pictures: tuple[Sent, ...] = ()
+    output: OutputOptions = field(default_factory=OutputOptions)
+    precision: wire.Precision | None = None
+    timeout_s: float | None = None
+    priority: int = 0
+    top_k: int = 5
+
+    @staticmethod
+    def explain(name: str, fields: Mapping[str, Any], picture: Sent | None = None) -> Ask:
+        """Make a question to a method from the fields of a request.
+
+        Args:
+            name: of the method.
+            fields: as in `wire.ExplainRequest`, `params` being the method's own.
+            picture: where it is not in the fields.
+
+        Raises:
+            UnknownMethod: there is none of that name.
+            InvalidParameter: with every wrong field's pointer.
+        """
+        cls = method(name)
+        asked = _checked(request_schema(cls), fields)
+        if picture is not None and not cls.needs_image:
+            raise InvalidParameter.at("/image", f"{cls.name} needs no picture; leave it out")
+        assert isinstance(asked.params, Explainer)
+        assert isinstance(asked.output, OutputOptions)
+        return Ask(
+            asked.params, targets=tuple(asked.targets or ()), output=asked.output, **_common(asked, fields, picture)
+        )
+
+    @staticmethod
+    def predict(fields: Mapping[str, Any], picture: Sent | None = None) -> Ask:
+        """Make a question for predictions from the fields of a request, as in `wire.PredictRequest`.
+
+        Raises:
+            InvalidParameter: with every wrong field's pointer.
+        """
+        asked = _checked(wire.PredictRequest, fields)
+        return Ask(None, top_k=asked.top_k, **_common(asked, fields, picture))
+
+
+def _common(asked: wire.Request, fields: Mapping[str, Any], picture: Sent | None) -> dict[str, Any]:
+    sent = picture if picture is not None else fields.get("image")
+    return {
+        "model": asked.model,
+        "pictures": () if sent is None else (sent,),
+        "precision": asked.precision,
+        "timeout_s": asked.timeout_s,
+        "priority": asked.priority,
+    }
+
+
+@lru_cache(maxsize=256)
+def request_schema(cls: type[Explainer]) -> type[wire.ExplainRequest]:
+    """Return the wire type of a method's request, its `params` typed."""
+    needed = any(info.is_required() for info in cls.model_fields.values())
+    fields: dict[str, Any] = {
+        "params": (cls, ... if needed else Field(default_factory=cls)),
+        "output": (OutputOptions, Field(default_factory=OutputOptions)),
+    }
+    if not cls.needs_image:
+        fields["image"] = (None, None)
+    return create_model(
+        f"{cls.__name__}Request", __base__=wire.ExplainRequest, __doc__=f"A request for {cls.name}.", **fields
+    )
+
+
+def picture_bytes(sent: Sent) -> bytes:
+    """Return a picture's file. Takes a while where it is long: not for an event loop.
+
+    Raises:
+        InvalidParameter: text that is neither base64 nor a data: URI.
+    """
+    if isinstance(sent, bytes):
+        return sent
+    if sent.startswith("data:"):
+        header, comma, sent = sent.partition(",")
+        if not comma or not header.endswith(";base64"):
+            raise InvalidParameter.at("/image", "the data: URI has to be base64: data:image/png;base64,...")
+    elif sent.startswith(("http://", "https://")):
+        raise InvalidParameter.at("/image", "addresses are not fetched; send the picture itself in base64")
+    compact = "".join(sent.split())
+    try:
+        return base64.b64decode(compact, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidParameter.at(
+            "/image", f"not valid base64 ({error}); use the standard alphabet with padding, or send multipart/form-data"
+        ) from None
+
+
+def _checked(schema: type[R], fields: Mapping[str, Any]) -> R:
+    """Check fields against their wire type.
+
+    Raises:
+        InvalidParameter: with every wrong field's pointer.
+    """
+    given = dict(fields)
+    if isinstance(given.get("image"), str):
+        given["image"] = ""  # it may be long, and every text will do here
+    try:
+        asked = schema.model_validate(given)
+    except ValidationError as error:
+        raise _invalid(error.errors(include_url=False), schema, given) from None
+    if _changed(given, asked):
+        # That took `true` or "1" for a number, or the like, which the documented types do not.
+        try:
+            schema.model_validate_json(json.dumps(given), strict=True)
+        except ValidationError as error:
+            wrong = [
+                e for e in error.errors(include_url=False) if isinstance(e["input"], bool | str) or "bool" in e["type"]
+            ]
+            if wrong:
+                raise _invalid(wrong, schema, given) from None
+    return asked
+
+
+def _changed(given: Any, taken: Any) -> bool:
+    """Whether checking has made another type of a value that was given; a number may become another kind of number."""
+    if isinstance(given, Mapping) and isinstance(taken, BaseModel):
+        return any(_changed(value, getattr(taken, name)) for name, value in given.items())
+    if isinstance(given, list | tuple) and isinstance(taken, list | tuple):
+        return any(_changed(a, b) for a, b in zip(given, taken, strict=False))
+    return any(isinstance(given, kind) != isinstance(taken, kind) for kind in (bool, str))
+
+
+def _invalid(found: Sequence[Any], schema: type[BaseModel], fields: Mapping[str, Any]) -> InvalidParameter:
+    errors = [FieldError(_pointer(e["loc"], fields), _say(e, schema)) for e in found]
+    unique = list({e.pointer: e for e in reversed(errors)}.values())[::-1]  # a union complains once per branch
+    detail = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in unique[:5])
+    return InvalidParameter(detail, errors=unique)
+
+
+def _pointer(loc: tuple[int | str, ...], value: Any) -> str:
+    """Return the JSON pointer of a place in a request; names that pydantic adds for a union's branches are left out."""
+    pointer = ""
+    for part in loc:
+        inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
+        if inside or (isinstance(value, dict) and part in value):
+            value = value[part]
+            pointer += "/" + str(part).replace("~", "~0").replace("/", "~1")
+    return pointer
+
+
+def _say(error: Any, schema: type[BaseModel]) -> str:
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        known = list(_fields_at(schema, error["loc"][:-1]))
+        near = did_you_mean(str(error["loc"][-1]), known)
+        return f"unknown field{near}; known are {', '.join(known)}" if known else "unknown field; there are none here"
+    if error["type"] == "none_required":
+        return "not used here; leave it out"
+    value = error.get("input")
+    if isinstance(value, int | float | str | bool) and len(str(value)) <= 80:
+        return f"{message} (got {value!r})"
+    return message
+
+
+def _fields_at(schema: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
+    for part in loc:
+        inner = schema.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        schema = inner
+    return list(schema.model_fields)
