@@ -10,10 +10,10 @@ import pytest
 import torch
 import torchvision
 
-from service.api import body
+from service.answer import Needs
 from service.api.context import Context
-from service.api.explain import request_schema
 from service.app import build, close
+from service.ask import Ask
 from service.engine.network.variants import EXACT, candidates
 from service.engine.scheduler.run import Run
 from service.explainers.base import registry
@@ -45,10 +45,9 @@ def services() -> Iterator[dict[str, Context]]:
 
 def _ask(context: Context, method: str, model: str, image: bytes | None) -> list[np.ndarray]:
     cls = registry()[method]
-    asked = body.validate(request_schema(cls), body.Body({"params": PARAMS.get(method, {}), "precision": "fp32"}, None))
-    plan = context.pipeline.plan(asked.params, model=model, precision="fp32")
-    answer = context.pipeline.explain(plan, image=image if cls.needs_image else None, output=asked.output, run=Run())
-    return [heat.array for heat in answer.heats]
+    fields = {"model": model, "params": PARAMS.get(method, {}), "precision": "fp32"}
+    plan = context.pipeline.plan(Ask.explain(method, fields, image if cls.needs_image else None))
+    return [shown.heat.array for shown in context.pipeline.work(plan, Run(), Needs()).maps]
 
 
 @pytest.mark.parametrize("model", ["efficientnet-lite0", "lesion-count"])

@@ -260,7 +260,6 @@ BAD_PICTURES = {
     "zeros": (bytes(1000), 415, "", "send one of PNG"),
     "PPM": (encoded(PHOTO, "PPM"), 415, "", "send one of PNG"),
     "ICO": (encoded(PHOTO, "ICO"), 415, "", "send one of PNG"),
-    "PPM": (encoded(PHOTO, "PPM"), 415, "", "send one of PNG"),
     "PSD": (b"8BPS\0\1" + bytes(6) + struct.pack(">HIIHH", 3, 4, 4, 8, 3) + bytes(64), 415, "", "send one of PNG"),
     "no pixels": (png_header(0, 0), 415, "", "send one of PNG"),
     "cut JPEG": (JPEG[: len(JPEG) // 2], 422, "unprocessable-image", "cut off: save it again"),

@@ -18,6 +18,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor, nn
 
 from service.app import build, close
+from service.ask import Ask
 from service.contract import Explanation, Facts
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.run import Run
@@ -97,7 +98,8 @@ class Ours:
     ) -> Explanation:
         """Explain a model input."""
         self.runs.append(Run())
-        plan = self.context.pipeline.plan(explainer, targets=targets, precision=precision)
+        ask = Ask(explainer, targets=tuple(targets or ()), pictures=(b"",), precision=precision)
+        plan = self.context.pipeline.plan(ask)
         probe = ModelProbe(plan.model, self.context.device, self.runs[-1], plan.precision)
         return explainer.explain(probe, x, plan.targets)
 
