@@ -1,10 +1,14 @@
-"""Log lines: JSON for machines, or text for people. Whatever a client sent is quoted, so that no line can be forged."""
+"""Log lines: JSON for machines, or text for people.
 
+Whatever a client sent is escaped, so that it can neither forge a line nor command the terminal that shows it.
+"""
+
+import json
 import logging
+import math
 import sys
+from datetime import UTC, datetime
 from typing import Any, Literal
-
-import orjson
 
 _KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -14,12 +18,12 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object a line, in ASCII; times are UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         line: dict[str, Any] = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%S") + f".{int(record.msecs):03d}",
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -27,7 +31,9 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        # JSON has no number for what is not finite.
+        finite = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        return json.dumps(finite, default=str, separators=(",", ":"))
 
 
 class TextFormatter(logging.Formatter):
@@ -36,16 +42,25 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
         extra = " ".join(f"{name}={_plain(value)}" for name, value in _extra(record).items() if value is not None)
-        message = record.getMessage().replace("\n", "\\n").replace("\r", "\\r")
+        message = _printable(record.getMessage())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} {message} {extra}".rstrip()
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        if not record.exc_info:
+            return line
+        # Set in, because the words of an exception may hold a line that looks like one of ours.
+        traceback = self.formatException(record.exc_info).split("\n")
+        return "\n    ".join([line, *map(_printable, traceback)])
+
+
+def _printable(text: str) -> str:
+    """Return a text with all that moves a cursor or hides escaped, line breaks included."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)
-    return text if text.isprintable() and " " not in text and '"' not in text else orjson.dumps(text).decode()
+    return text if text.isprintable() and not set(' "') & set(text) else json.dumps(text)
 
 
 def configure(level: str, form: Literal["auto", "json", "text"]) -> None:

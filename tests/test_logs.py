@@ -1,0 +1,144 @@
+"""Log lines: they can be read back, and nobody but the service writes one."""
+
+import io
+import json
+import logging
+import math
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from service.logs import JsonFormatter, TextFormatter, configure
+
+HOSTILE = [
+    'x\n{"level": "info", "status": 200}',
+    "x\r\n12:00:00 info    request status=200",
+    "\x1b[2J\x1b]0;title\x07",
+    "\x9b31m",  # the same sequence by one character
+    "\u2028\u2029\x85",  # which some programs take for the end of a line
+    "\u202e\u2066",  # letters that turn what follows around
+    'a" b=c status=200',
+    "\\n",
+    "\ud800",  # half a character, as from a file's name
+    "\x00\x7f",
+]
+
+
+def _record(message="request", *, exc_info=None, args=(), **extra):
+    record = logging.LogRecord("heatlens.access", logging.INFO, "", 0, message, args, exc_info)
+    vars(record).update(extra)
+    return record
+
+
+def _raised(text):
+    try:
+        raise ValueError(text)
+    except ValueError:
+        return sys.exc_info()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_line_of_json_is_one_line_and_is_read_back(text):
+    written = JsonFormatter().format(_record("said %s", args=(text,), path=text, exc_info=_raised(text)))
+    assert written.isascii()
+    assert written.isprintable()
+    read = json.loads(written)
+    assert (read["message"], read["path"]) == (f"said {text}", text)
+    assert text in read["exception"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "é",
+        -(2**80),
+        0.5,
+        math.nan,
+        -math.inf,
+        None,
+        True,
+        b"\xff",
+        ["a", 1],
+        Path("a"),
+        datetime(2000, 1, 1),
+        object(),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_whatever_is_known_becomes_json(value):
+    def no_json(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    written = JsonFormatter().format(_record(known=value))
+    assert written.isprintable()
+    read = json.loads(written, parse_constant=no_json)
+    kept = value is None or isinstance(value, str | int | list) or value == 0.5
+    assert read["known"] == (value if kept else str(value))
+
+
+def test_what_a_line_of_json_says():
+    record = _record("%d of %s", args=(3, "them"), status=200)
+    read = json.loads(JsonFormatter().format(record))
+    assert (read["level"], read["logger"], read["message"], read["status"]) == (
+        "info",
+        "heatlens.access",
+        "3 of them",
+        200,
+    )
+    assert (
+        abs(datetime.fromisoformat(read["time"]) - datetime.fromtimestamp(record.created, UTC)).total_seconds() < 0.001
+    )
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_line_of_text_is_one_line(text):
+    written = TextFormatter().format(_record("said %s", args=(text,), path=text))
+    assert written.isprintable()
+    message, value = written.rsplit(" path=", 1)
+    assert message.partition(" said ")[2] == text.encode("unicode_escape").decode().replace("\\\\", "\\")
+    assert text == (json.loads(value) if value.startswith('"') else value)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_only_lines_of_ours_begin_at_the_edge(text):
+    first, *rest = TextFormatter().format(_record(exc_info=_raised(text))).split("\n")
+    assert first.endswith("request")
+    assert rest
+    assert all(line.startswith("    ") and line.isprintable() for line in rest)
+
+
+def test_what_a_line_of_text_says():
+    written = TextFormatter().format(
+        _record(status=200, seconds=0.123456, path="/predict", error=None, label="two words")
+    )
+    assert written[8:] == ' info    request status=200 seconds=0.1235 path=/predict label="two words"'
+
+
+@pytest.mark.parametrize(
+    ("form", "terminal", "formatter"),
+    [
+        ("auto", True, TextFormatter),
+        ("auto", False, JsonFormatter),
+        ("json", True, JsonFormatter),
+        ("text", False, TextFormatter),
+    ],
+)
+def test_the_form_is_chosen(monkeypatch, form, terminal, formatter):
+    class Stream(io.StringIO):
+        def isatty(self):
+            return terminal
+
+    # So that the handlers that are there for other tests stay.
+    monkeypatch.setattr(logging.root, "handlers", [])
+    monkeypatch.setattr(logging.root, "level", logging.NOTSET)
+    monkeypatch.setattr(sys, "stderr", Stream())
+    configure("warning", form)
+    (handler,) = logging.root.handlers
+    assert type(handler.formatter) is formatter
+    logging.getLogger("heatlens.a").info("unheard")
+    logging.getLogger("uvicorn.error").warning("heard")
+    assert sys.stderr.getvalue().count("\n") == 1
+    assert "heard" in sys.stderr.getvalue()
