@@ -24,7 +24,7 @@ class Server(uvicorn.Server):
                 app,
                 host=settings.host,
                 port=settings.port,
-                http="h11",  # whatever else is installed: it bounds what a request's head may take
+                http="h11",  # also where a faster parser is installed: this one bounds what a request's head may take
                 log_config=None,
                 access_log=False,  # the application writes one line a request itself
                 server_header=False,
@@ -45,7 +45,9 @@ class Server(uvicorn.Server):
         threading.Thread(target=self._drain, name="heatlens-drain", daemon=True).start()
 
     def _drain(self) -> None:
-        context = getattr(self.app.state, "context", None)
-        if context is not None and not context.device.admission.drain(self.settings.drain_timeout_s):
-            log.warning("not finished within %g s: stopping", self.settings.drain_timeout_s)
-        self.should_exit = True
+        context = getattr(self.app.state, "context", None)  # none yet, while the application starts
+        try:
+            if context is not None and not context.device.admission.drain(self.settings.drain_timeout_s):
+                log.warning("not finished within %g s: stopping", self.settings.drain_timeout_s)
+        finally:  # whatever happened: a server that was told to stop must not go on
+            self.should_exit = True

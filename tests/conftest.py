@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-import uvicorn
 from fastapi import FastAPI
 from PIL import Image
 
 from service.api.context import Context
 from service.app import build, close, create_app
 from service.process import ALL_THREADS, use_threads
+from service.server import Server
 from service.settings import Settings
 
 # Tests find what they find, whatever was measured on this machine before.
@@ -71,15 +71,15 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
 
 @contextmanager
 def serving_app(app: FastAPI) -> Iterator[httpx.Client]:
-    """Serve an application that the caller goes on to look into."""
+    """Serve an application that the caller goes on to look into, by the server that it is served by elsewhere."""
     started = threading.Event()
 
-    class Server(uvicorn.Server):
+    class Started(Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             started.set()
 
-    server = Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    server = Started(app, Settings())
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:  # by its protocol asyncio knows to send at once
         listening.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, args=([listening],))

@@ -2,16 +2,10 @@
 
 import json
 import logging
-import os
 import re
-import signal
 import socket
-import subprocess
-import sys
-import threading
 import time
 from contextlib import suppress
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -20,12 +14,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from service import spans
 from service.app import create_app
-from service.errors import CatalogError
 from service.logs import JsonFormatter, TextFormatter
 from service.settings import Settings
 from tests.conftest import CATALOG, serving, serving_app
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -64,15 +55,6 @@ def test_every_key_opens(guarded, key):
 @pytest.mark.parametrize("header", ["one", "Basic one", "Bearer", "Bearer on", "Bearer one two", "Bearer \xe9"])
 def test_anything_else_does_not(guarded, header):
     assert guarded.get("/models", headers={"authorization": header.encode("latin-1")}).status_code == 401
-
-
-def test_a_file_without_keys_ends_the_start(tmp_path):
-    (tmp_path / "empty").write_text("\n")
-    with pytest.raises(CatalogError, match="holds no key"):
-        create_app(Settings(api_keys_file=tmp_path / "empty"))
-    with pytest.raises(CatalogError, match="No such file"):
-        create_app(Settings(api_keys_file=tmp_path / "none"))
-    assert "secret" not in repr(Settings(api_keys="secret"))
 
 
 def test_no_cors_unless_set(client):
@@ -243,88 +225,3 @@ def test_many_disconnects_leave_nothing_behind(chelsea):
         assert not device.waiting
         assert not device.admission.waiting_requests
         assert client.post("/predict", files={"image": chelsea}).status_code == 200
-
-
-@pytest.fixture
-def process():
-    """A server in a process of its own, ready."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "service",
-        "serve",
-        "--port",
-        str(port),
-        "--catalog",
-        str(CATALOG),
-        "--device",
-        "cpu",
-    ]
-    started = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "2"})
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-        until = time.monotonic() + 60
-        while time.monotonic() < until:
-            try:
-                if client.get("/health/ready").status_code == 200:
-                    break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        yield started, client
-    started.kill()
-    started.communicate()
-
-
-LONG = {"request": '{"params": {"stride": 1, "window": 2}, "output": {"array": "none"}, "model": "tiny"}'}
-
-
-def _ask_in_threads(client, chelsea, count):
-    answers = []
-
-    def ask():
-        with httpx.Client(base_url=client.base_url, timeout=60) as own:
-            try:
-                answers.append(own.post("/explain/occlusion", files={"image": chelsea}, data=LONG).status_code)
-            except httpx.TransportError:
-                answers.append(None)
-
-    threads = [threading.Thread(target=ask) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    return threads, answers
-
-
-def _wait_for_work(client, answers, count):
-    while _samples(client.get("/metrics").text)["heatlens_requests_waiting"] + len(answers) < count:
-        time.sleep(0.01)
-
-
-def test_a_first_signal_finishes_what_was_accepted(process, chelsea):
-    server, client = process
-    threads, answers = _ask_in_threads(client, chelsea, 6)
-    _wait_for_work(client, answers, 6)
-    server.send_signal(signal.SIGTERM)
-    seen = set()
-    while len(answers) < 6:
-        try:  # the connection that was there before goes on to be answered
-            seen.add((client.get("/health/ready").status_code, client.post("/predict", json={}).status_code))
-        except httpx.TransportError:
-            break
-    for thread in threads:
-        thread.join()
-    assert answers == [200] * 6
-    assert (503, 503) in seen or not seen
-    assert server.wait(10) == 0
-
-
-def test_a_second_signal_stops_at_once(process, chelsea):
-    server, client = process
-    threads, answers = _ask_in_threads(client, chelsea, 8)
-    _wait_for_work(client, answers, 8)
-    server.send_signal(signal.SIGTERM)
-    server.send_signal(signal.SIGTERM)
-    server.wait(10)
-    for thread in threads:
-        thread.join(10)

@@ -1,0 +1,218 @@
+"""Stopping: a first signal finishes what was accepted, a second one does not. And what a request's head may take."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from service.server import Server
+from service.settings import Settings
+from tests.conftest import CATALOG
+
+
+class Admission:
+    """What a server drains: it ends when the test says so."""
+
+    def __init__(self, outcome=True):
+        self.outcome, self.timeouts = outcome, []
+        self.asked, self.go = threading.Event(), threading.Event()
+
+    def drain(self, timeout_s):
+        self.timeouts.append(timeout_s)
+        self.asked.set()
+        assert self.go.wait(30)
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+def _server(admission=None):
+    app = FastAPI()
+    if admission is not None:
+        app.state.context = SimpleNamespace(device=SimpleNamespace(admission=admission))
+    return Server(app, Settings(drain_timeout_s=12.5))
+
+
+def _drained(admission=None):
+    """Let the thread that drains end."""
+    if admission is not None:
+        admission.go.set()
+    for thread in threading.enumerate():
+        if thread.name == "heatlens-drain":
+            thread.join(30)
+
+
+def test_a_first_signal_finishes_what_was_accepted():
+    admission = Admission()
+    server = _server(admission)
+    server.handle_exit(signal.SIGTERM, None)
+    assert admission.asked.wait(30)
+    assert not server.should_exit  # the loop goes on, and answers what was accepted
+    _drained(admission)
+    assert (server.should_exit, server.force_exit) == (True, False)
+    assert admission.timeouts == [12.5]
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_stops_at_once(second):
+    admission = Admission()
+    server = _server(admission)
+    server.handle_exit(signal.SIGTERM, None)
+    assert admission.asked.wait(30)
+    server.handle_exit(second, None)
+    assert (server.should_exit, server.force_exit) == (True, True)
+    assert not admission.go.is_set()  # while work is still under way
+    _drained(admission)
+    assert admission.timeouts == [12.5]  # and nothing is drained twice
+
+
+def test_what_does_not_finish_in_time_is_said(caplog):
+    admission = Admission(outcome=False)
+    server = _server(admission)
+    server.handle_exit(signal.SIGINT, None)
+    _drained(admission)
+    assert server.should_exit
+    assert "not finished within 12.5 s" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_server_that_cannot_drain_stops_all_the_same():
+    admission = Admission(outcome=RuntimeError("a defect"))
+    server = _server(admission)
+    server.handle_exit(signal.SIGTERM, None)
+    _drained(admission)
+    assert server.should_exit
+
+
+def test_a_signal_while_the_application_starts_stops_it():
+    server = _server()
+    server.handle_exit(signal.SIGTERM, None)
+    _drained()
+    assert server.should_exit
+
+
+def test_a_heads_size_is_bounded_and_the_server_does_not_name_itself():
+    """Whichever parser of HTTP is installed, and however many bytes it would take."""
+    started = threading.Event()
+
+    class Started(Server):
+        async def startup(self, sockets=None):
+            await super().startup(sockets)
+            started.set()
+
+    app = FastAPI()
+    server = Started(app, Settings())
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            assert started.wait(30)
+            found = _raw(listening.getsockname(), b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert found.startswith(b"HTTP/1.1 404 ")
+            assert b"\r\nserver:" not in found.lower()
+            endless = b"GET / HTTP/1.1\r\nhost: x\r\nx-long: " + b"y" * 66_000
+            assert _raw(listening.getsockname(), endless).startswith(b"HTTP/1.1 400 ")  # before it has ended
+        finally:
+            server.should_exit = True
+            thread.join(30)
+
+
+def _raw(place, data):
+    received = b""
+    with socket.create_connection(place, timeout=30) as connection:
+        connection.sendall(data)
+        with suppress(ConnectionError):  # closed with bytes of ours unread
+            while chunk := connection.recv(65536):
+                received += chunk
+    return received
+
+
+# In a process of its own, by real signals
+
+
+class Process:
+    """A server whose log is read line by line: what it says is what is waited for."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        words = ["--port", self.url.rpartition(":")[2], "--catalog", str(CATALOG), "--model", "tiny", "--device", "cpu"]
+        self.of = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve", "--log-format", "json", *words],
+            cwd=Path(__file__).parent.parent,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "2", "HEATLENS_DRAIN_TIMEOUT_S": "120"},
+        )
+
+    def says(self, *wanted: str) -> None:
+        """Wait until it has logged all of these."""
+        left = set(wanted)
+        for line in self.of.stderr:
+            left -= {text for text in left if text in json.loads(line)["message"]}
+            if not left:
+                return
+        pytest.fail(f"it ended without a word of {left}")
+
+
+@pytest.fixture
+def process() -> Iterator[Process]:
+    process = Process()
+    try:
+        process.says("model tiny ready", "Uvicorn running on")
+        yield process
+    finally:
+        process.of.kill()
+        process.of.communicate()
+
+
+def _explain(url: str, accepted: threading.Event) -> list[str]:
+    """Ask for something that takes a while; return the names of the events of its answer."""
+    events = []
+    body = {"params": {"steps": 200, "channels": [0, 1]}, "output": {"array": "none"}}
+    with (
+        suppress(httpx.TransportError),
+        httpx.stream(
+            "POST", f"{url}/explain/filters", json=body, headers={"accept": "text/event-stream"}, timeout=120
+        ) as response,
+    ):
+        for line in response.iter_lines():
+            if line.startswith("event: "):
+                events.append(line.removeprefix("event: "))
+                accepted.set()
+    return events
+
+
+@pytest.mark.parametrize("signals", [1, 2])
+def test_signals_of_a_process(process, signals):
+    """One: whoever was let in is answered, nobody else is, and the process ends well. Another one: it ends at once."""
+    accepted = [threading.Event() for _ in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        answers = [pool.submit(_explain, process.url, event) for event in accepted]
+        assert all(event.wait(60) for event in accepted)
+        process.of.send_signal(signal.SIGTERM)
+        process.says("SIGTERM: finishing what was accepted")
+        for verb, path in (("GET", "/health/ready"), ("POST", "/predict")):
+            refused = httpx.request(verb, process.url + path)
+            assert (refused.status_code, refused.json()["type"]) == (503, "urn:heatlens:problem:draining")
+            assert int(refused.headers["retry-after"]) >= 1
+        if signals == 2:
+            process.of.send_signal(signal.SIGTERM)
+            process.says("stopping at once")
+        ends = {answer.result(120)[-1] for answer in answers}
+    assert ends == {"result"} if signals == 1 else "result" not in ends
+    assert process.of.wait(60) == 0
