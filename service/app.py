@@ -1,6 +1,7 @@
 """The one place that wires everything together."""
 
 import logging
+import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from service.metrics import Metrics
 from service.models.catalogue import requested
 from service.pipeline import Pipeline
 from service.process import leave_cores_to_the_device
-from service.settings import Settings
+from service.settings import Settings, unknown
 from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
@@ -123,6 +124,8 @@ def close(context: Context) -> None:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application. Models load in the background once it starts, so that liveness answers at once."""
     settings = settings or Settings()
+    for mistake in unknown(os.environ):
+        log.warning("%s", mistake)
     metrics = Metrics()
     if settings.otel:
         try:

@@ -18,6 +18,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._read: dict[str, Callable[[], Any]] = {}  # how gauges are read, by their names
         own: dict[str, Any] = {"registry": self.registry, "namespace": "heatlens"}
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -33,26 +34,33 @@ class Metrics:
         self.batch_seconds = _histogram("batch_seconds", "Time of a batch.", "kind", own)
 
     def batch(self, kind: str, model: str, precision: str, rows: int, seconds: float) -> None:
-        """Count a batch: `rows` or `traces`."""
+        """Count a batch of a kind, `rows` or `traces`, and how many rows and seconds it took."""
         self.rows.labels(model, precision).inc(rows)
         self.batch_rows.labels(kind).observe(rows)
         self.batch_seconds.labels(kind).observe(seconds)
 
     def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a gauge that is read when it is collected."""
-        Gauge(name, text, registry=self.registry, namespace="heatlens").set_function(read)
+        """Add a gauge that is read when it is collected; of one name, the last one counts."""
+        if name not in self._read:
+            gauge = Gauge(name, text, registry=self.registry, namespace="heatlens")
+            gauge.set_function(lambda: self._read[name]())
+        self._read[name] = read
 
     def watch_by(self, name: str, text: str, label: str, read: Callable[[], dict[str, float]]) -> None:
-        """Add gauges by one label that are read when they are collected."""
+        """Add gauges by one label that are read when they are collected; of one name, the last ones count."""
+        own = self._read
 
         class Read(Collector):
             def collect(self) -> Any:
                 family = GaugeMetricFamily(f"heatlens_{name}", text, labels=[label])
-                for value, number in read().items():
+                for value, number in own[name]().items():
                     family.add_metric([value], number)
                 yield family
 
-        self.registry.register(Read())
+        known = name in own
+        own[name] = read
+        if not known:
+            self.registry.register(Read())
 
     def exposition(self) -> bytes:
         """Return everything in Prometheus' text format."""

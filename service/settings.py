@@ -1,11 +1,15 @@
 """Every knob, once. Read from `HEATLENS_...` environment variables; command-line options win."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from service.errors import did_you_mean
+
+DAY_S = 86_400  # no wait is longer
 EMBEDDED_MODELS = ("efficientnet-lite0", "lesion-count")
 
 
@@ -28,7 +32,9 @@ class Settings(BaseSettings):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda[:N]`.")] = (
         "auto"
     )
-    log_level: Literal["critical", "error", "warning", "info", "debug"] = "info"
+    log_level: Annotated[
+        Literal["critical", "error", "warning", "info", "debug"], Field(description="What is logged, and all above it.")
+    ] = "info"
     log_format: Annotated[
         Literal["auto", "json", "text"], Field(description="`auto`: text on a terminal, JSON elsewhere.")
     ] = "auto"
@@ -62,7 +68,7 @@ class Settings(BaseSettings):
     ] = 32
     max_batch_rows: Annotated[int, Field(ge=1, le=4096, description="Most rows of one forward pass.")] = 256
     max_batch_ms: Annotated[
-        float | None, Field(gt=0, description="Longest time of one forward pass; default 250, on CUDA 50.")
+        float | None, Field(gt=0, le=60_000, description="Longest time of one forward pass; default 250, on CUDA 50.")
     ] = None
     max_batch_mib: Annotated[
         int | None,
@@ -85,13 +91,15 @@ class Settings(BaseSettings):
     bodies_mib: Annotated[
         int, Field(ge=1, description="Memory for the bodies of all requests under way; past it the answer is a 429.")
     ] = 512
-    drain_timeout_s: Annotated[float, Field(gt=0, description="Time to finish accepted work before stopping.")] = 30.0
-    body_timeout_s: Annotated[float, Field(gt=0, description="Time for a body to arrive.")] = 60.0
-    default_timeout_s: Annotated[float, Field(gt=0, description="Deadline of a request without one.")] = 300.0
+    drain_timeout_s: Annotated[
+        float, Field(gt=0, le=DAY_S, description="Time to finish accepted work before stopping.")
+    ] = 30.0
+    body_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Time for a body to arrive.")] = 60.0
+    default_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Deadline of a request without one.")] = 300.0
     max_image_bytes: Annotated[int, Field(ge=1024, description="Largest encoded picture.")] = 16 * 2**20
     max_image_pixels: Annotated[int, Field(ge=1, description="Largest decoded picture.")] = 25_000_000
     max_targets: Annotated[int, Field(ge=1, description="Targets of one request.")] = 16
-    readiness_timeout_s: Annotated[float, Field(gt=0, description="Patience of /health/ready.")] = 5.0
+    readiness_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Patience of /health/ready.")] = 5.0
 
     @field_validator("model", "api_keys", "cors_origins", mode="before")
     @classmethod
@@ -100,5 +108,12 @@ class Settings(BaseSettings):
 
     @property
     def max_body_bytes(self) -> int:
-        """Largest request body: a picture in base64, and room for the rest of the request."""
-        return self.max_image_bytes * 4 // 3 + 256 * 1024
+        """Largest request body: a picture in base64, in lines of 76 letters or in one, and room for the rest."""
+        return self.max_image_bytes * 45 // 32 + 256 * 1024
+
+
+def unknown(names: Iterable[str]) -> list[str]:
+    """Return a sentence for each environment variable that looks like a setting and is none."""
+    prefix, known = "HEATLENS_", [f"HEATLENS_{name.upper()}" for name in Settings.model_fields]
+    wrong = sorted({name.upper() for name in names if name.upper().startswith(prefix)} - set(known))
+    return [f"{name} is no setting and has no effect{did_you_mean(name, known)}" for name in wrong]

@@ -1,8 +1,10 @@
-"""The cores are the device thread's, whatever else runs in the process."""
+"""The cores are the device thread's, whatever else runs in the process; freed memory waits for the next forward."""
 
+import platform
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from service.app import build, close
@@ -42,3 +44,30 @@ def test_a_process_that_serves_keeps_one_team_of_threads() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1", "True"]
+
+
+MEMORY = """
+import psutil, torch
+from service.process import keep_freed_memory, release_freed_memory
+
+assert keep_freed_memory()
+held, process = [], psutil.Process()
+
+def mib():
+    held.append(process.memory_info().rss / 2**20)
+
+mib()
+torch.ones(64, 2**20)  # 256 MiB
+mib()
+release_freed_memory()
+mib()
+print(*held)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such options")
+def test_freed_memory_is_kept_until_it_is_given_back() -> None:
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
+    before, kept, released = map(float, done.stdout.split())
+    assert kept - before > 200
+    assert released - before < 80

@@ -1,0 +1,234 @@
+"""The wiring: which device, whose keys, what stands around what, and that everything ends."""
+
+import asyncio
+import threading
+
+import httpx
+import pytest
+import torch
+from fastapi import FastAPI
+
+from service.app import build, choose_device, close, create_app
+from service.errors import CatalogError
+from service.settings import Settings
+from tests import tiny
+from tests.conftest import CATALOG
+
+PAGE = "https://page.example"
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """Pretend that there are so many CUDA devices."""
+
+    def pretend(count):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("wanted", "there", "chosen"),
+    [
+        ("auto", 0, "cpu"),
+        ("auto", 2, "cuda:0"),
+        ("cpu", 2, "cpu"),
+        ("cuda", 1, "cuda"),
+        ("cuda:1", 2, "cuda:1"),
+    ],
+)
+def test_a_device_is_chosen(cuda, wanted, there, chosen):
+    cuda(there)
+    assert choose_device(wanted) == torch.device(chosen)
+
+
+@pytest.mark.parametrize(("wanted", "there"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
+def test_a_device_that_is_not_there_is_refused(cuda, wanted, there):
+    cuda(there)
+    with pytest.raises(CatalogError, match=f"--device {wanted}: there are {there} CUDA devices; use cpu or auto"):
+        choose_device(wanted)
+
+
+def test_products_on_cuda_are_not_rounded_to_ten_bits(cuda):
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    cuda(1)
+    choose_device("auto")
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert not torch.backends.cudnn.allow_tf32
+
+
+# Keys
+
+
+def _ask(app: FastAPI, *requests: tuple[str, str, dict[str, str]]) -> list[httpx.Response]:
+    """Send (verb, path, headers) to an application that has not started: there is no context for routes yet."""
+
+    async def ask():
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://host") as client:
+            return [await client.request(verb, path, headers=headers) for verb, path, headers in requests]
+
+    return asyncio.run(ask())
+
+
+def test_keys_come_from_the_setting_and_from_the_file(tmp_path):
+    file = tmp_path / "keys"
+    file.write_text("from-the-file\n\n  another \n")
+    app = create_app(Settings(catalog=CATALOG, api_keys="one", api_keys_file=file))
+    keys = ("one", "from-the-file", "another", "", "two")
+    answers = _ask(app, *(("GET", "/methods", {"authorization": f"Bearer {key}"}) for key in keys))
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 401, 401]
+
+
+def test_a_file_without_keys_ends_the_start(tmp_path):
+    """Otherwise everybody would be let in."""
+    (tmp_path / "empty").write_text("\n")
+    with pytest.raises(CatalogError, match="holds no key"):
+        create_app(Settings(api_keys_file=tmp_path / "empty"))
+    with pytest.raises(CatalogError, match="No such file"):
+        create_app(Settings(api_keys_file=tmp_path / "none"))
+
+
+# What stands around what
+
+
+@pytest.fixture
+def guarded():
+    return create_app(Settings(catalog=CATALOG, api_keys="one", cors_origins=PAGE))
+
+
+def test_a_page_may_read_why_it_was_refused_and_the_refusal_is_counted(guarded):
+    """Recording is outermost, then CORS, then keys: a browser asks first, and without a key."""
+    asked = {"origin": PAGE, "access-control-request-method": "POST"}
+    first, refused = _ask(guarded, ("OPTIONS", "/predict", asked), ("POST", "/predict", {"origin": PAGE}))
+    assert first.status_code == 200
+    assert refused.status_code == 401
+    for answer in (first, refused):
+        assert answer.headers["access-control-allow-origin"] == PAGE
+        assert answer.headers["x-request-id"]
+    assert "x-request-id" in refused.headers["access-control-expose-headers"]
+
+
+def test_nobody_learns_of_the_load_without_a_key(guarded):
+    """Keys are asked for before room, which would fail here: there is no context yet."""
+    without, with_key = {}, {"authorization": "Bearer one"}
+    (refused,) = _ask(guarded, ("POST", "/explain/cam", without))
+    assert refused.status_code == 401
+    (defect,) = _ask(guarded, ("POST", "/explain/cam", with_key))
+    assert defect.status_code == 500
+
+
+def test_opentelemetry_has_to_be_installed_where_it_is_wanted(monkeypatch):
+    def missing():
+        raise ImportError
+
+    monkeypatch.setattr("service.spans.install", missing)
+    with pytest.raises(CatalogError, match=r"pip install 'heatlens\[otel\]'"):
+        create_app(Settings(catalog=CATALOG, otel=True))
+
+
+def test_a_misspelt_variable_is_not_passed_over(monkeypatch, caplog):
+    monkeypatch.setenv("HEATLENS_MAX_TARGET", "3")
+    create_app(Settings(catalog=CATALOG))
+    assert "HEATLENS_MAX_TARGET is no setting" in caplog.text
+    assert "HEATLENS_MAX_TARGETS'" in caplog.text
+
+
+# Starting and ending
+
+
+def _threads() -> set[threading.Thread]:
+    return {thread for thread in threading.enumerate() if thread.name.startswith("heatlens")}
+
+
+def _live(app: FastAPI, then) -> None:
+    """Start an application, do something, and stop it."""
+
+    async def live():
+        async with app.router.lifespan_context(app):
+            await asyncio.to_thread(then, app.state.context)
+
+    asyncio.run(live())
+
+
+BAD = '[models.bad]\nfactory = "builtins:list"\n'
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_all_threads_end_with_the_application(tmp_path, bad):
+    catalog = CATALOG
+    if bad:
+        catalog = tmp_path / "catalog.toml"
+        catalog.write_text(BAD)
+    before, seen = _threads(), set()
+
+    def work(context):
+        assert context.store.wait(60)
+        for pool in (context.pool, context.long_pool, context.health_pool):
+            assert pool.submit(context.device.call, lambda: 1).result() == 1
+        seen.update(_threads() - before)
+
+    _live(create_app(Settings(catalog=catalog, device="cpu")), work)
+    assert len(seen) >= 4  # the device's, and one of each pool
+    assert _threads() == before
+
+
+BEGUN, GO = threading.Event(), threading.Event()
+
+
+def loading() -> torch.nn.Module:
+    """Return a network once a test lets it go on."""
+    BEGUN.set()
+    assert GO.wait(60)
+    return tiny.classifier()
+
+
+def test_an_application_stops_while_it_loads(tmp_path):
+    """What is under way ends, and nothing further begins."""
+    catalog, before = tmp_path / "catalog.toml", _threads()
+    factories = {"slow": "tests.test_app:loading", "next": "tests.tiny:classifier"}
+    catalog.write_text(
+        "".join(f'[models.{name}]\nfactory = "{place}"\ninput_size = 32\n' for name, place in factories.items())
+    )
+    context = build(Settings(catalog=catalog, model="slow,next", device="cpu"))
+    context.store.start()
+    assert BEGUN.wait(60)
+    context.store.close()
+    GO.set()
+    close(context)
+    assert context.store.entries["slow"].status != "loading"
+    assert context.store.entries["next"].status == "loading"
+    assert _threads() == before
+
+
+def test_an_application_may_be_started_again():
+    """Its metrics are those of the life that it is in."""
+    app = create_app(Settings(catalog=CATALOG, model="tiny", device="cpu"))
+    written = []
+
+    def stop(context):
+        written.append(context.metrics.exposition())
+        context.device.admission.drain(60)
+        written.append(context.metrics.exposition())
+
+    for _ in range(2):
+        _live(app, stop)
+    assert [b"heatlens_draining 1.0\n" in text for text in written] == [False, True, False, True]
+
+
+def test_mistakes_in_what_is_asked_for_leave_no_thread_behind(tmp_path):
+    before = _threads()
+    with pytest.raises(CatalogError, match="cannot be read"):
+        build(Settings(catalog=tmp_path / "nix.toml", device="cpu"))
+    assert _threads() == before
+
+
+@pytest.mark.parametrize(("given", "mib"), [({}, 144), ({"max_batch_mib": 7}, 7)])
+def test_the_memory_of_a_batch_is_the_documented_one(given, mib):
+    context = build(Settings(catalog=CATALOG, device="cpu", **given))
+    try:
+        assert context.device.max_batch_bytes == mib * 2**20
+        if not given:
+            assert f"Default {mib}" in Settings.model_fields["max_batch_mib"].description
+    finally:
+        close(context)

@@ -1,0 +1,113 @@
+"""Settings: documented, bounded, split, and secrets kept."""
+
+import base64
+import json
+import math
+import re
+import threading
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from service.settings import Settings, unknown
+
+ROOT = Path(__file__).parent.parent
+FIELDS = Settings.model_fields
+NUMBERS = [name for name in FIELDS if isinstance(getattr(Settings(), name), int | float) or name.startswith("max_")]
+
+
+def test_every_setting_is_described():
+    for name, info in FIELDS.items():
+        assert info.description, name
+        assert info.description.endswith("."), name
+
+
+def test_every_variable_that_is_named_exists():
+    for path in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "service").rglob("*.py")):
+        named = set(re.findall(r"HEATLENS_[A-Z_]*[A-Z]", path.read_text("utf-8")))
+        assert named <= {f"HEATLENS_{name.upper()}" for name in FIELDS}, path
+
+
+@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"otel", "tune", "port", "score_cache_mib"}))
+def test_a_bound_of_nothing_is_refused(name):
+    """None of these means anything at zero or below; where it would mean `none`, it says so."""
+    for value in (0, -1, math.nan, math.inf, -math.inf):
+        with pytest.raises(ValidationError, match=name):
+            Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if name.endswith("_timeout_s")])
+def test_a_wait_is_no_longer_than_python_can_wait(name):
+    most = 86_400  # which a request's own timeout_s may be, too
+    assert getattr(Settings(**{name: most}), name) == most < threading.TIMEOUT_MAX
+    with pytest.raises(ValidationError, match=name):
+        Settings(**{name: math.nextafter(most, math.inf)})
+
+
+def test_names_tell_units():
+    """A number with a unit carries it in its name, so that no value can be read in another one."""
+    for name in NUMBERS:
+        assert name.endswith(("_s", "_ms", "_mib", "_bytes", "_pixels")) or name in {
+            *("port", "otel", "tune", "worker_threads", "max_targets"),
+            *("max_batch_rows", "max_waiting_rows", "max_waiting_requests"),
+        }
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("one", ("one",)),
+        ("one,two three", ("one", "two", "three")),
+        (" one , two ", ("one", "two")),
+        ("", ()),
+        (",", ()),
+    ],
+)
+def test_lists_are_split_at_commas_and_spaces(monkeypatch, text, found):
+    for name in ("MODEL", "API_KEYS", "CORS_ORIGINS"):
+        monkeypatch.setenv(f"HEATLENS_{name}", text)
+    settings = Settings()
+    assert settings.model == settings.cors_origins == found
+    assert tuple(key.get_secret_value() for key in settings.api_keys) == found
+    assert Settings(model=("a b", "c")).model == ("a b", "c")  # what is a list already is taken as it is
+
+
+def test_what_is_given_wins_over_the_environment(monkeypatch):
+    monkeypatch.setenv("HEATLENS_PORT", "1234")
+    assert (Settings().port, Settings(port=80).port) == (1234, 80)
+    monkeypatch.setenv("HEATLENS_PORT", "tcp://10.0.0.1:80")
+    with pytest.raises(ValidationError, match="port"):
+        Settings()
+
+
+def test_keys_are_not_shown():
+    settings = Settings(api_keys="a-secret")
+    assert "a-secret" not in repr(settings) + str(settings) + settings.model_dump_json()
+    assert settings.api_keys == (SecretStr("a-secret"),)
+
+
+@pytest.mark.parametrize(
+    ("word", "good"),
+    [("auto", True), ("cpu", True), ("cuda", True), ("cuda:12", True), ("cuda:", False), ("mps", False)],
+)
+def test_devices(word, good):
+    if good:
+        assert Settings(device=word).device == word
+        return
+    with pytest.raises(ValidationError, match="device"):
+        Settings(device=word)
+
+
+@pytest.mark.parametrize("size", [1024, 1025, 5_000_000, FIELDS["max_image_bytes"].default])
+@pytest.mark.parametrize("newline", ["", "\n", "\r\n"])
+def test_a_body_has_room_for_the_largest_picture(size, newline):
+    text = base64.encodebytes(bytes(size)).decode().replace("\n", newline)
+    assert len(json.dumps({"image": "data:image/png;base64," + text})) < Settings(max_image_bytes=size).max_body_bytes
+
+
+def test_a_variable_that_is_no_setting_is_named():
+    assert unknown(["HEATLENS_PORT", "heatlens_port", "PATH", "XHEATLENS_PRT"]) == []
+    (line,) = unknown(["HEATLENS_MAX_WAITNG_ROWS", "HEATLENS_TUNE"])
+    assert "HEATLENS_MAX_WAITNG_ROWS" in line
+    assert "did you mean 'HEATLENS_MAX_WAITING_ROWS'?" in line
