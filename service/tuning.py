@@ -1,8 +1,8 @@
 """How a model runs best on this machine: found by measuring while the device is idle, and remembered.
 
-For each precision the fastest way to run the network and the smallest batch that comes within 5 % of the best
-throughput; and the fastest precision whose Score-CAM maps agree with float32. Until that is known, and where it is not
-to be measured, everything runs plainly in float32.
+For each precision: the fastest way to run the network, and the smallest batch that comes near its throughput
+(`NEAR_BEST`). Of the precisions: the fastest one whose Score-CAM maps agree with those of float32 (`AGREEMENT`), where
+it pays (`PAYS`). Until that is known, and where it is not to be measured, everything runs plainly in float32.
 """
 
 import hashlib
@@ -42,9 +42,9 @@ log = logging.getLogger("heatlens")
 T = TypeVar("T")
 IDLE = -100  # below every request's priority: one small step at a time, whenever nobody else waits
 AGREEMENT = 0.999  # least rank correlation of Score-CAM maps with those in float32
-PAYS = 1.1  # a reduced precision has to be this much faster
-CHANNELS = 512  # of the strongest feature maps, for comparing Score-CAM maps
-NEAR_BEST = 0.98  # of the best throughput: what the batch size has to reach
+PAYS = 1.1  # times as fast as float32 that another precision has to be
+CHANNELS = 512  # that Score-CAM maps are compared on: the strongest ones of a layer
+NEAR_BEST = 0.98  # share of the best throughput that a batch size has to reach
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,24 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
     x, y = ranks(a), ranks(b)
     norm = float(x.norm() * y.norm())
     return float(x @ y) / norm if norm else float(torch.equal(x, y))
+
+
+def batch_rows(timings: Sequence[Timing], best: Timing) -> int:
+    """Return the smallest batch, of those timed in the same way as the best one, that comes near its throughput."""
+    same = [t for t in timings if (t.precision, t.variant) == (best.precision, best.variant)]
+    return min(t.rows for t in same if t.rows_per_s >= NEAR_BEST * best.rows_per_s)
+
+
+def preferred(rates: Mapping[Precision, float], agreement: Mapping[Precision, float]) -> Precision:
+    """Return the fastest precision whose maps agree with those of float32, where it is enough faster to pay.
+
+    Args:
+        rates: best throughput by precision, float32 included, in rows/s.
+        agreement: lowest rank correlation with float32 by precision; one that is missing does not agree.
+    """
+    fit = [p for p in rates if p == "fp32" or agreement.get(p, 0.0) >= AGREEMENT]
+    fastest = max(fit, key=lambda p: rates[p])
+    return fastest if rates[fastest] >= PAYS * rates["fp32"] else "fp32"
 
 
 def photographs() -> Iterator[bytes]:
@@ -172,17 +190,15 @@ class Tuner:
         tuned = Tuned(
             timings=timings,
             variants={p: t.variant for p, t in best.items()},
-            batch_rows={p: self._batch_rows(timings, t) for p, t in best.items()},
+            batch_rows={p: batch_rows(timings, t) for p, t in best.items()},
         )
         self._apply(model, tuned)
         agreement = self._agreement(model, list(best), closing)
-        fit = [p for p in best if p == "fp32" or agreement.get(p, 0.0) >= AGREEMENT]
-        fastest = max(fit, key=lambda p: best[p].rows_per_s)
-        pays = best[fastest].rows_per_s >= PAYS * best["fp32"].rows_per_s
+        rates = {precision: timing.rows_per_s for precision, timing in best.items()}
         tuned = replace(
             tuned,
             agreement=agreement,
-            preferred=fastest if pays else "fp32",
+            preferred=preferred(rates, agreement),
             seconds=time.monotonic() - started,
         )
         self._apply(model, tuned)
@@ -224,11 +240,6 @@ class Tuner:
                 break
             rows *= 2
         return timings
-
-    @staticmethod
-    def _batch_rows(timings: Sequence[Timing], best: Timing) -> int:
-        same = [t for t in timings if (t.precision, t.variant) == (best.precision, best.variant)]
-        return min(t.rows for t in same if t.rows_per_s >= NEAR_BEST * best.rows_per_s)
 
     def _agreement(
         self, model: Model, precisions: Sequence[Precision], closing: threading.Event

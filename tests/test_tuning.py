@@ -1,23 +1,33 @@
 """Measuring how a model runs best: what is chosen, what is remembered, and who goes first."""
 
 import json
+import logging
 import threading
 
 import pytest
 import scipy.stats
 import torch
 
+from service.api.schemas import Request
 from service.app import build, close
-from service.contract import Rows
 from service.engine.network.graphs import Recorded
 from service.engine.network.memory import live_bytes
 from service.engine.network.variants import Variant
-from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import RowsWork
+from service.engine.scheduler.work import rows_key
+from service.errors import EngineUnavailable
 from service.settings import Settings
-from service.tuning import AGREEMENT, Tuner, photographs, rank_correlation
+from service.tuning import (
+    AGREEMENT,
+    NEAR_BEST,
+    PAYS,
+    Timing,
+    Tuner,
+    batch_rows,
+    photographs,
+    preferred,
+    rank_correlation,
+)
 from tests.conftest import CATALOG
-from tests.engine.scheduler.doubles import held
 
 
 @pytest.fixture
@@ -45,8 +55,8 @@ def test_measures_chooses_and_remembers(service, tmp_path):
             for t in tuned.timings
             if (t.precision, t.variant) == (precision, tuned.variants[precision])
         }
-        assert rates[tuned.batch_rows[precision]] >= 0.95 * max(rates.values())
-        assert service.device.limits.of(("rows", id(model), (3, 32, 32), precision)) == tuned.batch_rows[precision]
+        assert rates[tuned.batch_rows[precision]] >= NEAR_BEST * max(rates.values())
+        assert service.device.limits.of(rows_key(model, (3, 32, 32), precision)) == tuned.batch_rows[precision]
         assert model.variants[precision].name == tuned.variants[precision]
     assert tuned.agreement["fp32"] == 1
     assert tuned.preferred == "fp32" or tuned.agreement[tuned.preferred] >= AGREEMENT
@@ -71,7 +81,7 @@ def test_batches_fit_in_the_memory_that_is_set(tmp_path):
     assert context.store.wait(60)
     model = context.store.get("tiny")
     assert 1 < 2**19 // model.row_bytes < 8
-    assert context.device.limits.of(("rows", id(model), (3, 32, 32), "fp32")) == 2**19 // model.row_bytes
+    assert context.device.limits.of(rows_key(model, (3, 32, 32), "fp32")) == 2**19 // model.row_bytes
     tuner = _tuner(context)
     tuner.measure(model, threading.Event())
     tuned = tuner.found[model.version]
@@ -98,12 +108,32 @@ def test_a_damaged_memory_is_measured_anew(service, tmp_path):
         assert not _tuner(service).recall(model)
 
 
-def test_a_precision_that_disagrees_is_not_chosen(service, monkeypatch):
-    model, tuner = service.store.get("tiny"), _tuner(service)
-    monkeypatch.setattr("service.tuning.PAYS", 0.0)
-    monkeypatch.setattr("service.tuning.AGREEMENT", 1.1)
-    tuner.measure(model, threading.Event())
-    assert model.preferred == "fp32"
+@pytest.mark.parametrize(
+    ("rates", "agreement", "chosen"),
+    [
+        ({"fp32": 100, "bf16": 300}, {"fp32": 1, "bf16": AGREEMENT}, "bf16"),
+        ({"fp32": 100, "bf16": 300}, {"fp32": 1, "bf16": AGREEMENT - 1e-6}, "fp32"),
+        ({"fp32": 100, "bf16": 300}, {"fp32": 1}, "fp32"),  # nothing is known of its maps
+        ({"fp32": 100, "bf16": 100 * PAYS}, {"bf16": 1}, "bf16"),
+        ({"fp32": 100, "bf16": 100 * PAYS - 1}, {"bf16": 1}, "fp32"),
+        ({"fp32": 100, "bf16": 300, "fp16": 200}, {"bf16": 0.9, "fp16": 1}, "fp16"),  # the fastest of those that agree
+        ({"fp32": 100, "bf16": 200, "fp16": 300}, {"bf16": 1, "fp16": 1}, "fp16"),
+        ({"fp32": 100}, {}, "fp32"),  # also where no map was compared
+    ],
+)
+def test_a_precision_has_to_agree_and_to_pay(rates, agreement, chosen):
+    assert preferred(rates, agreement) == chosen
+
+
+def test_the_smallest_batch_near_the_best_is_taken():
+    def timed(rows, rate, variant="plain", precision="fp32"):
+        return Timing(precision, variant, rows, rate)
+
+    near, less = 100 * NEAR_BEST, 100 * NEAR_BEST - 0.1
+    best = timed(64, 100)
+    others = [timed(1, 200, "folded"), timed(2, 200, precision="bf16")]  # of other ways to run it
+    assert batch_rows([timed(4, less), timed(8, near), timed(16, 99), best, *others], best) == 8
+    assert batch_rows([timed(4, less), best, *others], best) == 64
 
 
 def test_a_way_that_fails_or_does_not_fit_is_left_out(service, monkeypatch):
@@ -139,42 +169,96 @@ def _stale(call):
     return call(), lambda: None
 
 
+class Watched:
+    """A device that is asked what it is asked, and that can be made to stop."""
+
+    def __init__(self, device, closing=None, after=0):
+        self.of, self.runs, self.closing, self.after = device, [], closing, after
+
+    def __getattr__(self, name):
+        return getattr(self.of, name)
+
+    def _asked(self, run):
+        self.runs.append(run)
+        if self.closing is not None and len(self.runs) == self.after:
+            self.closing.set()
+
+    def call(self, call, run=None):
+        self._asked(run)
+        return self.of.call(call, run)
+
+    def submit(self, work, run):
+        self._asked(run)
+        return self.of.submit(work, run)
+
+
 def test_requests_go_before_measuring(service):
-    """Measuring takes small steps, and each of them only when nobody waits."""
-    model, tuner, order = service.store.get("tiny"), _tuner(service), []
-    forward = model.forward
+    """All that measuring asks of the device waits behind every request, and is done after a few batches."""
+    lowest = next(limit.ge for limit in Request.model_fields["priority"].metadata if hasattr(limit, "ge"))
+    model, tuner = service.store.get("tiny"), _tuner(service)
+    forwards = [0]
+    model.module.register_forward_pre_hook(lambda *_: forwards.append(forwards[-1] + 1))
 
-    def noted(rows, precision="fp32"):
-        order.append("request")
-        return forward(rows, precision)
+    class Counted(Watched):
+        def call(self, call, run=None):
+            before = len(forwards)
+            found = super().call(call, run)
+            assert len(forwards) - before <= 8
+            return found
 
-    model.forward = noted
-    put, queued = service.device.put, threading.Event()
-
-    def noting(work, run):
-        ticket = put(work, run)
-        queued.set()
-        return ticket
-
-    with held(service.device):
-        service.device.put = noting
-        measuring = threading.Thread(target=tuner._call, args=(lambda: order.append("measuring"), threading.Event()))
-        measuring.start()
-        assert queued.wait(20)
-        rows = Rows(100, lambda i, j: torch.zeros(j - i, 3, 32, 32))
-        asked = service.device.put(RowsWork(model, (3, 32, 32), rows), Run())
-    asked.wait()
-    measuring.join(30)
-    assert order[-1] == "measuring"
-    assert len(order) > 5
+    tuner.device = Counted(service.device)
+    tuner.measure(model, threading.Event())
+    assert len(forwards) > 50
+    assert len(tuner.device.runs) > 50
+    assert {run.priority < lowest for run in tuner.device.runs} == {True}
 
 
-def test_closing_ends_the_measuring(service):
-    closing = threading.Event()
-    closing.set()
-    service.store.tuner = _tuner(service)
-    service.store._tune(service.store.get("tiny"), service.store.tuner)  # logs, and does not wait
-    assert not service.store.tuner.found or closing.is_set()
+@pytest.mark.parametrize("after", [0, 1, 5, 20])
+def test_closing_ends_the_measuring(service, tmp_path, after):
+    """Nothing is asked of the device any more, and what is unfinished is not remembered."""
+    model, tuner, closing = service.store.get("tiny"), _tuner(service), threading.Event()
+    tuner.device = Watched(service.device, closing, after)
+    if not after:
+        closing.set()
+    with pytest.raises(EngineUnavailable, match="closing"):
+        tuner.measure(model, closing)
+    assert len(tuner.device.runs) == after
+    assert list(tmp_path.glob("measured-*")) == []
+    assert not _tuner(service).recall(model)
+
+
+def test_closing_ends_the_comparison_of_precisions(service, tmp_path):
+    """Whose maps take longest: at most the one that is under way is finished."""
+    model, tuner, closing = service.store.get("tiny"), _tuner(service), threading.Event()
+    asked = []
+
+    class Closing(Watched):
+        def submit(self, work, run):
+            closing.set()
+            asked.append(work.precision)
+            return super().submit(work, run)
+
+    tuner.device = Closing(service.device)
+    with pytest.raises(EngineUnavailable, match="closing"):
+        tuner.measure(model, closing)
+    assert set(asked) == {"fp32"}
+    assert list(tmp_path.glob("measured-*")) == []
+
+
+def test_a_store_that_closes_is_not_measured(service, caplog):
+    """The loader's thread ends without an error."""
+    caplog.set_level(logging.INFO, "heatlens")
+    service.store.close()
+    service.store._tune(service.store.get("tiny"), _tuner(service))
+    assert "tiny is not measured: the server is closing" in caplog.text
+    assert "Traceback" not in caplog.text
+
+
+def test_nothing_is_measured_where_it_is_not_wanted(service):
+    tuner = Tuner(service.device, service.settings)
+    tuner.device = Watched(service.device)
+    tuner.measure(service.store.get("tiny"), threading.Event())
+    assert (tuner.device.runs, tuner.found) == ([], {})
 
 
 @pytest.mark.parametrize("seed", range(5))
