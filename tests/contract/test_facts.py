@@ -1,0 +1,84 @@
+"""What is known of a network: names are found or refused with a remedy, colours are in the network's own space."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from service.contract import Facts, LayerInfo
+from service.errors import InvalidParameter, NotApplicable
+from service.images import Transform, to_input
+from service.tasks import task
+from tests.conftest import photograph
+
+CONV = LayerInfo("conv1", "Conv2d", (8, 16, 16), spatial=True, followed_by="relu", kernel=(8, 3, 3, 3))
+TOKENS = LayerInfo("mix", "MultiheadAttention", (17, 16), spatial=False)
+
+
+def _facts(*layers: LayerInfo, default: str | None = None, **fields: object) -> Facts:
+    return Facts(
+        name="net",
+        task=task("classification"),
+        outputs=3,
+        input_size=(32, 48),
+        mean=(0.5, 0.4, 0.3),
+        std=(0.2, 0.25, 0.5),
+        layers={layer.path: layer for layer in layers},
+        default_layer=default,
+        head=None,
+        rectifiers=0,
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def test_a_layer_is_found_by_its_name_or_by_default():
+    facts = _facts(CONV, TOKENS, default="conv1")
+    assert facts.layer("conv1") is facts.layer(None) is CONV
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [("conv2", "did you mean 'conv1'"), ("nothing", "GET /models/net/layers"), ("mix", "the default layer is 'conv1'")],
+)
+def test_a_wrong_layer_is_refused_where_it_was_named(path, says):
+    facts = _facts(CONV, TOKENS, default="conv1")
+    with pytest.raises(InvalidParameter, match=says) as refused:
+        facts.layer(path, "/params/layers/2")
+    assert refused.value.errors[0].pointer == "/params/layers/2"
+    assert repr(path) in refused.value.detail
+
+
+def test_without_a_default_layer_one_has_to_be_named():
+    with pytest.raises(NotApplicable, match="for example 'conv1'"):
+        _facts(TOKENS, CONV).layer(None)
+    with pytest.raises(NotApplicable) as refused:
+        _facts(TOKENS).layer(None)
+    assert "name one" not in refused.value.detail  # there is none to name
+
+
+def test_a_method_that_needs_maps_is_refused_where_there_are_none():
+    _facts(TOKENS, CONV).require_spatial("cam")
+    with pytest.raises(NotApplicable, match="cam needs a layer"):
+        _facts(TOKENS).require_spatial("cam")
+
+
+def test_what_a_layer_becomes_behind_its_activation_function():
+    assert CONV.activated == "conv1+relu"
+    assert dataclasses.replace(CONV, followed_by=None).activated == "conv1"
+
+
+def test_outputs_are_called_by_label_or_number():
+    assert _facts(labels=("a", "b", "c")).label(1) == "b"
+    assert _facts().label(1) == "1"
+
+
+def test_a_colour_is_what_a_picture_of_it_becomes():
+    """Held against the way that pictures take."""
+    facts = _facts()
+    transform = Transform(32, (32, 32), facts.mean, facts.std)
+    picture = photograph("chelsea").resize((32, 32))
+    rgb = picture.getpixel((3, 5))
+    expected = to_input(picture, transform)[0, :, 5, 3]
+    found = facts.colour([value / 255 for value in rgb])
+    assert found.shape == (3, 1, 1)
+    torch.testing.assert_close(found.flatten(), expected)
