@@ -227,7 +227,7 @@ def test_mistakes_in_what_is_asked_for_leave_no_thread_behind(tmp_path):
 def test_the_memory_of_a_batch_is_the_documented_one(given, mib):
     context = build(Settings(catalog=CATALOG, device="cpu", **given))
     try:
-        assert context.device.max_batch_bytes == mib * 2**20
+        assert context.device.limits.max_bytes == mib * 2**20
         if not given:
             assert f"Default {mib}" in Settings.model_fields["max_batch_mib"].description
     finally:

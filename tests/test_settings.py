@@ -50,7 +50,7 @@ def test_names_tell_units():
     for name in NUMBERS:
         assert name.endswith(("_s", "_ms", "_mib", "_bytes", "_pixels")) or name in {
             *("port", "otel", "tune", "worker_threads", "max_targets"),
-            *("max_batch_rows", "max_waiting_rows", "max_waiting_requests"),
+            *("max_batch_rows", "max_waiting_passes", "max_waiting_requests"),
         }
 
 
@@ -108,6 +108,6 @@ def test_a_body_has_room_for_the_largest_picture(size, newline):
 
 def test_a_variable_that_is_no_setting_is_named():
     assert unknown(["HEATLENS_PORT", "heatlens_port", "PATH", "XHEATLENS_PRT"]) == []
-    (line,) = unknown(["HEATLENS_MAX_WAITNG_ROWS", "HEATLENS_TUNE"])
-    assert "HEATLENS_MAX_WAITNG_ROWS" in line
-    assert "did you mean 'HEATLENS_MAX_WAITING_ROWS'?" in line
+    (line,) = unknown(["HEATLENS_MAX_WAITNG_PASSES", "HEATLENS_TUNE"])
+    assert "HEATLENS_MAX_WAITNG_PASSES" in line
+    assert "did you mean 'HEATLENS_MAX_WAITING_PASSES'?" in line
