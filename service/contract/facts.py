@@ -59,6 +59,12 @@ class Facts:
     max_pools: int = 0  # max pooling calls of one forward
     other_activations: tuple[str, ...] = ()  # names of smooth activation functions called
     labels: tuple[str, ...] = ()  # one an output, or none at all
+    channels: str = "rgb"  # of the input, a letter each, in order: r, g, b; l is grey, a is opacity
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Return (C, H, W) of one input."""
+        return (len(self.channels), *self.input_size)
 
     def label(self, index: int) -> str:
         """Return an output's label, or its number where there are none."""
@@ -104,6 +110,11 @@ class Facts:
             )
 
     def colour(self, rgb: Sequence[float]) -> Tensor:
-        """Return an RGB colour, each 0..1, in the model's input space: (3, 1, 1)."""
-        mean, std = torch.tensor(self.mean), torch.tensor(self.std)
-        return ((torch.tensor(tuple(rgb)) - mean) / std).view(3, 1, 1)
+        """Return an opaque RGB colour, each 0..1, in the model's input space: (C, 1, 1).
+
+        Grey is the colour's luma (ITU-R BT.601), as pictures are made grey for the model.
+        """
+        red, green, blue = rgb
+        of = {"r": red, "g": green, "b": blue, "l": 0.299 * red + 0.587 * green + 0.114 * blue, "a": 1.0}
+        values = torch.tensor([of[channel] for channel in self.channels])
+        return ((values - torch.tensor(self.mean)) / torch.tensor(self.std)).view(-1, 1, 1)

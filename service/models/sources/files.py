@@ -1,0 +1,141 @@
+"""Networks that are whole files: `FILE.pt2` of torch.export, TorchScript, and pickled modules where that is allowed."""
+
+import json
+import warnings
+import zipfile
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from service.errors import CatalogError
+from service.models.identity import content
+from service.models.sources.base import Network, Wish
+from service.models.weights import kind, load
+
+_SUFFIXES = (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".bin", ".ckpt", ".safetensors")
+_DYNAMIC = (
+    "export with dynamic_shapes: torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim('batch')},))"
+)
+
+
+class Files:
+    """A file that holds code and weights of a network."""
+
+    name, form = "files", "FILE.pt2 (torch.export)"
+
+    def takes(self, text: str, folder: Path) -> bool:
+        """Whether it ends as such files do."""
+        return text.lower().endswith(_SUFFIXES)
+
+    def names(self) -> Sequence[str]:
+        """Return nothing: any file may be one."""
+        return ()
+
+    def network(self, text: str, wish: Wish) -> Network:
+        """See `Source.network`."""
+        path = wish.folder / text
+        if not path.is_file():
+            raise CatalogError(f"there is no file {str(path)!r}")
+        if wish.weights != "default" or wish.arguments:
+            raise CatalogError(f"{text} holds its weights, and takes no arguments; write {text} alone")
+        found = kind(path)
+        if found not in ("export", "script") and not wish.allow_pickle:
+            raise CatalogError(
+                f"{text} holds weights and no network; name the network they are for, SOURCE={text}, or, where it is a "
+                "whole module that you trust, set allow_pickle = true in a catalogue"
+            )
+        reading: dict[str, Callable[[Path], Any]] = {"export": _exported, "script": _scripted}
+        read: Callable[[Path], Any] = reading.get(found) or partial(_pickled, wish=wish)
+        return Network(
+            source=text,
+            build=lambda said: read(path),
+            identity=lambda network: ["file", content(path)],
+            preprocessing=_known(path) if found == "export" else {},
+            words=f"file {text}",
+        )
+
+
+def _scripted(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that TorchScript will go
+        load_script: Any = torch.jit.load
+        return load_script(path, map_location="cpu")
+
+
+def _pickled(path: Path, wish: Wish) -> Any:
+    found = load(path, allow_pickle=wish.allow_pickle)
+    if isinstance(found, dict):
+        found = next((value for value in found.values() if isinstance(value, nn.Module)), found)
+    if not isinstance(found, nn.Module):
+        raise CatalogError(f"{str(path)!r} holds a {type(found).__name__} and no module; name the network it is for")
+    return found
+
+
+def _exported(path: Path) -> nn.Module:
+    """Return an exported network, with the modules that it had."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            network = torch.export.unflatten(torch.export.load(path))
+        except Exception as error:
+            raise CatalogError(
+                f"{str(path)!r} cannot be read as an exported network ({type(error).__name__}: {str(error)[:160]}); "
+                "export "
+                "it again with this version of PyTorch"
+            ) from None
+    for module in network.modules():  # shapes that were met at the export, in tensors that cannot be copied
+        for node in getattr(getattr(module, "graph", None), "nodes", ()):
+            node.meta.pop("val", None)
+    for node in network.input_placeholders:
+        node.meta.pop("val", None)
+    return network
+
+
+def _known(path: Path) -> dict[str, Any]:
+    """Return channels and size of an exported network's input, as far as its file says.
+
+    Raises:
+        CatalogError: it takes several inputs, or one number of pictures only.
+    """
+    try:
+        shapes = _input_shapes(path)
+    except (KeyError, ValueError, StopIteration, TypeError):  # of another version
+        return {}
+    if len(shapes) != 1:
+        raise CatalogError(
+            f"{str(path)!r} takes {len(shapes)} inputs, and one picture is explained; export a module that binds the "
+            "others"
+        )
+    (shape,) = shapes
+    if len(shape) != 4:
+        raise CatalogError(
+            f"{str(path)!r} takes inputs of {len(shape)} axes; pictures have four, (N, channels, height, width)"
+        )
+    batch, channels, height, width = shape
+    if batch is not None:
+        raise CatalogError(
+            f"{str(path)!r} was exported for batches of {batch} only, and explanations need others; {_DYNAMIC}"
+        )
+    known = {"channels": channels, "input_size": (height, width) if height and width else None}
+    return {key: value for key, value in known.items() if value is not None}
+
+
+def _input_shapes(path: Path) -> list[list[int | None]]:
+    """Return the shapes of an exported network's inputs; None where any number fits."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".json") and "config" not in name]
+        programs = (json.loads(archive.read(name)) for name in names)
+        module = next(
+            program["graph_module"] for program in programs if isinstance(program, dict) and "graph_module" in program
+        )
+    given = [spec["user_input"]["arg"] for spec in module["signature"]["input_specs"] if "user_input" in spec]
+    values = module["graph"]["tensor_values"]
+    tensors = [values[arg["as_tensor"]["name"]] for arg in given if "as_tensor" in arg]
+    return [[size.get("as_int") for size in tensor["sizes"]] for tensor in tensors]
+
+
+SOURCE = Files()
