@@ -83,7 +83,9 @@ def _scaled() -> Callable[..., Tensor | None]:
             return None
         met.append(True)
         bias = getattr(layer, "bias", None)
-        deviation = float(output.std())
+        axis = -1 if isinstance(layer, nn.Linear) else 1
+        # Over places and pictures: a bias alone says nothing of them.
+        deviation = float(output.movedim(axis, 0).flatten(1).std(1, unbiased=False).mean())
         if not _LEAST > deviation > 1e-12 and not _MOST < deviation < float("inf"):
             return None
         layer.weight.mul_(1 / deviation)  # type: ignore[operator]

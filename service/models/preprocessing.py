@@ -36,13 +36,16 @@ def preparing(given: Mapping[str, Any], known: Mapping[str, Any]) -> Prepared:
     if "channels" in given and given["channels"] != known.get("channels", given["channels"]):
         # The network was made with other channels than its source tells of: its colours are not known any more.
         known = {key: value for key, value in known.items() if key not in ("mean", "std", "order")}
+    if given.get("order", known.get("order", "rgb")) != known.get("order", "rgb"):  # its statistics turn with it
+        known |= {key: tuple(known[key])[:3][::-1] + tuple(known[key])[3:] for key in ("mean", "std") if key in known}
     said = known | given
     crop = _pair(said.get("input_size", 224))
     low, high = said.get("range", (0.0, 1.0))
     if not low < high:
         raise CatalogError(f"range: [{low}, {high}] is empty; write [low, high], what black and white become")
     mean, std = (
-        _per_channel(said.get(key, _default(key, channels, low, high)), channels, key) for key in ("mean", "std")
+        _per_channel(said.get(key, _default(key, channels, low, high, said.get("order"))), channels, key)
+        for key in ("mean", "std")
     )
     _check_statistics(mean, std, low, high)
     fit = said.get("fit", "crop")
@@ -77,9 +80,9 @@ def _pair(size: Any) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
 
 
-def _default(key: str, channels: int, low: float, high: float) -> tuple[float, ...]:
+def _default(key: str, channels: int, low: float, high: float, order: str | None) -> tuple[float, ...]:
     """Return ImageNet's statistics, on the scale of the range; for grey their averages, for alpha none."""
-    values = IMAGENET_MEAN if key == "mean" else IMAGENET_STD
+    values = (IMAGENET_MEAN if key == "mean" else IMAGENET_STD)[:: -1 if order == "bgr" else 1]
     chosen = {1: (sum(values) / 3,), 3: values, 4: (*values, 0.0 if key == "mean" else 1.0)}[channels]
     return tuple(round(value * (high - low) + (low if key == "mean" else 0.0), 6) for value in chosen)
 

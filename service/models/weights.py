@@ -3,6 +3,8 @@
 Nothing in a file is run, unless its owner allows it: only tensors, and a few plain values beside them, are read.
 """
 
+import codecs
+import warnings
 import zipfile
 from argparse import Namespace
 from collections import OrderedDict, defaultdict
@@ -48,9 +50,9 @@ def _plain_values() -> list[Any]:
     scalar: Any = np.float64(0).__reduce__()[0]
     array: Any = np.zeros(1).__reduce__()[0]
     dtypes = {type(np.dtype(code)) for code in "?bhilqBHILQefdFDSUO"}
-    text = ("_codecs.encode", __import__("codecs").encode)
-    old = [(f"numpy.core.multiarray.{function.__name__}", function) for function in (scalar, array)]
-    paths = [PosixPath, PurePosixPath, ("pathlib._local.PosixPath", PosixPath)]
+    text = (codecs.encode, "_codecs.encode")
+    old = [(function, f"numpy.core.multiarray.{function.__name__}") for function in (scalar, array)]
+    paths = [PosixPath, PurePosixPath, (PosixPath, "pathlib._local.PosixPath")]
     return [Namespace, OrderedDict, defaultdict, dict, scalar, array, np.dtype, np.ndarray, *dtypes, *old, text, *paths]
 
 
@@ -131,8 +133,10 @@ def load(path: Path, *, allow_pickle: bool = False) -> Any:
     try:
         if found == "safetensors":
             return OrderedDict(safetensors.torch.load_file(path))
-        with torch.serialization.safe_globals(_plain_values()):
-            return torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+        # A file and not its path: by a path's suffix PyTorch would choose another reader.
+        with path.open("rb") as file, torch.serialization.safe_globals(_plain_values()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=not allow_pickle)
     except Exception as error:
         raise CatalogError(
             f"weights file {str(path)!r} cannot be read ({type(error).__name__}){_foreign(path, found)}; {_ASKED}"
@@ -217,8 +221,8 @@ def fit(network: nn.Module, state: State, adapt: Callable[[Mapping[str, Any]], M
         CatalogError: it does not fit, and which names do not.
     """
     last: Exception | None = None
-    for values, said in _readings(network, state, adapt):
-        for metadata in (state.metadata, getattr(network.state_dict(), "_metadata", None)):
+    for values, versions, said in _readings(network, state, adapt):
+        for metadata in (versions, getattr(network.state_dict(), "_metadata", None)):
             given = OrderedDict(values)
             if metadata is not None:
                 given._metadata = metadata  # type: ignore[attr-defined]
@@ -237,14 +241,16 @@ def _is_meta(network: nn.Module) -> bool:
 
 def _readings(
     network: nn.Module, state: State, adapt: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
-) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """Yield a state dict under the names that the network may have for it, likely ones first."""
-    yield state.values, ""
+) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any] | None, str]]:
+    """Yield a state dict under the names that the network may have for it, likely ones first, and modules' versions."""
     own = list(network.state_dict())
+    if not own or any(name in state.values for name in own):  # an attempt that must fail may leave a network changed
+        yield state.values, state.metadata, ""
     tensors = {name: value for name, value in state.values.items() if isinstance(value, Tensor)}
     left = [name for name in state.values if name not in tensors and name not in own]
     if left:  # numbers and options in one dict with the weights
-        yield {name: value for name, value in state.values.items() if name not in left}, _left_out(left)
+        kept = {name: value for name, value in state.values.items() if name not in left}
+        yield kept, state.metadata, _left_out(left)
     match = matched(own, list(tensors), state.path)
     if match is not None:
         renamed, prefix = match
@@ -254,10 +260,16 @@ def _readings(
         strangers = {name: tensors[name] for name in rest if not prefix or name.startswith(prefix)}
         outside = [name for name in rest if name not in strangers and name != "n_averaged"]
         averaged = f"the weights are the averaged ones under {prefix!r}" if "ema" in prefix else ""
-        yield taken | strangers, "; ".join(filter(None, (averaged, _left_out(outside))))
+        cut = len(prefix.rstrip("."))
+        versions = {
+            path[cut:].lstrip("."): version
+            for path, version in (state.metadata or {}).items()
+            if path == prefix.rstrip(".") or path.startswith(prefix)
+        }
+        yield taken | strangers, versions or None, "; ".join(filter(None, (averaged, _left_out(outside))))
     if adapt is not None:
         try:
-            yield adapt(dict(tensors)), "the library's own conversion of the file's names was applied"
+            yield adapt(dict(tensors)), None, "the library's own conversion of the file's names was applied"
         except Exception:  # it knows nothing of this file
             return
 

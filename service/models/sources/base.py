@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from service.errors import CatalogError
+from service.models.forms import unwrapped
 from service.models.spec import Scale
 from service.models.weights import State, fit, read_weights
 
@@ -164,7 +165,15 @@ def seeded(build: Callable[[], Any]) -> Any:
 
 def fitted(network: nn.Module, state: State, said: list[str], adapt: Any = None) -> nn.Module:
     """Return a network with a file's weights; what is worth saying is added to the list."""
-    said += [*state.said, *filter(None, [fit(network, state, adapt)])]
+    try:
+        found = fit(network, state, adapt)
+    except CatalogError:
+        if (plain := unwrapped(network)) is network and not any(
+            "_orig_mod" in k or "module" in k for k in state.values
+        ):
+            raise
+        network, found = plain, fit(plain, state, adapt)
+    said += [*state.said, *filter(None, [found])]
     return network
 
 

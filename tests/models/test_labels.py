@@ -1,0 +1,55 @@
+"""Labels as people have them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from service.errors import CatalogError
+from service.models.labels import imagenet_labels, read_labels
+
+EXPECTED = ("cat", "dog", "bird")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("l.txt", b"cat\ndog\nbird\n"),
+        ("l.txt", b"\xef\xbb\xbfcat\r\ndog\r\nbird\r\n"),
+        ("l.txt", b"cat \n dog\n\nbird\t\n\n"),
+        ("l.json", b'["cat", "dog", " bird"]'),
+        ("l.json", b'{"0": "cat",\n"1": "dog",\n"2": "bird"}'),
+        ("l.json", b'{"2": "bird", "0": "cat", "1": "dog"}'),
+        ("l.json", b'{"cat": 0, "bird": 2, "dog": 1}'),
+        ("l.json", b'{"0": ["n1", "cat"], "1": ["n2", "dog"], "2": ["n3", "bird"]}'),
+        ("l.json", b'{"id2label": {"0": "cat", "1": "dog", "2": "bird"}}'),
+        ("l.json", b'\xef\xbb\xbf["cat", "dog", "bird"]'),
+        ("l.txt", b'{"0": "cat", "1": "dog", "2": "bird"}'),
+    ],
+)
+def test_labels(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    assert read_labels(tmp_path / name) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'{"0": "cat", "2": "dog"}', "its indices are not 0 to 1"),
+        (b'{"a": "cat"}', "holds no labels that can be read"),
+        (b"[1, 2]", "a label is no string"),
+        (b"{", "write a JSON list of strings"),
+        (b"3", "holds no labels"),
+        (b'["caf\xe9"]', r"cannot be read \(UnicodeDecodeError\); save it as UTF-8"),
+    ],
+)
+def test_json_that_is_no_labels(tmp_path: Path, data: bytes, says: str) -> None:
+    (tmp_path / "l.json").write_bytes(data)
+    with pytest.raises(CatalogError, match=f"labels: .*l.json' .*{says}"):
+        read_labels(tmp_path / "l.json")
+
+
+def test_imagenet() -> None:
+    labels = imagenet_labels()
+    assert (len(labels), labels[281]) == (1000, "tabby")
+    assert json.dumps(labels)
