@@ -76,11 +76,11 @@ def _labels(given: Mapping[str, Any], network: Network, folder: Path) -> tuple[s
 
 
 def _noise(transform: Transform) -> Tensor:
-    """Return seeded inputs (4, C, H, W) with structure at several scales."""
+    """Return seeded inputs (2, C, H, W) with structure at several scales."""
     generator = torch.Generator().manual_seed(1)
-    x = torch.zeros(4, len(transform.mean), *transform.crop)
+    x = torch.zeros(2, len(transform.mean), *transform.crop)
     for cells in (4, 16, 64):
-        coarse = torch.randn(4, len(transform.mean), cells, cells, generator=generator)
+        coarse = torch.randn(2, len(transform.mean), cells, cells, generator=generator)
         x += nn.functional.interpolate(coarse, transform.crop, mode="bilinear", align_corners=False)
     return x
 

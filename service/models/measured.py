@@ -53,7 +53,7 @@ def measured(process: Process, interpolations: Sequence[Interpolation]) -> Measu
         "channels": channels,
         "input_size": (size[0], size[1]),
         "mean": tuple(round(float(value), 6) for value in np.clip(-low * std, 0, 1) + 0.0),
-        "std": tuple(round(float(value), 6) for value in std),
+        "std": tuple(float(f"{value:.6g}") for value in std),
         "order": order if channels == 3 else None,
     }
     if varies:
@@ -118,8 +118,10 @@ def _candidates(
 
 
 def _length(values: Floats, length: int) -> float:
-    """Return how long a whole ramp is after scaling, given the part of it that is seen."""
-    inside = np.flatnonzero((values > 0.15) & (values < 0.85))
-    first, last = inside[0], inside[-1]
-    slope = (values[last] - values[first]) / (last - first)
+    """Return how long a whole ramp is after scaling, given what is seen of it and, maybe, of padding around."""
+    wide = 8
+    slopes = values[wide:] - values[:-wide]
+    rising = np.flatnonzero(slopes > slopes.max() / 4)
+    first, last = np.quantile(rising, (0.1, 0.9)).round().astype(int)  # clear of borders, where resampling has one side
+    slope = (values[last + wide // 2] - values[first + wide // 2]) / (last - first)
     return float((length - 1) / length / slope)

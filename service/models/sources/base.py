@@ -126,7 +126,9 @@ def unknown(text: str, folder: Path) -> str:
             "weights alone are named behind a source: SOURCE=FILE"
         )
     near = {source.name: nearest(text, source.names()) for source in sources()}
-    best = max((name for name in near.values() if name), key=lambda name: likeness(text, name), default="")
+    # A plain name comes first, unless another source has this very one.
+    ranked = sorted((name for name in near.values() if name), key=lambda name: ("/" in name, -likeness(text, name)))
+    best = next((name for name in ranked if likeness(text, name) == 1.0), next(iter(ranked), ""))
     did = f"; did you mean {best!r}?" if best else ""
     forms = "; ".join(
         source.form + (f" (nearest: {near[source.name]!r})" if near[source.name] else "") for source in sources()

@@ -1,0 +1,87 @@
+"""The user's own code: functions, classes and their methods; what it raises is told as its own."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.errors import CatalogError
+from service.models.catalogue import read_catalog, requested
+from service.models.spec import ModelSpec
+
+
+def entry(folder: Path, text: str) -> ModelSpec:
+    (folder / "catalog.toml").write_text(f"[models.m]\n{text}")
+    return read_catalog(folder / "catalog.toml")[0]["m"]
+
+
+@pytest.mark.parametrize("key", ["factory", "source"])
+@pytest.mark.parametrize(
+    ("address", "outputs"),
+    [("tests.models.nets:small", 3), ("tests.models.nets:Small", 3), ("tests.models.nets:Small.wide", 7)],
+)
+def test_functions_classes_and_methods(tmp_path: Path, key: str, address: str, outputs: int) -> None:
+    built = entry(tmp_path, f"{key} = '{address}'\n").build()
+    assert built(torch.zeros(1, 3, 32, 32)).shape == (1, outputs)
+    assert not built.training
+
+
+def test_after_model_as_in_a_catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "beside_the_user.py").write_text("from torch import nn\ndef net(): return nn.Linear(2, 3)\n")
+    torch.save({"weight": torch.ones(3, 2), "bias": torch.zeros(3)}, "w.pth")
+    specs, default = requested(("beside_the_user:net=w.pth",), None)
+    assert default == "net"
+    assert torch.equal(specs["net"].build().weight, torch.ones(3, 2))
+
+
+def test_random_weights_are_lively_and_default_ones_untouched(tmp_path: Path) -> None:
+    from tests.models import nets
+
+    torch.manual_seed(0)
+    expected = nets.small().state_dict()
+    default = entry(tmp_path, "factory = 'tests.models.nets:small'\ninput_size = 32\n").build().state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in default.items())
+    random = entry(tmp_path, "factory = 'tests.models.nets:small'\ninput_size = 32\nweights = 'random'\n").build()
+    assert not torch.equal(random.bn1.running_mean, expected["bn1.running_mean"])
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("tests.models.nets:raises", "raised RuntimeError: no such thing; call it with the same arguments in Python"),
+        ("tests.models.nets:bag", r"returned a Bag, not an nn\.Module; its attribute 'model' is one: return that"),
+        ("builtins:dict", r"returned a dict, not an nn\.Module"),
+    ],
+)
+def test_what_goes_wrong_while_building(tmp_path: Path, address: str, says: str) -> None:
+    with pytest.raises(CatalogError, match=says):
+        entry(tmp_path, f"factory = '{address}'\n").build()
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("tests.models.nets:Small.nothing", r"cannot be imported \(AttributeError"),
+        ("tests.models.nets:X", "cannot be imported"),
+        ("tests.tiny:SIZE", "is a int; it has to be callable"),
+        ("ends_the_process:net", r"cannot be imported \(SystemExit: 7\)"),
+    ],
+)
+def test_addresses_that_lead_nowhere(tmp_path: Path, address: str, says: str) -> None:
+    (tmp_path / "ends_the_process.py").write_text("import sys\nsys.exit(7)\n")
+    with pytest.raises(CatalogError, match=says):
+        entry(tmp_path, f"factory = '{address}'\n")
+
+
+def test_preprocessing_is_assumed_and_said(tmp_path: Path) -> None:
+    spec = entry(tmp_path, "factory = 'tests.models.nets:small'\ninput_size = 32\nmean = 0.5\n")
+    assert spec.assumed == (
+        "resize = 32",
+        'interpolation = "bilinear"',
+        "std = [0.229, 0.224, 0.225]",
+        'fit = "crop"',
+    )
+    assert not spec.task_known

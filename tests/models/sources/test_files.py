@@ -1,0 +1,117 @@
+"""Whole networks in a file: exported ones with their layers, TorchScript as a black box, pickles by permission."""
+
+import copy
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.errors import CatalogError
+from service.models.catalogue import read_catalog, requested
+from service.models.forms import BlackBox
+from service.models.spec import ModelSpec
+from tests.models import nets
+
+X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def small() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return nets.small().eval()
+
+
+def exported(path: Path, batch: str | None = "batch") -> Path:
+    torch.manual_seed(0)
+    torch.export.save(nets.export(batch), path)
+    return path
+
+
+def asked(option: object) -> ModelSpec:
+    (spec,) = requested((str(option),), None)[0].values()
+    return spec
+
+
+def test_exported_network_with_its_layers(tmp_path: Path) -> None:
+    spec = asked(exported(tmp_path / "my net.v2.pt2"))
+    assert (spec.name, spec.transform.crop) == ("my-net-v2", (32, 32))
+    assert not any(line.startswith("input_size") for line in spec.assumed)  # the file knows it
+    network = spec.build()
+    torch.testing.assert_close(network(X), small()(X))
+    assert {"conv1", "bn1", "conv2", "gap", "fc"} <= {path for path, _ in network.named_modules()}
+    torch.testing.assert_close(copy.deepcopy(network)(X), small()(X))  # variants of it are made of copies
+
+
+def test_fixed_batch_says_how_to_export(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"exported for batches of 2 only.*; export with dynamic_shapes"):
+        asked(exported(tmp_path / "m.pt2", None))
+
+
+def test_two_inputs_are_refused(tmp_path: Path) -> None:
+    class Two(torch.nn.Module):
+        def forward(self, x: torch.Tensor, age: torch.Tensor) -> torch.Tensor:
+            return x.mean((2, 3)) + age
+
+    batch = torch.export.Dim("batch")
+    given = (torch.rand(2, 3, 32, 32), torch.rand(2, 1))
+    torch.export.save(torch.export.export(Two(), given, dynamic_shapes=({0: batch}, {0: batch})), tmp_path / "m.pt2")
+    with pytest.raises(CatalogError, match="takes 2 inputs, and one picture is explained; export a module that binds"):
+        asked(tmp_path / "m.pt2")
+
+
+@pytest.mark.parametrize("make", [nets.scripted, nets.traced])
+@pytest.mark.parametrize("suffix", ["pt", "ts", "torchscript"])
+def test_torchscript_is_a_black_box(tmp_path: Path, make: object, suffix: str) -> None:
+    torch.manual_seed(0)
+    (tmp_path / f"m.{suffix}").write_bytes(nets.saved(make()))  # type: ignore[operator]
+    spec = asked(tmp_path / f"m.{suffix}")
+    network = spec.build()
+    assert isinstance(network, BlackBox)
+    assert spec.said == ["TorchScript shows no layers: only methods without layers apply"]
+    torch.testing.assert_close(network(X), small()(X))
+
+
+def test_pickled_module_only_by_permission(tmp_path: Path) -> None:
+    torch.save({"model": small(), "epoch": 3}, tmp_path / "m.pth")
+    with pytest.raises(
+        CatalogError, match=r"holds weights and no network; name the network they are for, SOURCE=.*m\.pth, "
+    ):
+        asked(tmp_path / "m.pth")
+    (tmp_path / "catalog.toml").write_text("[models.m]\nsource = 'm.pth'\nallow_pickle = true\ninput_size = 32\n")
+    torch.testing.assert_close(read_catalog(tmp_path / "catalog.toml")[0]["m"].build()(X), small()(X))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("m.pt2", None, "there is no file"),
+        ("m.pt2", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
+        ("m.pt2", b"<html>", "an HTML page"),
+        ("m.pt2", b"rubbish", "holds weights and no network"),
+    ],
+)
+def test_files_that_are_none(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(CatalogError, match=says):
+        asked(tmp_path / name)
+
+
+def test_no_weights_beside(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="holds its weights, and takes no arguments"):
+        asked(f"{exported(tmp_path / 'm.pt2')}=random")
+
+
+def test_one_version_wherever_the_file_lies(tmp_path: Path) -> None:
+    first = exported(tmp_path / "a.pt2")
+    (tmp_path / "b.pt2").write_bytes(first.read_bytes())
+    specs = [asked(path) for path in (first, tmp_path / "b.pt2")]
+    assert len({spec.identity(spec.build()) for spec in specs}) == 1

@@ -1,0 +1,57 @@
+"""Networks that cannot be served as they are: the message says what to change, not what PyTorch raised."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from service.engine.network.resident import Model
+from service.errors import CatalogError
+from service.models.catalogue import read_catalog
+from service.models.remedies import refusal
+
+
+def refused(folder: Path, factory: str, more: str = "input_size = 32\n") -> str:
+    """Load a network as the store does; return why it is refused."""
+    (folder / "catalog.toml").write_text(f"[models.m]\nfactory = 'tests.models.nets:{factory}'\n{more}")
+    spec = read_catalog(folder / "catalog.toml")[0]["m"]
+    network = spec.build()
+    try:
+        Model(spec, network, torch.device("cpu"))
+    except CatalogError as error:
+        return str(error)
+    except Exception as error:
+        return str(refusal(spec, network, error))
+    raise AssertionError("served")
+
+
+CASES = {
+    "grey": "it takes 1 channels, and is given 3; set channels = 1",
+    "four": "it takes 4 channels, and is given 3; set channels = 4",
+    "six": "it takes 6 channels, and pictures have 1, 3 or 4",
+    "sized": "it does not take 32 x 32, and takes 96 x 96; set input_size = 96",
+    "digits": "it does not take 32 x 32, and takes 28 x 28; set input_size = 28 and channels = 1",
+    "squeezes": "write flatten(1), or squeeze by its axis",
+    "two": "its forward takes 2 inputs, and one picture is explained; bind 'age' in the factory",
+    "last": "it takes channels last; let its forward begin with x = x.permute(0, 2, 3, 1)",
+    "film": "it takes five axes, as of films or volumes",
+    "casts": "its forward computes in float16, and inputs are float32",
+    "raises_in_forward": "its forward raises ValueError: a mistake of its author on pictures (2, 3, 32, 32) float32",
+    "exported_for_two": "",
+}
+
+
+@pytest.mark.parametrize("factory", CASES)
+def test_the_key_to_change_is_named(tmp_path: Path, factory: str) -> None:
+    message = refused(tmp_path, factory)
+    assert message.startswith("model 'm': ")
+    assert CASES[factory] in message
+
+
+def test_following_the_remedy_serves(tmp_path: Path) -> None:
+    for factory, more in (("sized", "input_size = 96\n"), ("grey", "input_size = 32\nchannels = 1\n")):
+        (tmp_path / "catalog.toml").write_text(f"[models.m]\nfactory = 'tests.models.nets:{factory}'\n{more}")
+        spec = read_catalog(tmp_path / "catalog.toml")[0]["m"]
+        model = Model(spec, spec.build(), torch.device("cpu"))
+        assert model.facts.outputs == 3
+        assert model.facts.input_shape == (len(spec.transform.mean), *spec.transform.crop)
