@@ -82,13 +82,19 @@ class Pipeline:
         """
         model = plan.model
         if plan.ask.method is not None and not plan.ask.method.needs_image:
-            return Seen(None, torch.empty(0, 3, *model.facts.input_size, device=model.device))
-        limits = self.settings
+            return Seen(None, torch.empty(0, *model.facts.input_shape, device=model.device))
+        limits, transform = self.settings, model.spec.transform
         file = picture_bytes(plan.ask.pictures[0])
         with self._cores, run.usage.stage("decode"):
-            decoded = decode(file, max_bytes=limits.max_image_bytes, max_pixels=limits.max_image_pixels)
-            picture = prepare(decoded, model.spec.transform)
-            x = to_input(picture.seen, model.spec.transform)
+            decoded = decode(
+                file,
+                max_bytes=limits.max_image_bytes,
+                max_pixels=limits.max_image_pixels,
+                window=transform.window,
+                alpha="a" in transform.channels,
+            )
+            picture = prepare(decoded, transform)
+            x = to_input(picture, transform)
         if model.device.type == "cuda":
             x = x.pin_memory().to(model.device, non_blocking=True)
         return Seen(picture, x)
@@ -156,7 +162,7 @@ class Pipeline:
             ServiceError: requests would not be answered.
         """
         model = self.store.get(None)
-        x = probe_input(model.facts.input_size)[:1]
+        x = probe_input(model.facts.input_size, len(model.facts.channels))[:1]
         ModelProbe(model, self.device, run).scores(Rows(1, lambda i, j: x.to(model.device)))
 
     def _precision(self, ask: Ask, model: Model, *, tolerant: bool) -> Precision:

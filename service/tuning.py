@@ -250,7 +250,7 @@ class Tuner:
         result: dict[Precision, float] = {}
         for data in photographs():
             picture = prepare(decode(data, max_bytes=2**20, max_pixels=2**20), model.spec.transform)
-            x = to_input(picture.seen, model.spec.transform).to(model.device)
+            x = to_input(picture, model.spec.transform).to(model.device)
             maps: dict[Precision, Tensor] = {}
             for precision in precisions:
                 if closing.is_set():
@@ -270,7 +270,7 @@ class Tuner:
                 ways = {v.name: v for v in candidates(model.module, model.example(), precision)}
                 model.variants[precision] = ways[name]
             for precision, rows in tuned.batch_rows.items():
-                self.device.limits.set(rows_key(model, (3, *model.facts.input_size), precision), rows)
+                self.device.limits.set(rows_key(model, model.facts.input_shape, precision), rows)
             model.preferred = tuned.preferred
             model.trace_with(model.variants["fp32"])
 

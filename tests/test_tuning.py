@@ -7,8 +7,8 @@ import threading
 import pytest
 import scipy.stats
 import torch
-
 from service.api.schemas import Request
+
 from service.app import build, close
 from service.engine.network.graphs import Recorded
 from service.engine.network.memory import live_bytes

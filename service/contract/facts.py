@@ -114,7 +114,24 @@ class Facts:
 
         Grey is the colour's luma (ITU-R BT.601), as pictures are made grey for the model.
         """
-        red, green, blue = rgb
-        of = {"r": red, "g": green, "b": blue, "l": 0.299 * red + 0.587 * green + 0.114 * blue, "a": 1.0}
-        values = torch.tensor([of[channel] for channel in self.channels])
-        return ((values - torch.tensor(self.mean)) / torch.tensor(self.std)).view(-1, 1, 1)
+        return self.painted(torch.tensor(tuple(rgb), dtype=torch.float32).view(1, 3, 1, 1))[0]
+
+    def painted(self, rgb: Tensor) -> Tensor:
+        """Return opaque pictures (N, 3, h, w) in 0..1 as the model's inputs (N, C, h, w); see `colour`."""
+        red, green, blue = rgb.unbind(1)
+        grey = 0.299 * red + 0.587 * green + 0.114 * blue
+        of = {"r": red, "g": green, "b": blue, "l": grey, "a": torch.ones_like(red)}
+        values = torch.stack([of[channel] for channel in self.channels], 1)
+        return (values - self._per_channel(self.mean, rgb)) / self._per_channel(self.std, rgb)
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Return the model's inputs (N, C, h, w) as pictures (N, 3, h, w), in 0..1 where the inputs are pictures'."""
+        return self.coloured(x * self._per_channel(self.std, x) + self._per_channel(self.mean, x))
+
+    def coloured(self, x: Tensor) -> Tensor:
+        """Return what lies on the input's channels (..., C, h, w) by colour (..., 3, h, w): grey thrice, no opacity."""
+        return x[..., [max(self.channels.find(channel), 0) for channel in "rgb"], :, :]
+
+    @staticmethod
+    def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
+        return torch.tensor(values, device=like.device).view(-1, 1, 1)

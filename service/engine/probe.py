@@ -50,7 +50,7 @@ class ModelProbe:
 
     @property
     def _shape(self) -> tuple[int, ...]:
-        return (3, *self.facts.input_size)
+        return self.facts.input_shape
 
     def _key(self, rows: Rows) -> Hashable:
         """Return what outputs are kept under; None where they are not."""

@@ -154,10 +154,10 @@ class Store:
             raise refusal(spec, module, error) from error
         limits = self.device.limits
         for precision in DTYPES:  # until it is measured
-            key = rows_key(model, (3, *model.facts.input_size), precision)
+            key = rows_key(model, model.facts.input_shape, precision)
             limits.set(key, min(limits.unmeasured_rows, limits.fitting(model.row_bytes)))
         # One batch of each kind that requests bring: the libraries behind plan and allocate on first use.
-        x = probe_input(model.facts.input_size).to(self.device.device)
+        x = probe_input(model.facts.input_size, len(model.facts.channels)).to(self.device.device)
 
         def rows(i: int, j: int) -> torch.Tensor:
             return x[:1].expand(j - i, -1, -1, -1)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.images import Interpolation, Transform, prepare, to_input
+from service.images import Interpolation, Order, Transform, prepare, to_input
 
 Floats = NDArray[np.float64]
 Process = Callable[[Image.Image], Floats]
@@ -47,9 +47,9 @@ def measured(process: Process, interpolations: Sequence[Interpolation]) -> Measu
     centre = (slice(None), size[0] // 2, size[1] // 2)
     low, high = black[centre], process(Image.new("RGB", (448, 448), "white"))[centre]
     red = (process(Image.new("RGB", (448, 448), "red"))[centre] - low) / (high - low)
-    order = "bgr" if channels == 3 and red.argmax() == 2 else "rgb"
+    order: Order = "bgr" if channels == 3 and red.argmax() == 2 else "rgb"
     std = 1 / (high - low)
-    known = {
+    known: dict[str, Any] = {
         "channels": channels,
         "input_size": (size[0], size[1]),
         "mean": tuple(round(float(value), 6) for value in np.clip(-low * std, 0, 1) + 0.0),
@@ -64,19 +64,21 @@ def measured(process: Process, interpolations: Sequence[Interpolation]) -> Measu
         return found[::-1] if order == "bgr" else found
 
     pictures = [_detailed(_LANDSCAPE), _detailed(_PORTRAIT)]
-    expected = [fractions(picture) for picture in pictures]
+    expected = [process(picture) for picture in pictures]
     best, least = {}, float("inf")
     for candidate in _candidates(fractions, (size[0], size[1]), interpolations):
         transform = Transform(
             candidate["resize"],
             (size[0], size[1]),
-            (0.0,) * channels,
-            (1.0,) * channels,
+            known["mean"],
+            known["std"],
             candidate["interpolation"],
             fit=candidate["fit"],
+            order=order if channels == 3 else "rgb",
         )
-        ours = [to_input(prepare(picture, transform).seen, transform)[0].numpy() for picture in pictures]
-        error = max(float(np.abs(a - b).mean()) for a, b in zip(ours, expected, strict=True))
+        ours = [to_input(prepare(picture, transform), transform)[0].numpy() for picture in pictures]
+        apart = [np.abs(a - b) * std[:, None, None] for a, b in zip(ours, expected, strict=True)]
+        error = max(float(values.mean()) for values in apart)
         if error < least:
             best, least = candidate, error
     return Measured(known | best, least, False)

@@ -3,13 +3,10 @@
 import dataclasses
 
 import pytest
-import torch
 
 from service.contract import Facts, LayerInfo
 from service.errors import InvalidParameter, NotApplicable
-from service.images import Transform, to_input
 from service.tasks import task
-from tests.conftest import photograph
 
 CONV = LayerInfo("conv1", "Conv2d", (8, 16, 16), spatial=True, followed_by="relu", kernel=(8, 3, 3, 3))
 TOKENS = LayerInfo("mix", "MultiheadAttention", (17, 16), spatial=False)
@@ -70,15 +67,3 @@ def test_what_a_layer_becomes_behind_its_activation_function():
 def test_outputs_are_called_by_label_or_number():
     assert _facts(labels=("a", "b", "c")).label(1) == "b"
     assert _facts().label(1) == "1"
-
-
-def test_a_colour_is_what_a_picture_of_it_becomes():
-    """Held against the way that pictures take."""
-    facts = _facts()
-    transform = Transform(32, (32, 32), facts.mean, facts.std)
-    picture = photograph("chelsea").resize((32, 32))
-    rgb = picture.getpixel((3, 5))
-    expected = to_input(picture, transform)[0, :, 5, 3]
-    found = facts.colour([value / 255 for value in rgb])
-    assert found.shape == (3, 1, 1)
-    torch.testing.assert_close(found.flatten(), expected)

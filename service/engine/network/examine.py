@@ -22,12 +22,12 @@ _POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.MaxPool2d
 _RELU = "+relu"
 
 
-def probe_input(size: tuple[int, int]) -> Tensor:
-    """Return a seeded input (2, 3, H, W) with structure at all scales, so that every layer has something to answer."""
+def probe_input(size: tuple[int, int], channels: int = 3) -> Tensor:
+    """Return a seeded input (2, C, H, W) with structure at all scales, so that every layer has something to answer."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.zeros(2, 3, *size)
+    x = torch.zeros(2, channels, *size)
     for cells in (4, 16, 64):
-        coarse = torch.randn(2, 3, cells, cells, generator=generator)
+        coarse = torch.randn(2, channels, cells, cells, generator=generator)
         x += nn.functional.interpolate(coarse, size, mode="bilinear", align_corners=False)
     return x
 
@@ -57,7 +57,7 @@ class _Examination:
 
     def examined(self) -> Examined:
         size = self.spec.transform.crop
-        x = probe_input(size).to(self.device)
+        x = probe_input(size, len(self.spec.transform.channels)).to(self.device)
         seen = self._watch(x)
         self.repeated = frozenset(path for path, count in seen.calls.items() if count > 1)
         layers = {info.path: info for info in seen.layers}
@@ -68,8 +68,8 @@ class _Examination:
             task=self.spec.task,
             outputs=seen.outputs.shape[1],
             input_size=size,
-            mean=self.spec.transform.mean,
-            std=self.spec.transform.std,
+            mean=self.spec.transform.statistics[0],
+            std=self.spec.transform.statistics[1],
             layers=layers,
             default_layer=self._default_layer(seen, layers),
             head=None,
@@ -77,6 +77,7 @@ class _Examination:
             max_pools=seen.activations.max_pools,
             other_activations=tuple(sorted(seen.activations.smooth)),
             labels=tuple(self.spec.labels),
+            channels=self.spec.transform.channels,
         )
         if facts.labels and len(facts.labels) != facts.outputs:
             raise CatalogError(
@@ -123,7 +124,8 @@ class _Examination:
         """Find which outputs are (C, h, w): their last two axes, and not the first, follow the input's size."""
         other = size[0], size[1] + 64
         try:
-            wider = {info.path: info.shape for info in self._watch(probe_input(other).to(self.device)).layers}
+            x = probe_input(other, len(self.spec.transform.channels)).to(self.device)
+            wider = {info.path: info.shape for info in self._watch(x).layers}
         except Exception:  # the network takes one size only: a square map of a convolution is what it looks like
             wider = {}
         result = {}

@@ -49,8 +49,8 @@ class Model:
             return self.variants[precision](rows)
 
     def example(self) -> Tensor:
-        """Return a seeded input (2, 3, H, W) on the device."""
-        return probe_input(self.spec.transform.crop).to(self.device)
+        """Return a seeded input (2, C, H, W) on the device."""
+        return probe_input(self.spec.transform.crop, len(self.spec.transform.channels)).to(self.device)
 
     def trace(self, x: Tensor, tracing: Tracing, objective: Objective | None = None) -> Trace:
         """Run one forward of x (N, 3, H, W) and its backwards."""

@@ -90,13 +90,12 @@ class Filters(LayerExplainer):
 
     def _decode(self, parameters: Tensor, facts: Facts) -> Tensor:
         """Map parameters to pictures in the model's input space, (N, 3, H, W)."""
-        low, high = self._range(facts, parameters.device)
         if self.parametrisation == "pixel":
-            return parameters.clamp(low, high)
+            return parameters.clamp(*self._range(facts, parameters.device))
         spectrum = torch.view_as_complex(parameters) * _fourier_scale(facts.input_size).to(parameters.device)
         axes = torch.fft.irfft2(spectrum, s=facts.input_size, norm="ortho")
         rgb = torch.einsum("nahw,ac->nchw", axes, _COLOUR_AXES.to(parameters.device)).sigmoid()
-        return low + rgb * (high - low)
+        return facts.painted(rgb)
 
     def _penalty(self, x: Tensor) -> Tensor:
         """Return the regularisers, (N,)."""
@@ -110,8 +109,8 @@ class Filters(LayerExplainer):
         check_channels(self.channels, info)
         painted = self._paint(probe, info)
         maps = list(painted.maps)
-        if info.kernel is not None and info.kernel[1] == 3:
-            kernels = probe.weight(info.path)
+        if info.kernel is not None and info.kernel[1] == 3 and len(facts.channels) == 3:
+            kernels = facts.coloured(probe.weight(info.path))
             maps += [
                 Map(
                     f"kernel {info.path} channel {c}",
@@ -140,7 +139,8 @@ class Filters(LayerExplainer):
         def respond(x: Tensor) -> Tensor:
             return probe.trace(Rows.of(x), Tracing(layers=(info.path,), partial=True), response).objective[:, 0]
 
-        shape = (n, 3, height, width) if self.parametrisation == "pixel" else (n, 3, height, width // 2 + 1, 2)
+        spectrum = (n, 3, height, width // 2 + 1, 2)
+        shape = (n, *facts.input_shape) if self.parametrisation == "pixel" else spectrum
         parameters = torch.zeros(shape, device=device)
         blank = respond(self._decode(parameters, facts))
         for step in range(self.steps):
@@ -161,8 +161,7 @@ class Filters(LayerExplainer):
                 if self.blur > 0 and step % 4 == 3 and step < self.steps - 1:
                     parameters = gaussian_blur(parameters, [4 * int(self.blur + 1) + 1] * 2, [self.blur] * 2)
         x = self._decode(parameters, facts)
-        low, high = self._range(facts, device)
-        rgb = (x - low) / (high - low)
+        rgb = facts.shown(x).clamp(0, 1)
         noise = torch.rand((n, 3, height, width), generator=generator).to(device)
         maps = [
             Map(f"filter {info.path} channel {c}", rgb[i], "rgb", layer=info.path, channel=c)
@@ -173,7 +172,7 @@ class Filters(LayerExplainer):
             details={
                 "response": respond(x).tolist(),
                 "response_blank": blank.tolist(),
-                "response_noise": respond(low + noise * (high - low)).tolist(),
+                "response_noise": respond(facts.painted(noise)).tolist(),
             },
         )
 

@@ -115,7 +115,7 @@ class DeconvNet(Explainer):
             maps=[
                 Map(
                     f"deconvnet {info.path} channel {c}",
-                    projections[i],
+                    probe.facts.coloured(projections[i]),
                     "picture",
                     layer=info.path,
                     channel=c,
