@@ -1,9 +1,19 @@
 import pytest
+from torch import Tensor
 
+from service.contract import Targets
+from service.engine.probe import ModelProbe
+from service.engine.scheduler.run import Run
 from service.errors import NotApplicable
 from service.explainers.cam.ram import RAM
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, tiny_input
+from tests.oracles import Case
+
+
+def oracle(case: Case) -> Tensor:
+    """RAM = sum_k w_k A_k, as CAM, of a regression's output."""
+    return oracles.weighted_maps(case)[0]
 
 
 @pytest.mark.oracle("ram")
@@ -11,18 +21,13 @@ def test_equals_the_definition(small):
     subject = small(tiny.regression, task="regression")
     x = tiny_input()
     found = subject.explain(RAM(), x)
-    fc = subject.plain.fc
-    expected, value = oracles.slow_cam(subject.plain, x, "relu2", fc.weight, fc.bias, 0)
+    expected, value = oracles.weighted_maps(Case(subject.plain, x, "relu2"))
     assert_close(found.maps[0].array, expected)
     assert float(value) == pytest.approx(float(found.outputs[0]), rel=1e-5)
 
 
 @pytest.mark.oracle("ram")
 def test_embedded_model_is_complete_and_signed(embedded):
-    from service.contract import Targets
-    from service.engine.probe import ModelProbe
-    from service.engine.scheduler.device import Run
-
     model = embedded.store.get("lesion-count")
     x = oracles.photograph("chelsea", model.facts.input_size[0])
     found = RAM().explain(ModelProbe(model, embedded.device, Run()), x, Targets(model.facts))

@@ -1,9 +1,68 @@
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from service.explainers.features.filters import Filters
 from tests import oracles, tiny
+from tests.explainers.conftest import assert_close
+from tests.oracles import Case
+
+TOLERANCE = 1e-4  # of the painted picture, which is made of gradients
+
+
+def oracle(case: Case) -> Tensor:
+    """Gradient ascent on one picture with autograd through all of it at once: decoding, shift, network, penalties."""
+    how = {"steps": 48, "step_size": 0.05, "jitter": 4, "seed": 0, "l2": 0.0, "total_variation": 0.0, **case.params}
+    channel, fourier = how["channels"][0], how.get("parametrisation", "fourier") == "fourier"
+    network, inner = oracles.isolated(case.network, case.layer)
+    met: list[Tensor] = []
+    inner.register_forward_hook(lambda _module, _inputs, output: met.append(output))
+    height, width = case.x.shape[2:]
+    black, white = case.colour(0), case.colour(1)
+
+    def decoded(parameters: Tensor) -> Tensor:
+        if not fourier:
+            return parameters.clamp(black, white)
+        rgb = torch.einsum(
+            "nahw,ac->nchw", torch.fft.irfft2(parameters * power, (height, width), norm="ortho"), colours
+        )
+        return black + rgb.sigmoid() * (white - black)
+
+    # Power falls with the frequency. Axes of colour: brightness, red against blue, green against magenta.
+    rows = torch.arange(height).minimum(height - torch.arange(height)) / height
+    frequency = (rows[:, None].square() + (torch.arange(width // 2 + 1) / width).square()).sqrt()
+    power = 1 / frequency.clamp(min=1 / max(height, width))
+    power = power / power.square().mean().sqrt()
+    colours = torch.tensor([[0.577, 0.577, 0.577], [0.354, 0.0, -0.354], [-0.102, 0.204, -0.102]])
+    shape = (1, 3, height, width // 2 + 1) if fourier else (1, 3, height, width)
+    parameters = torch.zeros(shape, dtype=torch.complex64 if fourier else torch.float32)
+    dice = torch.Generator().manual_seed(how["seed"])
+    for _ in range(how["steps"]):
+        parameters.requires_grad_()
+        with torch.enable_grad():
+            x = decoded(parameters)
+            shift = torch.randint(-how["jitter"], how["jitter"] + 1, (2,), generator=dice).tolist()
+            network(x.roll(shift, (2, 3)))
+            variation = x.diff(dim=2).abs().mean() + x.diff(dim=3).abs().mean()
+            penalty = how["l2"] * x.square().mean() + how["total_variation"] * variation
+            (g,) = torch.autograd.grad(met[-1][0, channel].mean() - penalty, parameters)
+        real = torch.view_as_real(g) if fourier else g
+        parameters = parameters.detach() + how["step_size"] * g / real.square().mean().sqrt()
+        if not fourier:
+            parameters = decoded(parameters)
+    return ((decoded(parameters) - black) / (white - black))[0].detach()
+
+
+@pytest.mark.oracle("filters")
+@pytest.mark.parametrize("parametrisation", ["pixel", "fourier"])
+@pytest.mark.parametrize("regulariser", [{}, {"l2": 0.5}, {"total_variation": 0.5}])
+def test_paints_what_gradient_ascent_paints(small, parametrisation, regulariser):
+    subject = small(tiny.classifier)
+    params = {"steps": 4, "channels": (3, 5), "parametrisation": parametrisation, "seed": 2, **regulariser}
+    found = subject.explain(Filters(layer="conv2", **params), None).maps
+    for m in found:
+        case = Case(subject.plain, torch.empty(1, 3, 32, 32), "conv2", params={**params, "channels": (m.channel,)})
+        assert_close(m.array, oracle(case), TOLERANCE)
 
 
 @pytest.mark.oracle("filters")

@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from service.contract import Targets
+from service.errors import InvalidParameter, NotApplicable
+from service.explainers.cam.grad_cam import GradCAM
+from service.explainers.cam.gradients import at_layer
+from tests import oracles, tiny
+from tests.explainers.conftest import assert_close, tiny_input
+
+
+def test_maps_and_gradients_are_those_of_plain_autograd(small):
+    subject, x = small(tiny.classifier), tiny_input()
+    at = at_layer(subject.probe(), x, Targets(subject.facts, [2, 4]), "conv2")
+    for i, target in enumerate((2, 4)):
+        a, g = oracles.maps_and_gradients(subject.plain, x, "conv2", target)
+        assert_close(at.a, a)
+        assert_close(at.g[i], g)
+    assert_close(at.outputs, subject.plain(x)[0])
+
+
+def test_the_default_target_is_decided_by_the_same_forward(small):
+    subject, x = small(tiny.classifier), tiny_input()
+    at = at_layer(subject.probe(), x, Targets(subject.facts), None)
+    (top,) = at.targets.chosen(torch.zeros(5))  # decided: other outputs change nothing
+    assert top.index == int(subject.plain(x).argmax())
+    assert at.g.shape == (1, *at.a.shape)
+
+
+def test_a_layer_that_is_none_is_refused_with_a_remedy(small):
+    with pytest.raises(InvalidParameter, match="did you mean 'conv2'"):
+        small(tiny.classifier).explain(GradCAM(layer="conv3"), tiny_input())
+    with pytest.raises(InvalidParameter, match="the default layer is 'relu2'"):
+        small(tiny.classifier).explain(GradCAM(layer="fc"), tiny_input())
+    with pytest.raises(NotApplicable, match=r"name one in params\.layer"):
+        small(tiny.tokens).explain(GradCAM(), tiny_input())

@@ -1,0 +1,34 @@
+import pytest
+
+from service.errors import InvalidParameter
+from service.explainers.base import registry
+from service.explainers.fields import check_channels
+from tests import tiny
+
+SHARED = ("layer", "layers", "score", "seed", "relu", "space")
+
+
+@pytest.mark.parametrize("field", SHARED)
+def test_a_shared_parameter_is_the_same_everywhere(field):
+    """One description and one set of bounds, whatever the method; defaults may differ."""
+    fields = {name: cls.model_fields[field] for name, cls in registry().items() if field in cls.model_fields}
+    assert fields
+    seen = {(info.description, str(info.annotation), str(info.metadata)) for info in fields.values()}
+    assert len(seen) == 1, fields
+
+
+@pytest.mark.parametrize("name", registry())
+def test_every_parameter_is_described_and_has_a_default(name):
+    for field, info in registry()[name].model_fields.items():
+        assert info.description, field
+        assert info.description[0] != " "
+        assert info.description.endswith("."), field
+        assert not info.is_required(), field
+
+
+def test_a_channel_beyond_the_layer_is_refused_by_its_place_in_the_list(small):
+    info = small(tiny.classifier).facts.layers["conv2"]
+    check_channels((0, 11), info)
+    with pytest.raises(InvalidParameter, match="channel 12 is out of range: layer 'conv2' has channels 0 to 11") as met:
+        check_channels((0, 12), info)
+    assert "/params/channels/1" in str(vars(met.value))
