@@ -5,10 +5,12 @@ is ReLU(sum_k w_k A_k) with weights w of the CIC. Kin vary each mask and average
 
 What needs no forward gets none, exactly: a constant map masks everything, so that all of them share one row; a mask
 does not depend on its map's offset and scale, so that equal scaled maps are one mask; no mask depends on the target.
+Each variation is asked for on its own, so that no more outputs are held at a time than Score-CAM has, and whoever asks
+for more variations of the same picture later pays for the new ones alone.
 """
 
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -48,13 +50,12 @@ def enlarged(
 
 
 @dataclass(frozen=True)
-class Variations:
-    """What becomes of each mask: `count` variations of it, over which f is averaged."""
+class Variation:
+    """What becomes of every mask before it multiplies the picture; by default it stays as it is."""
 
-    count: int = 1
-    vary: Callable[[Tensor, Tensor], Tensor] = lambda masks, _: masks  # masks (n, H, W), which (n,) -> (n, H, W)
-    keep_zero: bool = True  # whether a mask of zeros stays one
-    key: Hashable = None  # what determines them
+    vary: Callable[[Tensor], Tensor] = lambda masks: masks  # (n, H, W) -> (n, H, W), each mask on its own
+    key: Hashable = None  # all that determines it
+    keeps_zero: bool = True  # whether a mask of zeros stays one
 
 
 @dataclass(frozen=True)
@@ -106,17 +107,13 @@ class MaskedCAM(LayerExplainer):
         Field(description="Scale a mask to 0..1 after enlarging its map, as the paper does, or before."),
     ] = "after"
 
-    def variations(self, size: tuple[int, int], device: torch.device) -> Variations:
-        """Return what becomes of each mask (H, W); here it stays as it is."""
-        return Variations()
-
-    def _variation_count(self) -> int:
-        """Return how many rows a mask takes, before there is a picture."""
-        return 1
+    def variations(self) -> Sequence[Variation]:
+        """Return what becomes of each mask, one after the other; f is averaged over them."""
+        return (Variation(),)
 
     def passes(self, facts: Facts, targets: int) -> int:
-        """Return an upper bound: every channel's mask and variation, the clean and the fully masked picture."""
-        return facts.layer(self.layer).shape[0] * self._variation_count() + 2
+        """Return an upper bound: every channel's mask and a mask of zeros, varied, and the clean picture."""
+        return (facts.layer(self.layer).shape[0] + 1) * len(self.variations()) + 1
 
     def tolerates_reduced_precision(self) -> bool:
         """Allow it for probabilities: the softmax over channels magnifies what rounding does to logits."""
@@ -128,55 +125,61 @@ class MaskedCAM(LayerExplainer):
         trace = probe.trace(Rows.of(image), Tracing(layers=(layer,)))
         targets = targets.fixed(trace.outputs)
         masks = Masks.distinct(trace.activations[layer][0])
+        picture = fingerprint(image)
+        f_black = torch.zeros(0)  # (1, T)
+        met: list[Tensor] = []  # (M, T) for each variation: f of the picture behind each mask
+        count = 0
+        for variation in self.variations():
+            # Row 0 is the picture behind a mask of zeros: the mask of constant channels, where that is not varied.
+            shift = 1 if masks.constant and not variation.keeps_zero else 0
+
+            def combine(outputs: Tensor, shift: int = shift) -> Explanation:
+                f = targets.scores(outputs, self.score)  # (rows, T)
+                # Variations may differ in how bright they leave the picture, so that a sketch takes whole ones only.
+                f_mask = torch.stack(met).mean(0) if met else f[shift:]
+                return self._combine(layer, trace, masks, f[:1], f_mask, targets)
+
+            rows = self._rows(probe.facts, image, masks, variation, shift, (picture, layer))
+            outputs = probe.scores(rows, sketch=combine)
+            f = targets.scores(outputs, self.score)
+            f_black = f[:1]
+            met.append(f[shift:])
+            count += rows.count
+        found = self._combine(layer, trace, masks, f_black, torch.stack(met).mean(0), targets)
+        return replace(found, avoided=(len(masks.of) + 1) * len(met) - count)
+
+    def _rows(
+        self, facts: Facts, image: Tensor, masks: Masks, variation: Variation, shift: int, shown: Hashable
+    ) -> Rows:
+        """Return the picture behind a mask of zeros, and then behind each varied mask from number 1 - `shift` on."""
         size = image.shape[2], image.shape[3]
-        variations = self.variations(size, image.device)
-        # Row 0 is the picture behind a mask of zeros. Where variations leave such a mask alone, its channels share it.
-        first = 1 if variations.keep_zero or masks.constant == 0 else 0
-        nothing = probe.facts.colour((0, 0, 0)).to(image) if self.space == "pixels" else torch.zeros_like(image[0])
+        nothing = facts.colour((0, 0, 0)).to(image) if self.space == "pixels" else torch.zeros_like(image[0])
 
         def build(i: int, j: int) -> Tensor:
-            parts = [torch.zeros(1, *size, device=image.device)] if i == 0 else []
-            if j > 1:
-                start = max(i, 1) - 1  # counted without row 0
-                low, high = start // variations.count, (j - 2) // variations.count + 1
-                used = enlarged(masks.scaled[first + low : first + high], size, self.interpolation, self.normalise)
-                row = torch.arange(start, j - 1, device=image.device)
-                parts.append(variations.vary(used[row // variations.count - low], row % variations.count))
-            return nothing + (image - nothing) * torch.cat(parts)[:, None]
+            used = torch.arange(i - shift, j - shift, device=image.device).clamp(min=0)
+            h = variation.vary(enlarged(masks.scaled[used], size, self.interpolation, self.normalise))  # (n, H, W)
+            if i == 0:
+                h = torch.cat([torch.zeros_like(h[:1]), h[1:]])
+            return nothing + (image - nothing) * h[:, None]
 
-        def combine(outputs: Tensor) -> Explanation:
-            return self._combine(layer, trace, masks, first, variations.count, outputs, targets)
-
-        key = ("masks", fingerprint(image), layer, self.interpolation, self.normalise, self.space, variations.key)
-        rows = Rows(1 + (len(masks.scaled) - first) * variations.count, build, key)
-        return combine(probe.scores(rows, sketch=combine))
+        key = ("masks", shown, self.interpolation, self.normalise, self.space, variation.key)
+        return Rows(len(masks.scaled) + shift, build, key)
 
     def _combine(
-        self,
-        layer: str,
-        trace: Trace,
-        masks: Masks,
-        first: int,
-        variations: int,
-        outputs: Tensor,
-        targets: Targets,
+        self, layer: str, trace: Trace, masks: Masks, f_black: Tensor, f_mask: Tensor, targets: Targets
     ) -> Explanation:
-        """Return the maps, given the outputs of all rows, or of the first ones."""
-        a = trace.activations[layer][0]
-        f = targets.scores(outputs, self.score)  # (rows, T)
-        done = (len(f) - 1) // variations  # masks of which all variations are there
-        f_mask = torch.cat([f[:first], f[1 : 1 + done * variations].view(done, variations, f.shape[1]).mean(1)])
+        """Return the maps, given f (1, T) behind a mask of zeros, and (m, T) behind all masks or the first ones."""
+        a = trace.activations[layer][0]  # (K, h, w)
         known = masks.of < len(f_mask)
         f_clean = targets.scores(trace.outputs, self.score)  # (1, T)
-        f_baseline = {"black": f[:1], "input": f_clean, "none": torch.zeros_like(f_clean)}[self.baseline]
+        f_baseline = {"black": f_black, "input": f_clean, "none": torch.zeros_like(f_clean)}[self.baseline]
         cic = f_mask[masks.of[known]] - f_baseline  # (K, T)
         w = cic.softmax(0) if self.weights == "softmax" else cic
         cam = torch.einsum("kt,khw->thw", w, a[known]).relu()
         return Explanation(
-            maps=[Map(self.name, cam[i], target=t, layer=layer) for i, t in enumerate(targets.chosen(f))],
+            maps=[Map(self.name, cam[i], target=t, layer=layer) for i, t in enumerate(targets.chosen(f_clean))],
             details=self._details(cic, masks, len(a)),
             outputs=trace.outputs[0],
-            avoided=(len(a) * variations + 1) - (1 + (len(masks.scaled) - first) * variations),
         )
 
     def _details(self, cic: Tensor, masks: Masks, channels: int) -> dict[str, Any]:

@@ -1,13 +1,55 @@
-"""What all methods by masks share, on Score-CAM."""
+"""What all methods by masks share, on Score-CAM and on a method that varies its masks."""
 
 import pytest
 import torch
+from torch import Tensor
 
-from service.explainers.cam.masks import enlarged, min_max
+from service.contract import Rows, Targets
+from service.engine.scheduler.run import Run
+from service.explainers.cam.masks import MaskedCAM, Variation, enlarged, min_max
 from service.explainers.cam.score_cam import ScoreCAM
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, tiny_input
 from tests.oracles import Case
+from tests.plain import PlainProbe
+
+
+class Varied(MaskedCAM):
+    """Masks as they are, dimmed, and turned over: one that stays, one that keeps zeros, and one that does not."""
+
+    name = "varied"
+
+    def variations(self):
+        return (
+            Variation(),
+            Variation(lambda h: h / 2, key="dimmed"),
+            Variation(lambda h: 1 - h, key="turned over", keeps_zero=False),
+        )
+
+
+def _varied(mask: Tensor) -> list[Tensor]:
+    return [mask, mask / 2, 1 - mask]
+
+
+class Watched(PlainProbe):
+    """A plain probe that keeps what it was asked, and what callers who watch are shown after each row."""
+
+    def __init__(self, subject):
+        super().__init__(subject.plain, subject.facts)
+        self.asked: list[Rows] = []
+        self.shown: list[list[Tensor]] = []
+
+    def scores(self, rows, *, sketch=None):
+        outputs = super().scores(rows)
+        self.asked.append(rows)
+        self.shown.append([sketch(outputs[:n]).maps[0].array for n in range(1, len(outputs) + 1)])
+        return outputs
+
+
+def _kill(subject, channels):
+    """Let some channels of the last layer never answer, in both copies of a network."""
+    for network in (subject.plain, subject.model.module):
+        network.conv2.bias[:channels] -= 100
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -30,8 +72,8 @@ def test_masks_scaled_after_enlarging_reach_both_ends(interpolation):
 
 def test_dead_and_equal_channels_share_forwards_and_change_nothing(small):
     subject = small(tiny.classifier)
+    _kill(subject, 5)
     for network in (subject.plain, subject.model.module):
-        network.conv2.bias[:5] -= 100  # five channels never answer
         network.conv2.weight[5] = 3 * network.conv2.weight[6]  # one is another's multiple
         network.conv2.bias[5] = 3 * network.conv2.bias[6]
     x = tiny_input()
@@ -48,8 +90,7 @@ def test_dead_and_equal_channels_share_forwards_and_change_nothing(small):
 @pytest.mark.parametrize("space", ["pixels", "normalised"])
 def test_what_a_mask_of_zeros_leaves_is_black_in_pixels_and_the_mean_colour_when_normalised(small, space):
     subject, x = small(tiny.classifier), tiny_input()
-    for network in (subject.plain, subject.model.module):
-        network.conv2.bias[:] -= 100  # no channel answers: every mask is zero
+    _kill(subject, 12)  # every mask is zero
     colour = {"pixels": subject.facts.colour((0, 0, 0)), "normalised": torch.zeros(3, 1, 1)}[space]
     found = subject.explain(ScoreCAM(space=space, baseline="none", score="logit"), x, [2])
     behind = subject.plain(colour.expand(1, 3, 32, 32))[0, 2]
@@ -69,3 +110,62 @@ def test_softmax_weights_sum_to_one_over_all_channels(small, scale):
     a = oracles.layer_output(subject.plain, x, "relu2")[0]
     assert found.details["channels"] == len(a) == 12
     assert_close(found.maps[0].array, a[0])
+
+
+@pytest.mark.parametrize("dead", [0, 5, 10])
+def test_f_is_averaged_over_the_variations(small, dead):
+    subject, x = small(tiny.classifier), tiny_input()
+    _kill(subject, dead)
+    found = subject.explain(Varied(score="logit"), x, [1, 3])
+    for i, target in enumerate((1, 3)):
+        case = Case(subject.plain, x, "relu2", target, {"score": "logit"})
+        expected, cic = oracles.masked_cam(case, _varied)
+        torch.testing.assert_close(found.maps[i].array, expected, rtol=1e-4, atol=1e-5)
+        assert_close(torch.tensor(found.details["cic"][i]), cic, 1e-4)
+
+
+@pytest.mark.parametrize("dead", [0, 5, 10])
+def test_passes_are_known_beforehand(small, dead):
+    subject, x = small(tiny.classifier), tiny_input()
+    _kill(subject, dead)
+    run = Run()
+    found = Varied().explain(subject.probe(run), x, Targets(subject.facts, [1]))
+    assert run.usage.forwards + found.avoided == Varied().passes(subject.facts, 1) == 3 * 13 + 1
+    live = 12 - found.details["constant_channels"]
+    assert run.usage.forwards == 1 + 3 * (live + 1) + (live < 12)  # turned over, a mask of zeros is a row of its own
+
+
+def test_callers_who_watch_see_whole_variations_after_the_first(small):
+    subject, x = small(tiny.classifier), tiny_input()
+    probe, targets = Watched(subject), Targets(subject.facts, [1])
+    plain = subject.explain(ScoreCAM(), x, [1]).maps[0].array
+    Varied().explain(probe, x, targets)
+    first, second, third = probe.shown
+    assert_close(first[-1], plain)
+    assert not torch.equal(first[5], plain)  # it sharpens with each row
+    for shown in second:
+        assert torch.equal(shown, first[-1])
+    assert not torch.equal(third[0], first[-1])
+    for shown in third:
+        assert torch.equal(shown, third[0])
+
+
+def test_what_was_asked_before_is_known_by_its_key(small):
+    """Not by the method or its parameters: a mask left as it is is Score-CAM's own row."""
+    subject, x = small(tiny.classifier), tiny_input()
+
+    def keys(method, image=x):
+        probe = Watched(subject)
+        method.explain(probe, image, Targets(subject.facts, [1]))
+        return [(rows.key, rows.count) for rows in probe.asked]
+
+    varied = keys(Varied())
+    assert len(set(varied)) == 3
+    assert keys(ScoreCAM()) == varied[:1]
+    different = [
+        keys(ScoreCAM(**params))[0]
+        for params in ({"space": "normalised"}, {"interpolation": "nearest"}, {"normalise": "before"}, {"layer": "bn1"})
+    ]
+    assert len({*varied, *different, keys(ScoreCAM(), tiny_input(seed=4))[0]}) == 8
+    same = [{"score": "logit"}, {"baseline": "none"}, {"weights": "raw"}]  # what is made of outputs, not outputs
+    assert {keys(ScoreCAM(**params))[0] for params in same} == {varied[0]}
