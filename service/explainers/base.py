@@ -55,10 +55,12 @@ class Explainer(BaseModel, ABC):
         """
 
     def resolved(self, facts: Facts) -> dict[str, Any]:
-        """Return the parameters as used: defaults filled in, the chosen layer named."""
+        """Return the parameters as used: defaults filled in, the chosen layers named."""
         params = self.model_dump(mode="json")
         if "layer" in params and params["layer"] is None:
             params["layer"] = facts.default_layer
+        if "layers" in params and not params["layers"]:
+            params["layers"] = [facts.default_layer]
         return params
 
 

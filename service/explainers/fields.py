@@ -4,11 +4,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.contract import LayerInfo, Score
+from service.contract import Facts, LayerInfo, Score
 from service.errors import InvalidParameter
 
 Layer = Annotated[
     str | None, Field(description="Path of the layer; default: the last spatial feature map.", examples=["layer4"])
+]
+Layers = Annotated[
+    tuple[str, ...],
+    Field(
+        max_length=16,
+        description="Paths of the layers; default: the last spatial feature map.",
+        examples=[["layer1", "layer4"]],
+    ),
 ]
 ScoreOf = Annotated[Score, Field(description="f: the class's probability, or its logit.")]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="Seed of all that is drawn at random.")]
@@ -22,6 +30,16 @@ MaskSpace = Annotated[
         "a mask hides is black, or the `normalised` input, so that it is the model's mean colour."
     ),
 ]
+
+
+def layers_of(layers: tuple[str, ...], facts: Facts) -> list[LayerInfo]:
+    """Return the layers asked for, or the default one.
+
+    Raises:
+        InvalidParameter: one of them does not exist or has no spatial maps; its pointer is `/params/layers/i`.
+    """
+    paths: tuple[str | None, ...] = layers or (None,)
+    return [facts.layer(path, f"/params/layers/{i}") for i, path in enumerate(paths)]
 
 
 def check_channels(channels: tuple[int, ...], info: LayerInfo) -> None:

@@ -263,7 +263,7 @@ def test_models(client: httpx.Client) -> None:
             request = {"model": one.name, "params": QUICK.get(use.name, {})} | image
             if one.name == "tiny-tokens" and "layer" in registry()[use.name].model_fields:
                 request["params"] = request["params"] | {"layer": "patches"}
-            if one.name == "tiny-tokens" and use.name == "feature-maps":
+            if one.name == "tiny-tokens" and "layers" in registry()[use.name].model_fields:
                 request["params"] = {"layers": ["patches"]}
             response = client.post(f"/explain/{use.name}", json=request)
             assert response.status_code == (200 if use.applies else 422), (one.name, use.name, response.text)

@@ -2,7 +2,7 @@ import pytest
 
 from service.errors import InvalidParameter
 from service.explainers.base import registry
-from service.explainers.fields import check_channels
+from service.explainers.fields import check_channels, layers_of
 from tests import tiny
 
 SHARED = ("layer", "layers", "score", "seed", "relu", "space")
@@ -24,6 +24,15 @@ def test_every_parameter_is_described_and_has_a_default(name):
         assert info.description[0] != " "
         assert info.description.endswith("."), field
         assert not info.is_required(), field
+
+
+def test_layers_are_those_asked_for_or_the_default_one(small):
+    facts = small(tiny.classifier).facts
+    assert [info.path for info in layers_of((), facts)] == ["relu2"]
+    assert [info.path for info in layers_of(("conv2", "bn1", "conv2"), facts)] == ["conv2", "bn1", "conv2"]
+    with pytest.raises(InvalidParameter, match="did you mean 'conv2'") as met:
+        layers_of(("bn1", "conv3"), facts)
+    assert "/params/layers/1" in str(vars(met.value))
 
 
 def test_a_channel_beyond_the_layer_is_refused_by_its_place_in_the_list(small):

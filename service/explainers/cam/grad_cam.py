@@ -18,8 +18,8 @@ from service.explainers.fields import Relu
 class GradCAM(GradientCAM):
     """Where a layer's features speak for a class: feature maps weighted by their mean gradient.
 
-    alpha_k = mean over positions of dy_c/dA_k, map = ReLU(sum_k alpha_k A_k), with y_c the logit (or the
-    regression's value) before softmax. On a GAP -> linear head it is ReLU(CAM) divided by the number of positions.
+    alpha_k = mean over positions of dy_c/dA_k; map = ReLU(sum_k alpha_k A_k), with y_c the logit (or the regression's
+    value) before softmax. On a GAP -> linear head it is ReLU(CAM) divided by the number of positions.
     """
 
     relu: Relu = True
@@ -27,9 +27,6 @@ class GradCAM(GradientCAM):
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one (h, w) map a target: >= 0, or signed without `relu`."""
         at = at_layer(probe, image, targets, self.layer)
-        alpha = at.g.mean((2, 3))  # (T, C)
-        cam = torch.einsum("tc,chw->thw", alpha, at.a)
-        followed = {"followed_by": probe.facts.layers[at.layer].followed_by}
-        if self.relu:
-            return self._explained(at, cam.relu(), details=followed)
-        return self._explained(at, cam, "signed", followed)
+        alpha = at.g.mean((2, 3))  # (T, K)
+        cam = torch.einsum("tk,khw->thw", alpha, at.a)
+        return self._explained(probe, at, cam.relu()) if self.relu else self._explained(probe, at, cam, "signed")

@@ -1,6 +1,6 @@
-"""A layer's maps and what the targets' scores say of them: what the CAMs by one gradient share."""
+"""Maps of layers and what the targets' scores say of them: what the CAMs by gradients share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,26 +16,33 @@ class AtLayer:
     """Maps of a layer on the clean picture, and the gradients of the targets' logits there."""
 
     layer: str
-    a: Tensor  # (C, h, w)
-    g: Tensor  # (T, C, h, w)
+    a: Tensor  # (K, h, w)
+    g: Tensor  # (T, K, h, w)
     outputs: Tensor  # (K,)
     targets: Targets  # fixed
 
 
-def at_layer(probe: Probe, image: Tensor, targets: Targets, layer: str | None) -> AtLayer:
-    """Run one forward, and a backward to the layer (default: the network's) for each target."""
-    path = probe.facts.layer(layer).path
+def at_layers(probe: Probe, image: Tensor, targets: Targets, layers: Sequence[str]) -> list[AtLayer]:
+    """Run one forward, and for each target one backward that stops at the earliest of the layers."""
+    paths = tuple(dict.fromkeys(layers))
 
     def logits(seen: Trace) -> Tensor:
         return targets.scores(seen.outputs)
 
-    trace = probe.trace(Rows.of(image), Tracing(layers=(path,), wrt=(path,)), logits)
+    trace = probe.trace(Rows.of(image), Tracing(layers=paths, wrt=paths), logits)
     outputs = trace.outputs[0]
-    return AtLayer(path, trace.activations[path][0], trace.gradients[path][:, 0], outputs, targets.fixed(outputs))
+    fixed = targets.fixed(outputs)
+    return [AtLayer(path, trace.activations[path][0], trace.gradients[path][:, 0], outputs, fixed) for path in layers]
+
+
+def at_layer(probe: Probe, image: Tensor, targets: Targets, layer: str | None) -> AtLayer:
+    """Run one forward, and a backward to the layer (default: the network's) for each target."""
+    (at,) = at_layers(probe, image, targets, [probe.facts.layer(layer).path])
+    return at
 
 
 class GradientCAM(LayerExplainer):
-    """A CAM of one gradient at a layer."""
+    """A CAM by gradients at one layer."""
 
     layer: Layer = None
 
@@ -44,14 +51,20 @@ class GradientCAM(LayerExplainer):
         return 1 + 2 * targets
 
     def _explained(
-        self, at: AtLayer, cam: Tensor, kind: Kind = "positive", details: Mapping[str, Any] | None = None
+        self,
+        probe: Probe,
+        at: AtLayer,
+        cam: Tensor,
+        kind: Kind = "positive",
+        details: Mapping[str, Any] | None = None,
     ) -> Explanation:
         """Return maps (T, h, w) as an explanation."""
+        followed = {"followed_by": probe.facts.layers[at.layer].followed_by}
         return Explanation(
             maps=[
                 Map(self.name, cam[i], kind, target=t, layer=at.layer)
                 for i, t in enumerate(at.targets.chosen(at.outputs))
             ],
-            details={"score": "logit", **(details or {})},
+            details={"score": "logit", **followed, **(details or {})},
             outputs=at.outputs,
         )

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from service.contract import Explanation, Facts, LayerInfo, Map, Probe, Rows, Targets, Tracing
 from service.explainers.base import LayerExplainer, explainer
-from service.explainers.fields import Channel, check_channels
+from service.explainers.fields import Channel, Layers, check_channels, layers_of
 
 
 @explainer(
@@ -25,14 +25,7 @@ class FeatureMaps(LayerExplainer):
 
     takes_targets = False
 
-    layers: Annotated[
-        tuple[str, ...],
-        Field(
-            max_length=16,
-            description="Paths of the layers; default: the last spatial feature map.",
-            examples=[["layer1", "layer4"]],
-        ),
-    ] = ()
+    layers: Layers = ()
     channels: Annotated[
         tuple[Channel, ...],
         Field(max_length=256, description="Channel numbers to show, in this order; default: the strongest `top_k`."),
@@ -53,8 +46,7 @@ class FeatureMaps(LayerExplainer):
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one grid (k, h, w) a layer, channels ordered by energy (mean square) or as asked for."""
-        paths: tuple[str | None, ...] = self.layers or (None,)
-        wanted = [probe.facts.layer(path, f"/params/layers/{i}") for i, path in enumerate(paths)]
+        wanted = layers_of(self.layers, probe.facts)
         for info in wanted:
             check_channels(self.channels, info)
         trace = probe.trace(Rows.of(image), Tracing(layers=tuple(dict.fromkeys(map(self._address, wanted)))))
@@ -90,7 +82,3 @@ class FeatureMaps(LayerExplainer):
     def _address(self, info: LayerInfo) -> str:
         """Return what to look at: the layer's output, or what the network's own activation function makes of it."""
         return info.activated if self.activation == "after" else info.path
-
-    def resolved(self, facts: Facts) -> dict[str, object]:
-        """Return the parameters as used."""
-        return super().resolved(facts) | {"layers": [facts.layer(path).path for path in self.layers or (None,)]}

@@ -2,9 +2,10 @@ import pytest
 import torch
 
 from service.contract import Targets
+from service.engine.scheduler.run import Run
 from service.errors import InvalidParameter, NotApplicable
 from service.explainers.cam.grad_cam import GradCAM
-from service.explainers.cam.gradients import at_layer
+from service.explainers.cam.gradients import at_layer, at_layers
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, tiny_input
 
@@ -17,6 +18,18 @@ def test_maps_and_gradients_are_those_of_plain_autograd(small):
         assert_close(at.a, a)
         assert_close(at.g[i], g)
     assert_close(at.outputs, subject.plain(x)[0])
+
+
+def test_several_layers_are_met_by_one_forward_and_one_backward_a_target(small):
+    subject, x, run = small(tiny.classifier), tiny_input(), Run()
+    layers = ["relu2", "bn1", "relu2"]
+    found = at_layers(subject.probe(run), x, Targets(subject.facts, [2, 4]), layers)
+    assert (run.usage.forwards, run.usage.backwards) == (1, 2)
+    assert [at.layer for at in found] == layers
+    for at in found:
+        a, g = oracles.maps_and_gradients(subject.plain, x, at.layer, 4)
+        assert_close(at.a, a)
+        assert_close(at.g[1], g)
 
 
 def test_the_default_target_is_decided_by_the_same_forward(small):
