@@ -1,0 +1,37 @@
+"""Grad-CAM++: Chattopadhay et al. 2018, "Grad-CAM++: Improved Visual Explanations for Deep CNNs", section 3.2."""
+
+import torch
+from torch import Tensor
+
+from service.contract import Explanation, Probe, Targets
+from service.explainers.base import explainer
+from service.explainers.cam.gradients import GradientCAM, at_layer
+
+
+@explainer(
+    "grad-cam++",
+    reference="Chattopadhay et al. 2018, section 3.2, equations 7 and 19",
+    requirement="A layer with spatial feature maps, best behind its ReLU; any head.",
+    cost="1 forward, and a backward from the output to the layer per target",
+)
+class GradCAMPlusPlus(GradientCAM):
+    """Grad-CAM that gives each occurrence of the class its share, large or small: each position weighs for itself.
+
+    With g = dy_c/dA and S_k the sum of A_k over its positions, alpha = g^2 / (2 g^2 + S_k g^3) = 1 / (2 + S_k g), so
+    that no epsilon is needed; w_k = sum_ij alpha ReLU(g); map = ReLU(sum_k w_k A_k). The paper explains exp(y_c), whose
+    own factor exp(y_c) is common to all weights and left out. On a GAP -> linear head w_k = ReLU(v_k) / (2 + v_k mean
+    A_k) with the head's weights v. Where maps are negative, 2 + S_k g may be zero or less, which gives alpha no
+    meaning: it counts as 0 there, and `details.undefined_weights` says at how many positions with g > 0, per target.
+    """
+
+    def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
+        """Return one (h, w) map >= 0 a target."""
+        at = at_layer(probe, image, targets, self.layer)
+        s = at.a.sum((1, 2))[:, None, None]  # (K, 1, 1)
+        divisor = 2 + s * at.g  # (T, K, h, w)
+        defined = divisor > 0
+        alpha = torch.where(defined, 1 / torch.where(defined, divisor, 1), 0)
+        w = (alpha * at.g.relu()).sum((2, 3))  # (T, K)
+        cam = torch.einsum("tk,khw->thw", w, at.a).relu()
+        undefined = (~defined & (at.g > 0)).sum((1, 2, 3))
+        return self._explained(probe, at, cam, details={"undefined_weights": undefined.tolist()})
