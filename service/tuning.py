@@ -24,7 +24,7 @@ from torch import Tensor
 
 from service import __version__
 from service.contract import Objective, Rows, Targets, Total, Trace, Tracing
-from service.engine.incremental.planning import Incremental, NotIncremental
+from service.engine.incremental import Incremental, NotIncremental
 from service.engine.network.memory import live_bytes
 from service.engine.network.resident import Model
 from service.engine.network.variants import EXACT, Variant, candidates
@@ -280,18 +280,23 @@ class Tuner:
     def _write_down(self, model: Model, closing: threading.Event) -> None:
         """Let occlusion compute only what changes, where the network allows.
 
-        It reads the model and changes nothing, so that it need not keep the device from working, but for its timings.
+        Whatever runs the network is a step of the device thread's, and so is the handing over of the result: no other
+        thread changes a resident model.
         """
 
-        def measuring(call: Callable[[], None]) -> None:
-            self._call(call, closing)
+        def on_device(step: Callable[[], T], /) -> T:
+            return self._call(step, closing)
 
+        incremental, whole = None, None
         try:
-            model.incremental = Incremental.of(model.variants["fp32"].module, model.example()[:1], measuring)
-            model.whole = None
+            incremental = Incremental.of(model.variants["fp32"].module, model.example()[:1], on_device)
         except NotIncremental as reason:
-            model.whole = str(reason)
-        model.max_batch_s = self.max_batch_s
+            whole = str(reason)
+
+        def hand_over() -> None:
+            model.incremental, model.whole, model.max_batch_s = incremental, whole, self.max_batch_s
+
+        on_device(hand_over)
 
     def _file(self, model: Model) -> Path:
         """Return where a model's measurement is kept: by all that its result depends on."""

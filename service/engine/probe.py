@@ -45,7 +45,7 @@ class ModelProbe:
         work = BoxesWork(self._model, incremental, plan, rows, cache_key=self._key(rows))
         limits, row_s = self._scheduler.limits, sum(incremental.seconds) / plan.gain
         limits.set(work.key, min(plan.rows, limits.fitting(plan.row_bytes), int(self._model.max_batch_s / row_s)))
-        self._run.usage.incremental = plan.share
+        self._run.usage.incremental = plan.arithmetic
         return work
 
     @property

@@ -21,7 +21,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from service.engine.incremental.planning import Incremental, NotIncremental
+from service.engine.incremental import Incremental, NotIncremental
+from service.engine.incremental.planning import arithmetic
 from service.engine.network.variants import Variant, candidates
 from service.explainers.perturbation.occlusion import starts
 from service.models.embedded.efficientnet_lite0 import efficientnet_lite0
@@ -176,7 +177,8 @@ def race(
                 drops = clean.outputs[0, TARGET] - found[:, TARGET]
                 ours_map = _map(drops, corners, window, size)
                 captum_error = max(captum_error, float((theirs - ours_map).abs().max() / expected.abs().max()))
-        least = ours.share(replace(plan, switch=ours.furthest), corners, 1)
+        recording, at = ours.recording, corners.numpy()
+        least = arithmetic(recording, replace(plan, switch=recording.furthest), at, 1)
         results.append(
             Result(
                 name,
@@ -188,8 +190,8 @@ def race(
                 variant.name,
                 batch,
                 1 / least,
-                1 / ours.share(plan, corners),
-                f"{plan.switch}/{len(ours.nodes)}",
+                1 / arithmetic(recording, plan, at, plan.rows),
+                f"{plan.switch}/{len(recording.nodes)}",
                 plan.rows,
                 error,
                 ours.clean(x, plan).nbytes,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from service.contract import Boxes
-from service.engine.incremental.graph import Pooled
-from service.engine.incremental.planning import Clean, Incremental, Plan
+from service.engine.incremental.clean import Clean
+from service.engine.incremental.incremental import Incremental
+from service.engine.incremental.planning import Plan
 from service.engine.scheduler.work import Network, RowsWork
 
 PAYS = 1.1  # expected time of plain rows over that of boxes
@@ -39,17 +40,6 @@ def plan_of(incremental: Incremental, boxes: Boxes) -> Plan | None:
     return plan if plan.gain >= PAYS else None
 
 
-def kept_bytes(incremental: Incremental, plan: Plan) -> int:
-    """Return the bytes of a `Clean` of this plan, before there is one."""
-    values = math.prod(incremental.nodes[-1].shape)
-    for (node, _), (before, after) in incremental.needs(plan.switch).items():
-        *channels, height, width = incremental.nodes[node].shape
-        values += math.prod(channels) * (before[0] + height + after[0]) * (before[1] + width + after[1])
-    pooled = [node for node in incremental.nodes[: plan.switch] if isinstance(node.rule, Pooled)]
-    values += sum(math.prod(node.shape) for node in pooled)
-    return 4 * values
-
-
 class BoxesWork(RowsWork):
     """The outputs of a picture (row 0), and of it with one box each replaced, computed as far as boxes can reach.
 
@@ -61,7 +51,7 @@ class BoxesWork(RowsWork):
     ) -> None:
         super().__init__(network, tuple(boxes.image.shape[1:]), boxes, cache_key=cache_key)
         self.key = ("boxes", id(network), plan.window, plan.step)
-        self.memory = kept_bytes(incremental, plan)
+        self.memory = incremental.clean_bytes(plan)
         self.incremental, self.plan = incremental, plan
         self.image, self.filling, self.boxes = boxes.image, boxes.filling, boxes.boxes
         self.clean: Clean | None = None

@@ -1,12 +1,12 @@
 """A network resident on a device."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from service.contract import Objective, Part, Trace, Tracing
-from service.engine.incremental.planning import Incremental
 from service.engine.network.capture import install, uninstall
 from service.engine.network.examine import examine, probe_input
 from service.engine.network.memory import live_bytes
@@ -15,6 +15,9 @@ from service.engine.network.variants import EXACT, Variant, candidates
 from service.models.identity import version
 from service.models.spec import ModelSpec
 from service.precision import Precision
+
+if TYPE_CHECKING:
+    from service.engine.incremental import Incremental
 
 
 class Model:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from service.contract import Targets
-from service.engine.incremental.planning import Incremental
+from service.engine.incremental import Incremental
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
