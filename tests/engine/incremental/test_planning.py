@@ -98,10 +98,15 @@ def test_the_dearer_copying_the_earlier_maps_are_whole():
         assert limited.gain <= gains[2]
 
 
+def averaged():
+    """Most crowded where means are taken."""
+    return nn.Sequential(nn.Conv2d(3, 32, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4))
+
+
 @torch.inference_mode()
 @pytest.mark.parametrize("copying", [0.0, 1e-9, 1.0])
 @pytest.mark.parametrize("side", [3, 6, 16])
-@pytest.mark.parametrize("network", [tiny.classifier, tiny.vgg, tiny.functional])
+@pytest.mark.parametrize("network", [tiny.classifier, tiny.vgg, tiny.functional, averaged])
 def test_rows_take_the_memory_that_the_plan_says(network, side, copying):
     """Held against what the dispatcher sees made in a batch; in-place operators make it less."""
     recording, image = written(network()), noise(1, 3, 32, 32)
@@ -112,7 +117,8 @@ def test_rows_take_the_memory_that_the_plan_says(network, side, copying):
         rows = Rows(built, plan, built.clean(image, plan), corners[batch])
         patches = noise(len(batch), 3, side, side)
         rows(patches)  # what a layout remembers stays
-        assert 0.5 * plan.row_bytes <= live_bytes(rows, patches) / len(batch) <= 1.1 * plan.row_bytes
+        taken = live_bytes(rows, patches) / len(batch)
+        assert 0.5 * plan.row_bytes <= taken <= 1.1 * plan.row_bytes + 512  # and some values of a channel each
 
 
 class Rows(nn.Module):
