@@ -34,8 +34,8 @@ def corners_of(size, window, count=6, seed=0):
 
 
 @torch.inference_mode()
-def check(network, size, window, switch=None, felt=FELT, corners=None, contrast=1.0):
-    """Compare at the plan's own switch and where all that can be is regional; return what was built.
+def check(network, size, window, everywhere=False, felt=FELT, corners=None, contrast=1.0):
+    """Compare at the plan's switch and where all that can be is regional, or at every switch; return what was built.
 
     Pictures and changes are white noise with a standard deviation of `contrast`.
     """
@@ -50,7 +50,8 @@ def check(network, size, window, switch=None, felt=FELT, corners=None, contrast=
     scale = expected.abs().max()
     assert (expected - torch.cat([network(image) for image in images])[of]).abs().max() >= felt * scale
     plan = built.plan(window)
-    for tried in {plan.switch, built.recording.furthest} if switch is None else {switch}:
+    furthest = built.recording.furthest
+    for tried in range(1, furthest + 1) if everywhere else {plan.switch, furthest}:
         forced = replace(plan, switch=tried)
         cleans = [built.clean(image, forced) for image in images]
         assert (cleans[1].outputs - network(images[1])).abs().max() <= EXACT * scale
