@@ -5,6 +5,7 @@ import json
 import math
 import re
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -92,11 +93,8 @@ def test_keys_are_not_shown():
     [("auto", True), ("cpu", True), ("cuda", True), ("cuda:12", True), ("cuda:", False), ("mps", False)],
 )
 def test_devices(word, good):
-    if good:
+    with nullcontext() if good else pytest.raises(ValidationError, match="device"):
         assert Settings(device=word).device == word
-        return
-    with pytest.raises(ValidationError, match="device"):
-        Settings(device=word)
 
 
 @pytest.mark.parametrize("size", [1024, 1025, 5_000_000, FIELDS["max_image_bytes"].default])
