@@ -22,7 +22,7 @@ from service.metrics import Metrics
 from service.models.catalogue import requested
 from service.pipeline import Pipeline
 from service.process import leave_cores_to_the_device
-from service.settings import Settings, unknown
+from service.settings import BATCH_MIB, Settings, unknown
 from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
@@ -91,7 +91,7 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
         chosen,
         max_batch_rows=settings.max_batch_rows,
         unmeasured_batch_rows=32 if chosen.type == "cuda" else 8,
-        max_batch_bytes=(settings.max_batch_mib or (8192 if chosen.type == "cuda" else 144)) * 2**20,
+        max_batch_bytes=(settings.max_batch_mib or BATCH_MIB[chosen.type]) * 2**20,
         max_waiting_passes=settings.max_waiting_passes,
         max_waiting_requests=settings.max_waiting_requests,
         cache_bytes=settings.score_cache_mib * 2**20,

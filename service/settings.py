@@ -10,6 +10,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.errors import did_you_mean
 
 DAY_S = 86_400  # no wait is longer
+# What bounds a forward pass where nothing is set, by the kind of device: its time, and the memory of its maps.
+BATCH_MS, BATCH_MIB = {"cpu": 250, "cuda": 50}, {"cpu": 144, "cuda": 8192}
 EMBEDDED_MODELS = ("efficientnet-lite0", "lesion-count")
 
 
@@ -68,14 +70,19 @@ class Settings(BaseSettings):
     ] = 32
     max_batch_rows: Annotated[int, Field(ge=1, le=4096, description="Most rows of one forward pass.")] = 256
     max_batch_ms: Annotated[
-        float | None, Field(gt=0, le=60_000, description="Longest time of one forward pass; default 250, on CUDA 50.")
+        float | None,
+        Field(
+            gt=0,
+            le=60_000,
+            description=f"Longest time of one forward pass; default {BATCH_MS['cpu']}, on CUDA {BATCH_MS['cuda']}.",
+        ),
     ] = None
     max_batch_mib: Annotated[
         int | None,
         Field(
             ge=1,
             description="Memory for the maps alive in one forward pass without gradients; on a CPU the process takes "
-            "about twice as much. Default 144, on CUDA 8192.",
+            f"about twice as much. Default {BATCH_MIB['cpu']}, on CUDA {BATCH_MIB['cuda']}.",
         ),
     ] = None
     max_waiting_passes: Annotated[

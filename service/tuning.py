@@ -36,7 +36,7 @@ from service.errors import EngineUnavailable
 from service.explainers.cam.score_cam import ScoreCAM
 from service.images import decode, prepare, to_input
 from service.precision import Precision
-from service.settings import Settings
+from service.settings import BATCH_MS, Settings
 
 log = logging.getLogger("heatlens")
 T = TypeVar("T")
@@ -151,7 +151,7 @@ class Tuner:
         self.device, self.settings = device, settings
         self.found: dict[str, Tuned] = {}  # by model version
         kind = device.device.type
-        self.max_batch_s = (settings.max_batch_ms or (50.0 if kind == "cuda" else 250.0)) / 1e3
+        self.max_batch_s = (settings.max_batch_ms or BATCH_MS[kind]) / 1e3
         self.precisions: Sequence[Precision] = ("fp32", "bf16", "fp16") if kind == "cuda" else ("fp32", "bf16")
 
     def recall(self, model: Model) -> bool:

@@ -229,6 +229,6 @@ def test_the_memory_of_a_batch_is_the_documented_one(given, mib):
     try:
         assert context.device.limits.max_bytes == mib * 2**20
         if not given:
-            assert f"Default {mib}" in Settings.model_fields["max_batch_mib"].description
+            assert f"Default {mib}," in Settings.model_fields["max_batch_mib"].description
     finally:
         close(context)

@@ -11,7 +11,8 @@ from service.explainers.base import identifier, registry
 from tests.house import CLASS, FILE, HALL, PARTS, ROOM, ROOT, House
 
 HOUSE = House()
-DISTRIBUTIONS = {"PIL": "pillow", "opentelemetry": "opentelemetry-sdk"}  # whose names are not those of their imports
+# Distributions whose names are not those of their imports, or that bring a package along.
+DISTRIBUTIONS = {"PIL": "pillow", "huggingface_hub": "transformers", "opentelemetry": "opentelemetry-sdk"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 # Faults that are being mended: each by how the rules word it, or by how that begins. A line goes with its last fault.
 KNOWN = (
@@ -22,10 +23,13 @@ KNOWN = (
     "service.engine.incremental.planning.Incremental is too long",
     "service.engine.scheduler.device.Device is too long",
     "service/ is too large",
-    "service/api/ is too large",
+    "service/models/ is too large",
     "service/engine/scheduler/ is too large",
     # tests that are being written
+    "untested: service.answer",
     "untested: service.api.",
+    "untested: service.ask",
+    "untested: service.client.",
     "untested: service.decoding",
     "untested: service.engine.",
     "untested: service.explainers.",
@@ -38,8 +42,6 @@ KNOWN = (
     "tests/api/test_waiting.py",
     "tests/engine/scheduler/test_admission.py",
     "tests/explainers/",
-    # the extra that brings it is being added
-    "undeclared: pi_heif",
 )
 
 

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from click.testing import CliRunner, Result
 from service import __version__
 from service.cli import main
 from service.explainers.base import registry
+from service.settings import Settings
 from tests.conftest import CATALOG, encoded, photograph
 
 TINY = ("--catalog", str(CATALOG), "--model", "tiny", "--device", "cpu")
@@ -210,6 +212,17 @@ def test_environment(cat: str) -> None:
     small = env | {"HEATLENS_MAX_IMAGE_PIXELS": "2439"}
     assert "61 x 40 = 2,440 pixels and at most 2,439" in wrong(1, "predict", cat, env=small)
     assert "port" in wrong(2, "models", env={"HEATLENS_PORT": "many"})
+
+
+def test_help_names_the_defaults() -> None:
+    named = {
+        option.name: found[1]
+        for option in main.commands["serve"].params
+        if (found := re.search(r"Default: ([^ ]+)\.$", getattr(option, "help", None) or ""))
+    }
+    assert named.keys() >= {"host", "port", "device", "log_level"}
+    for name, default in named.items():
+        assert default == str(Settings.model_fields[name].default)
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,17 @@ def test_what_passes_says_when_to_come_back(cls):
     assert cls("why", retry_after_s=0).retry_after_s == 0
 
 
+def test_every_kind_that_a_caller_meets_has_a_remedy():
+    """In the list that documents are written from: each once, by its status, but for the one that nobody reads."""
+    listed = list(errors.by_status())
+    assert [status for status, _ in listed] == sorted({cls.status for cls in KINDS} - {errors.Cancelled.status})
+    for status, kinds in listed:
+        assert {cls.status for cls in kinds} == {status}
+        assert all(cls.remedy and not cls.remedy.endswith(".") for cls in kinds)
+    found = [cls for _, kinds in listed for cls in kinds]
+    assert sorted(found, key=KINDS.index) == [cls for cls in KINDS if cls is not errors.Cancelled]
+
+
 def test_an_error_says_what_and_where():
     error = InvalidParameter.at("/params/window", "too large")
     assert str(error) == error.detail == "too large"

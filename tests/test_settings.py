@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from service.client.wire import Request
+from service.engine.scheduler.admission import SMALL_PASSES
 from service.settings import Settings, unknown
 
 ROOT = Path(__file__).parent.parent
@@ -38,9 +40,13 @@ def test_a_bound_of_nothing_is_refused(name):
             Settings(**{name: value})
 
 
+def test_what_is_large_work_is_said_as_it_is_done():
+    assert f"of more than {SMALL_PASSES} passes" in FIELDS["worker_threads"].description
+
+
 @pytest.mark.parametrize("name", [name for name in FIELDS if name.endswith("_timeout_s")])
-def test_a_wait_is_no_longer_than_python_can_wait(name):
-    most = 86_400  # which a request's own timeout_s may be, too
+def test_a_wait_is_as_long_as_a_request_may_ask_for_at_most(name):
+    (most,) = (bound.le for bound in Request.model_fields["timeout_s"].metadata if hasattr(bound, "le"))
     assert getattr(Settings(**{name: most}), name) == most < threading.TIMEOUT_MAX
     with pytest.raises(ValidationError, match=name):
         Settings(**{name: math.nextafter(most, math.inf)})

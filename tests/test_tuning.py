@@ -7,9 +7,9 @@ import threading
 import pytest
 import scipy.stats
 import torch
-from service.api.schemas import Request
 
 from service.app import build, close
+from service.client.wire import Request
 from service.engine.network.graphs import Recorded
 from service.engine.network.memory import live_bytes
 from service.engine.network.variants import Variant
