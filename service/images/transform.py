@@ -10,21 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from service.decoding import FORMATS, decode, warnings_of
 from service.errors import UnprocessableImage
-
-__all__ = [
-    "FORMATS",
-    "Box",
-    "Fit",
-    "Interpolation",
-    "Order",
-    "Picture",
-    "Transform",
-    "decode",
-    "prepare",
-    "to_input",
-]
+from service.images.decoding import warnings_of
 
 _RESAMPLING: Mapping[str, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,

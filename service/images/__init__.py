@@ -1,0 +1,17 @@
+"""Bytes to a picture, and a picture to a model's input; every limit on pictures is enforced here."""
+
+from service.images.decoding import FORMATS, decode
+from service.images.transform import Box, Fit, Interpolation, Order, Picture, Transform, prepare, to_input
+
+__all__ = [
+    "FORMATS",
+    "Box",
+    "Fit",
+    "Interpolation",
+    "Order",
+    "Picture",
+    "Transform",
+    "decode",
+    "prepare",
+    "to_input",
+]
