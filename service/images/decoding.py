@@ -240,7 +240,7 @@ def _is_bytes(data: bytes, order: str, at: int) -> bool:
 
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the orientation that EXIF or XMP tells; the rest of them is not read, as it may be anything."""
-    if any(len(image.info.get(key, "")) > _METADATA_BYTES for key in ("exif", "Raw profile type exif")):
+    if any(len(image.info.get(key) or "") > _METADATA_BYTES for key in ("exif", "Raw profile type exif")):
         return image
     try:
         method = _UPRIGHT.get(image.getexif().get(274, 1))

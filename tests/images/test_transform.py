@@ -1,21 +1,24 @@
 """Pictures to inputs, held against torchvision's own transforms and against geometry."""
 
-from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms as tv
 
 from service.errors import UnprocessableImage
-from service.images.transform import Transform, prepare, to_input
+from service.images import Transform, prepare, to_input
 from tests.conftest import photograph
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+sweep = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
+
+# To the model's input
 
 PHOTOS = {
     "landscape": photograph("chelsea"),  # 451 x 300
@@ -68,11 +71,14 @@ def test_box_is_where_the_crop_lies(size: tuple[int, int], resize: int, crop: tu
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(16, 64), st.integers(16, 64), st.integers(0, 40))
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
-def test_any_size_is_prepared(width: int, height: int, crop_h: int, crop_w: int, margin: int) -> None:
-    assume(max(width, height) <= 100 * min(width, height))
+@sweep
+def test_any_size_is_prepared_or_refused(width: int, height: int, crop_h: int, crop_w: int, margin: int) -> None:
     transform = Transform(min(crop_h, crop_w) + margin, (crop_h, crop_w), MEAN, STD)
     image = Image.new("RGB", (width, height), "white")
+    if max(width, height) > 100 * min(width, height):
+        with pytest.raises(UnprocessableImage, match=f"{width} x {height}, more than 100 times"):
+            prepare(image, transform)
+        return
     picture = prepare(image, transform)
     assert picture.original is image
     assert picture.seen.size == (crop_w, crop_h)
@@ -84,9 +90,92 @@ def test_any_size_is_prepared(width: int, height: int, crop_h: int, crop_w: int,
     assert np.asarray(picture.seen)[crop_h // 2, crop_w // 2].tolist() == [255, 255, 255]
 
 
-@pytest.mark.parametrize(("long", "short", "fits"), [(100, 1, True), (101, 1, False), (700, 7, True), (701, 7, False)])
-def test_strips_are_refused(long: int, short: int, fits: bool) -> None:
-    for size in ((long, short), (short, long)):
-        said = f"{size[0]} x {size[1]}, more than 100 times"
-        with nullcontext() if fits else pytest.raises(UnprocessableImage, match=said):
-            assert prepare(Image.new("RGB", size), Transform(16, (16, 16), MEAN, STD)).seen.size == (16, 16)
+# The whole picture
+
+
+@pytest.mark.parametrize("size", [(451, 300), (300, 451), (128, 128), (31, 20)])
+@pytest.mark.parametrize(("resize", "crop"), [((64, 64), (64, 64)), ((48, 96), (48, 96)), ((73, 73), (64, 64))])
+def test_squash_is_torchvisions(size: tuple[int, int], resize: tuple[int, int], crop: tuple[int, int]) -> None:
+    photo = photograph("chelsea").resize(size)
+    transform = Transform(resize, crop, MEAN, STD, fit="squash")
+    theirs = tv.Compose([tv.Resize(resize), tv.CenterCrop(crop), tv.ToTensor(), tv.Normalize(MEAN, STD)])
+    picture = prepare(photo, transform)
+    torch.testing.assert_close(to_input(picture, transform), theirs(photo)[None], rtol=1e-5, atol=1e-5)
+    if resize == crop:
+        assert picture.box == pytest.approx((0, 0, *size))
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (90, 90), (250, 20)])
+@pytest.mark.parametrize("crop", [(64, 64), (48, 96)])
+def test_pad_shows_all_of_a_picture_in_its_shape(size: tuple[int, int], crop: tuple[int, int]) -> None:
+    width, height = size
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    ramp = Image.fromarray(np.stack([x * 255 / width, y * 255 / height, 0 * x], 2).astype(np.uint8))
+    transform = Transform(crop, crop, (0.2, 0.4, 0.6), STD, fit="pad")
+    picture = prepare(ramp, transform)
+    x0, y0, x1, y1 = picture.box
+    scale = (x1 - x0) / crop[1]
+    assert (y1 - y0) / crop[0] == pytest.approx(scale, rel=0.1)  # but for the rounding to whole pixels
+    assert x0 <= 0.5
+    assert y0 <= 0.5
+    assert x1 >= width - 0.5
+    assert y1 >= height - 0.5
+    seen = np.asarray(picture.seen, float)
+    if size != (90, 90):
+        corner = seen[0, 0] if x0 < -scale or y0 < -scale else seen[-1, -1]
+        assert corner.tolist() == [51, 102, 153]  # the mean colour, which the network sees as zero
+    rows, columns = crop[0] // 2, crop[1] // 2
+    assert seen[rows, columns, 0] == pytest.approx(
+        (x0 + (columns + 0.5) * scale) / width * 255, abs=255 * scale / width
+    )
+
+
+@pytest.mark.parametrize(("width", "height"), [(300, 200), (200, 300), (97, 96), (640, 20)])
+@pytest.mark.parametrize("crop", [(64, 64), (48, 96), (96, 48)])
+def test_a_rectangle_is_covered(width: int, height: int, crop: tuple[int, int]) -> None:
+    """Without a margin the larger scale decides: no edge of the input is empty, and one axis is seen whole."""
+    image = Image.new("RGB", (width, height), "white")
+    picture = prepare(image, Transform(crop, crop, MEAN, STD))
+    assert np.asarray(picture.seen).min() == 255
+    x0, y0, x1, y1 = picture.box
+    assert min((x1 - x0) / width, (y1 - y0) / height) <= 1.001
+    assert max((x1 - x0) / width, (y1 - y0) / height) == pytest.approx(1, abs=0.02)
+
+
+def test_order_range_and_channels() -> None:
+    photo = photograph("chelsea").resize((64, 64))
+    plain = Transform(64, (64, 64), (0.0,) * 3, (1.0,) * 3)
+    rgb = to_input(prepare(photo, plain), plain)
+    for change, expected in (
+        ({"order": "bgr"}, rgb.flip(1)),
+        ({"range": (0.0, 255.0)}, rgb * 255),
+        ({"range": (-1.0, 1.0)}, rgb * 2 - 1),
+        ({"order": "bgr", "mean": (0.1, 0.2, 0.3)}, rgb.flip(1) - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)),
+        ({"mean": (0.0,) * 4, "std": (1.0,) * 4}, torch.cat([rgb, torch.ones(1, 1, 64, 64)], 1)),
+    ):
+        transform = replace(plain, **change)
+        torch.testing.assert_close(to_input(prepare(photo, transform), transform), expected, atol=1e-4, rtol=1e-5)
+    grey = replace(plain, mean=(0.5,), std=(0.5,))
+    theirs = tv.Compose([tv.Grayscale(), tv.ToTensor(), tv.Normalize(0.5, 0.5)])(photo)
+    torch.testing.assert_close(to_input(prepare(photo, grey), grey)[0], theirs)
+
+
+def test_statistics_are_those_of_values_0_to_1() -> None:
+    caffe = Transform(64, (64, 64), (104.0, 117.0, 123.0), (1.0, 1.0, 1.0), range=(0.0, 255.0), order="bgr")
+    mean, std = caffe.statistics
+    assert mean == pytest.approx((104 / 255, 117 / 255, 123 / 255))
+    assert std == pytest.approx((1 / 255,) * 3)
+    assert caffe.channels == "bgr"
+
+
+def test_alpha_is_cut_as_the_picture_is() -> None:
+    image = Image.new("RGBA", (80, 40), (255, 0, 0, 255))
+    image.paste((0, 0, 255, 0), (40, 0, 80, 40))
+    transform = Transform(32, (32, 32), (0.0,) * 4, (1.0,) * 4, "nearest")
+    picture = prepare(image, transform)
+    x = to_input(picture, transform)[0]
+    assert x.shape == (4, 32, 32)
+    assert x[3, :, :15].eq(1).all()
+    assert x[3, :, 17:].eq(0).all()
+    assert picture.seen.mode == picture.original.mode == "RGB"
+    assert picture.original.getpixel((70, 20)) == (255, 255, 255)  # people see it on white
