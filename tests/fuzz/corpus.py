@@ -126,6 +126,14 @@ def seeds() -> dict[str, bytes]:
     found["JPEG comment"] = _file(photo, "JPEG", comment=b"a comment")
     found["JPEG many pictures"] = _file(photo, "MPO", save_all=True, append_images=[other])
     found["JPEG scans"] = _progressive(64, 64, 20)
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "F", "I;16"):
+        made = Image.fromarray((y * 1600).astype(np.uint16)) if mode == "I;16" else clear.convert("RGB")
+        found[f"TIFF {mode}"] = _file(made if mode == "I;16" else made.convert(mode), "TIFF")
+    for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
+        found[f"TIFF {compression}"] = _file(photo, "TIFF", compression=compression)
+    found["TIFF of pages"] = _file(photo.copy(), "TIFF", save_all=True, append_images=[other.copy()])
+    for name, kept in (("RGB", photo), ("RGBA", clear)):
+        found[f"AVIF {name}"] = _file(kept, "AVIF", exif=exif)
     for name, options in (("lossy", {}), ("lossless", {"lossless": True})):
         found[f"WebP {name}"] = _file(photo, "WEBP", **options)
         found[f"WebP {name} alpha"] = _file(clear, "WEBP", **options)
@@ -285,5 +293,17 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "BMP of 25 MP, RLE4": lambda: bmp(_SIDE, _SIDE, b"\xff\x12" * 8_000_000, bits=4, compression=2),
     "BMP of 25 MP, RLE8 line ends": lambda: bmp(_SIDE, _SIDE, b"\1\1\0\0" * 4_000_000, bits=8, compression=1),
     "BMP of 25 MP, RLE8 jumps": lambda: bmp(_SIDE, _SIDE, b"\0\2\0\0" * 4_000_000, bits=8, compression=1),
+    "TIFF of 4 million strips": lambda: tiff(
+        [(256, 4, 1, 1), (257, 4, 1, _SIDE), (273, 4, 4_000_000, 60)], bytes(2**24 - 99)
+    ),
+    "TIFF of a long list": lambda: tiff([(256, 4, 1, 1), (257, 4, 1, 1), (700, 3, 8_000_000, 60)], bytes(2**24 - 99)),
+    "TIFF of pages that go round": lambda: tiff([(256, 4, 1, 8)] * 9)[:-4] + struct.pack("<I", 8),
+    "TIFF of 60,000 entries": lambda: tiff([(256, 4, 1, 8)] * 60_000),
+    "TIFF of 25 MP, deflate": lambda: _file(Image.new("RGB", (_SIDE, _SIDE)), "TIFF", compression="tiff_deflate"),
+    "TIFF of 25 MP, JPEG": lambda: _file(Image.new("RGB", (_SIDE, _SIDE)), "TIFF", compression="jpeg"),
+    "TIFF of 16 bits, 8 MP": lambda: _file(Image.new("I;16", (2800, 2800)), "TIFF", compression="tiff_lzw"),
+    "TIFF of floats, 4 MP": lambda: _file(Image.new("F", (2000, 2000)), "TIFF", compression="tiff_lzw"),
+    "AVIF of 25 MP": lambda: _file(Image.new("RGB", (_SIDE, _SIDE)), "AVIF", speed=10),
+    "JPEG of 25 MP, without its end": lambda: _turned("JPEG", quality=80)[:-2],
     "BMP of 1 bit, 16 MB": lambda: bmp(_SIDE, _SIDE, bytes(_SIDE * _SIDE // 8 + 40_000), bits=1),
 }
