@@ -23,9 +23,10 @@ _MODEL_OPTIONS = (
     click.option(
         "--model",
         multiple=True,
-        metavar="NAME[=WEIGHTS]",
-        help="A model: embedded, torchvision's, or the catalogue's. WEIGHTS: default, random or a file. The first one "
-        "is the default. Without it: the embedded models.",
+        metavar="SOURCE[=WEIGHTS]",
+        help="A model: the name of an embedded one, of torchvision's or the catalogue's, timm/NAME, hf/ORG/NAME or a "
+        "folder of transformers, FILE.pt2, module:callable. WEIGHTS: default, random or a file. The first one is the "
+        "default. Without it: the embedded models.",
     ),
     click.option("--catalog", metavar="FILE.toml", help="A catalogue of your own models."),
     click.option("--device", metavar="DEVICE", help="auto, cpu or cuda[:N]. Default: auto."),
@@ -285,6 +286,9 @@ def models(torchvision: bool, **options: Any) -> None:
     for name, spec in specs.items():
         height, width = spec.transform.crop
         mark = "*" if name == default else " "
+        if spec.mistake:
+            click.echo(f"{mark} {name}  cannot be set up: {spec.mistake}")
+            continue
         click.echo(f"{mark} {name}  {spec.task.name}, {width} x {height}, {len(spec.labels)} labels  ({spec.source})")
     click.echo("* default")
 

@@ -204,7 +204,12 @@ def _target(target: Target | None, outputs: Tensor | None, facts: Facts) -> wire
 def _geometry(picture: Picture | None) -> wire.Geometry | None:
     if picture is None:
         return None
-    return wire.Geometry(width=picture.original.width, height=picture.original.height, box=list(picture.box))
+    return wire.Geometry(
+        width=picture.original.width,
+        height=picture.original.height,
+        box=list(picture.box),
+        warnings=list(picture.warnings),
+    )
 
 
 def _usage(run: Run, *, exact: bool) -> wire.Usage:

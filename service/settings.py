@@ -26,8 +26,10 @@ class Settings(BaseSettings):
         tuple[str, ...],
         NoDecode,
         Field(
-            description="Models to serve, `NAME[=WEIGHTS]`, separated by spaces or commas; the first one "
-            "is the default. WEIGHTS: `default`, `random` or a file. Empty: the embedded ones."
+            description="Models to serve, `SOURCE[=WEIGHTS]`, separated by spaces or commas; the first one is the "
+            "default. SOURCE: an embedded, torchvision's or the catalogue's name, `timm/NAME`, `hf/ORG/NAME` or a "
+            "folder, "
+            "`FILE.pt2`, `module:callable`. WEIGHTS: `default`, `random` or a file. Empty: the embedded ones."
         ),
     ] = ()
     catalog: Annotated[Path | None, Field(description="TOML file that describes further models.")] = None

@@ -15,6 +15,7 @@ from service.engine.store import Entry, Store
 from service.errors import Draining, EngineUnavailable, ModelUnavailable
 from service.explainers.base import registry
 from service.metrics import MEDIA_TYPE
+from service.models.spec import ModelSpec
 from service.pipeline import applicability
 
 router = APIRouter()
@@ -58,6 +59,23 @@ def _summary(entry: Entry, default: str) -> wire.ModelSummary:
         task=spec.task.name,
         source=spec.source,
         error=entry.error,
+    )
+
+
+def _input(spec: ModelSpec) -> wire.InputInfo:
+    transform = spec.transform
+    return wire.InputInfo(
+        height=transform.crop[0],
+        width=transform.crop[1],
+        channels=transform.channels,
+        resize=transform.resize if isinstance(transform.resize, int) else list(transform.resize),
+        fit=transform.fit,
+        interpolation=transform.interpolation,
+        mean=list(transform.mean),
+        std=list(transform.std),
+        range=list(transform.range),
+        window=None if transform.window is None else list(transform.window),
+        assumed=list(spec.assumed),
     )
 
 
@@ -107,14 +125,9 @@ async def model(request: Request, name: str) -> wire.ModelInfo:
         load_s=entry.load_s,
         outputs=facts.outputs if facts else None,
         labels=len(spec.labels),
-        input=wire.InputInfo(
-            height=spec.transform.crop[0],
-            width=spec.transform.crop[1],
-            resize=spec.transform.resize,
-            interpolation=spec.transform.interpolation,
-            mean=list(spec.transform.mean),
-            std=list(spec.transform.std),
-        ),
+        task_assumed=not spec.task_known,
+        loading=list(spec.said),
+        input=_input(spec),
         default_layer=facts.default_layer if facts else None,
         head=wire.HeadInfo(layer=head.layer, residual=head.residual) if head else None,
         rectifiers=facts.rectifiers if facts else None,

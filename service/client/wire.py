@@ -8,7 +8,7 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 TaskName = Annotated[str, Field(description="What its outputs mean.")]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
-IMAGE = Field(description="The picture as base64 or a data: URI: PNG, JPEG, WebP, GIF (first frame), BMP or TIFF.")
+IMAGE = Field(description="The picture as base64 or a data: URI: PNG, JPEG, WebP, GIF (first frame), BMP, TIFF, AVIF.")
 SEQUENTIAL, DIVERGING = "inferno", "colorbrewer:RdBu_r"
 """The colour maps of positive and of signed maps, where a request names none."""
 
@@ -144,6 +144,7 @@ class Geometry(Wire):
     width: int
     height: int
     box: Annotated[list[float], Field(description="x0, y0, x1, y1 in pixels of the picture.")]
+    warnings: Annotated[list[str], Field(description="What may not be as the picture's sender thinks.")]
 
 
 class Usage(Wire):
@@ -259,10 +260,18 @@ class InputInfo(Wire):
 
     height: int
     width: int
-    resize: Annotated[int, Field(description="Shorter side before the centre crop.")]
+    channels: Annotated[str, Field(description="What they are, in order, a letter each: `l` is grey, `a` opacity.")]
+    resize: Annotated[
+        int | list[int],
+        Field(description="Shorter side before the crop; or [height, width] that is covered, filled or fitted into."),
+    ]
+    fit: Literal["crop", "squash", "pad"]
     interpolation: str
-    mean: list[float]
-    std: list[float]
+    mean: Annotated[list[float], Field(description="Per channel, on the scale of `range`.")]
+    std: Annotated[list[float], Field(description="Per channel, on the scale of `range`.")]
+    range: Annotated[list[float], Field(description="What black and white become before mean and std.")]
+    window: Annotated[list[float] | None, Field(description="Values of deep pictures that become black and white.")]
+    assumed: Annotated[list[str], Field(description="What neither the source nor the catalogue says of all this.")]
 
 
 class HeadInfo(Wire):
@@ -305,6 +314,8 @@ class ModelInfo(ModelSummary):
     load_s: float | None
     outputs: int | None
     labels: Annotated[int, Field(description="How many labels it has.")]
+    task_assumed: Annotated[bool, Field(description="Neither the source nor the catalogue says what outputs mean.")]
+    loading: Annotated[list[str], Field(description="What loading found worth saying: of weights, and of its form.")]
     input: InputInfo
     default_layer: str | None
     head: HeadInfo | None
