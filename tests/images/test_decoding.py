@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from service import decoding
-from service.decoding import FORMATS, decode, formats, warnings_of
 from service.errors import TooLarge, UnprocessableImage, UnsupportedMediaType
+from service.images.decoding import FORMATS, decode, formats, warnings_of
 from tests.conftest import encoded, photograph
 
 sweep = settings(max_examples=100, deadline=None, derandomize=True, database=None)
