@@ -95,7 +95,7 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
         max_waiting_passes=settings.max_waiting_passes,
         max_waiting_requests=settings.max_waiting_requests,
         cache_bytes=settings.score_cache_mib * 2**20,
-        clean_bytes=settings.clean_maps_mib * 2**20,
+        clean_bytes=settings.clean_activations_mib * 2**20,
         observe=lambda kind, network, *what: metrics.batch(kind, network.facts.name, *what),
     )
     store = Store(specs, default, device, Tuner(device, settings))
@@ -146,7 +146,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(routes.router())
     app.include_router(models.router)
     problems.install(app)
-    # The last one added is the outermost.
+    # Of middlewares, the last one added is the outermost.
     app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)
     app.add_middleware(Refusing, methods=routes.paths())
     keys = _api_keys(settings)

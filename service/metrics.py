@@ -25,10 +25,14 @@ class Metrics:
         self.requests = Counter("requests", "Requests answered.", ["method", "model", "status"], **own)
         self.request_seconds = _histogram("request_seconds", "From request to the last byte.", "method", own)
         self.queue_seconds = _histogram("queue_seconds", "Waiting for the device.", "method", own)
-        self.device_seconds = _histogram("device_seconds", "Share of the device's time.", "method", own)
+        self.device_seconds = _histogram(
+            "device_seconds", "Time on the device; a batch's is divided among its requests.", "method", own
+        )
         self.render_seconds = _histogram("render_seconds", "Drawing and encoding.", "method", own)
         self.rows_avoided = Counter("rows_avoided", "Rows answered without a forward.", ["method"], **own)
-        self.cache_lookups = Counter("cache_lookups", "Score matrices asked for.", ["outcome"], **own)
+        self.cache_lookups = Counter(
+            "cache_lookups", "Tables of outputs looked for in memory, by what was found.", ["outcome"], **own
+        )
         self.rows = Counter("rows", "Rows sent through a model.", ["model", "precision"], **own)
         self.batch_rows = Histogram("batch_rows", "Rows of a batch.", ["kind"], buckets=_ROWS, **own)
         self.batch_seconds = _histogram("batch_seconds", "Time of a batch.", "kind", own)

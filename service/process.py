@@ -30,7 +30,7 @@ def keep_freed_memory() -> bool:
 
 
 def release_freed_memory() -> None:
-    """Give back what is kept: after work that needed more than what follows will."""
+    """Give memory that was freed, and kept, back to the system: after work that needed more than what follows will."""
     with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
 
@@ -40,7 +40,7 @@ def leave_cores_to_the_device() -> None:
 
     GNU's OpenMP keeps a team of threads for every thread that ever ran a parallel loop. With more of them than cores,
     it sends them to sleep after each loop at once, whoever is idle: forwards of small batches then took more than
-    twice as long. So that there is one team only, that of the device thread.
+    twice as long. Where all other threads use one core, there is one team only, that of the device thread.
     """
     use_threads(1)
 
@@ -52,6 +52,6 @@ def use_threads(count: int) -> None:
 
 
 def prepare_process() -> None:
-    """Do both, for a process that serves. To be called before threads start."""
+    """Keep freed memory, and leave the cores to the device's thread. To be called before threads start."""
     keep_freed_memory()
     leave_cores_to_the_device()

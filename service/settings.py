@@ -1,4 +1,7 @@
-"""Every knob, once. Read from `HEATLENS_...` environment variables; command-line options win."""
+"""What an operator may set, each of it once.
+
+It is read from environment variables `HEATLENS_...`; options of the command line win over them.
+"""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from service.errors import did_you_mean
 
 DAY_S = 86_400  # no wait is longer
-# What bounds a forward pass where nothing is set, by the kind of device: its time, and the memory of its maps.
+# What bounds a forward pass where nothing is set, by the kind of device: its time, and the memory of its activations.
 BATCH_MS, BATCH_MIB = {"cpu": 250, "cuda": 50}, {"cpu": 144, "cuda": 8192}
 EMBEDDED_MODELS = ("efficientnet-lite0", "lesion-count")
 
@@ -27,9 +30,9 @@ class Settings(BaseSettings):
         NoDecode,
         Field(
             description="Models to serve, `SOURCE[=WEIGHTS]`, separated by spaces or commas; the first one is the "
-            "default. SOURCE: an embedded, torchvision's or the catalogue's name, `timm/NAME`, `hf/ORG/NAME` or a "
-            "folder, "
-            "`FILE.pt2`, `module:callable`. WEIGHTS: `default`, `random` or a file. Empty: the embedded ones."
+            "default. SOURCE is the name of an embedded network, of torchvision's or of the catalogue's, `timm/NAME`, "
+            "`hf/ORG/NAME` or a folder, `FILE.pt2` or `module:callable`; WEIGHTS is `default`, `random` or a file. Where "
+            "none is named: the embedded ones."
         ),
     ] = ()
     catalog: Annotated[Path | None, Field(description="TOML file that describes further models.")] = None
@@ -58,8 +61,8 @@ class Settings(BaseSettings):
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
         Field(
-            description="Of forwards, where a request does not say: `auto` takes the fastest that was measured to "
-            "agree for methods that tolerate it (Score-CAM), fp32 for all else."
+            description="Number format of forwards where a request names none: `auto` takes the fastest one that was "
+            "measured to agree for methods that tolerate it (Score-CAM), and fp32 for all else."
         ),
     ] = "auto"
     tune: Annotated[bool, Field(description="Measure batch sizes and precisions while the device is idle.")] = True
@@ -83,22 +86,27 @@ class Settings(BaseSettings):
         int | None,
         Field(
             ge=1,
-            description="Memory for the maps alive in one forward pass without gradients; on a CPU the process takes "
-            f"about twice as much. Default {BATCH_MIB['cpu']}, on CUDA {BATCH_MIB['cuda']}.",
+            description="Memory for the activations alive in a forward pass without gradients; on a CPU the process "
+            f"takes about twice as much. Default {BATCH_MIB['cpu']}, on CUDA {BATCH_MIB['cuda']}.",
         ),
     ] = None
     max_waiting_passes: Annotated[
-        int, Field(ge=1, description="Passes that may wait; past it the answer is a 429. An idle server takes any.")
+        int,
+        Field(
+            ge=1,
+            description="Passes that may wait; a request beyond is answered 429. An idle server takes one of any size.",
+        ),
     ] = 65_536
     max_waiting_requests: Annotated[int, Field(ge=1, description="Requests that may wait or be worked on.")] = 512
-    clean_maps_mib: Annotated[
-        int, Field(ge=1, description="Memory for the maps of pictures whose occlusion is under way.")
+    clean_activations_mib: Annotated[
+        int, Field(ge=1, description="Memory for the activations of pictures whose occlusion is under way.")
     ] = 512
     score_cache_mib: Annotated[
         int, Field(ge=0, description="Memory for outputs of earlier requests, which answer equal ones; 0: none.")
     ] = 256
     bodies_mib: Annotated[
-        int, Field(ge=1, description="Memory for the bodies of all requests under way; past it the answer is a 429.")
+        int,
+        Field(ge=1, description="Memory for the bodies of all requests under way; a request beyond is answered 429."),
     ] = 512
     drain_timeout_s: Annotated[
         float, Field(gt=0, le=DAY_S, description="Time to finish accepted work before stopping.")

@@ -35,7 +35,7 @@ def uninstall() -> None:
 
 
 def received(headers: Mapping[str, str]) -> Any:
-    """Return the caller's trace context (`traceparent`), to pass to `span`; None without tracing."""
+    """Return the span that a caller's header `traceparent` names, to pass to `span`; None where no spans are sent."""
     if _tracer is None:
         return None
     from opentelemetry.propagate import extract
@@ -44,7 +44,7 @@ def received(headers: Mapping[str, str]) -> Any:
 
 
 def current() -> Any:
-    """Return the context of the span we are in, to go on with in another thread; None without tracing."""
+    """Return the span that this thread is in, to pass to `span` in another one; None where no spans are sent."""
     if _tracer is None:
         return None
     from opentelemetry import context
@@ -59,5 +59,5 @@ def _spanning(name: str, parent: Any, attributes: Mapping[str, Any]) -> Iterator
 
 
 def span(name: str, parent: Any = None, **attributes: Any) -> Any:
-    """Return a context manager for one stage; its value is the span, or None without tracing."""
+    """Return a context manager for one stage; its value is the span, or None where no spans are sent."""
     return nullcontext() if _tracer is None else _spanning(name, parent, attributes)

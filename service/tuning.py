@@ -44,7 +44,7 @@ IDLE = -100  # below every request's priority: one small step at a time, wheneve
 AGREEMENT = 0.999  # least rank correlation of Score-CAM maps with those in float32
 PAYS = 1.1  # times as fast as float32 that another precision has to be
 CHANNELS = 512  # that Score-CAM maps are compared on: the strongest ones of a layer
-NEAR_BEST = 0.98  # share of the best throughput that a batch size has to reach
+NEAR_BEST = 0.98  # times the best throughput: what a batch size has to reach
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,8 @@ class Tuner:
         try:
             kept = json.loads(self._file(model).read_text("utf-8"))
             tuned = Tuned(**{**kept, "timings": [Timing(**t) for t in kept["timings"]], "remembered": True})
+            if not {"fp32", tuned.preferred} <= tuned.variants.keys():
+                return False
             self._apply(model, tuned)
         except (OSError, ValueError, TypeError, KeyError):
             return False  # none, or of another form: it is measured anew

@@ -102,7 +102,9 @@ def test_a_damaged_memory_is_measured_anew(service, tmp_path):
         "[]",
         "{}",
         json.dumps({"timings": [{"x": 1}]}),
+        json.dumps({"timings": []}),
         json.dumps({"timings": [], "variants": {"fp32": "?"}}),
+        json.dumps({"timings": [], "variants": {"fp32": "plain"}, "preferred": "bf16"}),
     ):
         file.write_text(damaged)
         assert not _tuner(service).recall(model)
