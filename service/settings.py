@@ -31,8 +31,8 @@ class Settings(BaseSettings):
         Field(
             description="Models to serve, `SOURCE[=WEIGHTS]`, separated by spaces or commas; the first one is the "
             "default. SOURCE is the name of an embedded network, of torchvision's or of the catalogue's, `timm/NAME`, "
-            "`hf/ORG/NAME` or a folder, `FILE.pt2` or `module:callable`; WEIGHTS is `default`, `random` or a file. Where "
-            "none is named: the embedded ones."
+            "`hf/ORG/NAME` or a folder, `FILE.pt2` or `module:callable`; WEIGHTS is `default`, `random` or a file. "
+            "Where none is named: the embedded ones."
         ),
     ] = ()
     catalog: Annotated[Path | None, Field(description="TOML file that describes further models.")] = None
