@@ -5,6 +5,7 @@ from collections.abc import Hashable
 from torch import Tensor, nn
 
 from service.contract import Boxes, Objective, Rows, Sketch, Total, Trace, Tracing
+from service.engine.incremental import Incremental
 from service.engine.incremental.work import BoxesWork, plan_of
 from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
@@ -38,7 +39,7 @@ class ModelProbe:
 
     def _boxes(self, rows: Boxes) -> RowsWork | None:
         """Return work that computes only what boxes can reach; None where plain rows are expected to be as fast."""
-        incremental = self._model.incremental
+        incremental: Incremental | None = self._model.incremental
         plan = plan_of(incremental, rows) if incremental is not None and self._precision == "fp32" else None
         if incremental is None or plan is None:
             return None

@@ -1,7 +1,7 @@
 """A network resident on a device."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,6 @@ from service.engine.network.variants import EXACT, Variant, candidates
 from service.models.identity import version
 from service.models.spec import ModelSpec
 from service.precision import Precision
-
-if TYPE_CHECKING:
-    from service.engine.incremental import Incremental
 
 
 class Model:
@@ -36,7 +33,9 @@ class Model:
         # What rows are sent through, by precision; others than this one are made when first asked for.
         self.variants: dict[Precision, Variant] = {"fp32": Variant("plain", self.module)}
         self.traced: Variant | None = None  # for gradients of the default layer, where a copy agrees
-        self.incremental: Incremental | None = None  # for rows that are pictures with a box changed
+        # For rows that are pictures with a box changed: an `engine.incremental.Incremental`, or None. That package
+        # stands on this one, which does not know it.
+        self.incremental: Any = None
         self.whole: str | None = "not measured yet"  # why there is none
         self.max_batch_s = 0.25
         self.preferred: Precision = "fp32"  # where a method tolerates less and nobody asked for more
