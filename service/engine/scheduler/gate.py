@@ -35,7 +35,9 @@ class Gate(Generic[H]):
 
     def put(self, item: H) -> None:
         """Let an item wait."""
-        callers = self._waiting.setdefault(item.priority, Turns(lambda: Ranking(lambda item: item.stamp)))
+        if item.priority not in self._waiting:
+            self._waiting[item.priority] = Turns(lambda: Ranking(lambda item: item.stamp), self.bound)
+        callers = self._waiting[item.priority]
         callers.enter(item.caller)
         callers[item.caller].add(item)
         self._priorities.add(item.priority)
@@ -68,8 +70,10 @@ class Gate(Generic[H]):
         item = self._first()
         if item is None or (self._inside and self.held + item.memory > self.bound):
             return None
+        callers = self._waiting[item.priority]
+        callers.begin()
         self.leave(item)
-        self._waiting[item.priority].charge(item.caller, item.memory)
+        callers.charge(item.caller, item.memory)
         self._inside.add(item)
         self.held += item.memory
         return item
@@ -78,12 +82,12 @@ class Gate(Generic[H]):
         """Return who has to hurry inside, and with what priority, as somebody of a higher one waits for its memory.
 
         Else work of a priority in between could keep both of them waiting for ever. One is enough: there is nobody
-        where somebody inside already is as urgent. It is the one that has least left to do.
+        where somebody inside already is as urgent. It is the one that has least left to do, and has waited longest.
         """
         waiting = self._first()
         if waiting is None or not self._inside or self._inside.first().priority >= waiting.priority:
             return None
-        return min(self._inside, key=lambda item: item.rows), waiting.priority
+        return min(self._inside, key=lambda item: (item.rows, item.stamp)), waiting.priority
 
     def _first(self) -> H | None:
         if not self._priorities:

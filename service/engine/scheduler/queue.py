@@ -6,11 +6,12 @@
 3. Within these, the kind of work (its key) is next that has waited longest; one that was just cut waits anew.
 4. A batch is of one kind. It takes rows in the order of priority and of the callers' turns, whoever's turn it is first;
    of one caller's items first those that need no more than a quantum, then a quantum of each other one at a time, in
-   the order of waiting. What was served waits behind what was not. Small items never take all of two batches running
-   while others of their caller wait.
+   the order of waiting. Whose turn is over waits behind who had none. Small items do not take all of more than three
+   batches running while others of their caller wait.
 5. What holds memory from its first row to its end begins only where there is room (`gate`).
 """
 
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from typing import Generic, NamedTuple, TypeVar
 from service.engine.scheduler.gate import Gate
 from service.engine.scheduler.turns import Ranking, Turns
 
+LEAD_S = 2.0  # of device time, that callers and networks without work for a while may start ahead of fair shares
+PASSED_OVER = 3  # batches that small items may have to themselves while others wait
 QUANTUM = 8  # rows of an item's turn: to build one or two at a time of every item costs more than it is fair
 
 
@@ -36,6 +39,7 @@ class Item:
     memory: int = 0  # bytes that it holds from its first row to its end
     deadline: float | None = None
     stamp: int = field(default=0, init=False)  # lower: it has waited longer
+    due: int = field(default=0, init=False)  # rows left of a turn that has begun
 
 
 I = TypeVar("I", bound=Item)  # noqa: E741
@@ -54,6 +58,7 @@ class _Kind(Generic[I]):
 
     def __init__(self, key: Hashable, rank: "Callable[[_Lane[I]], object]") -> None:
         self.key = key
+        self.items = 0
         self.cut = 0  # the stamp of its last batch
         self.lanes: Ranking[_Lane[I]] = Ranking(rank)
 
@@ -65,7 +70,7 @@ class _Lane(Generic[I]):
         self.kind, self.priority, self.caller, self.group = kind, item.priority, item.caller, item.group
         self.small: Ranking[I] = Ranking(_stamp)  # no more than a quantum left
         self.large: Ranking[I] = Ranking(_stamp)
-        self.passed_over = False  # whether the last batch had room for small items only
+        self.passed_over = 0  # batches running that had room for small items only
 
     def __len__(self) -> int:
         return len(self.small) + len(self.large)
@@ -85,34 +90,45 @@ class _Lane(Generic[I]):
         self.small.discard(item)
         self.large.discard(item)
 
-    def deal(self, room: int) -> dict[I, int]:
-        """Return how many rows of which items go into a batch with so much room; the items stay as they are."""
+    def deal(self, room: int) -> tuple[dict[I, int], list[I]]:
+        """Return how many rows of which items go into a batch with so much room, and whose turns end with that.
+
+        A turn that the batch has no more room for goes on with the next one.
+        """
         found: dict[I, int] = {}
+        ended: dict[I, None] = {}  # in the order of the last end
         left = room
 
-        def give(item: I) -> None:
+        def turn(item: I) -> None:
             nonlocal left
-            rows = min(QUANTUM, item.rows - found.get(item, 0), left)
-            if rows:
-                found[item] = found.get(item, 0) + rows
-                left -= rows
+            due = item.rows - found.get(item, 0)
+            if item.rows > QUANTUM:
+                due = min(due, item.due or QUANTUM)
+            rows = min(due, left)
+            found[item] = found.get(item, 0) + rows
+            left -= rows
+            item.due = due - rows
+            ended.pop(item, None)
+            if not item.due:
+                ended[item] = None
 
-        if self.passed_over and self.large:
-            give(self.large.first())
+        if self.passed_over >= PASSED_OVER and self.large:
+            turn(self.large.first())
         with closing(self.small.ascending()) as small:
             while left and (item := next(small, None)) is not None:
-                give(item)
+                turn(item)
         with closing(self.large.ascending()) as large:
-            hungry = list(islice(large, left // QUANTUM + 2)) if left else []
-        for item in hungry:
-            if item not in found:
-                give(item)
+            hungry = deque(islice(large, left // QUANTUM + 2)) if left else deque()
+        if hungry and hungry[0] in found:
+            hungry.rotate(-1)  # it had its turn first
         while left and hungry:
-            for item in hungry:
-                give(item)
-            hungry = [item for item in hungry if found[item] < item.rows]
-        self.passed_over = bool(self.large) and not any(item in self.large for item in found)
-        return found
+            item = hungry.popleft()
+            turn(item)
+            if found[item] < item.rows:
+                hungry.append(item)
+        passed_over = bool(self.large) and not any(item in self.large for item in found)
+        self.passed_over = self.passed_over + 1 if passed_over else 0
+        return found, list(ended)
 
 
 def _stamp(item: Item) -> int:
@@ -154,6 +170,7 @@ class Queue(Generic[I]):
         if item.rows < 1:
             raise ValueError("there is nothing to wait for: an item has at least one row")
         self._items[item] = None
+        self._kinds.setdefault(item.key, _Kind(item.key, self._place)).items += 1
         item.stamp = self._next_stamp()
         if item.deadline is not None:
             self._deadlines.add(item)
@@ -166,23 +183,19 @@ class Queue(Generic[I]):
             self._deadlines.discard(item)
             self._withdraw(item)
             self._gate.leave(item)
+            kind = self._kinds[item.key]
+            kind.items -= 1
+            if not kind.items:
+                del self._kinds[item.key]
 
     def change(self, item: I, *, caller: Hashable, priority: int, deadline: float | None) -> None:
         """Let others wait for an item than before; among its new equals it has waited as long as it has."""
-        if item not in self._items:
-            return
-        self._deadlines.discard(item)
-        if (caller, priority) != (item.caller, item.priority):
-            waits = self._gate.waits(item)
-            self._withdraw(item)
-            if waits:
-                self._gate.leave(item)
-            item.caller, item.priority = caller, priority
-            self._gate.changed(item)
-            self._wait(item, inside=not waits)
-        item.deadline = deadline
-        if deadline is not None:
-            self._deadlines.add(item)
+        if item in self._items:
+            self._move(item, caller, priority)
+            self._deadlines.discard(item)
+            item.deadline = deadline
+            if deadline is not None:
+                self._deadlines.add(item)
 
     def expired(self, now: float) -> list[I]:
         """Return the items whose deadline has passed, each of them once; they stay until they are removed."""
@@ -201,17 +214,24 @@ class Queue(Generic[I]):
         if not self._priorities:
             return []
         callers = self._levels[self._priorities.first()]
-        networks = callers[callers.first()]
-        kind = networks[networks.first()].first().kind
+        networks = callers[callers.begin()]
+        kind = networks[networks.begin()].first().kind
         kind.cut = self._next_stamp()
         room = max(1, limit_of(kind.key))
         dealt: dict[I, int] = {}
+        ended: list[I] = []
         with closing(kind.lanes.ascending()) as lanes:
             while room and (lane := next(lanes, None)) is not None:
-                found = lane.deal(room)
+                found, own = lane.deal(room)
                 dealt |= found
+                ended += own
                 room -= sum(found.values())
-        return [self._take(item, rows) for item, rows in dealt.items()]
+        shares = [Share(item, rows, item.stamp) for item, rows in dealt.items()]
+        for item in ended:
+            item.stamp = self._next_stamp()
+        for item, rows in dealt.items():
+            self._take(item, rows)
+        return shares
 
     def give_back(self, shares: Iterable[Share[I]]) -> None:
         """Let rows that were not worked off wait again, where they had waited."""
@@ -220,8 +240,7 @@ class Queue(Generic[I]):
                 lane = self._lane(item)
                 if lane is not None:
                     lane.discard(item)
-                item.rows += rows
-                item.stamp = stamp
+                item.rows, item.due, item.stamp = item.rows + rows, 0, stamp
                 self._line_up(item)
 
     def charge(self, shares: Iterable[Share[I]], seconds: float) -> None:
@@ -229,10 +248,9 @@ class Queue(Generic[I]):
         passes = {item: rows * item.passes for item, rows, _ in shares}
         total = sum(passes.values())
         for item, own in passes.items():
-            if item.caller is not None:
-                level = self._level(item.priority)
-                level.charge(item.caller, seconds * own / total)
-                level[item.caller].charge(item.group, seconds * own / total)
+            level = self._level(item.priority)
+            level.charge(item.caller, seconds * own / total)
+            level[item.caller].charge(item.group, seconds * own / total)
 
     def _next_stamp(self) -> int:
         self._stamp += 1
@@ -241,7 +259,7 @@ class Queue(Generic[I]):
     def _level(self, priority: int) -> Turns[Hashable, Turns[Hashable, Ranking[_Lane[I]]]]:
         """Return the turns of one priority; priorities are few, so that none is ever forgotten."""
         if priority not in self._levels:
-            self._levels[priority] = Turns(lambda: Turns(lambda: Ranking(lambda lane: lane.since)))
+            self._levels[priority] = Turns(lambda: Turns(lambda: Ranking(lambda lane: lane.since), LEAD_S), LEAD_S)
         return self._levels[priority]
 
     def _place(self, lane: _Lane[I]) -> tuple[float, float, int]:
@@ -260,7 +278,18 @@ class Queue(Generic[I]):
         hurrying = self._gate.hurrying()
         if hurrying is not None:
             item, priority = hurrying
-            self.change(item, caller=item.caller, priority=priority, deadline=item.deadline)
+            self._move(item, item.caller, priority)
+
+    def _move(self, item: I, caller: Hashable, priority: int) -> None:
+        if (caller, priority) == (item.caller, item.priority):
+            return
+        waits = self._gate.waits(item)
+        self._withdraw(item)
+        if waits:
+            self._gate.leave(item)
+        item.caller, item.priority = caller, priority
+        self._gate.changed(item)
+        self._wait(item, inside=not waits)
 
     def _lane(self, item: I) -> _Lane[I] | None:
         return self._lanes.get((item.priority, item.caller, item.key))
@@ -270,7 +299,7 @@ class Queue(Generic[I]):
         callers = self._level(item.priority)
         lane = self._lane(item)
         if lane is None:
-            kind = self._kinds.setdefault(item.key, _Kind(item.key, self._place))
+            kind = self._kinds[item.key]
             self._lanes[item.priority, item.caller, item.key] = lane = _Lane(kind, item)
             lane.add(item)
             self._priorities.add(item.priority)
@@ -296,8 +325,6 @@ class Queue(Generic[I]):
         """Forget a lane without items, and that its caller, network and priority have work, where it was the last."""
         del self._lanes[lane.priority, lane.caller, lane.kind.key]
         lane.kind.lanes.discard(lane)
-        if not lane.kind.lanes:
-            del self._kinds[lane.kind.key]
         callers = self._levels[lane.priority]
         networks = callers[lane.caller]
         networks[lane.group].discard(lane)
@@ -308,16 +335,13 @@ class Queue(Generic[I]):
         if not callers:
             self._priorities.discard(lane.priority)
 
-    def _take(self, item: I, rows: int) -> Share[I]:
-        """Take rows of an item out; it waits anew, where some are left."""
-        share = Share(item, rows, item.stamp)
+    def _take(self, item: I, rows: int) -> None:
+        """Take rows of an item out."""
         was_small = item.rows <= QUANTUM
         item.rows -= rows
-        item.stamp = self._next_stamp()
         if not item.rows:
             self._withdraw(item)
         elif was_small != (item.rows <= QUANTUM):
             lane = self._lanes[item.priority, item.caller, item.key]
             lane.discard(item)
             lane.add(item)
-        return share

@@ -101,24 +101,34 @@ class _Account(Generic[B]):
 class Turns(Generic[N, B]):
     """Names that take turns by what they were charged: whoever has had least is next.
 
-    Whoever comes, for the first time or again, starts where the virtual time of fair sharing stands, which is what each
-    of those present would have had by now if all of them had been served at once (Parekh & Gallager 1993, "A
-    generalized processor sharing approach to flow control"). So there is no credit for time spent idle; and as that
-    time goes on with every charge, ever new names cannot keep those who wait from their turns.
+    Whoever comes, for the first time or again, has no credit for time spent idle: it starts with what the last one had
+    had when its turn came, so that who asks little is next at once. But nobody starts further than a lead behind the
+    virtual time of fair sharing, which is what each of those present would have had by now if all of them had always
+    been served at once (Parekh & Gallager 1993, "A generalized processor sharing approach to flow control"). As that
+    time goes on with every charge, ever new names cannot keep the others from their turns.
 
-    The name None is never charged. It comes as the equal of whoever is next, and is next once that one was charged.
+    The name None is never charged.
     """
 
-    def __init__(self, below: Callable[[], B]) -> None:
-        """Begin with nobody; `below` makes what a name holds, which is kept as long as its time is remembered."""
-        self._below = below
+    def __init__(self, below: Callable[[], B], lead: float) -> None:
+        """Begin with nobody.
+
+        Args:
+            below: makes what a name holds, which is kept as long as its time is remembered.
+            lead: most that a newcomer starts behind the virtual time, in the unit of charges.
+        """
+        self._below, self._lead = below, lead
         self._accounts: dict[N, _Account[B]] = {}
         self._present: Ranking[N] = Ranking(lambda name: self._accounts[name].time)
         self._idle: dict[N, None] = {}
-        self._virtual = 0.0
+        self._turn = self._virtual = 0.0
 
     def __len__(self) -> int:
         return len(self._present)
+
+    def __iter__(self) -> Iterator[N]:
+        """Iterate over the names that are present, in the order of coming."""
+        return iter(self._present)
 
     def __getitem__(self, name: N) -> B:
         """Return what a name holds."""
@@ -132,6 +142,16 @@ class Turns(Generic[N, B]):
         """
         return self._present.first()
 
+    def begin(self) -> N:
+        """Return whose turn it is, and begin it.
+
+        Raises:
+            IndexError: nobody is present.
+        """
+        name = self._present.first()
+        self._turn = self._accounts[name].time
+        return name
+
     def place(self, name: N) -> tuple[float, int]:
         """Return what those who are present are ordered by, `first` having the lowest."""
         return self._accounts[name].time, self._present.token(name)
@@ -141,18 +161,15 @@ class Turns(Generic[N, B]):
         if name in self._present:
             return
         account = self._account(name)
-        if name is not None:
-            account.time = max(account.time, self._virtual)
-        else:
-            least = self._accounts[self._present.first()].time if self._present else self._virtual
-            account.time = min(self._virtual, least)
+        account.time = max(account.time, self._start) if name is not None else self._turn
         self._idle.pop(name, None)
         self._present.add(name)
 
     def leave(self, name: N) -> None:
         """Let a name take part no longer."""
-        self._present.discard(name)
-        self._rest(name)
+        if name in self._present:
+            self._present.discard(name)
+            self._rest(name)
 
     def charge(self, name: N, amount: float) -> None:
         """Write down what a name has had, whether it is still present or not."""
@@ -161,19 +178,23 @@ class Turns(Generic[N, B]):
         self._account(name).time += amount
         sharing = len(self._present) - (None in self._present) + (name not in self._present)
         self._virtual += amount / sharing
-        if name not in self._present:
-            self._rest(name)
+
+    @property
+    def _start(self) -> float:
+        """What a newcomer is taken to have had."""
+        return max(self._turn, self._virtual - self._lead)
 
     def _account(self, name: N) -> _Account[B]:
         if name not in self._accounts:
-            self._accounts[name] = _Account(self._virtual, self._below())
-            self._idle[name] = None
+            self._accounts[name] = _Account(self._start, self._below())
+            self._rest(name)
         return self._accounts[name]
 
     def _rest(self, name: N) -> None:
-        """Remember a name without work, and forget those whose time means least: callers come and go without end."""
+        """Remember a name without work; of too many, those are forgotten whose time means least."""
         self._idle[name] = None
         if len(self._idle) > 2 * KEPT:
             furthest = sorted(self._idle, key=lambda other: self._accounts[other].time)
             for other in furthest[:-KEPT]:
-                del self._idle[other], self._accounts[other]
+                if other != name:
+                    del self._idle[other], self._accounts[other]
