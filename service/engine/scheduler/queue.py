@@ -42,34 +42,34 @@ class Item:
     due: int = field(default=0, init=False)  # rows left of a turn that has begun
 
 
-I = TypeVar("I", bound=Item)  # noqa: E741
+W = TypeVar("W", bound=Item)
 
 
-class Share(NamedTuple, Generic[I]):
+class Share(NamedTuple, Generic[W]):
     """Rows of an item that go into a batch."""
 
-    item: I
+    item: W
     rows: int
     stamp: int  # the item's, before it was served
 
 
-class _Kind(Generic[I]):
+class _Kind(Generic[W]):
     """What may share a batch."""
 
-    def __init__(self, key: Hashable, rank: "Callable[[_Lane[I]], object]") -> None:
+    def __init__(self, key: Hashable, rank: "Callable[[_Lane[W]], object]") -> None:
         self.key = key
         self.items = 0
         self.cut = 0  # the stamp of its last batch
-        self.lanes: Ranking[_Lane[I]] = Ranking(rank)
+        self.lanes: Ranking[_Lane[W]] = Ranking(rank)
 
 
-class _Lane(Generic[I]):
+class _Lane(Generic[W]):
     """Items of one kind, priority and caller."""
 
-    def __init__(self, kind: _Kind[I], item: I) -> None:
+    def __init__(self, kind: _Kind[W], item: W) -> None:
         self.kind, self.priority, self.caller, self.group = kind, item.priority, item.caller, item.group
-        self.small: Ranking[I] = Ranking(_stamp)  # no more than a quantum left
-        self.large: Ranking[I] = Ranking(_stamp)
+        self.small: Ranking[W] = Ranking(_stamp)  # no more than a quantum left
+        self.large: Ranking[W] = Ranking(_stamp)
         self.passed_over = 0  # batches running that had room for small items only
 
     def __len__(self) -> int:
@@ -81,25 +81,25 @@ class _Lane(Generic[I]):
         heads = [ranking.first().stamp for ranking in (self.small, self.large) if ranking]
         return max(min(heads), self.kind.cut)
 
-    def add(self, item: I) -> None:
+    def add(self, item: W) -> None:
         """Line an item up by its stamp."""
         (self.small if item.rows <= QUANTUM else self.large).add(item)
 
-    def discard(self, item: I) -> None:
+    def discard(self, item: W) -> None:
         """Take an item out."""
         self.small.discard(item)
         self.large.discard(item)
 
-    def deal(self, room: int) -> tuple[dict[I, int], list[I]]:
+    def deal(self, room: int) -> tuple[dict[W, int], list[W]]:
         """Return how many rows of which items go into a batch with so much room, and whose turns end with that.
 
         A turn that the batch has no more room for goes on with the next one.
         """
-        found: dict[I, int] = {}
-        ended: dict[I, None] = {}  # in the order of the last end
+        found: dict[W, int] = {}
+        ended: dict[W, None] = {}  # in the order of the last end
         left = room
 
-        def turn(item: I) -> None:
+        def turn(item: W) -> None:
             nonlocal left
             due = item.rows - found.get(item, 0)
             if item.rows > QUANTUM:
@@ -135,24 +135,24 @@ def _stamp(item: Item) -> int:
     return item.stamp
 
 
-class Queue(Generic[I]):
+class Queue(Generic[W]):
     """Items that wait for a device; see the module for what is next."""
 
     def __init__(self, memory: int = 2**62) -> None:
         """Begin empty; all items that have begun together hold no more than so many bytes, but for a single one."""
-        self._items: dict[I, None] = {}
-        self._lanes: dict[tuple[int, Hashable, Hashable], _Lane[I]] = {}
-        self._kinds: dict[Hashable, _Kind[I]] = {}
-        self._levels: dict[int, Turns[Hashable, Turns[Hashable, Ranking[_Lane[I]]]]] = {}
+        self._items: dict[W, None] = {}
+        self._lanes: dict[tuple[int, Hashable, Hashable], _Lane[W]] = {}
+        self._kinds: dict[Hashable, _Kind[W]] = {}
+        self._levels: dict[int, Turns[Hashable, Turns[Hashable, Ranking[_Lane[W]]]]] = {}
         self._priorities: Ranking[int] = Ranking(lambda priority: -priority)
-        self._deadlines: Ranking[I] = Ranking(lambda item: item.deadline)
-        self._gate: Gate[I] = Gate(memory)
+        self._deadlines: Ranking[W] = Ranking(lambda item: item.deadline)
+        self._gate: Gate[W] = Gate(memory)
         self._stamp = 0
 
     def __len__(self) -> int:
         return len(self._items)
 
-    def __iter__(self) -> Iterator[I]:
+    def __iter__(self) -> Iterator[W]:
         """Iterate over all items, also those whose last rows are dealt."""
         return iter(self._items)
 
@@ -161,7 +161,7 @@ class Queue(Generic[I]):
         """Bytes that items which have begun, or may begin, hold."""
         return self._gate.held
 
-    def put(self, item: I) -> None:
+    def put(self, item: W) -> None:
         """Let an item wait, behind all others.
 
         Raises:
@@ -176,7 +176,7 @@ class Queue(Generic[I]):
             self._deadlines.add(item)
         self._wait(item, inside=False)
 
-    def remove(self, item: I) -> None:
+    def remove(self, item: W) -> None:
         """Forget an item, and the memory that it holds; one that is not here does not matter."""
         if item in self._items:
             del self._items[item]
@@ -188,7 +188,7 @@ class Queue(Generic[I]):
             if not kind.items:
                 del self._kinds[item.key]
 
-    def change(self, item: I, *, caller: Hashable, priority: int, deadline: float | None) -> None:
+    def change(self, item: W, *, caller: Hashable, priority: int, deadline: float | None) -> None:
         """Let others wait for an item than before; among its new equals it has waited as long as it has."""
         if item in self._items:
             self._move(item, caller, priority)
@@ -197,15 +197,15 @@ class Queue(Generic[I]):
             if deadline is not None:
                 self._deadlines.add(item)
 
-    def expired(self, now: float) -> list[I]:
+    def expired(self, now: float) -> list[W]:
         """Return the items whose deadline has passed, each of them once; they stay until they are removed."""
-        found: list[I] = []
+        found: list[W] = []
         while self._deadlines and (item := self._deadlines.first()).deadline is not None and item.deadline < now:
             self._deadlines.discard(item)
             found.append(item)
         return found
 
-    def cut(self, limit_of: Callable[[Hashable], int]) -> list[Share[I]]:
+    def cut(self, limit_of: Callable[[Hashable], int]) -> list[Share[W]]:
         """Take the next batch, of at most `limit_of(key)` rows; empty where nothing is left to deal.
 
         What was taken does not wait any more; `give_back` undoes that, and `remove` ends an item that is done.
@@ -218,8 +218,8 @@ class Queue(Generic[I]):
         kind = networks[networks.begin()].first().kind
         kind.cut = self._next_stamp()
         room = max(1, limit_of(kind.key))
-        dealt: dict[I, int] = {}
-        ended: list[I] = []
+        dealt: dict[W, int] = {}
+        ended: list[W] = []
         with closing(kind.lanes.ascending()) as lanes:
             while room and (lane := next(lanes, None)) is not None:
                 found, own = lane.deal(room)
@@ -233,7 +233,7 @@ class Queue(Generic[I]):
             self._take(item, rows)
         return shares
 
-    def give_back(self, shares: Iterable[Share[I]]) -> None:
+    def give_back(self, shares: Iterable[Share[W]]) -> None:
         """Let rows that were not worked off wait again, where they had waited."""
         for item, rows, stamp in shares:
             if item in self._items:
@@ -243,7 +243,7 @@ class Queue(Generic[I]):
                 item.rows, item.due, item.stamp = item.rows + rows, 0, stamp
                 self._line_up(item)
 
-    def charge(self, shares: Iterable[Share[I]], seconds: float) -> None:
+    def charge(self, shares: Iterable[Share[W]], seconds: float) -> None:
         """Write down the time of a batch with its callers and networks, by the passes that it was for."""
         passes = {item: rows * item.passes for item, rows, _ in shares}
         total = sum(passes.values())
@@ -256,17 +256,17 @@ class Queue(Generic[I]):
         self._stamp += 1
         return self._stamp
 
-    def _level(self, priority: int) -> Turns[Hashable, Turns[Hashable, Ranking[_Lane[I]]]]:
+    def _level(self, priority: int) -> Turns[Hashable, Turns[Hashable, Ranking[_Lane[W]]]]:
         """Return the turns of one priority; priorities are few, so that none is ever forgotten."""
         if priority not in self._levels:
             self._levels[priority] = Turns(lambda: Turns(lambda: Ranking(lambda lane: lane.since), LEAD_S), LEAD_S)
         return self._levels[priority]
 
-    def _place(self, lane: _Lane[I]) -> tuple[float, float, int]:
+    def _place(self, lane: _Lane[W]) -> tuple[float, float, int]:
         """Return what the lanes of a kind are ordered by."""
         return (-lane.priority, *self._levels[lane.priority].place(lane.caller))
 
-    def _wait(self, item: I, *, inside: bool) -> None:
+    def _wait(self, item: W, *, inside: bool) -> None:
         if item.memory and not inside:
             self._gate.put(item)
         elif item.rows:
@@ -280,7 +280,7 @@ class Queue(Generic[I]):
             item, priority = hurrying
             self._move(item, item.caller, priority)
 
-    def _move(self, item: I, caller: Hashable, priority: int) -> None:
+    def _move(self, item: W, caller: Hashable, priority: int) -> None:
         if (caller, priority) == (item.caller, item.priority):
             return
         waits = self._gate.waits(item)
@@ -291,10 +291,10 @@ class Queue(Generic[I]):
         self._gate.changed(item)
         self._wait(item, inside=not waits)
 
-    def _lane(self, item: I) -> _Lane[I] | None:
+    def _lane(self, item: W) -> _Lane[W] | None:
         return self._lanes.get((item.priority, item.caller, item.key))
 
-    def _line_up(self, item: I) -> None:
+    def _line_up(self, item: W) -> None:
         """Let an item's rows be dealt."""
         callers = self._level(item.priority)
         lane = self._lane(item)
@@ -313,7 +313,7 @@ class Queue(Generic[I]):
             lane.add(item)
         callers[item.caller][item.group].add(lane)
 
-    def _withdraw(self, item: I) -> None:
+    def _withdraw(self, item: W) -> None:
         """Let an item's rows not be dealt any more."""
         lane = self._lane(item)
         if lane is not None:
@@ -321,7 +321,7 @@ class Queue(Generic[I]):
             if not lane:
                 self._close(lane)
 
-    def _close(self, lane: _Lane[I]) -> None:
+    def _close(self, lane: _Lane[W]) -> None:
         """Forget a lane without items, and that its caller, network and priority have work, where it was the last."""
         del self._lanes[lane.priority, lane.caller, lane.kind.key]
         lane.kind.lanes.discard(lane)
@@ -335,7 +335,7 @@ class Queue(Generic[I]):
         if not callers:
             self._priorities.discard(lane.priority)
 
-    def _take(self, item: I, rows: int) -> None:
+    def _take(self, item: W, rows: int) -> None:
         """Take rows of an item out."""
         was_small = item.rows <= QUANTUM
         item.rows -= rows
