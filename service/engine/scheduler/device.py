@@ -16,25 +16,24 @@ which is never taken under this one. A ticket is answered once, and wakes its wa
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 
 from service.engine.scheduler.admission import Admission
 from service.engine.scheduler.cache import ScoreCache
+from service.engine.scheduler.claims import Batch, Claims
 from service.engine.scheduler.limits import Limits
-from service.engine.scheduler.queue import Queue, Share
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import CallWork, Done, Network, Ticket, Work
-from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable
+from service.errors import EngineUnavailable
 from service.precision import Precision
 from service.process import ALL_THREADS, release_freed_memory, use_threads
 
 log = logging.getLogger("heatlens")
 _RELEASE_S = 2.0  # without work, after which freed memory is given back
 T = TypeVar("T")
-Batch = list[Share[Work[Any]]]
 
 
 class Device:
@@ -74,19 +73,14 @@ class Device:
         self.limits = Limits(max_batch_rows, unmeasured_batch_rows, max_batch_bytes)
         self.admission = Admission(max_waiting_passes, max_waiting_requests, clock=clock)
         self.cache = ScoreCache(cache_bytes)
+        self._claims = Claims(self.cache, clean_bytes)
         self.threads = threads or ALL_THREADS
         self._observe, self._clock = observe, clock
         self._changed = threading.Condition()
-        self._queue: Queue[Work[Any]] = Queue(clean_bytes)
-        self._claims: dict[Run, list[Ticket[Any]]] = {}  # tickets that are not answered
-        self._gone: list[Run] = []  # those that were cancelled since the last batch
-        self._sharable: dict[Hashable, Work[Any]] = {}  # works under way, by what their results will be kept under
         self._closed: EngineUnavailable | None = None
         self._restarts = 1  # of a thread that died
         self._worked = False  # since memory was given back
         self._thread = self._started()
-
-    # What requests call
 
     @property
     def alive(self) -> bool:
@@ -95,9 +89,9 @@ class Device:
 
     @property
     def waiting(self) -> int:
-        """Claims that are not answered yet."""
+        """Requests that wait for work."""
         with self._changed:
-            return sum(map(len, self._claims.values()))
+            return len(self._claims)
 
     def put(self, work: Work[T], run: Run) -> Ticket[T]:
         """Queue work, and return the claim on its result.
@@ -114,14 +108,7 @@ class Device:
         with self._changed:
             if self._closed is not None:
                 raise self._closed
-            if work.cache_key is not None:
-                known = self._known(work, run)
-                if known is not None:
-                    return known
-            ticket = self._claim(work, run)
-            work.caller, work.priority, work.deadline = self._asked(work)
-            work.since = self._clock()
-            self._queue.put(work)
+            ticket = self._claims.put(work, run, self._clock())
             self._changed.notify()
         return ticket
 
@@ -137,7 +124,7 @@ class Device:
         """Stop working for a request whose caller has gone."""
         run.cancelled.set()
         with self._changed:
-            self._gone.append(run)
+            self._claims.cancel(run)
             self._changed.notify()
 
     def close(self) -> None:
@@ -151,75 +138,6 @@ class Device:
     def memory_bytes(self) -> int:
         """Return the memory in use on an accelerator; 0 on a CPU."""
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
-
-    # Works and who waits for them: under the lock
-
-    def _known(self, work: Work[T], run: Run) -> Ticket[T] | None:
-        """Answer a request with what equal work has found, or let it wait for what equal work will find."""
-        kept = self.cache.get(work.cache_key)
-        if kept is not None:
-            ticket: Ticket[Any] = Ticket(run)
-            ticket.finish(kept)
-            run.usage.cache, done = "hit", work.count
-        elif (under_way := self._sharable.get(work.cache_key)) is not None:
-            ticket = self._claim(under_way, run)
-            self._requeue(under_way)
-            run.usage.cache, done = "shared", under_way.next
-        else:
-            self._sharable[work.cache_key] = work
-            run.usage.cache = "miss"
-            return None
-        run.usage.avoided += work.count
-        run.advance(done)
-        return ticket
-
-    def _claim(self, work: Work[T], run: Run) -> Ticket[T]:
-        ticket = Ticket(run, work)
-        work.tickets.append(ticket)
-        self._claims.setdefault(run, []).append(ticket)
-        return ticket
-
-    def _settled(self, ticket: Ticket[Any]) -> Ticket[Any]:
-        """Strike a claim that is about to be answered off the list."""
-        claims = self._claims[ticket.run]
-        claims.remove(ticket)
-        if not claims:
-            del self._claims[ticket.run]
-        return ticket
-
-    def _requeue(self, work: Work[Any]) -> None:
-        caller, priority, deadline = self._asked(work)
-        self._queue.change(work, caller=caller, priority=priority, deadline=deadline)
-
-    @staticmethod
-    def _asked(work: Work[Any]) -> tuple[Hashable, int, float | None]:
-        """Return for whom a work is done (whoever asked first), how urgent it is, and until when somebody waits."""
-        caller = work.tickets[0].run.caller if work.caller is not None else None
-        return caller, work.urgency, work.patience
-
-    def _forget(self, work: Work[Any]) -> list[Ticket[Any]]:
-        """Drop a work, and return the claims on it, for somebody to answer."""
-        self._queue.remove(work)
-        if self._sharable.get(work.cache_key) is work:
-            del self._sharable[work.cache_key]
-        work.release()
-        tickets, work.tickets = work.tickets, []
-        return [self._settled(ticket) for ticket in tickets]
-
-    def _wanted(self, work: Work[Any]) -> bool:
-        """Answer callers who have gone or whose time is up; drop a work that nobody waits for."""
-        waiting = len(work.tickets)
-        for ticket in list(work.tickets):
-            try:
-                ticket.run.check()
-            except (Cancelled, DeadlineExceeded) as error:
-                work.tickets.remove(ticket)
-                self._settled(ticket).fail(error)
-        if not work.tickets:
-            self._forget(work)
-        elif len(work.tickets) < waiting:
-            self._requeue(work)
-        return bool(work.tickets)
 
     # The thread
 
@@ -236,50 +154,39 @@ class Device:
                 del batch  # hold nothing of a finished request while waiting for the next one
         except BaseException as defect:
             log.critical("the device thread has stopped", exc_info=defect)
-            error = EngineUnavailable(f"the device thread has stopped ({type(defect).__name__})")
-            with self._changed:
-                if self._restarts and self._closed is None:  # once: a thread that dies again would die for ever
-                    self._restarts -= 1
-                    self._thread = self._started()
-                else:
-                    self._closed = self._closed or error
-                self._fail_all(error)
-        else:
-            with self._changed:
-                assert self._closed is not None
-                self._fail_all(self._closed)
+            self._stopped(EngineUnavailable(f"the device thread has stopped ({type(defect).__name__})"))
 
-    def _fail_all(self, error: EngineUnavailable) -> None:
-        for work in list(self._queue):
-            for ticket in self._forget(work):
-                ticket.fail(error)
+    def _stopped(self, error: EngineUnavailable) -> None:
+        """Answer everybody who waits for a thread that has died, and start another one in its place.
+
+        That is done once: a thread that dies again would die for ever.
+        """
+        with self._changed:
+            if self._restarts and self._closed is None:
+                self._restarts -= 1
+                self._thread = self._started()
+            else:
+                self._closed = self._closed or error
+            tickets = self._claims.forget_all()
+        for ticket in tickets:
+            ticket.fail(error)
 
     def _next_batch(self) -> Batch | None:
-        """Wait for work and return the next batch; None: the device is closed."""
+        """Wait for work and return the next batch; None, and everybody is answered: the device is closed."""
         while True:
             with self._changed:
-                self._drop_unwanted()
                 if self._closed is not None:
+                    for ticket in self._claims.forget_all():
+                        ticket.fail(self._closed)
                     return None
-                batch = [share for share in self._queue.cut(self.limits.of) if self._wanted(share.item)]
+                batch = self._claims.cut(self.limits.of, self._clock())
                 if batch:
                     self._worked = True
                     return batch
-                if len(self._queue):
-                    continue  # all of the batch has just been dropped
                 idle = not self._changed.wait(_RELEASE_S if self._worked else None)
             if idle:  # its memory is given back, once: what many at a time needed, few do not
                 self._worked = False
                 release_freed_memory()
-
-    def _drop_unwanted(self) -> None:
-        gone, self._gone = self._gone, []
-        for run in gone:
-            for ticket in list(self._claims.get(run, ())):
-                if ticket.work is not None:
-                    self._wanted(ticket.work)
-        for work in self._queue.expired(self._clock()):
-            self._wanted(work)
 
     def _run(self, batch: Batch) -> None:
         started = self._clock()
@@ -290,11 +197,9 @@ class Device:
         done = first.run(batch, self._clock)
         seconds = self._clock() - started
         with self._changed:
-            self._queue.charge(batch, seconds)
+            self._claims.worked(batch, seconds, again=[one.share for one in done if one.too_many])
         for one in done:
             self._take(one)
-        with self._changed:
-            self._queue.give_back(one.share for one in done if one.too_many)
         if self.device.type == "cuda" and any(one.too_many for one in done):
             torch.cuda.empty_cache()
         self.admission.count_batch(sum(one.passes for one in done), seconds)
@@ -307,38 +212,32 @@ class Device:
         work = done.share.item
         if done.too_many:
             self.limits.too_many(work.key, done.batch_rows)
-        elif done.error is not None:
-            self._fail(work, done.error)
-        else:
+            work.since = self._clock()
+            return
+        error, result = done.error, None
+        if error is None:
             try:
                 work.take(done.result)
                 self._advance(work, done)
-                if work.next == work.count:
-                    self._finish(work, work.result())
-            except Exception as error:
-                self._fail(work, work.told(error))
+                if work.next < work.count:
+                    return
+                result = work.result()
+            except Exception as failed:
+                error = work.told(failed)
+        with self._changed:
+            tickets = self._claims.forget(work) if error is not None else self._claims.finish(work, result)
+        for ticket in tickets:
+            if error is not None:
+                ticket.fail(error)
+            else:
+                ticket.finish(result)
 
     def _advance(self, work: Work[Any], done: Done) -> None:
         """Tell who waits that some rows are done."""
         with self._changed:  # at once, for who joins in between would count these rows twice, or never
-            work.next += done.share.rows
-            tickets = list(work.tickets)
+            tickets = self._claims.advance(work, done.share.rows)
         work.since = self._clock()
         for i, ticket in enumerate(tickets):
             if i == 0:  # whoever asked first is charged; the others ride along
                 ticket.run.usage.count(done.forwards, done.backwards, done.batch_rows, done.seconds)
             ticket.run.advance(done.passes)
-
-    def _finish(self, work: Work[Any], result: Any) -> None:
-        with self._changed:
-            if work.cache_key is not None:
-                self.cache.put(work.cache_key, result)
-            tickets = self._forget(work)
-        for ticket in tickets:
-            ticket.finish(result)
-
-    def _fail(self, work: Work[Any], error: Exception) -> None:
-        with self._changed:
-            tickets = self._forget(work)
-        for ticket in tickets:
-            ticket.fail(error)

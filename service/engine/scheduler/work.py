@@ -38,7 +38,7 @@ class Network(Protocol):
 class Ticket(Generic[T]):
     """One request's claim on the result of work."""
 
-    def __init__(self, run: Run, work: "Work[T] | None" = None) -> None:
+    def __init__(self, run: Run, work: "Work[T]") -> None:
         self.run, self.work = run, work
         self._answered = threading.Event()
         self._result: T | None = None
@@ -46,12 +46,12 @@ class Ticket(Generic[T]):
 
     def finish(self, result: T) -> None:
         """Answer the waiter."""
-        self.work, self._result = None, result
+        self._result = result
         self._answered.set()
 
     def fail(self, error: BaseException) -> None:
         """Answer the waiter with an error."""
-        self.work, self._error = None, error
+        self._error = error
         self._answered.set()
 
     def wait(self) -> T:
@@ -180,16 +180,6 @@ class Work(Item, Generic[T]):
         for one in own:
             one.seconds = seconds * one.passes / passes if passes else seconds / len(own)
         return done + own
-
-    @property
-    def urgency(self) -> int:
-        """The highest priority of those who wait for it."""
-        return max(ticket.run.priority for ticket in self.tickets)
-
-    @property
-    def patience(self) -> float | None:
-        """The first deadline of those who wait for it."""
-        return min((t.run.deadline for t in self.tickets if t.run.deadline is not None), default=None)
 
 
 class CallWork(Work[T]):

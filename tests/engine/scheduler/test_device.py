@@ -137,7 +137,7 @@ def test_a_cancelled_work_stops_within_a_batch(device):
         device.submit(work_of(network, 1, 800, build), run)
     assert sum(map(len, network.batches)) == 16
     assert not device.waiting
-    assert not len(device._queue)
+    assert not len(device._claims.queue)
 
 
 def test_who_has_gone_is_forgotten_before_the_next_batch(device):
@@ -297,7 +297,7 @@ def test_equal_requests_compute_once_and_are_remembered(remembering):
     assert [run.done for run in runs[:3]] == [20] * 3
     assert device.submit(work(), runs[3]) is results[0]
     assert runs[3].usage.cache == "hit"
-    assert not device._sharable
+    assert not device._claims._sharable
     for other in "bcdefghijklmno":  # 80 bytes each: the oldest goes
         device.submit(work(other), Run())
     assert device.cache.bytes <= 1000
@@ -382,6 +382,6 @@ def test_a_thousand_cancels_leave_nothing_behind_and_cross_no_answers(device):
     cancelling.join(60)
     assert not wrong
     assert not device.waiting
-    assert not len(device._queue)
-    assert not device._claims
+    assert not len(device._claims.queue)
+    assert not device._claims._tickets
     assert device.alive

@@ -190,14 +190,14 @@ def test_boxes_of_several_pictures_share_batches_within_memory(small, monkeypatc
     with incremental(subject):
         for clean_bytes in (0, 1 << 30):
             device = Device(torch.device("cpu"), max_batch_rows=32, clean_bytes=clean_bytes)
-            cut = device._queue.cut
+            cut = device._claims.queue.cut
             held.clear()
 
-            def watched(limit_of, cut=cut, waiting=device._queue):
+            def watched(limit_of, cut=cut, waiting=device._claims.queue):
                 held.append(sum(getattr(work, "clean", None) is not None for work in waiting))
                 return cut(limit_of)
 
-            device._queue.cut = watched
+            device._claims.queue.cut = watched
             runs = [Run() for _ in pictures]
 
             def ask(i, device=device, runs=runs):

@@ -3,7 +3,7 @@
 from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
-from service.engine.scheduler.turns import Ranking, Turns
+from service.engine.scheduler.queue.turns import Ranking, Turns
 
 
 class Holder(Hashable, Protocol):

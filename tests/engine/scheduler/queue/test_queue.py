@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from service.engine.scheduler.queue import LEAD_S, QUANTUM, Item, Queue
-from tests.engine.scheduler.naive import Naive, Waiting
+from service.engine.scheduler.queue import QUANTUM, Item, Queue
+from service.engine.scheduler.queue.queue import LEAD_S
+from tests.engine.scheduler.queue.naive import Naive, Waiting
 
 MEMORY = 100
 KEYS = st.sampled_from([("x", "a"), ("x", "b"), ("y", "c")])  # network, kind of work

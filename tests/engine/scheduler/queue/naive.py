@@ -1,6 +1,6 @@
 """The scheduler's policy written down naively: a list that is looked through from the start for every decision.
 
-It keeps to what `service/engine/scheduler/queue.py` says of itself, and to none of its structures.
+It keeps to what `service/engine/scheduler/queue/` says of itself, and to none of its structures.
 """
 
 from collections import Counter, defaultdict

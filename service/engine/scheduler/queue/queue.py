@@ -1,138 +1,15 @@
-"""Which rows are next: the policy of the scheduler, without a thread, a clock or a network.
+"""Items that wait for a device, and which of them is next."""
 
-1. The highest priority goes first, down to the last row of it.
-2. Within a priority callers take turns by the device time that they have had, and within a caller the networks do.
-   Whoever was idle has no credit for it.
-3. Within these, the kind of work (its key) is next that has waited longest; one that was just cut waits anew.
-4. A batch is of one kind. It takes rows in the order of priority and of the callers' turns, whoever's turn it is first;
-   of one caller's items first those that need no more than a quantum, then a quantum of each other one at a time, in
-   the order of waiting. Whose turn is over waits behind who had none. Small items do not take all of more than three
-   batches running while others of their caller wait.
-5. What holds memory from its first row to its end begins only where there is room (`gate`).
-"""
-
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
-from itertools import islice
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic
 
-from service.engine.scheduler.gate import Gate
-from service.engine.scheduler.turns import Ranking, Turns
+from service.engine.scheduler.queue.gate import Gate
+from service.engine.scheduler.queue.items import QUANTUM, Share, W
+from service.engine.scheduler.queue.lanes import Kind, Lane
+from service.engine.scheduler.queue.turns import Ranking, Turns
 
 LEAD_S = 2.0  # of device time, that callers and networks without work for a while may start ahead of fair shares
-PASSED_OVER = 3  # batches that small items may have to themselves while others wait
-QUANTUM = 8  # rows of an item's turn: to build one or two at a time of every item costs more than it is fair
-
-
-@dataclass(eq=False)
-class Item:
-    """Rows that wait. Once in a queue, only the queue changes these fields."""
-
-    key: Hashable  # items with equal keys may share a batch
-    group: Hashable  # whose time on the device it takes: the network's. Equal keys are of one group
-    rows: int  # not yet dealt
-    caller: Hashable = ""  # None: the server itself, which is never charged
-    priority: int = 0
-    passes: float = 1.0  # that a row is expected to take; a batch's time is shared out by them
-    memory: int = 0  # bytes that it holds from its first row to its end
-    deadline: float | None = None
-    stamp: int = field(default=0, init=False)  # lower: it has waited longer
-    due: int = field(default=0, init=False)  # rows left of a turn that has begun
-
-
-W = TypeVar("W", bound=Item)
-
-
-class Share(NamedTuple, Generic[W]):
-    """Rows of an item that go into a batch."""
-
-    item: W
-    rows: int
-    stamp: int  # the item's, before it was served
-
-
-class _Kind(Generic[W]):
-    """What may share a batch."""
-
-    def __init__(self, key: Hashable, rank: "Callable[[_Lane[W]], object]") -> None:
-        self.key = key
-        self.items = 0
-        self.cut = 0  # the stamp of its last batch
-        self.lanes: Ranking[_Lane[W]] = Ranking(rank)
-
-
-class _Lane(Generic[W]):
-    """Items of one kind, priority and caller."""
-
-    def __init__(self, kind: _Kind[W], item: W) -> None:
-        self.kind, self.priority, self.caller, self.group = kind, item.priority, item.caller, item.group
-        self.small: Ranking[W] = Ranking(_stamp)  # no more than a quantum left
-        self.large: Ranking[W] = Ranking(_stamp)
-        self.passed_over = 0  # batches running that had room for small items only
-
-    def __len__(self) -> int:
-        return len(self.small) + len(self.large)
-
-    @property
-    def since(self) -> int:
-        """The stamp of what has waited longest, or that of the kind's last batch."""
-        heads = [ranking.first().stamp for ranking in (self.small, self.large) if ranking]
-        return max(min(heads), self.kind.cut)
-
-    def add(self, item: W) -> None:
-        """Line an item up by its stamp."""
-        (self.small if item.rows <= QUANTUM else self.large).add(item)
-
-    def discard(self, item: W) -> None:
-        """Take an item out."""
-        self.small.discard(item)
-        self.large.discard(item)
-
-    def deal(self, room: int) -> tuple[dict[W, int], list[W]]:
-        """Return how many rows of which items go into a batch with so much room, and whose turns end with that.
-
-        A turn that the batch has no more room for goes on with the next one.
-        """
-        found: dict[W, int] = {}
-        ended: dict[W, None] = {}  # in the order of the last end
-        left = room
-
-        def turn(item: W) -> None:
-            nonlocal left
-            due = item.rows - found.get(item, 0)
-            if item.rows > QUANTUM:
-                due = min(due, item.due or QUANTUM)
-            rows = min(due, left)
-            found[item] = found.get(item, 0) + rows
-            left -= rows
-            item.due = due - rows
-            ended.pop(item, None)
-            if not item.due:
-                ended[item] = None
-
-        if self.passed_over >= PASSED_OVER and self.large:
-            turn(self.large.first())
-        with closing(self.small.ascending()) as small:
-            while left and (item := next(small, None)) is not None:
-                turn(item)
-        with closing(self.large.ascending()) as large:
-            hungry = deque(islice(large, left // QUANTUM + 2)) if left else deque()
-        if hungry and hungry[0] in found:
-            hungry.rotate(-1)  # it had its turn first
-        while left and hungry:
-            item = hungry.popleft()
-            turn(item)
-            if found[item] < item.rows:
-                hungry.append(item)
-        passed_over = bool(self.large) and not any(item in self.large for item in found)
-        self.passed_over = self.passed_over + 1 if passed_over else 0
-        return found, list(ended)
-
-
-def _stamp(item: Item) -> int:
-    return item.stamp
 
 
 class Queue(Generic[W]):
@@ -141,9 +18,9 @@ class Queue(Generic[W]):
     def __init__(self, memory: int = 2**62) -> None:
         """Begin empty; all items that have begun together hold no more than so many bytes, but for a single one."""
         self._items: dict[W, None] = {}
-        self._lanes: dict[tuple[int, Hashable, Hashable], _Lane[W]] = {}
-        self._kinds: dict[Hashable, _Kind[W]] = {}
-        self._levels: dict[int, Turns[Hashable, Turns[Hashable, Ranking[_Lane[W]]]]] = {}
+        self._lanes: dict[tuple[int, Hashable, Hashable], Lane[W]] = {}
+        self._kinds: dict[Hashable, Kind[W]] = {}
+        self._levels: dict[int, Turns[Hashable, Turns[Hashable, Ranking[Lane[W]]]]] = {}
         self._priorities: Ranking[int] = Ranking(lambda priority: -priority)
         self._deadlines: Ranking[W] = Ranking(lambda item: item.deadline)
         self._gate: Gate[W] = Gate(memory)
@@ -170,7 +47,7 @@ class Queue(Generic[W]):
         if item.rows < 1:
             raise ValueError("there is nothing to wait for: an item has at least one row")
         self._items[item] = None
-        self._kinds.setdefault(item.key, _Kind(item.key, self._place)).items += 1
+        self._kinds.setdefault(item.key, Kind(item.key, self._place)).items += 1
         item.stamp = self._next_stamp()
         if item.deadline is not None:
             self._deadlines.add(item)
@@ -256,13 +133,13 @@ class Queue(Generic[W]):
         self._stamp += 1
         return self._stamp
 
-    def _level(self, priority: int) -> Turns[Hashable, Turns[Hashable, Ranking[_Lane[W]]]]:
+    def _level(self, priority: int) -> Turns[Hashable, Turns[Hashable, Ranking[Lane[W]]]]:
         """Return the turns of one priority; priorities are few, so that none is ever forgotten."""
         if priority not in self._levels:
             self._levels[priority] = Turns(lambda: Turns(lambda: Ranking(lambda lane: lane.since), LEAD_S), LEAD_S)
         return self._levels[priority]
 
-    def _place(self, lane: _Lane[W]) -> tuple[float, float, int]:
+    def _place(self, lane: Lane[W]) -> tuple[float, float, int]:
         """Return what the lanes of a kind are ordered by."""
         return (-lane.priority, *self._levels[lane.priority].place(lane.caller))
 
@@ -291,7 +168,7 @@ class Queue(Generic[W]):
         self._gate.changed(item)
         self._wait(item, inside=not waits)
 
-    def _lane(self, item: W) -> _Lane[W] | None:
+    def _lane(self, item: W) -> Lane[W] | None:
         return self._lanes.get((item.priority, item.caller, item.key))
 
     def _line_up(self, item: W) -> None:
@@ -300,7 +177,7 @@ class Queue(Generic[W]):
         lane = self._lane(item)
         if lane is None:
             kind = self._kinds[item.key]
-            self._lanes[item.priority, item.caller, item.key] = lane = _Lane(kind, item)
+            self._lanes[item.priority, item.caller, item.key] = lane = Lane(kind, item)
             lane.add(item)
             self._priorities.add(item.priority)
             callers.enter(item.caller)
@@ -321,7 +198,7 @@ class Queue(Generic[W]):
             if not lane:
                 self._close(lane)
 
-    def _close(self, lane: _Lane[W]) -> None:
+    def _close(self, lane: Lane[W]) -> None:
         """Forget a lane without items, and that its caller, network and priority have work, where it was the last."""
         del self._lanes[lane.priority, lane.caller, lane.kind.key]
         lane.kind.lanes.discard(lane)

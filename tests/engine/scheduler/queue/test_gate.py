@@ -1,7 +1,7 @@
 """Work that holds memory waits until there is room for it."""
 
-from service.engine.scheduler.gate import Gate
 from service.engine.scheduler.queue import Item
+from service.engine.scheduler.queue.gate import Gate
 
 
 def _item(stamp, memory, caller="", priority=0, rows=8):
