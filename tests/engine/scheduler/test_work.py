@@ -12,11 +12,12 @@ from service.engine.scheduler.work import CallWork, RowsWork, Ticket, TraceWork,
 from service.errors import OutOfMemory
 from tests.engine.scheduler.doubles import SHAPE, Clock, Recorder, together, work_of
 
+KEPT, BOTH = Tracing(("a",)), Tracing(("a",), ("a",))
 FULL = torch.OutOfMemoryError("out of memory")
 
 
 class Tracer:
-    """Doubles its input as the layer `a`; a table's first columns are the input. The gradient is the column's number."""
+    """Answers its input as outputs, doubles it as the layer `a`, and has gradients of ones."""
 
     def __init__(self, clock=None, fail=None):
         self.clock, self.fail, self.passes = clock, fail, []
@@ -159,9 +160,7 @@ def test_what_a_failed_forward_had_made_is_freed_before_the_next_one():
 def test_time_is_shared_out_by_passes():
     clock = Clock()
     works = [
-        TraceWork(
-            Tracer(clock), SHAPE, Rows(4, lambda i, j: torch.ones(j - i, *SHAPE)), Tracing(wrt=(INPUT,)), objective
-        )
+        TraceWork(Tracer(clock), SHAPE, Rows.of(torch.ones(4, *SHAPE)), Tracing(wrt=(INPUT,)), objective)
         for objective in (lambda seen: seen.outputs[:, :1], lambda seen: seen.outputs[:, [0, 0, 0]])
     ]
     done = _run(works, (1, 2), clock)
@@ -169,7 +168,7 @@ def test_time_is_shared_out_by_passes():
     assert [one.seconds for one in done] == pytest.approx([3 / 17, 14 / 17])
 
 
-def _traced(count, piece, objective=lambda seen: seen.outputs[:, :2], total=None, tracing=Tracing(("a",), ("a",))):
+def _traced(count, piece, objective=lambda seen: seen.outputs[:, :2], total=None, tracing=BOTH):
     x = torch.arange(float(count * 4)).view(count, 1, 2, 2)
     network = Tracer()
     work = TraceWork(network, (1, 2, 2), Rows.of(x), tracing, objective, total)
@@ -215,7 +214,7 @@ def test_a_trace_is_charged_by_what_its_objective_turned_out_to_ask_for():
 def test_traces_share_a_pass_only_where_they_ask_for_the_same():
     network, rows = Tracer(), Rows.of(torch.ones(2, *SHAPE))
 
-    def key(tracing=Tracing(("a",)), objective=None, shape=SHAPE, network=network):
+    def key(tracing=KEPT, objective=None, shape=SHAPE, network=network):
         return TraceWork(network, shape, rows, tracing, objective).key
 
     assert key() == key()
