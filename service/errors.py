@@ -145,7 +145,7 @@ class NotApplicable(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """Too many rows wait already."""
+    """Too many passes or requests wait already."""
 
     status, type, title = 429, "overloaded", "Too much work waiting"
     remedy = "come back after `Retry-After` seconds"

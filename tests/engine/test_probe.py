@@ -1,0 +1,199 @@
+"""What a method sees of a model: the same as of the plain network, whatever way the engine takes to it."""
+
+import pytest
+import torch
+
+from service.contract import INPUT, Boxes, Rows, Tracing, fingerprint
+from service.engine.incremental import Incremental
+from service.engine.network.resident import Model
+from service.engine.probe import ModelProbe
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.run import Run
+from service.errors import InvalidParameter
+from service.images import Transform
+from service.models.spec import ModelSpec
+from service.tasks import task
+from tests import oracles, tiny
+from tests.engine.scheduler.doubles import held
+from tests.plain import PlainProbe
+
+TRACINGS = [
+    Tracing(("conv1", "conv2")),
+    Tracing(("conv1",), partial=True),
+    Tracing(("conv2",), ("conv2",)),
+    Tracing((), (INPUT,)),
+    Tracing(("conv1",), ("conv1", "conv2", INPUT)),
+]
+
+
+@pytest.fixture(scope="module")
+def model():
+    transform = Transform(32, (32, 32), oracles.IMAGENET_MEAN, oracles.IMAGENET_STD)
+    spec = ModelSpec("one", tiny.classifier, transform, task("classification"))
+    return Model(spec, tiny.classifier(), torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def plain(model):
+    return PlainProbe(tiny.classifier().requires_grad_(False), model.facts)
+
+
+@pytest.fixture
+def device():
+    device = Device(torch.device("cpu"), max_batch_rows=4, cache_bytes=10_000)
+    yield device
+    device.close()
+
+
+def _noise(count, seed=0):
+    return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def test_scores_are_the_networks_outputs_of_all_rows_in_order(model, device, plain):
+    x, run = _noise(11), Run()
+    found = ModelProbe(model, device, run).scores(Rows.of(x))
+    torch.testing.assert_close(found, plain.scores(Rows.of(x)), rtol=1e-5, atol=1e-6)
+    assert (run.usage.forwards, run.usage.batches, run.done, run.expected) == (11, 3, 11, 11)
+    assert run.usage.cache == "none"
+
+
+def test_scores_are_asked_for_in_the_precision_of_the_request(model, device, plain):
+    x, run = _noise(3), Run()
+    found = ModelProbe(model, device, run, "bf16").scores(Rows.of(x))
+    assert run.usage.precision == "bf16"
+    exact = plain.scores(Rows.of(x))
+    assert 0 < float((found - exact).abs().max()) < 0.05 * float(exact.abs().max())
+
+
+def test_equal_rows_of_one_model_and_precision_are_computed_once(model, device):
+    x = _noise(5)
+
+    def ask(precision="fp32", image=x, count=5):
+        run = Run()
+        rows = Rows(count, lambda i, j: image[i:j], ("mine", fingerprint(image)))
+        ModelProbe(model, device, run, precision).scores(rows)
+        return run.usage.cache
+
+    assert ask() == "miss"
+    assert ask() == "hit"
+    assert ask("bf16") == "miss"
+    assert ask(image=_noise(5, seed=1)) == "miss"
+    assert ask(count=4) == "miss"
+    assert ask() == "hit"
+
+
+def test_what_is_done_so_far_can_be_sketched(model, device):
+    seen, run, x = [], Run(), _noise(10)
+    run.progress = lambda: seen.append(run.sketch())
+    found = ModelProbe(model, device, run).scores(Rows.of(x), sketch=lambda outputs: outputs.clone())
+    assert [len(outputs) for outputs in seen] == [4, 8, 10]
+    assert all(torch.equal(outputs, found[: len(outputs)]) for outputs in seen)
+
+
+def test_before_anything_is_done_there_is_nothing_to_sketch(model, device):
+    run = Run()
+    with held(device):
+        device.put(_put_off(model, device, run), run)
+        assert run.sketch() is None
+
+
+def _put_off(model, device, run):
+    """Return the work that a probe would wait for."""
+    works = []
+    probe = ModelProbe(model, device, run)
+    submit, device.submit = device.submit, lambda work, run: works.append(work)
+    probe.scores(Rows.of(_noise(2)), sketch=lambda outputs: outputs)
+    device.submit = submit
+    return works[0]
+
+
+@pytest.mark.parametrize("tracing", TRACINGS, ids=str)
+def test_a_trace_is_what_the_plain_network_has(model, device, plain, tracing):
+    rows, run = Rows.of(_noise(6)), Run()
+    objective = (lambda seen: seen.outputs[:, [0, 3]]) if tracing.wrt else None
+    found = ModelProbe(model, device, run).trace(rows, tracing, objective)
+    expected = plain.trace(rows, tracing, objective)
+    if not tracing.partial:
+        torch.testing.assert_close(found.outputs, expected.outputs, rtol=1e-5, atol=1e-6)
+    for own, plainly in ((found.activations, expected.activations), (found.gradients, expected.gradients)):
+        assert own.keys() == plainly.keys()
+        for name in own:
+            torch.testing.assert_close(own[name], plainly[name], rtol=1e-5, atol=1e-6)
+    assert (run.usage.forwards, run.usage.backwards) == (6, 12 if tracing.wrt else 0)
+
+
+def test_totals_are_those_of_the_plain_network(model, device, plain):
+    def total(seen):
+        return [seen.gradients[INPUT].square().sum(1), seen.activations["conv1"].mean((0, 2, 3)) * len(seen.outputs)]
+
+    rows, tracing = Rows.of(_noise(9)), Tracing(("conv1",), (INPUT,))
+    asked = (rows, tracing, lambda seen: seen.outputs[:, :2])
+    found = ModelProbe(model, device, Run()).trace(*asked, total=total)
+    expected = plain.trace(*asked, total=total)
+    for own, plainly in zip(found.totals, expected.totals, strict=True):
+        torch.testing.assert_close(own, plainly, rtol=1e-4, atol=1e-6)
+
+
+GRID = tuple((x, y, x + 8, y + 8) for y in range(0, 25, 4) for x in range(0, 25, 4))
+
+
+@pytest.fixture
+def incremental(model):
+    model.incremental = Incremental.of(model.variants["fp32"].module, model.example()[:1])
+    yield model.incremental
+    model.incremental = None
+
+
+def _boxes(key=None):
+    return Boxes.on(_noise(1), torch.zeros(3, 32, 32), GRID, key)
+
+
+def test_boxes_are_worked_off_as_far_as_they_reach_where_that_pays(model, device, plain, incremental, monkeypatch):
+    run = Run()
+    monkeypatch.setattr("service.engine.incremental.work.PAYS", 0.0)
+    found = ModelProbe(model, device, run).scores(_boxes())
+    torch.testing.assert_close(found, plain.scores(_boxes()), rtol=1e-4, atol=1e-6)
+    assert 0 < run.usage.incremental < 1
+    assert run.usage.forwards == 1 + len(GRID)
+
+
+@pytest.mark.parametrize("why", ["it does not pay", "another precision", "no such way of this network"])
+def test_else_they_are_rows_like_any_others(model, device, plain, incremental, monkeypatch, why):
+    run, precision = Run(), "fp32"
+    monkeypatch.setattr("service.engine.incremental.work.PAYS", 1e9 if why == "it does not pay" else 0.0)
+    if why == "another precision":
+        precision = "bf16"
+    if why == "no such way of this network":
+        model.incremental = None
+    found = ModelProbe(model, device, run, precision).scores(_boxes())
+    assert run.usage.incremental is None
+    tolerance = 0.05 * float(found.abs().max()) if precision == "bf16" else 1e-5
+    torch.testing.assert_close(found, plain.scores(_boxes()), rtol=0, atol=tolerance)
+
+
+def test_a_batch_of_boxes_takes_no_longer_and_no_more_than_any(model, device, incremental, monkeypatch):
+    monkeypatch.setattr("service.engine.incremental.work.PAYS", 0.0)
+    sizes, outputs = [], incremental.outputs
+    monkeypatch.setattr(incremental, "outputs", lambda *asked: (sizes.append(len(asked[-1])), outputs(*asked))[1])
+    plan = incremental.plan((8, 8), 4)
+    monkeypatch.setattr(model, "max_batch_s", 3.5 * sum(incremental.seconds) / plan.gain)
+    ModelProbe(model, device, Run()).scores(_boxes())
+    assert max(sizes) == 3
+
+
+def test_equal_boxes_are_computed_once_in_whatever_way(model, device, incremental, monkeypatch):
+    first, second = Run(), Run()
+    ModelProbe(model, device, first).scores(_boxes(key="mine"))
+    monkeypatch.setattr("service.engine.incremental.work.PAYS", 0.0)
+    ModelProbe(model, device, second).scores(_boxes(key="mine"))
+    assert (first.usage.cache, second.usage.cache) == ("miss", "hit")
+
+
+def test_the_weight_of_a_convolution_is_there_and_of_nothing_else(model, device):
+    probe = ModelProbe(model, device, Run())
+    assert torch.equal(probe.weight("conv1"), model.module.conv1.weight)
+    assert not probe.weight("conv1").requires_grad
+    for layer in ("fc", "conv9"):
+        with pytest.raises(InvalidParameter, match="not a convolution") as raised:
+            probe.weight(layer)
+        assert [problem.pointer for problem in raised.value.problems] == ["/params/layer"]
