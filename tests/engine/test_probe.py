@@ -196,4 +196,4 @@ def test_the_weight_of_a_convolution_is_there_and_of_nothing_else(model, device)
     for layer in ("fc", "conv9"):
         with pytest.raises(InvalidParameter, match="not a convolution") as raised:
             probe.weight(layer)
-        assert [problem.pointer for problem in raised.value.problems] == ["/params/layer"]
+        assert [error.pointer for error in raised.value.errors] == ["/params/layer"]
