@@ -35,10 +35,10 @@ class Claims:
     def put(self, work: Work[T], run: Run, now: float) -> Ticket[T]:
         """Let a request wait for work: this one, or an equal one that is under way or done."""
         if work.cache_key is not None:
-            known = self._known(work, run)
+            known = self._known(work, run, now)
             if known is not None:
                 return known
-        ticket = self._claim(work, run)
+        ticket = self._claim(work, run, now)
         work.caller, work.priority, work.deadline = self._asked(work)
         work.since = now
         self.queue.put(work)
@@ -60,7 +60,11 @@ class Claims:
             shares = self.queue.cut(limit_of)
             batch = [share for share in shares if self._is_wanted(share.item)]
             if batch or not shares:
-                return batch
+                break
+        for work, _, _ in batch:
+            for ticket in work.tickets:
+                ticket.run.usage.queue_s += now - max(ticket.since, work.since)
+        return batch
 
     def worked(self, batch: Batch, seconds: float, again: Batch) -> None:
         """Write down what a batch took; some of its rows were not worked off, and wait again."""
@@ -93,15 +97,15 @@ class Claims:
         """Drop all works; return the claims on them, for somebody to answer."""
         return [ticket for work in list(self.queue) for ticket in self.forget(work)]
 
-    def _known(self, work: Work[T], run: Run) -> Ticket[T] | None:
+    def _known(self, work: Work[T], run: Run, now: float) -> Ticket[T] | None:
         """Answer a request with what equal work has found, or let it wait for what equal work will find."""
         kept = self.cache.get(work.cache_key)
         if kept is not None:
-            ticket: Ticket[Any] = Ticket(run, work)
+            ticket: Ticket[Any] = Ticket(run, work, now)
             ticket.finish(kept)
             run.usage.cache, done = "hit", work.count
         elif (under_way := self._sharable.get(work.cache_key)) is not None:
-            ticket = self._claim(under_way, run)
+            ticket = self._claim(under_way, run, now)
             self._change(under_way)
             run.usage.cache, done = "shared", under_way.next
         else:
@@ -112,8 +116,8 @@ class Claims:
         run.advance(done)
         return ticket
 
-    def _claim(self, work: Work[T], run: Run) -> Ticket[T]:
-        ticket = Ticket(run, work)
+    def _claim(self, work: Work[T], run: Run, now: float) -> Ticket[T]:
+        ticket = Ticket(run, work, now)
         work.tickets.append(ticket)
         self._tickets.setdefault(run, []).append(ticket)
         return ticket
@@ -129,6 +133,8 @@ class Claims:
     def _asked(work: Work[Any]) -> tuple[Hashable, int, float | None]:
         """Return for whom a work is done (whoever asked first), how urgent it is, and when somebody first gives up."""
         runs = [ticket.run for ticket in work.tickets]
+        if len(runs) == 1 and work.caller is not None:
+            return runs[0].caller, runs[0].priority, runs[0].deadline
         deadlines = [run.deadline for run in runs if run.deadline is not None]
         caller = runs[0].caller if work.caller is not None else None
         return caller, max(run.priority for run in runs), min(deadlines, default=None)

@@ -190,9 +190,6 @@ class Device:
 
     def _run(self, batch: Batch) -> None:
         started = self._clock()
-        for work, _, _ in batch:
-            for ticket in work.tickets:
-                ticket.run.usage.queue_s += started - work.since
         first = batch[0].item
         done = first.run(batch, self._clock)
         seconds = self._clock() - started

@@ -38,8 +38,9 @@ class Network(Protocol):
 class Ticket(Generic[T]):
     """One request's claim on the result of work."""
 
-    def __init__(self, run: Run, work: "Work[T]") -> None:
-        self.run, self.work = run, work
+    def __init__(self, run: Run, work: "Work[T]", since: float) -> None:
+        """Let a request wait for work, from a moment on."""
+        self.run, self.work, self.since = run, work, since
         self._answered = threading.Event()
         self._result: T | None = None
         self._error: BaseException | None = None

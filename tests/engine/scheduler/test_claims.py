@@ -118,6 +118,14 @@ def test_one_of_two_who_is_late_leaves_the_work_to_the_other(claims):
     assert len(claims) == 1
 
 
+def test_time_spent_waiting_is_counted_for_all_who_wait(claims):
+    runs = [Run(), Run()]
+    for run, now in zip(runs, (1.0, 2.0), strict=True):
+        claims.put(_work(key="a"), run, now)
+    claims.cut(lambda key: 4, 3.5)
+    assert [run.usage.queue_s for run in runs] == [2.5, 1.5]
+
+
 def test_rows_that_were_not_worked_off_wait_again(claims):
     claims.put(work := _work(), Run(), 0.0)
     batch = claims.cut(lambda key: 8, 0.0)

@@ -270,10 +270,10 @@ def test_every_kind_of_work_says_how_it_runs():
 
 
 def test_a_ticket_is_answered_once_for_who_waits():
-    ticket = Ticket(Run(), CallWork(lambda: None))
+    ticket = Ticket(Run(), CallWork(lambda: None), 0.0)
     ticket.finish(3)
     assert ticket.wait() == 3
-    failing = Ticket(Run(), CallWork(lambda: None))
+    failing = Ticket(Run(), CallWork(lambda: None), 0.0)
     try:
         raise ValueError("theirs")
     except ValueError as error:

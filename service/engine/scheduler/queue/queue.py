@@ -57,9 +57,12 @@ class Queue(Generic[W]):
         """Forget an item, and the memory that it holds; one that is not here does not matter."""
         if item in self._items:
             del self._items[item]
-            self._deadlines.discard(item)
-            self._withdraw(item)
-            self._gate.leave(item)
+            if item.deadline is not None:
+                self._deadlines.discard(item)
+            if item.rows:
+                self._withdraw(item)
+            if item.memory:
+                self._gate.leave(item)
             kind = self._kinds[item.key]
             kind.items -= 1
             if not kind.items:
@@ -122,12 +125,15 @@ class Queue(Generic[W]):
 
     def charge(self, shares: Iterable[Share[W]], seconds: float) -> None:
         """Write down the time of a batch with its callers and networks, by the passes that it was for."""
-        passes = {item: rows * item.passes for item, rows, _ in shares}
+        passes: dict[tuple[int, Hashable, Hashable], float] = {}
+        for item, rows, _ in shares:
+            name = item.priority, item.caller, item.group
+            passes[name] = passes.get(name, 0.0) + rows * item.passes
         total = sum(passes.values())
-        for item, own in passes.items():
-            level = self._level(item.priority)
-            level.charge(item.caller, seconds * own / total)
-            level[item.caller].charge(item.group, seconds * own / total)
+        for (priority, caller, group), own in passes.items():
+            level = self._level(priority)
+            level.charge(caller, seconds * own / total)
+            level[caller].charge(group, seconds * own / total)
 
     def _next_stamp(self) -> int:
         self._stamp += 1
@@ -173,22 +179,25 @@ class Queue(Generic[W]):
 
     def _line_up(self, item: W) -> None:
         """Let an item's rows be dealt."""
-        callers = self._level(item.priority)
         lane = self._lane(item)
         if lane is None:
+            callers = self._level(item.priority)
             kind = self._kinds[item.key]
             self._lanes[item.priority, item.caller, item.key] = lane = Lane(kind, item)
             lane.add(item)
             self._priorities.add(item.priority)
             callers.enter(item.caller)
             callers[item.caller].enter(item.group)
+            callers[item.caller][item.group].add(lane)
             kind.lanes.add(lane)
+        elif item.stamp == self._stamp:
+            lane.add(item)  # it has just come, and waits behind all that is there
         else:
-            if not lane or item.stamp < lane.since:
-                # It has waited longer than what is there: the lane's rank falls, which a ranking does not see.
-                callers[item.caller][item.group].discard(lane)
             lane.add(item)
-        callers[item.caller][item.group].add(lane)
+            # It may have waited longer than what is there: then the lane's rank falls, which a ranking does not see.
+            lanes = self._levels[item.priority][item.caller][item.group]
+            lanes.discard(lane)
+            lanes.add(lane)
 
     def _withdraw(self, item: W) -> None:
         """Let an item's rows not be dealt any more."""

@@ -218,13 +218,14 @@ class Naive:
             self._attend()
 
     def charge(self, shares, items, seconds):
-        passes = [rows * items[name].passes for name, rows, _ in shares]
-        for (name, _, _), own in zip(shares, passes, strict=True):
-            item = items[name]
-            if item.caller is not None:
-                amount = seconds * own / sum(passes)
-                self.callers[item.priority].charge(item.caller, amount)
-                self.networks[item.priority, item.caller].charge(item.group, amount)
+        passes = Counter()
+        for name, rows, _ in shares:
+            passes[items[name].priority, items[name].caller, items[name].group] += rows * items[name].passes
+        for (priority, caller, group), own in passes.items():
+            if caller is not None:
+                amount = seconds * own / passes.total()
+                self.callers[priority].charge(caller, amount)
+                self.networks[priority, caller].charge(group, amount)
 
 
 def _two(item):
