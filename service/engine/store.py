@@ -16,7 +16,6 @@ from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import RowsWork, rows_key
 from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean
-from service.models.remedies import refusal
 from service.models.spec import ModelSpec
 from service.precision import DTYPES
 from service.process import leave_cores_to_the_device
@@ -151,7 +150,7 @@ class Store:
         except (CatalogError, ServiceError):
             raise
         except Exception as error:
-            raise refusal(spec, module, error) from error
+            raise spec.refusal(module, error) from error
         limits = self.device.limits
         for precision in DTYPES:  # until it is measured
             key = rows_key(model, model.facts.input_shape, precision)

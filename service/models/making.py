@@ -1,6 +1,7 @@
 """From what is asked of a network, and what its source knows of it, to a model's specification."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from torch import Tensor, nn
 
 from service.errors import CatalogError, did_you_mean
 from service.images import Transform
-from service.models.forms import served
 from service.models.identity import canonical
 from service.models.labels import read_labels
-from service.models.lively import lively
+from service.models.networks.forms import served
+from service.models.networks.lively import lively
+from service.models.networks.remedies import refusal
 from service.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, KEYS, preparing
 from service.models.sources import Network, Wish
 from service.models.spec import ModelSpec
@@ -56,6 +58,7 @@ def make(name: str, network: Network, wish: Wish, given: Mapping[str, Any], word
     return ModelSpec(
         name=name,
         build=build,
+        refusal=partial(refusal, name, transform),
         transform=transform,
         task=task(meant or "classification"),
         labels=_labels(given, network, wish.folder),

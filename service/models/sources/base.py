@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from service.errors import CatalogError
-from service.models.forms import unwrapped
+from service.models.networks.forms import unwrapped
 from service.models.spec import Scale
 from service.models.weights import State, fit, read_weights
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -71,12 +72,10 @@ class Transformers:
 
     def names(self) -> Sequence[str]:
         """Return the networks in the local cache."""
-        try:
-            from huggingface_hub import scan_cache_dir
-
-            return sorted(_PREFIX + repo.repo_id for repo in scan_cache_dir().repos if repo.repo_type == "model")
-        except Exception:  # there is no cache, or no library
-            return ()
+        home = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser()
+        cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+        folders = (path.name.removeprefix("models--") for path in cache.glob("models--*"))
+        return sorted(_PREFIX + name.replace("--", "/") for name in folders)
 
     def network(self, text: str, wish: Wish) -> Network:
         """See `Source.network`."""

@@ -10,7 +10,7 @@ import torch
 
 from service.errors import CatalogError
 from service.models.catalogue import read_catalog, requested
-from service.models.forms import BlackBox
+from service.models.networks.forms import BlackBox
 from service.models.spec import ModelSpec
 from tests.models import nets
 

@@ -14,6 +14,7 @@ import torch
 from service.errors import CatalogError
 from service.images import prepare, to_input
 from service.models.catalogue import read_catalog, requested
+from service.models.sources.transformers import SOURCE
 from service.models.spec import ModelSpec
 from tests.conftest import photograph
 
@@ -233,6 +234,15 @@ def test_cache_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         CatalogError, match=r"'hf/nobody/nothing' is not in the local cache .*hf download nobody/nothing"
     ):
         asked("hf/nobody/nothing")
+
+
+def test_names_are_those_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "models--google--vit-base").mkdir()
+    (tmp_path / "datasets--a--b").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    assert SOURCE.names() == ["hf/google/vit-base"]
+    with pytest.raises(CatalogError, match="nearest: 'hf/google/vit-base'"):
+        asked("vit_base")
 
 
 def test_version_is_that_of_the_configuration_and_not_of_its_place(folder: Path, tmp_path: Path) -> None:

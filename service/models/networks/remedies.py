@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import CatalogError
-from service.models.spec import ModelSpec
+from service.images import Transform
 
 _PATIENCE_S = 20.0
 _SIZES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 48, 112, 160, 192, 240, 288, 320, 336, 448, 512, 518)
@@ -21,19 +21,20 @@ _SIZES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 48, 112, 160, 192, 240, 288, 
 _IN_PLACE = ("in-place operation", "written-to tensor", "Inplace update", "modified by an inplace", "inference tensor")
 
 
-def refusal(spec: ModelSpec, network: nn.Module, error: Exception) -> CatalogError:
+def refusal(name: str, transform: Transform, network: nn.Module, error: Exception) -> CatalogError:
     """Return the reason for which a network did not load, with the remedy.
 
     Args:
-        spec: how it was made, and what it is given.
+        name: of the model.
+        transform: what the network is given.
         network: it.
         error: what it raised.
     """
-    return CatalogError(f"model {spec.name!r}: {_reason(spec, network, error)}")
+    return CatalogError(f"model {name!r}: {_reason(transform, network, error)}")
 
 
-def _reason(spec: ModelSpec, network: nn.Module, error: Exception) -> str:
-    channels, (height, width) = len(spec.transform.mean), spec.transform.crop
+def _reason(transform: Transform, network: nn.Module, error: Exception) -> str:
+    channels, (height, width) = len(transform.channels), transform.crop
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     given = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0)).to(device)
     if others := _other_inputs(network):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.models.lively import lively
+from service.models.networks.lively import lively
 
 
 def inputs(side: int = 32) -> Tensor:

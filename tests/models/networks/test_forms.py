@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from service.errors import CatalogError
-from service.models.forms import BlackBox, aside, served, unwrapped
+from service.models.networks.forms import BlackBox, aside, served, unwrapped
 from tests.models import nets
 
 X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -135,7 +135,7 @@ def test_no_parameter_needs_a_gradient() -> None:
 def test_prints_stay_out_of_the_output() -> None:
     """Python's prints, and those of libraries that write to the file itself."""
     code = (
-        "import os\nfrom service.models.forms import aside\n"
+        "import os\nfrom service.models.networks.forms import aside\n"
         "with aside():\n    print('python'); os.write(1, b'library\\n')\nprint('answer')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

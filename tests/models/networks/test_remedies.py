@@ -8,7 +8,6 @@ import torch
 from service.engine.network.resident import Model
 from service.errors import CatalogError
 from service.models.catalogue import read_catalog
-from service.models.remedies import refusal
 
 
 def refused(folder: Path, factory: str, more: str = "input_size = 32\n") -> str:
@@ -21,7 +20,7 @@ def refused(folder: Path, factory: str, more: str = "input_size = 32\n") -> str:
     except CatalogError as error:
         return str(error)
     except Exception as error:
-        return str(refusal(spec, network, error))
+        return str(spec.refusal(network, error))
     raise AssertionError("served")
 
 
