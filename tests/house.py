@@ -41,7 +41,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     ),
     "answer": ("client.wire contract errors images precision rendering tasks", "numpy torch pydantic"),
     "engine": ("", ""),
-    "engine.store": ("engine.probe models.remedies", "torch"),
+    "engine.store": ("engine.probe", "torch"),
     "engine.probe": ("engine.incremental", "torch"),
     "engine.incremental": ("engine.scheduler engine.network", "numpy torch"),
     "engine.scheduler": ("contract errors precision process spans", "torch"),

@@ -1,5 +1,6 @@
 """From what is asked of a network, and what its source knows of it, to a model's specification."""
 
+import importlib.resources
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import CatalogError, did_you_mean
-from service.images import Transform
+from service.images import Transform, decode, prepare, to_input
 from service.models.identity import canonical
 from service.models.labels import read_labels
 from service.models.networks.forms import served
@@ -47,7 +48,7 @@ def make(name: str, network: Network, wish: Wish, given: Mapping[str, Any], word
         said[:] = network.said
         module, changes = served(network.build(said), name)
         said.extend(changes)
-        return lively(module, _noise(transform)) if wish.weights == "random" else module
+        return lively(module, _pictures(transform)) if wish.weights == "random" else module
 
     scale, output = given.get("scale") or network.scale, given.get("output")
     output = network.output if output is None else output
@@ -78,14 +79,12 @@ def _labels(given: Mapping[str, Any], network: Network, folder: Path) -> tuple[s
     return tuple(network.labels) if given.get("task") in (None, network.task) else ()
 
 
-def _noise(transform: Transform) -> Tensor:
-    """Return seeded inputs (2, C, H, W) with structure at several scales."""
-    generator = torch.Generator().manual_seed(1)
-    x = torch.zeros(2, len(transform.mean), *transform.crop)
-    for cells in (4, 16, 64):
-        coarse = torch.randn(2, len(transform.mean), cells, cells, generator=generator)
-        x += nn.functional.interpolate(coarse, transform.crop, mode="bilinear", align_corners=False)
-    return x
+def _pictures(transform: Transform) -> Tensor:
+    """Return the package's photographs, as they are and mirrored upside down, as inputs (N, C, H, W)."""
+    files = sorted((importlib.resources.files("service") / "photographs").iterdir(), key=lambda file: file.name)
+    pictures = [decode(file.read_bytes(), max_bytes=2**20, max_pixels=2**20) for file in files]
+    x = torch.cat([to_input(prepare(picture, transform), transform) for picture in pictures])
+    return torch.cat([x, x.flip(2)])
 
 
 def broken(name: str, mistake: str) -> ModelSpec:

@@ -331,7 +331,7 @@ def test_damage_raises_only_what_callers_are_told(data: st.DataObject) -> None:
     try:
         found = read(bytes(damaged))
     except (TooLarge, UnprocessableImage, UnsupportedMediaType):
-        return
+        found = read(whole)
     assert found.mode == "RGB"
     assert min(found.size) > 0
     assert np.asarray(found).shape == (found.height, found.width, 3)

@@ -78,16 +78,16 @@ def test_any_size_is_prepared_or_refused(width: int, height: int, crop_h: int, c
     if max(width, height) > 100 * min(width, height):
         with pytest.raises(UnprocessableImage, match=f"{width} x {height}, more than 100 times"):
             prepare(image, transform)
-        return
-    picture = prepare(image, transform)
-    assert picture.original is image
-    assert picture.seen.size == (crop_w, crop_h)
-    x0, y0, x1, y1 = picture.box
-    scale = min(width, height) / transform.resize
-    # As large as the crop, and in the middle, but for the rounding to whole pixels of the scaled picture.
-    assert (x1 - x0, y1 - y0) == pytest.approx((crop_w * scale, crop_h * scale), rel=1 / transform.resize)
-    assert ((x0 + x1) / 2, (y0 + y1) / 2) == pytest.approx((width / 2, height / 2), abs=scale)
-    assert np.asarray(picture.seen)[crop_h // 2, crop_w // 2].tolist() == [255, 255, 255]
+    else:
+        picture = prepare(image, transform)
+        assert picture.original is image
+        assert picture.seen.size == (crop_w, crop_h)
+        x0, y0, x1, y1 = picture.box
+        scale = min(width, height) / transform.resize
+        # As large as the crop, and in the middle, but for the rounding to whole pixels of the scaled picture.
+        assert (x1 - x0, y1 - y0) == pytest.approx((crop_w * scale, crop_h * scale), rel=1 / transform.resize)
+        assert ((x0 + x1) / 2, (y0 + y1) / 2) == pytest.approx((width / 2, height / 2), abs=scale)
+        assert np.asarray(picture.seen)[crop_h // 2, crop_w // 2].tolist() == [255, 255, 255]
 
 
 # The whole picture

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 _LEAST = 0.05  # deviation over places and pictures under which a layer's output counts as vanished
 _MOST = 50.0
+_SPREAD = 2.0
+_NARROWEST = 0.1  # variance of a batch norm's channel, in those of all its channels: few pictures may show less
 
 
 def lively(network: nn.Module, inputs: Tensor) -> nn.Module:
@@ -17,17 +19,19 @@ def lively(network: nn.Module, inputs: Tensor) -> nn.Module:
     are not those of any picture, and deep plain networks let signals fade. Here gains at (almost) zero become a half,
     matrices of zeros small random ones, batch norms take the statistics of the inputs, and layers whose output has
     vanished or exploded are scaled to a deviation of one, in the order of the forward (Mishkin & Matas 2016, "All you
-    need is a good init", section 3, without the orthonormal start).
+    need is a good init", section 3, without the orthonormal start). The last layer is scaled so that outputs spread by
+    about two: probabilities of random classes are then neither equal nor decided.
 
     Args:
         network: with the weights of its initialisers.
-        inputs: some normalised pictures, (N, C, H, W).
+        inputs: some pictures as the network takes them, (N, C, H, W).
     """
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         _wake(network)
         norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         handles: list[Any] = []
+        last: list[tuple[nn.Module, Tensor]] = []
         network.eval()
         for norm in norms:
             if norm.track_running_stats:
@@ -35,14 +39,26 @@ def lively(network: nn.Module, inputs: Tensor) -> nn.Module:
         for module in network.modules():
             if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
                 handles.append(module.register_forward_hook(_scaled()))
+                handles.append(module.register_forward_hook(lambda layer, _, output: last.append((layer, output))))
         try:
-            network(inputs)
+            found = network(inputs)
         except Exception:  # it takes other inputs: whoever loads it will say so
             return network
         finally:
             for handle in handles:
                 handle.remove()
+        outputs = getattr(found, "logits", found)
+        if isinstance(outputs, Tensor) and last and last[-1][1].numel() == outputs.numel():
+            _spread(last[-1][0], outputs)
     return network
+
+
+def _spread(layer: nn.Module, outputs: Tensor) -> None:
+    """Scale a last layer so that its outputs spread by `_SPREAD` over classes, or over pictures."""
+    deviation = float(outputs.std(1).mean() if outputs[0].numel() > 1 else outputs.std())
+    if deviation > 1e-12:
+        for parameter in layer.parameters(recurse=False):
+            parameter.mul_(_SPREAD / deviation)
 
 
 def _wake(network: nn.Module) -> None:
@@ -70,8 +86,9 @@ def _settle(norm: nn.Module, given: tuple[Any, ...]) -> None:
     if not given or given[0].ndim < 2 or norm.running_mean is None or norm.running_var is None:
         return
     values = given[0].transpose(0, 1).flatten(1)
+    variance = values.var(1, unbiased=False)
     norm.running_mean.copy_(values.mean(1))
-    norm.running_var.copy_(values.var(1, unbiased=False).clamp(min=1e-3))
+    norm.running_var.copy_(variance.clamp(min=max(1e-3, _NARROWEST * float(variance.mean()))))
 
 
 def _scaled() -> Callable[..., Tensor | None]:
