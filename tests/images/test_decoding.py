@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from service import decoding
 from service.errors import TooLarge, UnprocessableImage, UnsupportedMediaType
+from service.images import decoding
 from service.images.decoding import FORMATS, decode, formats, warnings_of
 from tests.conftest import encoded, photograph
 
