@@ -10,7 +10,7 @@ returns the raw map that the definition gives for a :class:`Case`, the first one
 help of the package. `PEERS`, where a test has it, names other libraries that compute the same (:class:`Peer`).
 
 A network is a plain ``nn.Module`` in eval mode, an input ``x`` has the shape (1, 3, H, W), a layer is a dotted module
-path. Whatever installs hooks or changes modules works on a deep copy.
+path. Whatever installs hooks or changes modules works on a copy of them.
 """
 
 from __future__ import annotations
@@ -145,8 +145,8 @@ def lively(model: nn.Module, seed: int = 0, size: int = 128) -> nn.Module:
     return model
 
 
-def network(name: str) -> nn.Module:
-    """Return a seeded torchvision network without pretrained weights, made lively, in eval mode."""
+def network(name: str, size: int = 128) -> nn.Module:
+    """Return a seeded torchvision network without pretrained weights, made lively on a size, in eval mode."""
     import torchvision
 
     extra: dict[str, Any] = {}
@@ -157,7 +157,7 @@ def network(name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
         model = torchvision.models.get_model(name, weights=None, **extra)
-    return lively(model)
+    return lively(model, size=size)
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -254,8 +254,9 @@ class Clone(nn.Module):
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """Return a deep copy in eval mode whose modules never work in place."""
-    duplicate = copy.deepcopy(model).eval()
+    """Return a copy in eval mode, on the same weights, whose modules never work in place."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    duplicate = copy.deepcopy(model, shared).eval()
     for module in duplicate.modules():
         if getattr(module, "inplace", False):
             module.inplace = False
@@ -324,14 +325,23 @@ def layer_output(model: nn.Module, x: Tensor, layer: str) -> Tensor:
 
 
 def maps_and_gradients(model: nn.Module, x: Tensor, layer: str, target: int) -> tuple[Tensor, Tensor]:
-    """Return a layer's maps and the gradient of the class's logit there, (K, h, w) each, by plain autograd."""
+    """Return a layer's maps of one picture and the gradient of the class's logit there, (K, h, w) each."""
+    a, g = all_maps_and_gradients(model, x, layer, target)
+    return a[0], g[0]
+
+
+def all_maps_and_gradients(model: nn.Module, x: Tensor, layer: str, target: int) -> tuple[Tensor, Tensor]:
+    """Return the same of several pictures, (N, K, h, w) each, by plain autograd.
+
+    Several at once, because rounding, which is another one in another batch, decides which ReLU near zero is open.
+    """
     duplicate, inner = isolated(model, layer)
     seen: list[Tensor] = []
     inner.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
     with torch.enable_grad():
         logit = score_of(duplicate, x.detach().clone().requires_grad_(), target)
         (gradient,) = torch.autograd.grad(logit.sum(), seen[-1])
-    return seen[-1][0].detach(), gradient[0]
+    return seen[-1].detach(), gradient
 
 
 def torchcam_raw(name: str, case: Case, *arguments: Any, **options: Any) -> Tensor:

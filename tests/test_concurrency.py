@@ -11,7 +11,7 @@ from service.explainers.base import registry
 from service.settings import Settings
 from tests.conftest import CATALOG, encoded, photograph, serving
 
-THREADS, REQUESTS = 8, 400
+THREADS, REQUESTS = 8, 300
 # Small enough for hundreds; what is not here runs with its defaults.
 PARAMS = {
     "filters": [{"steps": 2, "channels": [1]}, {"steps": 2, "channels": [3], "parametrisation": "pixel"}],
@@ -19,6 +19,12 @@ PARAMS = {
     "saliency": [{}, {"smooth_samples": 3}, {"sign": "signed"}],
     "score-cam": [{}, {"layer": "conv1", "score": "logit"}],
     "grad-cam": [{}, {"layer": "conv1"}, {"relu": False}],
+    "grad-cam++": [{}, {"layer": "relu1"}],
+    "is-cam": [{"samples": 2}, {"samples": 2, "path": "published", "score": "logit"}],
+    "layer-cam": [{}, {"layers": ["conv1"]}, {"layers": ["conv1", "relu2"]}],
+    "smooth-grad-cam++": [{"samples": 3}, {"samples": 2, "seed": 1, "layer": "relu1"}],
+    "ss-cam": [{"samples": 2}, {"samples": 2, "seed": 1, "layer": "conv1"}],
+    "xgrad-cam": [{}, {"layer": "relu1"}],
     "deconvnet": [{}, {"layer": "conv2", "keep": "channel"}],
     "feature-maps": [{}, {"layers": ["conv1", "relu2"]}],
 }
@@ -50,6 +56,7 @@ def _requests(pictures):
 
 def test_mixed_requests_answer_as_alone(pictures):
     asked = list(_requests(pictures))
+    assert {method for method, _ in asked} == {*registry()}
     with serving(Settings(catalog=CATALOG, device="cpu", score_cache_mib=0)) as client:
 
         def ask(request):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from service.contract import Explanation, Facts, Probe, Rows, Targets, Trace, Tracing
 from service.explainers.base import explainer
+from service.explainers.cam.grad_cam_plus_plus import divisors
 from service.explainers.cam.gradients import AtLayer, GradientCAM
 from service.explainers.fields import Seed
 from service.explainers.noise import noisy
@@ -26,8 +27,8 @@ class SmoothGradCAMPlusPlus(GradientCAM):
     With g = dy_c/dA on each copy, m1, m2 and m3 the means of g, g^2 and g^3 over the copies, and A the clean picture's
     maps with sums S_k: alpha = m2 / (2 m2 + S_k m3); w_k = sum_ij alpha ReLU(m1); map = ReLU(sum_k w_k A_k). y_c is the
     logit: exp(y_c), which Grad-CAM++ explains, differs between copies and is no common factor any more. alpha counts
-    as 0 where m2 is 0, and where the divisor is zero or less; `details.undefined_weights` says at how many positions
-    with m1 > 0 the divisor was, per target. Without noise it is Grad-CAM++.
+    as 0 where m2 is 0, and where the divisor is zero or less, of which `details` tells as for Grad-CAM++: at positions
+    with m1 > 0, and in units of m2. Without noise it is Grad-CAM++.
     """
 
     samples: Annotated[int, Field(ge=1, le=64, description="Noisy copies to average over.")] = 8
@@ -62,6 +63,5 @@ class SmoothGradCAMPlusPlus(GradientCAM):
         alpha = torch.where(defined, m2 / torch.where(defined, divisor, 1), 0)
         w = (alpha * m1.relu()).sum((2, 3)).to(a)  # (T, K)
         cam = torch.einsum("tk,khw->thw", w, a).relu()
-        undefined = (~defined & (m1 > 0)).sum((1, 2, 3))
         at = AtLayer(layer, a, m1.to(a), outputs, targets)
-        return self._explained(probe, at, cam, details={"undefined_weights": undefined.tolist()})
+        return self._explained(probe, at, cam, details=divisors(divisor / m2, m1))
