@@ -140,20 +140,20 @@ def _checked(schema: type[R], fields: Mapping[str, Any]) -> R:
     given = dict(fields)
     if isinstance(given.get("image"), str):
         given["image"] = ""  # it may be long, and every text will do here
+    asked, wrong = None, []
     try:
         asked = schema.model_validate(given)
     except ValidationError as error:
-        raise _invalid(error.errors(include_url=False), schema, given) from None
-    if _changed(given, asked):
-        # That took `true` or "1" for a number, or the like, which the documented types do not.
+        wrong += error.errors(include_url=False)
+    if asked is None or _changed(given, asked):
+        # That takes `true` and "1" for numbers, and the like, which the documented types do not.
         try:
             schema.model_validate_json(json.dumps(given), strict=True)
         except ValidationError as error:
-            wrong = [
-                e for e in error.errors(include_url=False) if isinstance(e["input"], bool | str) or "bool" in e["type"]
-            ]
-            if wrong:
-                raise _invalid(wrong, schema, given) from None
+            strict = error.errors(include_url=False)
+            wrong += [e for e in strict if isinstance(e["input"], bool | str) or "bool" in e["type"]]
+    if asked is None or wrong:
+        raise _invalid(wrong, schema, given) from None
     return asked
 
 

@@ -10,6 +10,7 @@ import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -98,10 +99,15 @@ def identifier(name: str) -> str:
 
 def registry() -> Mapping[str, type[Explainer]]:
     """Return every method by name; the files of this folder's families are found, so a new method is one new file."""
+    _find()
+    return dict(sorted(_registry.items()))
+
+
+@cache
+def _find() -> None:
     package = importlib.import_module("service.explainers")
     for module in pkgutil.walk_packages(package.__path__, "service.explainers."):
         importlib.import_module(module.name)
-    return dict(sorted(_registry.items()))
 
 
 def method(name: str) -> type[Explainer]:
