@@ -13,6 +13,7 @@ ServiceError
 ├── UnprocessableImage      422  an accepted image type that cannot be decoded
 ├── InvalidParameter        422  a field with a wrong value
 ├── NotApplicable           422  the method does not apply to this model
+├── ModelOutput             422  the network has no finite answer to this picture
 ├── Overloaded              429  too many rows wait already
 ├── ModelUnavailable        503  loading, or failed to load
 ├── Draining                503  the server is about to stop
@@ -142,6 +143,16 @@ class NotApplicable(ServiceError):
 
     status, type, title = 422, "not-applicable", "Method not applicable to this model"
     remedy = "`detail` names an alternative"
+
+
+class ModelOutput(ServiceError):
+    """The network answers with what is no finite number.
+
+    It was seen to answer with numbers when it was loaded, so that it is the picture that it has no answer to: sent
+    again, it has none again. Hence the status of a request that cannot be processed, and not one that clients repeat.
+    """
+
+    status, type, title = 422, "model-output", "The model has no finite answer"
 
 
 class Overloaded(ServiceError):

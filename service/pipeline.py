@@ -12,7 +12,6 @@ from service.answer import Answer, Needs, Shown, shown
 from service.ask import Ask, picture_bytes
 from service.client import wire
 from service.contract import Explanation, Facts, Rows, Target, Targets
-from service.engine.network.examine import probe_input
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
@@ -162,8 +161,7 @@ class Pipeline:
             ServiceError: requests would not be answered.
         """
         model = self.store.get(None)
-        x = probe_input(model.facts.input_size, len(model.facts.channels))[:1]
-        ModelProbe(model, self.device, run).scores(Rows(1, lambda i, j: x.to(model.device)))
+        ModelProbe(model, self.device, run).scores(Rows.of(model.example()[:1]))
 
     def _precision(self, ask: Ask, model: Model, *, tolerant: bool) -> Precision:
         wanted = ask.precision or self.settings.precision

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from service.contract import INPUT, Facts, Objective, Rows, Sketch, Total, Trace, Tracing
+from service.contract import INPUT, Facts, Objective, Readout, Rows, Sketch, Total, Trace, Tracing
 from service.engine.network.rules import RuleMode
 
 
@@ -36,8 +36,9 @@ class _Follower(TorchFunctionMode):
 class PlainProbe:
     """A network in evaluation mode, asked row by row."""
 
-    def __init__(self, module: nn.Module, facts: Facts) -> None:
+    def __init__(self, module: nn.Module, facts: Facts, readout: Readout | None = None) -> None:
         self.module, self.facts, self.device = module, facts, torch.device("cpu")
+        self.readout = readout or facts.task.whole
 
     def scores(self, rows: Rows, *, sketch: Sketch | None = None) -> Tensor:
         with torch.no_grad():
@@ -53,7 +54,12 @@ class PlainProbe:
         return self.module.get_submodule(layer).weight.detach()
 
     def _table(self, x: Tensor) -> Tensor:
-        return self.facts.task.table(self.module(x), self.facts.name)
+        return self.readout(self.module(x))
+
+    def _maps(self, address: str, output: Tensor) -> Tensor:
+        """Return an output, or a gradient there, as (N, C, h, w) where it has maps."""
+        layout = self.facts.layers[address if address in self.facts.layers else address.partition("+")[0]].layout
+        return layout.maps(output) if layout is not None else output
 
     def _traced(self, x: Tensor, i: int, tracing: Tracing, objective: Objective | None) -> Trace:
         kept: dict[str, Tensor] = {}
@@ -81,7 +87,8 @@ class PlainProbe:
                 leaf = x.detach().clone().requires_grad_()
                 with RuleMode(tracing.rule) if tracing.rule else nullcontext(), _Follower(kept, awaited):
                     outputs = self._table(leaf * 1)
-                met = Trace(outputs[:, :0] if tracing.partial else outputs, kept, first=i)
+                maps = {name: self._maps(name, a) for name, a in kept.items()}
+                met = Trace(outputs[:, :0] if tracing.partial else outputs, maps, first=i)
                 columns = objective(met) if objective is not None else x.new_empty(1, 0)
                 sources = [leaf if name == INPUT else kept[name] for name in tracing.wrt]
                 found = [
@@ -94,10 +101,10 @@ class PlainProbe:
                 hook.remove()
         return Trace(
             met.outputs.detach(),
-            {name: kept[name].detach() for name in tracing.layers},
+            {name: maps[name].detach() for name in tracing.layers},
             columns.detach(),
             {
-                name: torch.stack([torch.zeros_like(sources[s]) if g[s] is None else g[s] for g in found])
+                name: torch.stack([g[s] if name == INPUT else self._maps(name, g[s]) for g in found])
                 for s, name in enumerate(tracing.wrt)
                 if found
             },

@@ -1,17 +1,27 @@
 """What methods and networks say to each other: the values that cross between them, and the two questions.
 
 A method (`service.explainers`) knows a network only as a `Probe`. A network's outputs are a table (N, K) whose columns
-have the meaning that its `Task` gives them; a `Target` is what a map explains of such a table. Everything here is data:
-no thread, no module, no request.
+have the meaning that its `Task` gives them; a `Target` is what a map explains of such a table. What is no table, such
+as boxes or a map of classes, becomes one by the `Readout` of a request. Everything here is data: no thread, no module.
 
 Boxes are (x0, y0, x1, y1) in pixels, the last ones exclusive. Sizes and shapes are (height, width).
 """
 
 from service.contract.explanation import Box, Explanation, Kind, Map
-from service.contract.facts import Facts, Head, LayerInfo
-from service.contract.meaning import Asked, Prediction, Score, Target, Targets, Task
+from service.contract.facts import INPUT, Check, Facts, Head, LayerInfo, Layout
+from service.contract.meaning import (
+    Asked,
+    Clean,
+    Prediction,
+    Readout,
+    Scale,
+    Score,
+    Target,
+    Targets,
+    Task,
+    View,
+)
 from service.contract.probe import (
-    INPUT,
     Boxes,
     Objective,
     Part,
@@ -30,18 +40,23 @@ __all__ = [
     "Asked",
     "Box",
     "Boxes",
+    "Check",
+    "Clean",
     "Explanation",
     "Facts",
     "Head",
     "Kind",
     "LayerInfo",
+    "Layout",
     "Map",
     "Objective",
     "Part",
     "Prediction",
     "Probe",
+    "Readout",
     "Rows",
     "Rule",
+    "Scale",
     "Score",
     "Sketch",
     "Target",
@@ -50,5 +65,6 @@ __all__ = [
     "Total",
     "Trace",
     "Tracing",
+    "View",
     "fingerprint",
 ]

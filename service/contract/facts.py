@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -15,21 +15,64 @@ if TYPE_CHECKING:
     from service.contract.meaning import Task
 
 
+INPUT = "input"
+"""The address of the network's input, beside the paths of its layers."""
+
+Axes = Literal["chw", "hwc", "tokens", "ct"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How an output holds maps: which of its axes are channels, and which positions.
+
+    `chw` (N, C, h, w); `hwc` (N, h, w, C); `tokens` (N, prefix + h * w, C), row by row behind tokens without a place;
+    `ct` (N, C, h * w).
+    """
+
+    axes: Axes
+    grid: tuple[int, int]  # (h, w)
+    prefix: int = 0  # leading tokens that have no place, such as a class token
+
+    def __str__(self) -> str:
+        return f"{self.axes}+{self.prefix}" if self.prefix else self.axes
+
+    def maps(self, output: Tensor) -> Tensor:
+        """Return an output as maps (N, C, h, w), a view of it."""
+        if self.axes == "hwc":
+            return output.permute(0, 3, 1, 2)
+        if self.axes == "tokens":
+            output = output[:, self.prefix : self.prefix + self.grid[0] * self.grid[1]].mT
+        return output if self.axes == "chw" else output.reshape(*output.shape[:2], *self.grid)
+
+
 @dataclass(frozen=True)
 class LayerInfo:
     """One address inside a network, as seen in a forward pass at load."""
 
     path: str  # `named_modules()` path; `#n` for the n-th call, `+relu` for what the network's own ReLU makes of it
     type: str
-    shape: tuple[int, ...]  # without the batch dimension
-    spatial: bool  # (C, h, w) and not tokens or channels-last
+    shape: tuple[int, ...]  # without the batch dimension; (C, h, w) where it has maps, whatever its layout
+    spatial: bool  # whether it has maps
     followed_by: str | None = None  # name of the activation function that takes this output directly
     kernel: tuple[int, ...] | None = None  # weight shape of a convolution
+    layout: Layout | None = None  # how it holds its maps
+    gradient: bool = True  # whether a gradient of the outputs gets there
+    projects: bool = True  # whether a gradient of what it answers gets from there to the input
 
     @property
     def activated(self) -> str:
         """The address of what the activation function that follows makes of this output; the path, where none does."""
         return f"{self.path}+{self.followed_by}" if self.followed_by else self.path
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at when a network was loaded."""
+
+    name: str
+    outcome: Literal["passed", "warning", "refused"]
+    found: str
+    remedy: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,10 +98,14 @@ class Facts:
     layers: Mapping[str, LayerInfo]
     default_layer: str | None
     head: Head | None
-    rectifiers: int  # ReLU and ReLU6 calls of one forward
+    rectifiers: int  # ReLU and ReLU6 calls of one forward that rectify maps
     max_pools: int = 0  # max pooling calls of one forward
     other_activations: tuple[str, ...] = ()  # names of smooth activation functions called
     labels: tuple[str, ...] = ()  # one an output, or none at all
+    task_assumed: bool = False  # whether neither the source, the catalogue nor the numbers said what the task is
+    checks: tuple[Check, ...] = ()  # what was looked at when it was loaded
+    black_box: str | None = None  # why nothing inside of it can be seen
+    no_gradient: str | None = None  # why no gradient of the outputs reaches the input
     channels: str = "rgb"  # of the input, a letter each, in order: r, g, b; l is grey, a is opacity
 
     @property
@@ -67,24 +114,19 @@ class Facts:
         return (len(self.channels), *self.input_size)
 
     def label(self, index: int) -> str:
-        """Return an output's label, or its number where there are none."""
-        return self.labels[index] if self.labels else str(index)
+        """Return an output's label, or its number where there is none."""
+        return self.labels[index] if index < len(self.labels) else str(index)
 
     def layer(self, path: str | None, pointer: str = "/params/layer") -> LayerInfo:
-        """Return a layer with spatial maps: the one asked for, or the default one.
+        """Return a layer with maps: the one asked for, or the default one.
 
         Raises:
-            InvalidParameter: no such layer, or its output has no spatial maps.
-            NotApplicable: none was asked for and the model has no default one.
+            InvalidParameter: no such layer, or its output has no maps.
+            NotApplicable: none was asked for and no layer has any.
         """
         if path is None:
             if self.default_layer is None:
-                named = next((layer.path for layer in self.layers.values() if layer.spatial), None)
-                raise NotApplicable(
-                    f"{self.name} ends in tokens, not in a spatial feature map, so there is no default layer; "
-                    + (f"name one in params.layer (for example {named!r}), or " if named else "")
-                    + "use 'saliency' or 'occlusion', which need no layer"
-                )
+                raise NotApplicable(self._no_maps("a layer is needed"))
             path = self.default_layer
         if path not in self.layers:
             raise InvalidParameter.at(
@@ -96,18 +138,46 @@ class Facts:
         if not info.spatial:
             raise InvalidParameter.at(
                 pointer,
-                f"layer {path!r} of {self.name} has output {info.shape}, which is no (channels, height, width) "
-                f"map; the default layer is {self.default_layer!r}",
+                f"layer {path!r} of {self.name} has output {info.shape}, in which no grid over the picture was found "
+                f"(channels, height and width in any order, or tokens); the default layer is {self.default_layer!r}",
             )
         return info
 
     def require_spatial(self, method: str) -> None:
-        """Raise `NotApplicable` where no layer at all has spatial maps."""
-        if not any(layer.spatial for layer in self.layers.values()):
+        """Raise `NotApplicable` where no layer at all has maps."""
+        if self.default_layer is None and not any(layer.spatial for layer in self.layers.values()):
+            raise NotApplicable(self._no_maps(f"{method} needs a layer with maps over the picture"))
+
+    def require_gradient(self, method: str, layer: str | None = INPUT) -> None:
+        """Raise `NotApplicable` where no gradient of the outputs reaches the input, or a layer (None: the default)."""
+        if layer == INPUT:
+            if self.no_gradient is not None:
+                raise NotApplicable(
+                    f"{method} needs a gradient at the input of {self.name}, and {self.no_gradient}; "
+                    "use 'occlusion', which needs none"
+                )
+            return
+        path = layer or self.default_layer or ""
+        if path in self.layers and not self.layers[path].gradient:
             raise NotApplicable(
-                f"{method} needs a layer with (channels, height, width) maps and {self.name} has none; "
-                "use 'saliency' or 'occlusion', which need no layer"
+                f"{method} needs a gradient at layer {path!r} of {self.name}, and none gets there: "
+                f"{self.no_gradient or 'the outputs do not depend on it'}; use 'score-cam' or 'occlusion', "
+                "which need none"
             )
+
+    def require_projection(self, method: str) -> None:
+        """Raise `NotApplicable` where no gradient gets from the default layer to the input."""
+        if self.default_layer is not None and not self.layers[self.default_layer].projects:
+            raise NotApplicable(
+                f"{method} follows layer {self.default_layer!r} of {self.name} back to the input, and no gradient gets "
+                "there: something on the way passes none on (no_grad, detach, whole numbers, a compiled part); use "
+                "'feature-maps' or 'occlusion', which need none"
+            )
+
+    def _no_maps(self, needed: str) -> str:
+        why = self.black_box or "none of its layers answers with a grid over the picture"
+        saliency = "'occlusion'" if self.no_gradient else "'saliency' or 'occlusion'"
+        return f"{needed}, and {self.name} has none: {why}; use {saliency}, which need no layer"
 
     def colour(self, rgb: Sequence[float]) -> Tensor:
         """Return an opaque RGB colour, each 0..1, in the model's input space: (C, 1, 1).

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from service.contract.facts import Facts
 
-Score = Literal["logit", "probability"]
-Asked = int | str
-"""A target as a request names it: an index, or a label."""
+Score = Literal["logit", "probability", "value"]
+Scale = Literal["logits", "probabilities", "log-probabilities"]
+"""What the numbers are that a network with classes answers."""
+
+Asked = int | str | Mapping[str, Any]
+"""A target as a request names it: an index, a label, or what the task says of objects."""
+
+Place = tuple[float, float, float, float]
+"""A box (x0, y0, x1, y1), not necessarily of whole pixels."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,7 @@ class Target:
 
     index: int  # the output it is about, for people
     terms: tuple[tuple[int, float], ...] = ()  # (column, weight); none: the column `index` itself
+    asked: Asked | None = None  # as the request named it; None: it named none
 
     def __call__(self, table: Tensor) -> Tensor:
         """Return the target's value (...) of a table (..., K): of outputs, of scores or of a head's weights."""
@@ -34,13 +41,65 @@ class Target:
 
 @dataclass(frozen=True)
 class Prediction:
-    """One output of the network on the whole picture; which of the numbers there are, the task says."""
+    """One thing that the network says of the whole picture; which of the numbers there are, the task says."""
 
-    index: int
-    label: str
+    index: int | None = None
+    label: str | None = None
     probability: float | None = None
     logit: float | None = None
     value: float | None = None
+    share: float | None = None  # of the pixels that a class has
+    rank: int | None = None
+    score: float | None = None
+    box: Place | None = None  # in pixels of the upright upload
+    norm: float | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """Which part of an upload a network sees."""
+
+    box: Place  # in pixels of the upright upload
+    size: tuple[int, int]  # (H, W) of the network's input
+
+    def to_upload(self, box: Sequence[float]) -> Place:
+        """Return a box in the input's pixels in those of the upload."""
+        left, top, x, y = self._scale()
+        x0, y0, x1, y1 = box
+        return left + x0 * x, top + y0 * y, left + x1 * x, top + y1 * y
+
+    def to_input(self, box: Sequence[float]) -> Place:
+        """Return a box in the upload's pixels in those of the input."""
+        left, top, x, y = self._scale()
+        x0, y0, x1, y1 = box
+        return (x0 - left) / x, (y0 - top) / y, (x1 - left) / x, (y1 - top) / y
+
+    def _scale(self) -> tuple[float, float, float, float]:
+        x0, y0, x1, y1 = self.box
+        return x0, y0, (x1 - x0) / self.size[1], (y1 - y0) / self.size[0]
+
+
+class Readout(Protocol):
+    """Makes a table (N, K) of a network's answers (N, ...), on the device, inside the pass; differentiable."""
+
+    @property
+    def key(self) -> Hashable:
+        """All that determines the table: answers of other readouts are other rows to whoever keeps them."""
+        ...
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Return the table."""
+        ...
+
+
+@dataclass(frozen=True)
+class Clean:
+    """A request's picture as the network sees and answers it, and the further pictures that were sent with it."""
+
+    answer: Tensor  # the network's, without the batch dimension
+    view: View
+    answers: Callable[[int], Tensor]  # the network's answer to a further picture
+    mask: Callable[[int], Tensor]  # a further picture as a mask (H, W) of 0..1 over the network's input
 
 
 class Task(Protocol):
@@ -52,44 +111,74 @@ class Task(Protocol):
         ...
 
     @property
+    def scale(self) -> Scale | None:
+        """What the numbers are, for a network with classes."""
+        ...
+
+    @property
     def measures(self) -> bool:
         """Whether outputs are quantities that are measured (a regression's), and not classes."""
+        ...
+
+    @property
+    def looks(self) -> bool:
+        """Whether targets depend on the network's answer to the clean picture, so that `bind` has to see it first."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[Score, ...]:
+        """The scores there are; the first one is what methods get that do not choose."""
+        ...
+
+    @property
+    def whole(self) -> Readout:
+        """What stands for all of an answer where nothing is asked: where targets do not look, the answer itself."""
+        ...
+
+    def outputs(self, raw: Tensor, labels: Sequence[str]) -> int:
+        """Return how many classes, quantities or coordinates there are, given answers (N, ...)."""
         ...
 
     def most_by_default(self, facts: Facts) -> int:
         """Return how many targets there are at most where a request names none."""
         ...
 
-    def table(self, output: object, name: str) -> Tensor:
-        """Return what the network `name` answers for N inputs as a table (N, K).
-
-        Raises:
-            CatalogError: it is nothing that this task can be read from.
-        """
-        ...
-
     def scores(self, outputs: Tensor, kind: Score) -> Tensor:
-        """Return outputs (..., K) as the scores (..., K) that methods explain."""
+        """Return a table (..., K) as the scores (..., K') that methods explain."""
         ...
 
-    def read(self, asked: Sequence[Asked], facts: Facts) -> tuple[Target, ...]:
-        """Return the targets that a request names.
+    def read(self, asked: Sequence[Asked], facts: Facts, pictures: int = 0) -> tuple[Target, ...]:
+        """Return the targets that a request names, which sent so many further pictures.
 
         Raises:
-            InvalidParameter: one of them does not exist; its pointer is `/targets/i`.
+            InvalidParameter: one of them does not exist, or cannot be asked of this task; its pointer is `/targets/i`.
         """
         ...
 
     def default(self, outputs: Tensor) -> tuple[Target, ...]:
-        """Return the targets of a request that names none, given the clean picture's outputs (K,)."""
+        """Return the targets of a request that names none, given the clean picture's row (K,) of the table.
+
+        Only for a task whose targets do not look.
+        """
         ...
 
-    def predictions(self, outputs: Tensor, facts: Facts, count: int) -> list[Prediction]:
-        """Return what the network says of a picture with outputs (K,): the strongest classes, or all values."""
+    def bind(self, given: Sequence[Target] | None, facts: Facts, clean: Clean) -> tuple[Readout, tuple[Target, ...]]:
+        """Fix what is asked on the clean picture: the readout of the request, and its targets on that table.
+
+        Only for a task whose targets look.
+
+        Raises:
+            InvalidParameter: what is asked is not in the picture.
+            NotApplicable: nothing is asked, and there is nothing to choose.
+        """
+        ...
+
+    def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:
+        """Return what the network says of a picture, given its answer without the batch dimension."""
         ...
 
     def strength(self, target: Target, outputs: Tensor) -> float:
-        """Return what the network says of a target, for people: a probability, or a value."""
+        """Return what the network says of a target, for people, given the clean picture's row (K,) of the table."""
         ...
 
 

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from service.contract.explanation import Box, Explanation
 from service.contract.facts import Facts
-
-INPUT = "input"
-"""The address of the network's input, beside the paths of its layers."""
+from service.contract.meaning import Readout
 
 
 @dataclass(frozen=True)
@@ -141,10 +139,19 @@ class Part:
     objective: Objective | None = None
     total: Total | None = None
     first: int = 0  # which row of its request the first one is
+    readout: Readout | None = None  # makes a table of the network's answers; None: they are one
 
 
 class Probe(Protocol):
-    """The two questions a method may ask a network, and what is known of it."""
+    """The two questions a method may ask a network, and what is known of it.
+
+    Both answer in tables (N, K): where a network answers otherwise, the probe holds the readout of its request.
+    No number in an answer is infinite or none.
+
+    Raises:
+        ModelOutput: the network answers a row with what is no finite number.
+        NotApplicable: a gradient is asked for that does not exist.
+    """
 
     facts: Facts
     device: torch.device

@@ -2,40 +2,71 @@
 
 from collections.abc import Hashable
 
+import torch
 from torch import Tensor, nn
 
-from service.contract import Boxes, Objective, Rows, Sketch, Total, Trace, Tracing
+from service.contract import Boxes, Explanation, Objective, Readout, Rows, Sketch, Total, Trace, Tracing
 from service.engine.incremental import Incremental
 from service.engine.incremental.work import BoxesWork, plan_of
 from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import RowsWork, TraceWork
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, ModelOutput
 from service.precision import Precision
 
 
 class ModelProbe:
     """A `Probe` of one model for one request: it sends all work to the device thread.
 
-    `precision` is that of `scores`; `trace` always works in float32.
+    `precision` is that of `scores`; `trace` always works in float32. `readout` makes the table of outputs that the
+    request asks about; by default what stands for all of an answer.
     """
 
-    def __init__(self, model: Model, device: Device, run: Run, precision: Precision = "fp32") -> None:
+    def __init__(
+        self, model: Model, device: Device, run: Run, precision: Precision = "fp32", readout: Readout | None = None
+    ) -> None:
         self.facts = model.facts
         self.device = model.device
         self._model, self._scheduler, self._run, self._precision = model, device, run, precision
+        self._readout = readout or model.facts.task.whole
 
     def scores(self, rows: Rows, *, sketch: Sketch | None = None) -> Tensor:
         """See `Probe.scores`."""
-        run, precision = self._run, self._precision
+        run, precision, key = self._run, self._precision, self._key(rows)
         work = self._boxes(rows) if isinstance(rows, Boxes) else None
-        work = work or RowsWork(self._model, self._shape, rows, precision=precision, cache_key=self._key(rows))
+        work = work or RowsWork(
+            self._model, self._shape, rows, precision=precision, cache_key=key, readout=self._readout
+        )
         run.usage.precision = precision
         run.expected = run.done + rows.count
         if sketch is not None:
-            run.sketch = lambda: sketch(work.so_far()) if work.next else None
-        return self._scheduler.submit(work, run)
+
+            def rough() -> Explanation | None:
+                there = work.so_far() if work.next else None
+                return sketch(there) if there is not None and bool(torch.isfinite(there).all()) else None
+
+            run.sketch = rough
+        outputs = self._scheduler.submit(work, run)
+        self._check(outputs, "outputs")
+        return outputs
+
+    def answer(self, x: Tensor) -> Tensor:
+        """Return what the network itself answers to one input (1, C, H, W), without the batch dimension."""
+        work = RowsWork(self._model, self._shape, Rows.of(x), precision=self._precision)
+        self._run.usage.precision = self._precision
+        found = self._scheduler.submit(work, self._run)[0]
+        self._check(found, "outputs")
+        return found
+
+    def _check(self, found: Tensor, what: str) -> None:
+        """Raise `ModelOutput` where a number is none."""
+        if not bool(torch.isfinite(found).all()):
+            remedy = "" if self._precision == "fp32" else f", or precision 'fp32' instead of {self._precision!r}"
+            raise ModelOutput(
+                f"{what} of {self.facts.name} for this picture, or for a changed copy of it, are infinite or not a "
+                f"number; the network computes so itself: try another picture{remedy}"
+            )
 
     def _boxes(self, rows: Boxes) -> RowsWork | None:
         """Return work that computes only what boxes can reach; None where plain rows are expected to be as fast."""
@@ -43,7 +74,7 @@ class ModelProbe:
         plan = plan_of(incremental, rows) if incremental is not None and self._precision == "fp32" else None
         if incremental is None or plan is None:
             return None
-        work = BoxesWork(self._model, incremental, plan, rows, cache_key=self._key(rows))
+        work = BoxesWork(self._model, incremental, plan, rows, cache_key=self._key(rows), readout=self._readout)
         limits, row_s = self._scheduler.limits, sum(incremental.seconds) / plan.gain
         limits.set(work.key, min(plan.rows, limits.fitting(plan.row_bytes), int(self._model.max_batch_s / row_s)))
         self._run.usage.incremental = plan.arithmetic
@@ -55,7 +86,10 @@ class ModelProbe:
 
     def _key(self, rows: Rows) -> Hashable:
         """Return what outputs are kept under; None where they are not."""
-        return (self._model.version, self._precision, rows.count, rows.key) if rows.key is not None else None
+        if rows.key is None:
+            return None
+        # Two models of one file never answer for each other, nor does one readout for another.
+        return (self.facts.name, self._model.version, self._precision, self._readout.key, rows.count, rows.key)
 
     def trace(
         self,
@@ -66,8 +100,16 @@ class ModelProbe:
         total: Total | None = None,
     ) -> Trace:
         """See `Probe.trace`."""
-        work = TraceWork(self._model, self._shape, rows, tracing, objective, total)
-        return self._scheduler.submit(work, self._run)
+        work = TraceWork(self._model, self._shape, rows, tracing, objective, total, self._readout)
+        found = self._scheduler.submit(work, self._run)
+        self._check(found.outputs, "outputs")
+        for name, a in found.activations.items():
+            self._check(a, f"what layer {name!r} answers: values")
+        for name, g in found.gradients.items():
+            self._check(g, f"gradients at {name!r}")
+        for summed in found.totals:
+            self._check(summed, "gradients or activations")
+        return found
 
     def weight(self, layer: str) -> Tensor:
         """See `Probe.weight`."""

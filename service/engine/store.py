@@ -10,7 +10,6 @@ from typing import Any, Literal, Protocol
 import torch
 
 from service.contract import Rows, Tracing
-from service.engine.network.examine import probe_input
 from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
@@ -156,14 +155,16 @@ class Store:
             key = rows_key(model, model.facts.input_shape, precision)
             limits.set(key, min(limits.unmeasured_rows, limits.fitting(model.row_bytes)))
         # One batch of each kind that requests bring: the libraries behind plan and allocate on first use.
-        x = probe_input(model.facts.input_size, len(model.facts.channels)).to(self.device.device)
+        x = model.example()
 
         def rows(i: int, j: int) -> torch.Tensor:
-            return x[:1].expand(j - i, -1, -1, -1)
+            return x[:1].repeat(j - i, 1, 1, 1)
 
         for count in (1, limits.unmeasured_rows):
-            self.device.submit(RowsWork(model, tuple(x.shape[1:]), Rows(count, rows)), Run())
+            work = RowsWork(model, model.facts.input_shape, Rows(count, rows), readout=model.facts.task.whole)
+            self.device.submit(work, Run())
         layer = model.facts.default_layer
         if layer is not None:
-            self.device.call(lambda: model.trace(x[:1], Tracing((layer,), (layer,)), lambda seen: seen.outputs[:, :1]))
+            wrt = (layer,) if model.facts.layers[layer].gradient else ()
+            self.device.call(lambda: model.trace(x[:1], Tracing((layer,), wrt), lambda seen: seen.outputs[:, :1]))
         return model

@@ -11,13 +11,13 @@ import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from service.contract import Explanation, Facts, Probe, Targets
-from service.errors import UnknownMethod, did_you_mean
+from service.errors import InvalidParameter, UnknownMethod, did_you_mean
 
 
 class Explainer(BaseModel, ABC):
@@ -54,6 +54,21 @@ class Explainer(BaseModel, ABC):
             image: (1, 3, H, W) on the network's device; (0, 3, H, W) for a method that needs none.
             targets: what to explain, for a method that takes targets.
         """
+
+    def settled(self, facts: Facts) -> Self:
+        """Return the same method with the score that this network has, where the request named none.
+
+        Raises:
+            InvalidParameter: it named one that the network's task does not have.
+        """
+        score, kinds = getattr(self, "score", None), facts.task.kinds
+        if score is None or score in kinds:
+            return self
+        if "score" in self.model_fields_set:
+            raise InvalidParameter.at(
+                "/params/score", f"{facts.name} is a {facts.task.name} model, whose score is {' or '.join(kinds)}"
+            )
+        return self.model_copy(update={"score": kinds[0]})
 
     def resolved(self, facts: Facts) -> dict[str, Any]:
         """Return the parameters as used: defaults filled in, the chosen layers named."""

@@ -18,7 +18,13 @@ Layers = Annotated[
         examples=[["layer1", "layer4"]],
     ),
 ]
-ScoreOf = Annotated[Score, Field(description="f: the class's probability, or its logit.")]
+ScoreOf = Annotated[
+    Score,
+    Field(
+        description="f: the class's probability, or its logit. Models for regression, detection and embedding have a "
+        "`value` instead, which is their default."
+    ),
+]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="Seed of all that is drawn at random.")]
 Relu = Annotated[bool, Field(description="Keep only what speaks for the class; false keeps the signed map.")]
 Channel = Annotated[int, Field(ge=0)]

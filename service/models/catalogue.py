@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from service.contract import Scale
 from service.errors import CatalogError, did_you_mean
 from service.images import Fit, Interpolation, Order
 from service.models.making import broken, make
@@ -14,7 +15,7 @@ from service.models.sources import Wish, find, split
 from service.models.sources.base import named, written
 from service.models.sources.embedded import EMBEDDED
 from service.models.sources.factory import ADDRESS
-from service.models.spec import ModelSpec, Scale
+from service.models.spec import ModelSpec
 
 NAME = r"[A-Za-z0-9_-]+"  # no dots: a model name is one segment of inference routes
 Channels = Literal[1, 3, 4]

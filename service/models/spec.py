@@ -2,14 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from torch import nn
 
-from service.contract import Task
+from service.contract import Scale, Task
 from service.images import Transform
-
-Scale = Literal["logits", "probabilities", "log-probabilities"]
 
 
 @dataclass(frozen=True)

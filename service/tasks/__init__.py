@@ -1,19 +1,34 @@
 """What a network's outputs mean: one file a task."""
 
-from service.contract import Task
+from collections.abc import Callable
+
+from service.contract import Scale, Task
 from service.errors import CatalogError, did_you_mean
+from service.tasks.binary import Binary
 from service.tasks.classification import Classification
+from service.tasks.detection import Detection
+from service.tasks.embedding import Embedding
+from service.tasks.multilabel import Multilabel
 from service.tasks.regression import Regression
+from service.tasks.segmentation import Segmentation
 
-TASKS: dict[str, Task] = {task.name: task for task in (Classification(), Regression())}
+SCALED: dict[str, Callable[[Scale], Task]] = {
+    kind.name: kind for kind in (Classification, Multilabel, Binary, Segmentation)
+}
+UNSCALED: dict[str, Task] = {task.name: task for task in (Regression(), Detection(), Embedding())}
+TASKS = (*SCALED, *UNSCALED)
 
 
-def task(name: str) -> Task:
-    """Return a task by its name on the wire.
+def task(name: str, scale: Scale | None = None) -> Task:
+    """Return a task by its name on the wire; `scale` says what the numbers are, for networks with classes.
 
     Raises:
-        CatalogError: there is none of that name.
+        CatalogError: there is none of that name, or it has no scale.
     """
-    if name not in TASKS:
+    if name in SCALED:
+        return SCALED[name](scale or "logits")
+    if name not in UNSCALED:
         raise CatalogError(f"there is no task {name!r}{did_you_mean(name, TASKS)}; there are: {', '.join(TASKS)}")
-    return TASKS[name]
+    if scale is not None:
+        raise CatalogError(f"task {name!r} has no scale; leave `scale` out, or name one of {', '.join(SCALED)}")
+    return UNSCALED[name]

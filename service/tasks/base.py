@@ -1,50 +1,137 @@
-"""What tasks whose outputs are a table have in common."""
+"""What tasks have in common: how requests name outputs, and the readout of networks that answer in tables."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 
-from service.contract import Asked, Facts, Target
-from service.errors import CatalogError, InvalidParameter, did_you_mean
+from service.contract import Asked, Clean, Facts, Readout, Target
+from service.errors import InvalidParameter, did_you_mean
 
 
-def table(output: object, name: str) -> Tensor:
-    """Return the output of a network for N inputs as it is, where it is a table (N, K).
+@dataclass(frozen=True)
+class Answer:
+    """The readout of networks that answer in tables: the answer itself."""
 
-    Raises:
-        CatalogError: it is something else.
-    """
-    if not isinstance(output, Tensor):
-        raise CatalogError(f"model {name!r} returned a {type(output).__name__}; it has to return one tensor")
-    if output.ndim != 2:
-        raise CatalogError(
-            f"model {name!r} returned shape {tuple(output.shape)}; a network has to return one (N, outputs) tensor"
-        )
-    return output
+    key: str = "answer"
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Return the answer."""
+        return raw
 
 
-def read(asked: Sequence[Asked], facts: Facts) -> tuple[Target, ...]:
-    """Return the outputs that indices and labels name.
+class Table:
+    """What tasks share whose networks answer in tables (N, K)."""
+
+    looks: ClassVar[bool] = False
+
+    @property
+    def whole(self) -> Readout:
+        """The answer itself."""
+        return Answer()
+
+    def outputs(self, raw: Tensor, labels: Sequence[str]) -> int:
+        """Return K."""
+        return raw.shape[1]
+
+    def bind(self, given: Sequence[Target] | None, facts: Facts, clean: Clean) -> tuple[Readout, tuple[Target, ...]]:
+        """Refuse: columns of a table are named without looking."""
+        raise AssertionError("targets of this task do not look at the picture")
+
+
+def classes(asked: Sequence[Asked], facts: Facts) -> tuple[Target, ...]:
+    """Return the classes that indices, labels and contrasts `{"class", "against": [...]}` name.
 
     Raises:
         InvalidParameter: one of them does not exist.
     """
-    return tuple(Target(_index(target, f"/targets/{i}", facts)) for i, target in enumerate(asked))
+    return tuple(_class(one, f"/targets/{i}", facts) for i, one in enumerate(asked))
 
 
-def _index(target: Asked, pointer: str, facts: Facts) -> int:
-    if isinstance(target, int):
-        if not 0 <= target < facts.outputs:
+def _class(asked: Asked, pointer: str, facts: Facts) -> Target:
+    if not isinstance(asked, Mapping):
+        return Target(index(asked, pointer, facts), asked=asked)
+    fields(asked, pointer, facts, "class", "against")
+    chosen = index(asked["class"], f"{pointer}/class", facts)
+    against = [index(one, f"{pointer}/against/{i}", facts) for i, one in enumerate(listed(asked, "against", pointer))]
+    if chosen in against:
+        raise InvalidParameter.at(f"{pointer}/against", f"class {chosen} is held against itself; name other classes")
+    terms = ((chosen, 1.0), *((one, -1.0 / len(against)) for one in against))
+    return Target(chosen, terms if against else (), asked)
+
+
+def fields(asked: Mapping[str, Any], pointer: str, facts: Facts, required: str, *optional: str) -> None:
+    """Raise `InvalidParameter` where an object that names a target lacks a field, or has an unknown one."""
+    known = (required, *optional)
+    for name in asked:
+        if name not in known:
             raise InvalidParameter.at(
-                pointer, f"target {target} is out of range: {facts.name} has outputs 0 to {facts.outputs - 1}"
+                f"{pointer}/{name}",
+                f"unknown field {name!r}{did_you_mean(str(name), known)}; a target of a {facts.task.name} model has "
+                f"{' and '.join(map(repr, known))}",
             )
-        return target
-    same = [i for i, label in enumerate(facts.labels) if label.casefold() == target.casefold()]
+    if required not in asked:
+        raise InvalidParameter.at(
+            pointer, f"a target of a {facts.task.name} model that is an object needs the field {required!r}"
+        )
+
+
+def listed(asked: Mapping[str, Any], field: str, pointer: str) -> list[Any]:
+    """Return a field that is a list; empty where it is missing."""
+    value = asked.get(field, [])
+    if not isinstance(value, list | tuple):
+        raise InvalidParameter.at(f"{pointer}/{field}", f"{field} has to be a list, not {value!r}")
+    return list(value)
+
+
+def whole_number(value: Any, pointer: str, below: int, what: str) -> int:
+    """Return a number from 0 on that is below another one.
+
+    Raises:
+        InvalidParameter: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < below:
+        there = f"there are {below}, counted from 0" if below else "there are none"
+        raise InvalidParameter.at(pointer, f"{value!r} is no {what}: {there}")
+    return value
+
+
+def box(value: Any, pointer: str) -> tuple[float, float, float, float]:
+    """Return a box [x0, y0, x1, y1] that is not empty.
+
+    Raises:
+        InvalidParameter: it is something else.
+    """
+    numbers = list(value) if isinstance(value, list | tuple) else []
+    if len(numbers) != 4 or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+        raise InvalidParameter.at(pointer, f"{value!r} is no box [x0, y0, x1, y1] in pixels of the picture")
+    x0, y0, x1, y1 = map(float, numbers)
+    if not (x0 < x1 and y0 < y1):
+        raise InvalidParameter.at(pointer, f"box {value!r} is empty: x1 has to be above x0, and y1 above y0")
+    return x0, y0, x1, y1
+
+
+def index(asked: Any, pointer: str, facts: Facts) -> int:
+    """Return the output that an index or a label names.
+
+    Raises:
+        InvalidParameter: there is none, or several.
+    """
+    if isinstance(asked, bool) or not isinstance(asked, int | str):
+        raise InvalidParameter.at(pointer, f"{asked!r} is neither an index nor a label of {facts.name}")
+    if isinstance(asked, int):
+        if not 0 <= asked < facts.outputs:
+            raise InvalidParameter.at(
+                pointer, f"target {asked} is out of range: {facts.name} has outputs 0 to {facts.outputs - 1}"
+            )
+        return asked
+    same = [i for i, label in enumerate(facts.labels) if label.casefold() == asked.casefold()]
     if len(same) == 1:
         return same[0]
     if same:
-        raise InvalidParameter.at(pointer, f"label {target!r} stands for outputs {same}; give one of these indices")
+        raise InvalidParameter.at(pointer, f"label {asked!r} stands for outputs {same}; give one of these indices")
     if not facts.labels:
         raise InvalidParameter.at(pointer, f"{facts.name} has no labels; give an index")
-    near = did_you_mean(target, facts.labels, count=3)
-    raise InvalidParameter.at(pointer, f"{facts.name} has no label {target!r}{near}; or give an index")
+    near = did_you_mean(asked, facts.labels, count=3)
+    raise InvalidParameter.at(pointer, f"{facts.name} has no label {asked!r}{near}; or give an index")

@@ -1,45 +1,50 @@
-"""Classification: outputs are the logits of classes that exclude each other."""
+"""Classification: outputs are classes that exclude each other."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
-from service.contract import Asked, Facts, Prediction, Score, Target
+from service.contract import Asked, Facts, Prediction, Scale, Score, Target, View
 from service.tasks import base
+from service.tasks.scales import exclusive
 
 
-class Classification:
-    """K logits; probabilities are their softmax. Without a named target the top class is explained."""
+@dataclass(frozen=True)
+class Classification(base.Table):
+    """K classes; probabilities add up to one. Without a named target the top class is explained.
 
-    name = "classification"
-    measures = False
+    scale: what the network answers; the probabilities of `logits` are their softmax.
+    """
+
+    scale: Scale = "logits"
+    name: ClassVar[str] = "classification"
+    measures: ClassVar[bool] = False
+    kinds: ClassVar[tuple[Score, ...]] = ("logit", "probability")
 
     def most_by_default(self, facts: Facts) -> int:
         """Return 1."""
         return 1
 
-    def table(self, output: object, name: str) -> Tensor:
-        """See `Task.table`."""
-        return base.table(output, name)
-
     def scores(self, outputs: Tensor, kind: Score) -> Tensor:
-        """Return logits as they are, or as probabilities."""
-        return outputs.softmax(-1) if kind == "probability" else outputs
+        """Return logits or probabilities."""
+        return exclusive(outputs, self.scale, kind)
 
-    def read(self, asked: Sequence[Asked], facts: Facts) -> tuple[Target, ...]:
-        """Return the classes that indices and labels name."""
-        return base.read(asked, facts)
+    def read(self, asked: Sequence[Asked], facts: Facts, pictures: int = 0) -> tuple[Target, ...]:
+        """Return the classes and contrasts that a request names."""
+        return base.classes(asked, facts)
 
     def default(self, outputs: Tensor) -> tuple[Target, ...]:
         """Return the top class."""
         return (Target(int(outputs.argmax())),)
 
-    def predictions(self, outputs: Tensor, facts: Facts, count: int) -> list[Prediction]:
+    def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:
         """Return the strongest classes, best first."""
-        probability = outputs.softmax(0)
-        best = outputs.argsort(descending=True, stable=True)[:count].tolist()
-        return [Prediction(i, facts.label(i), probability=float(probability[i]), logit=float(outputs[i])) for i in best]
+        logit, probability = self.scores(answer, "logit"), self.scores(answer, "probability")
+        best = answer.argsort(descending=True, stable=True)[:count].tolist()
+        return [Prediction(i, facts.label(i), probability=float(probability[i]), logit=float(logit[i])) for i in best]
 
     def strength(self, target: Target, outputs: Tensor) -> float:
-        """Return the class's probability."""
-        return float(target(outputs.softmax(0)))
+        """Return the class's probability; of a contrast, by how much it is above the others' mean."""
+        return float(target(self.scores(outputs, "probability")))

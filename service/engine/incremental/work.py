@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from service.contract import Boxes
+from service.contract import Boxes, Readout
 from service.engine.incremental.clean import Clean
 from service.engine.incremental.incremental import Incremental
 from service.engine.incremental.planning import Plan
@@ -47,9 +47,16 @@ class BoxesWork(RowsWork):
     """
 
     def __init__(
-        self, network: Network, incremental: Incremental, plan: Plan, boxes: Boxes, *, cache_key: Hashable = None
+        self,
+        network: Network,
+        incremental: Incremental,
+        plan: Plan,
+        boxes: Boxes,
+        *,
+        cache_key: Hashable = None,
+        readout: Readout | None = None,
     ) -> None:
-        super().__init__(network, tuple(boxes.image.shape[1:]), boxes, cache_key=cache_key)
+        super().__init__(network, tuple(boxes.image.shape[1:]), boxes, cache_key=cache_key, readout=readout)
         self.key = ("boxes", id(network), plan.window, plan.step)
         self.memory = incremental.clean_bytes(plan)
         self.incremental, self.plan = incremental, plan

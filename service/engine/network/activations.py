@@ -1,7 +1,7 @@
 """Activation functions as they are called: by modules, as functions, in place. The one list of them."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -79,24 +79,42 @@ def activation_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
 class Activations(TorchFunctionMode):
     """Watches a forward at load: which activation functions are called, and on which captured outputs."""
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, grid_of: Callable[[Tensor], Any] | None = None) -> None:
+        """Watch.
+
+        Args:
+            batch: rows of the forward: what has another number of rows is no map of the pictures.
+            grid_of: tells whether maps are a grid over the pictures, where the pictures can tell: rectified queries
+                and keys of an attention have four axes, too.
+        """
         super().__init__()
-        self.batch = batch
+        self.batch, self.grid_of = batch, grid_of
         self.rectifiers = 0
         self.max_pools = 0
         self.smooth: Counter[str] = Counter()
         self.calls: list[tuple[int, str]] = []  # (id of the input, name of the function)
+        self.pooled: dict[int, Tensor] = {}  # where a pool's result lies; held, so that it stays there
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Take note of an activation function's call, and make it."""
         kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
         if met := activation_of(func, args, kwargs):
-            x, name = met
-            self.calls.append((id(x), name))
+            x, activation = met
+            self.calls.append((id(x), activation))
             if rectifier_of(func, args, kwargs) is None:
-                self.smooth[name] += 1
-            else:  # those of gates and of position tables, which see no maps of the pictures, do not count
-                self.rectifiers += x.ndim == 4 and len(x) == self.batch and x[0, 0].numel() > 1
-        elif "max_pool2d" in getattr(func, "__name__", ""):
+                self.smooth[activation] += 1
+            else:
+                self.rectifiers += self._rectifies_maps(x)
+        elif "max_pool2d" in name:
             self.max_pools += 1
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if self.grid_of is None and "pool" in name and isinstance(result, Tensor):
+            self.pooled[result.data_ptr()] = result
+        return result
+
+    def _rectifies_maps(self, x: Tensor) -> bool:
+        """Whether a rectifier is one of features: those of gates and of position tables see no maps of the pictures."""
+        if x.ndim != 4 or len(x) != self.batch or x[0, 0].numel() <= 1:
+            return False
+        return self.grid_of is None or self.grid_of(x) is not None

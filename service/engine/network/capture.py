@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -32,7 +33,7 @@ class Tape:
         differentiable: Collection[str] = (),
         repeated: Collection[str] = (),
         stop: bool = False,
-        observe: Callable[[str, nn.Module, Tensor], None] | None = None,
+        observe: Callable[[str, nn.Module, Tensor], Tensor | None] | None = None,
     ) -> None:
         self.layers = frozenset(layers)
         self.differentiable = frozenset(differentiable)
@@ -50,8 +51,7 @@ class Tape:
         """Keep a module's output where it is wanted; return what the network goes on with, None for the output."""
         self.calls[path] += 1
         if self.observe:
-            self.observe(path, module, output)
-            return None
+            return self.observe(path, module, output)
         address = f"{path}#{self.calls[path]}" if path in self.repeated else path
         going_on = self.keep(address, output) if address in self.layers else None
         if address in self.activated:
@@ -75,13 +75,20 @@ _current: ContextVar[Tape | None] = ContextVar("tape", default=None)
 
 def _hook(path: str, module: nn.Module, _: Any, output: Any) -> Any:
     tape = _current.get()
-    return tape.record(path, module, output) if tape is not None and isinstance(output, Tensor) else None
+    if tape is None:
+        return None
+    if isinstance(output, Tensor):
+        return tape.record(path, module, output)
+    if type(output) is tuple and output and isinstance(output[0], Tensor):  # features, and an attention beside them
+        going_on = tape.record(path, module, output[0])
+        return None if going_on is None else (going_on, *output[1:])
+    return None
 
 
 def install(module: nn.Module) -> None:
-    """Install the recording hook on every submodule, once and for all."""
+    """Install the recording hook on every submodule, once and for all; compiled ones have no inside."""
     for path, child in module.named_modules():
-        if path:
+        if path and not isinstance(child, torch.jit.ScriptModule):
             child.register_forward_hook(partial(_hook, path))
 
 

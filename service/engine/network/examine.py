@@ -1,25 +1,31 @@
-"""What a few forward passes at load tell of a network: its layers, and what numbers prove about its head."""
+"""What a few forwards at load tell of a network: its answer, its layers, its head, and whether it keeps the rules.
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+Everything is found by numbers, at the one input size that the network is made for.
+"""
+
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from service.contract import Facts, Head, LayerInfo, Part, Tracing
-from service.engine.network.activations import Activations
-from service.engine.network.capture import Tape, recording
-from service.engine.network.trace import trace_parts
+from service.contract import Facts, LayerInfo, Part, Tracing
+from service.engine.network.capture import install
+from service.engine.network.forms.adapted import prepared
+from service.engine.network.proofs.answering import Answering
+from service.engine.network.proofs.checks import Checks, difference, state, written
+from service.engine.network.proofs.heads import prove
+from service.engine.network.proofs.layers import RELU, Layers, find_layers
+from service.engine.network.proofs.watch import Changes, Watched
+from service.engine.network.trace import Addresses, trace_parts
 from service.engine.network.variants import Variant
 from service.errors import CatalogError
+from service.images import Transform
+from service.models.forms import BlackBox
 from service.models.spec import ModelSpec
+from service.tasks import task
+from service.tasks.guess import Meaning, Numbers, meaning
 
-# Largest relative error at which sum(map)/(h*w) + bias counts as equal to the output. Floating-point noise stays
-# below 1e-5; a head of another structure misses by far more than 1e-3.
-HEAD_TOLERANCE = 1e-4
-_POOLS = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d, nn.MaxPool2d)
-_RELU = "+relu"
+_LOUDER = 1e4  # times the deviation: what is bounded stays where it is
 
 
 def probe_input(size: tuple[int, int], channels: int = 3) -> Tensor:
@@ -32,209 +38,231 @@ def probe_input(size: tuple[int, int], channels: int = 3) -> Tensor:
     return x
 
 
+def probe_pictures(transform: Transform) -> Tensor:
+    """Return the same as two pictures are to a model: pixels between black and white, less mean, over deviation."""
+    mean, std = (torch.tensor(numbers).view(-1, 1, 1) for numbers in transform.statistics)
+    return (probe_input(transform.crop, len(transform.channels)).sigmoid() - mean) / std
+
+
 @dataclass(frozen=True)
 class Examined:
-    """What was found out about a network."""
+    """A network as the engine runs it, and what was found out about it."""
 
+    module: nn.Module  # returns one tensor (N, ...); has the recording hooks
     facts: Facts
-    repeated: frozenset[str]  # modules that are called more than once in a forward
+    addresses: Addresses
+    singly: bool = False  # whether pictures have to be run one at a time
+    keeps: bool = False  # whether it keeps tensors of a forward for later ones
 
 
 def examine(spec: ModelSpec, module: nn.Module, device: torch.device) -> Examined:
-    """Run a network with recording hooks, on the device it lies on, and look what it does.
+    """Put a network on a device, run it there with recording hooks, and look what it does.
 
     Raises:
-        CatalogError: it returns nothing that its task can be read from, or has another number of labels.
+        CatalogError: it would answer falsely, or not at all; the message says what to change.
     """
     return _Examination(spec, module, device).examined()
 
 
 class _Examination:
     def __init__(self, spec: ModelSpec, module: nn.Module, device: torch.device) -> None:
-        self.spec, self.module, self.device = spec, module, device
-        self.modules = dict(module.named_modules())
-        self.repeated: frozenset[str] = frozenset()
+        self.spec = spec
+        self.checks = Checks(spec.name)
+        self.network, said = prepared(module, device, spec.name)
+        for one in (*spec.said, *said):
+            self.checks.passed("form", one)
+        install(self.network)
+        self.answering = Answering(spec, self.network, probe_pictures(spec.transform).to(device), self.checks)
+        self.no_gradient: str | None = None
 
     def examined(self) -> Examined:
-        size = self.spec.transform.crop
-        x = probe_input(size, len(self.spec.transform.channels)).to(self.device)
-        seen = self._watch(x)
-        self.repeated = frozenset(path for path, count in seen.calls.items() if count > 1)
-        layers = {info.path: info for info in seen.layers}
-        for path, axes in self._spatial(seen, size).items():
-            layers[path] = replace(layers[path], spatial=axes)
+        answering, before = self.answering, state(self.network)
+        changes, raw = answering.first(before)
+        changes, watched = self._watched(changes)
+        found = self._meaning(raw, watched)
+        raw, meant = self._before_the_ending(raw, watched, found)
+        gradients = self._gradients(watched, meant)
+        layers = find_layers(answering, changes, watched, gradients, raw.shape[1] if raw.ndim == 4 else None)
+        if names := written(before, self.network):
+            told = f"a forward changes {', '.join(map(repr, names[:3]))}"
+            self.checks.warn("state", told, "keep nothing of one picture for the next")
+        else:
+            self.checks.passed("state", "a forward changes no parameter and no buffer")
+        facts = self._facts(changes, raw, meant, found, layers)
+        if not meant.task.looks and raw.ndim == 2:
+            facts = self._with_head(facts, layers, raw)
+        facts = replace(facts, checks=self.checks.finished())
+        layouts = {
+            info.path: info.layout for info in facts.layers.values() if info.layout and info.layout.axes != "chw"
+        }
+        addresses = Addresses(layers.repeated, layouts)
+        return Examined(answering.adapted(), facts, addresses, answering.singly, answering.keeps)
+
+    def _watched(self, changes: Changes) -> tuple[Changes, Watched | None]:
+        """Run pictures with gradients, so that the same modules are called as for changed ones."""
+        answering = self.answering
+        watched = answering.watched()
+        if watched is not None and not answering.singly and watched.paths != changes.paths:
+            # Only one picture at a time has addresses.
+            answering.one_at_a_time("how often its modules are called depends on how many pictures there are")
+            changes = answering.changes(singly=True)
+            watched = answering.watched()
+        if watched is not None and watched.paths != changes.paths:
+            changes.calls.clear()  # which modules are called depends on the picture: none has an address
+        return changes, watched
+
+    # Meaning
+
+    def _meaning(self, raw: Tensor, watched: Watched | None) -> Meaning:
+        ending = watched.endings.of(watched.returned) if watched is not None else None
+
+        def bounded() -> bool:
+            loud = self.answering.answers(self.answering.pictures * _LOUDER)
+            return bool((loud >= -1e-4).all() and (loud <= 1 + 1e-4).all())
+
+        numbers = Numbers(raw, self.answering.outlet.boxes, ending.name if ending else None, bounded)  # type: ignore[arg-type]
+        declared = self.spec.task.name if self.spec.task_known else None
+        try:
+            found = meaning(numbers, declared, self.spec.scale)
+        except CatalogError as error:
+            found_, _, remedy = str(error).partition("; ")
+            raise self.checks.refused("task", found_, remedy or "set another task") from None
+        name = found.task.name
+        if found.assumed:
+            self.checks.warn("task", f"{name}; {found.found}; {found.assumed}", found.remedy)
+        else:
+            told = "as declared" if declared else "by its numbers"
+            self.checks.passed("task", f"{name}, {told}; {found.found}")
+        return found
+
+    def _before_the_ending(self, raw: Tensor, watched: Watched | None, found: Meaning) -> tuple[Tensor, Meaning]:
+        """Take the logits for the answer, where a softmax or sigmoid of them is proved to be the last thing done."""
+        ending = watched.endings.of(watched.returned) if watched is not None else None
+        if ending is None or ending.name == "linear" or found.task.scale in (None, "logits"):
+            return raw, found
+        logits = task(found.task.name, "logits")
+        try:
+            before = self.answering.answers(self.answering.rows, ending.call)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return raw, found
+        expected = found.task.scores(found.task.whole(raw), "probability")
+        if before.shape != raw.shape or difference(logits.scores(logits.whole(before), "probability"), expected) > 1e-4:
+            return raw, found
+        self.answering.cut = ending.call
+        self.checks.passed("ending", f"its last step is a {ending.name}: logits are what stands before it")
+        return before, replace(found, task=logits)
+
+    def _gradients(self, watched: Watched | None, meant: Meaning) -> list[Tensor | None] | None:
+        """Return the score's gradient at each call's answer, and check that it reaches the input."""
+        if watched is None:
+            self.no_gradient = self.answering.failure
+            self.checks.warn("gradient", str(self.no_gradient), "methods that need a gradient do not apply")
+            return None
+        answer = watched.returned
+        ending = watched.endings.of(answer)
+        if self.answering.cut is not None and ending is not None:
+            answer = ending.given.reshape(answer.shape)
+        table = meant.task.scores(meant.task.whole(answer.float()), meant.task.kinds[0])
+        self.checks.backwards += 1
+        at_input, gradients = watched.gradients(table.amax(1).sum())
+        if at_input is None:
+            self.no_gradient = "none gets there: " + self._why_no_gradient()
+            self.checks.warn(
+                "gradient",
+                f"no gradient of the outputs gets to the input: {self._why_no_gradient()}",
+                "methods that need one do not apply; let its forward pass gradients on",
+            )
+        elif not torch.isfinite(at_input).all():
+            self.checks.warn(
+                "gradient",
+                "the gradient at the input is not finite for a picture of noise",
+                "look for a root or a logarithm at zero in it",
+            )
+        elif not at_input.any():
+            self.checks.warn(
+                "gradient",
+                "the gradient at the input is zero everywhere for pictures of noise",
+                "the network may be dead: load trained weights",
+            )
+        else:
+            self.checks.passed("gradient", "a gradient of the outputs gets to the input")
+        return gradients
+
+    def _why_no_gradient(self) -> str:
+        if any(isinstance(m, torch.jit.ScriptModule | BlackBox) for m in self.network.modules()):
+            return "a part that TorchScript or torch.export has compiled passes none on"
+        if any("quantized" in type(m).__module__ for m in self.network.modules()):
+            return "it computes with whole numbers (int8), which have no gradient"
+        return "something in its forward passes none on (no_grad, inference_mode, detach, .data, argmax)"
+
+    # Facts
+
+    def _facts(self, changes: Changes, raw: Tensor, meant: Meaning, found: Meaning, layers: Layers) -> Facts:
+        spec = self.spec
+        black_box = self._why_nothing_inside(layers)
+        if black_box:
+            self.checks.warn("layers", black_box, "methods that look at a layer do not apply")
+        elif layers.default is None:
+            self.checks.warn("layers", "no layer answers with a grid over the picture", None)
+        else:
+            grids = sum(info.spatial for info in layers.infos.values())
+            self.checks.passed("layers", f"{grids} layers answer with maps; the default one is {layers.default!r}")
         facts = Facts(
-            name=self.spec.name,
-            task=self.spec.task,
-            outputs=seen.outputs.shape[1],
-            input_size=size,
-            mean=self.spec.transform.statistics[0],
-            std=self.spec.transform.statistics[1],
-            layers=layers,
-            default_layer=self._default_layer(seen, layers),
+            name=spec.name,
+            task=meant.task,
+            outputs=meant.task.outputs(raw, spec.labels),
+            input_size=spec.transform.crop,
+            mean=spec.transform.statistics[0],
+            std=spec.transform.statistics[1],
+            layers=layers.infos,
+            default_layer=layers.default,
             head=None,
-            rectifiers=seen.activations.rectifiers,
-            max_pools=seen.activations.max_pools,
-            other_activations=tuple(sorted(seen.activations.smooth)),
-            labels=tuple(self.spec.labels),
-            channels=self.spec.transform.channels,
+            rectifiers=changes.rectifiers,
+            max_pools=changes.max_pools,
+            other_activations=changes.smooth,
+            labels=tuple(spec.labels),
+            channels=spec.transform.channels,
+            task_assumed=found.assumed is not None,
+            black_box=black_box,
+            no_gradient=self.no_gradient,
         )
         if facts.labels and len(facts.labels) != facts.outputs:
             raise CatalogError(
                 f"model {facts.name!r}: {len(facts.labels)} labels for {facts.outputs} outputs; "
                 "give as many labels as the network has outputs"
             )
-        return Examined(self._with_head(facts, x, seen.outputs), self.repeated)
-
-    def _table(self, output: object) -> Tensor:
-        return self.spec.task.table(output, self.spec.name)
-
-    def _activations(self, x: Tensor, layers: list[str]) -> Mapping[str, Tensor]:
-        plain = Variant("plain", self.module)
-        (found,) = trace_parts(plain, self._table, self.repeated, [Part(x)], Tracing(layers=tuple(layers)))
-        if isinstance(found, Exception):
-            raise found
-        return found.activations
-
-    def _watch(self, x: Tensor) -> "Seen":
-        watch = Activations(len(x))
-        seen = Seen(watch)
-        with torch.inference_mode(), recording(Tape(observe=seen.observe)), watch:
-            seen.outputs = self._table(self.module(x))
-        repeated = seen.calls
-        numbers: Counter[str] = Counter()
-        for path, module, output, followed_by in seen.followed():
-            numbers[path] += 1
-            seen.ids.append(id(output))
-            weight = getattr(module, "weight", None)
-            is_convolution = isinstance(module, nn.Conv2d) and isinstance(weight, Tensor)
-            seen.layers.append(
-                LayerInfo(
-                    path=f"{path}#{numbers[path]}" if repeated[path] > 1 else path,
-                    type=type(module).__name__,
-                    shape=tuple(output.shape[1:]),
-                    spatial=False,
-                    followed_by=followed_by,
-                    kernel=tuple(weight.shape) if is_convolution and weight is not None else None,
-                )
-            )
-        return seen
-
-    def _spatial(self, seen: "Seen", size: tuple[int, int]) -> dict[str, bool]:
-        """Find which outputs are (C, h, w): their last two axes, and not the first, follow the input's size."""
-        other = size[0], size[1] + 64
-        try:
-            x = probe_input(other, len(self.spec.transform.channels)).to(self.device)
-            wider = {info.path: info.shape for info in self._watch(x).layers}
-        except Exception:  # the network takes one size only: a square map of a convolution is what it looks like
-            wider = {}
-        result = {}
-        for info in seen.layers:
-            shape = info.shape
-            if len(shape) != 3 or shape[1] * shape[2] < 2:
-                result[info.path] = False
-            elif info.path in wider and len(wider[info.path]) == 3:
-                c, _, w = wider[info.path]
-                grows = w > shape[2]
-                pooled = wider[info.path] == shape  # adaptive pooling: fixed, but still maps
-                result[info.path] = c == shape[0] and (grows or (pooled and shape[1] == shape[2]))
-            else:
-                kinds = (nn.Conv2d, nn.BatchNorm2d, nn.ReLU, *_POOLS)
-                result[info.path] = shape[1] == shape[2] and isinstance(self._module(info), kinds)
-        return result
-
-    def _default_layer(self, seen: "Seen", layers: Mapping[str, LayerInfo]) -> str | None:
-        """Return the last spatial feature map before pooling; None where tokens come after it."""
-        met = list(zip(seen.layers, seen.ids, strict=True))
-        spread = [(info, key) for info, key in met if len(info.shape) >= 2 and not _pointlike(info.shape)]
-        if not spread or not layers[spread[-1][0].path].spatial:
-            return None
-        pooled = {key for info, key in met if isinstance(self._module(info), _POOLS)}
-        maps = [(info, key) for info, key in spread if layers[info.path].spatial and key not in pooled]
-        if not maps:
-            return None
-        # Modules answer from the inside out: the last name of a tensor is its outermost, `layer4` and not `layer4.1`.
-        return [info.path for info, key in met if key == maps[-1][1]][-1]
-
-    def _module(self, info: LayerInfo) -> nn.Module:
-        module: nn.Module = self.modules[info.path.split("#")[0]]
-        return module
-
-    def _with_head(self, facts: Facts, x: Tensor, outputs: Tensor) -> Facts:
-        """Prove `output == weight @ mean(A) + bias` on one of the last feature maps, as it is or rectified."""
-        linear = [module for module in self.modules.values() if isinstance(module, nn.Linear)][-1:]
-        spatial = {info.path: info for info in facts.layers.values() if info.spatial}
-        kept = self._activations(x, list(spatial)[-24:])
-        k = facts.outputs
-        none = torch.zeros(k, device=self.device)
-        for path, maps in reversed(list(kept.items())):
-            heads: list[tuple[Tensor, Tensor]] = [
-                (module.weight, none if module.bias is None else module.bias)
-                for module in linear
-                if module.weight.shape == (k, maps.shape[1])
-            ]
-            if maps.shape[1] == k and k > 1:
-                heads.append((torch.eye(k, device=self.device), none))  # pooling comes last: a map is its class's own
-            addresses = [(path, maps)]
-            if spatial[path].followed_by == "relu":
-                addresses.append((path + _RELU, maps.relu()))
-            for address, a in addresses:
-                for weight, bias in heads:
-                    evidence = outputs - bias  # nothing is proved by outputs that say nothing, as of a head of zeros
-                    scale = evidence.abs().max()
-                    residual = float((a.mean((2, 3)) @ weight.T - evidence).abs().max() / scale.clamp(min=1e-12))
-                    if scale > 1e-6 * outputs.abs().max().clamp(min=1e-6) and residual <= HEAD_TOLERANCE:
-                        return self._adopt(facts, Head(address, weight, bias, residual), kept, x)
         return facts
 
-    def _adopt(self, facts: Facts, head: Head, kept: Mapping[str, Tensor], x: Tensor) -> Facts:
-        """Make the head's layer the default one; add its `+relu` address, where that is what was proved."""
-        default, layers = facts.default_layer, dict(facts.layers)
-        if head.layer.endswith(_RELU):
-            plain = layers[head.layer.removesuffix(_RELU)]
-            layers[head.layer] = replace(plain, path=head.layer, type="relu", followed_by=None, kernel=None)
-            captured = self._captured(x, head.layer)
-            if captured is None or not torch.equal(captured, kept[plain.path].relu()):
+    def _with_head(self, facts: Facts, layers: Layers, outputs: Tensor) -> Facts:
+        """Prove that the outputs are a linear map of averaged maps; make that layer the default one."""
+        head = prove(self.network, layers.averaged[-48:], outputs)
+        if head is None:
+            return facts
+        infos, default = dict(facts.layers), facts.default_layer
+        if head.layer.endswith(RELU):
+            plain = infos[head.layer.removesuffix(RELU)]
+            if not self._addressed(plain, layers):
                 return facts  # the ReLU that follows is a module's, or another one: it cannot be addressed here
-        elif default is not None and default in kept and torch.equal(kept[default], kept[head.layer]):
+            infos[head.layer] = replace(plain, path=head.layer, type="relu", followed_by=None, kernel=None)
+        elif default is not None and layers.same[default] == layers.same[head.layer]:
             head = replace(head, layer=default)  # two names of one tensor
-        return replace(facts, layers=layers, default_layer=head.layer, head=head)
+        self.checks.passed("head", f"the outputs are a linear map of the averages of {head.layer!r}")
+        return replace(facts, layers=infos, default_layer=head.layer, head=head)
 
-    def _captured(self, x: Tensor, layer: str) -> Tensor | None:
-        """Return what an address answers; None where nothing does."""
-        try:
-            return self._activations(x, [layer])[layer]
-        except KeyError:
+    def _addressed(self, plain: LayerInfo, layers: Layers) -> bool:
+        """Whether `path+relu` answers with the positive part of what `path` answers with."""
+        x = self.answering.pictures[:1]
+        self.checks.count(1)
+        both = Tracing(layers=(plain.path, plain.path + RELU), partial=True)
+        found = trace_parts(Variant("plain", self.network), Addresses(layers.repeated), [Part(x)], both)[0]
+        if isinstance(found, Exception):
+            return False
+        kept = found.activations
+        return torch.equal(kept[plain.path].relu(), kept[plain.path + RELU])
+
+    def _why_nothing_inside(self, layers: Layers) -> str | None:
+        if layers.infos:
             return None
-
-
-@dataclass
-class Seen:
-    """What one watched forward showed."""
-
-    activations: Activations
-    layers: list[LayerInfo] = field(default_factory=list)
-    outputs: Tensor = field(default_factory=lambda: torch.empty(0))
-    calls: Counter[str] = field(default_factory=Counter)
-    ids: list[int] = field(default_factory=list)  # of the layers' output tensors
-    answers: list[tuple[str, nn.Module, Tensor, int]] = field(default_factory=list)
-
-    def observe(self, path: str, module: nn.Module, output: Tensor) -> None:
-        """Take note of a module's output; holding it keeps its `id` its own."""
-        self.calls[path] += 1
-        self.answers.append((path, module, output, len(self.activations.calls)))
-
-    def followed(self) -> list[tuple[str, nn.Module, Tensor, str | None]]:
-        """Return each module's output, and the activation function that was called on it first, if any was."""
-        calls: dict[int, list[tuple[int, str]]] = {}
-        for at, (key, name) in enumerate(self.activations.calls):
-            calls.setdefault(key, []).append((at, name))
-        # A function in place hands on the tensor that it was given: only what is called later follows its output.
-        return [
-            (path, module, output, next((name for at, name in calls.get(id(output), ()) if at >= since), None))
-            for path, module, output, since in self.answers
-        ]
-
-
-def _pointlike(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 3 and shape[1] * shape[2] == 1
+        if isinstance(self.network, BlackBox):
+            return f"{self.network.form}, so that nothing inside of it can be seen"
+        return "its forward calls none of its modules, so that nothing inside of it has an address"

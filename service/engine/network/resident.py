@@ -1,6 +1,8 @@
 """A network resident on a device."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,10 +10,11 @@ from torch import Tensor, nn
 
 from service.contract import Objective, Part, Trace, Tracing
 from service.engine.network.capture import install, uninstall
-from service.engine.network.examine import examine, probe_input
+from service.engine.network.examine import examine, probe_pictures
 from service.engine.network.memory import live_bytes
 from service.engine.network.trace import trace_parts
 from service.engine.network.variants import EXACT, Variant, candidates
+from service.models.forms import served
 from service.models.identity import version
 from service.models.spec import ModelSpec
 from service.precision import Precision
@@ -23,13 +26,11 @@ class Model:
     def __init__(self, spec: ModelSpec, module: nn.Module, device: torch.device) -> None:
         self.spec = spec
         self.device = device
+        module, _ = served(module, spec.name)
         self.version = version(module, spec.identity(module))
-        # No parameter ever needs a gradient: what is differentiated are activations and inputs.
-        module.eval()  # which does not return the module where its `train` forgets to
-        module.requires_grad_(False)
-        self.module = module.to(device)
+        self.examined = examine(spec, module, device)
+        self.facts, self.module = self.examined.facts, self.examined.module
         self.modules = dict(self.module.named_modules())
-        install(self.module)
         # What rows are sent through, by precision; others than this one are made when first asked for.
         self.variants: dict[Precision, Variant] = {"fp32": Variant("plain", self.module)}
         self.traced: Variant | None = None  # for gradients of the default layer, where a copy agrees
@@ -39,34 +40,47 @@ class Model:
         self.whole: str | None = "not measured yet"  # why there is none
         self.max_batch_s = 0.25
         self.preferred: Precision = "fp32"  # where a method tolerates less and nobody asked for more
-        examined = examine(spec, self.module, device)
-        self.facts, self.repeated = examined.facts, examined.repeated
         self.row_bytes = live_bytes(self.module, self.example()[:1])
 
     def forward(self, rows: Tensor, precision: Precision = "fp32") -> Tensor:
-        """Return outputs (N, K) float32 of inputs (N, 3, H, W) float32."""
-        with torch.inference_mode():
+        """Return answers (N, ...) float32 of inputs (N, C, H, W) float32: a readout makes a table (N, K) of them."""
+        with ExitStack() as modes:
+            modes.enter_context(torch.inference_mode(not self.examined.keeps))
+            if self.examined.keeps:  # what it keeps of this forward has to be of use where gradients are recorded
+                modes.enter_context(torch.no_grad())
+                rows = rows.clone()
             if precision not in self.variants:
                 self.variants[precision] = candidates(self.module, self.example(), precision)[-1]
             return self.variants[precision](rows)
 
     def example(self) -> Tensor:
-        """Return a seeded input (2, C, H, W) on the device."""
-        return probe_input(self.spec.transform.crop, len(self.spec.transform.channels)).to(self.device)
+        """Return two seeded pictures (2, C, H, W) on the device."""
+        return probe_pictures(self.spec.transform).to(self.device)
 
     def trace(self, x: Tensor, tracing: Tracing, objective: Objective | None = None) -> Trace:
         """Run one forward of x (N, 3, H, W) and its backwards."""
-        (result,) = self.trace_parts([Part(x, objective)], tracing)
+        (result,) = self.trace_parts([Part(x, objective, readout=self.facts.task.whole)], tracing)
         if isinstance(result, Exception):
             raise result
         return result
 
     def trace_parts(self, parts: Sequence[Part], tracing: Tracing) -> list[Trace | Exception]:
         """Trace parts of several requests in one forward."""
-        return trace_parts(self._tracing(tracing), self._table, self.repeated, parts, tracing)
+        network, addresses = self._tracing(tracing), self.examined.addresses
+        if not self.examined.singly:
+            return trace_parts(network, addresses, parts, tracing)
+        return [self._traced_singly(network, part, tracing) for part in parts]
 
-    def _table(self, output: object) -> Tensor:
-        return self.spec.task.table(output, self.spec.name)
+    def _traced_singly(self, network: Variant, part: Part, tracing: Tracing) -> Trace | Exception:
+        """Trace a part one row at a time."""
+        pieces: list[Trace] = []
+        for i in range(len(part.x)):
+            row = replace(part, x=part.x[i : i + 1], first=part.first + i)
+            (piece,) = trace_parts(network, self.examined.addresses, [row], tracing)
+            if isinstance(piece, Exception):
+                return piece
+            pieces.append(piece)
+        return Trace.joined(pieces)
 
     def trace_with(self, variant: Variant) -> bool:
         """Differentiate the default layer's maps in a copy of the network from now on; return whether it agrees.

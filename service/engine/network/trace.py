@@ -1,22 +1,40 @@
 """Forwards that keep activations, and their backwards: one pass for the parts of several requests."""
 
-from collections.abc import Callable, Collection, Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import checkpoint
 
-from service.contract import INPUT, Part, Trace, Tracing
+from service.contract import INPUT, Layout, Part, Trace, Tracing
 from service.engine.network.capture import ActivatedCapture, Done, Tape, recording
 from service.engine.network.rules import RuleMode
 from service.engine.network.variants import Variant
+from service.errors import NotApplicable
 
-Table = Callable[[object], Tensor]
-"""Makes a table (N, K) of what a network returns."""
+
+@dataclass(frozen=True)
+class Addresses:
+    """What has to be known of a network's layers to keep what they answer."""
+
+    repeated: Collection[str] = ()  # modules that are called more than once in a forward
+    layouts: Mapping[str, Layout] = field(default_factory=dict)  # of layers whose maps do not lie as (N, C, h, w)
+
+    def maps(self, address: str, output: Tensor) -> Tensor:
+        """Return a layer's output, or the gradient there, as methods see it: (N, C, h, w) where it has maps."""
+        layout = self.layout(address)
+        return output if layout is None else layout.maps(output)
+
+    def layout(self, address: str) -> Layout | None:
+        """Return how an output lies; None where methods see it as it is."""
+        return self.layouts.get(address) or self.layouts.get(address.partition("+")[0])
 
 
 def trace_parts(
-    network: Variant, table: Table, repeated: Collection[str], parts: Sequence[Part], tracing: Tracing
+    network: Variant, addresses: Addresses, parts: Sequence[Part], tracing: Tracing
 ) -> list[Trace | Exception]:
     """Trace several parts in one forward; backward t is that of every part's column t.
 
@@ -25,67 +43,113 @@ def trace_parts(
 
     Args:
         network: what to run; its module has the recording hooks.
-        table: reads its outputs.
-        repeated: paths of modules that are called more than once in a forward.
+        addresses: of its layers.
         parts: rows, and what is asked of them.
         tracing: what to keep, and what to differentiate with respect to.
     """
-    addresses = {*tracing.layers, *tracing.wrt} - {INPUT}
-    tape = Tape(addresses, differentiable=set(tracing.wrt) - {INPUT}, repeated=repeated, stop=tracing.partial)
+    wanted = {*tracing.layers, *tracing.wrt} - {INPUT}
+    tape = Tape(wanted, differentiable=set(tracing.wrt) - {INPUT}, repeated=addresses.repeated, stop=tracing.partial)
     differentiated = parts[0].objective is not None
-    with torch.set_grad_enabled(differentiated), recording(tape):
+    with torch.set_grad_enabled(differentiated), recording(tape), straight():
         # A copy, so that the gradient lands on ours, and a first layer in place overwrites no caller's picture.
         leaf = network.laid_out(torch.cat([part.x.detach() for part in parts])).requires_grad_(INPUT in tracing.wrt)
         given = leaf.clone() if leaf.requires_grad else leaf
-        outputs = _recorded(network.module, table, given, tape, tracing)
-        pieces = _pieces(parts, outputs, tape)
-        columns = [_columns(part, piece) for part, piece in zip(parts, pieces, strict=True)]
-        sources = [leaf if name == INPUT else tape.kept[name] for name in tracing.wrt]
+        raw = _recorded(network.module, given, tape, tracing)
+        pieces = _pieces(parts, raw, tape, addresses)
+        columns = [
+            piece if isinstance(piece, Exception) else _columns(part, piece)
+            for part, piece in zip(parts, pieces, strict=True)
+        ]
+        sources = {name: leaf if name == INPUT else tape.kept[name] for name in tracing.wrt}
         gradients = _gradients([c for c in columns if isinstance(c, Tensor)], sources) if tracing.wrt else []
     results: list[Trace | Exception] = []
     start = 0
     for part, piece, column in zip(parts, pieces, columns, strict=True):
         rows = slice(start, start + len(part.x))
         start = rows.stop
-        results.append(
-            column if isinstance(column, Exception) else _result(part, piece, column, rows, tracing, gradients)
-        )
+        if isinstance(piece, Exception) or isinstance(column, Exception):
+            results.append(piece if isinstance(piece, Exception) else column)  # type: ignore[arg-type]
+            continue
+        try:
+            results.append(_result(part, piece, column, rows, tracing, gradients, addresses))
+        except Exception as error:
+            results.append(error)
     return results
 
 
 def _result(
-    part: Part, piece: Trace, column: Tensor, rows: slice, tracing: Tracing, gradients: Sequence[Sequence[Tensor]]
-) -> Trace | Exception:
+    part: Part,
+    piece: Trace,
+    column: Tensor,
+    rows: slice,
+    tracing: Tracing,
+    gradients: Sequence[Mapping[str, Tensor | None]],
+    addresses: Addresses,
+) -> Trace:
     """Return a part's trace, detached."""
-    found = Trace(
+    own = gradients[: column.shape[1]]
+    if tracing.wrt and column.shape[1] and not column.requires_grad:
+        raise NotApplicable(_NOTHING.format(name=tracing.wrt[0]))
+    return Trace(
         outputs=piece.outputs.detach(),
         activations={name: piece.activations[name].detach() for name in tracing.layers},
         objective=column.detach(),
         gradients={
-            name: torch.stack([of[i][rows] for of in gradients[: column.shape[1]]])
-            for i, name in enumerate(tracing.wrt)
-            if column.shape[1]
+            name: torch.stack([_reaching(name, of[name], rows, addresses) for of in own])
+            for name in tracing.wrt
+            if len(own)
         },
         first=part.first,
-    )
-    try:
-        return found.totalled(part.total)
-    except Exception as error:
-        return error
+    ).totalled(part.total)
 
 
-def _pieces(parts: Sequence[Part], outputs: Tensor | None, tape: Tape) -> list[Trace]:
-    """Return what each part's objective meets."""
-    found, start = [], 0
-    for part in parts:
-        rows = slice(start, start + len(part.x))
-        start = rows.stop
-        own = outputs[rows] if outputs is not None else part.x.new_empty(len(part.x), 0)
-        found.append(Trace(own, {name: a[rows] for name, a in tape.kept.items()}, first=part.first))
+_NOTHING = (
+    "no gradient of what is asked gets to {name!r}: something on the way passes none on (no_grad, detach, whole "
+    "numbers, a compiled part), or what is asked does not depend on it; use 'occlusion', which needs none"
+)
+
+
+def _reaching(name: str, gradient: Tensor | None, rows: slice, addresses: Addresses) -> Tensor:
+    """Return a part's rows of a gradient, as methods see it.
+
+    Raises:
+        NotApplicable: there is none: it is not zero, it does not exist.
+    """
+    if gradient is None:
+        raise NotApplicable(_NOTHING.format(name=name))
+    own = gradient[rows]
+    layout = addresses.layout(name)
+    if layout is None:
+        return own
+    found = layout.maps(own)
+    if layout.prefix and not found.any() and own.any():
+        raise NotApplicable(
+            f"behind layer {name!r} only the token that has no place in the picture is read, so that no gradient of "
+            "what is asked gets to the others; name an earlier layer, or leave `layer` out"
+        )
     return found
 
 
-def _recorded(module: nn.Module, table: Table, x: Tensor, tape: Tape, tracing: Tracing) -> Tensor | None:
+def _pieces(parts: Sequence[Part], raw: Tensor | None, tape: Tape, addresses: Addresses) -> list[Trace | Exception]:
+    """Return what each part's objective meets, or the error that its readout ended in."""
+    found: list[Trace | Exception] = []
+    start = 0
+    kept = {name: addresses.maps(name, a) for name, a in tape.kept.items()}
+    for part in parts:
+        rows = slice(start, start + len(part.x))
+        start = rows.stop
+        own = {name: a[rows] for name, a in kept.items()}
+        try:
+            outputs = part.x.new_empty(len(part.x), 0) if raw is None else raw[rows]
+            if raw is not None and part.readout is not None:
+                outputs = part.readout(outputs)
+            found.append(Trace(outputs, own, first=part.first))
+        except Exception as error:
+            found.append(error)
+    return found
+
+
+def _recorded(module: nn.Module, x: Tensor, tape: Tape, tracing: Tracing) -> Tensor | None:
     """Run a forward; None where the tape ended it early."""
     with ExitStack() as modes:
         if tracing.rule is not None:
@@ -93,9 +157,10 @@ def _recorded(module: nn.Module, table: Table, x: Tensor, tape: Tape, tracing: T
         if tape.activated:
             modes.enter_context(ActivatedCapture(tape))
         try:
-            return table(module(x))
+            raw: Tensor = module(x)
         except Done:
             return None
+    return raw
 
 
 def _columns(part: Part, piece: Trace) -> Tensor | Exception:
@@ -108,14 +173,39 @@ def _columns(part: Part, piece: Trace) -> Tensor | Exception:
         return error
 
 
-def _gradients(columns: Sequence[Tensor], sources: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Return, for each t, the gradients of the sum of all columns t with respect to the sources."""
-    result = []
+def _gradients(columns: Sequence[Tensor], sources: Mapping[str, Tensor]) -> list[Mapping[str, Tensor | None]]:
+    """Return, for each t, the gradients of the sum of all columns t by source; None where there is none."""
+    result: list[Mapping[str, Tensor | None]] = []
     most = max((c.shape[1] for c in columns), default=0)
+    reached = {name: source for name, source in sources.items() if source.requires_grad}
     for t in range(most):
         sums = [c[:, t].sum() for c in columns if c.shape[1] > t and c.requires_grad]
-        found: tuple[Tensor | None, ...] = (None,) * len(sources)
-        if sums:  # else nothing on the way depends on the sources
-            found = torch.autograd.grad(torch.stack(sums).sum(), sources, retain_graph=t < most - 1, allow_unused=True)
-        result.append([torch.zeros_like(s) if g is None else g for s, g in zip(sources, found, strict=True)])
+        found: dict[str, Tensor | None] = dict.fromkeys(sources)
+        if sums and reached:
+            gradients = torch.autograd.grad(
+                torch.stack(sums).sum(), tuple(reached.values()), retain_graph=t < most - 1, allow_unused=True
+            )
+            found |= dict(zip(reached, gradients, strict=True))
+        result.append(found)
     return result
+
+
+class _Straight:
+    """Runs what a network would recompute in the backward once, as any other part of it."""
+
+    @staticmethod
+    def apply(function: Any, _: bool, *args: Any) -> Any:
+        return function(*args)
+
+
+@contextmanager
+def straight() -> Iterator[None]:
+    """Let gradients be taken of activations inside a block that is checkpointed in the reentrant way.
+
+    Such a block keeps no graph of its forward, so that nothing inside of it can be differentiated.
+    """
+    before, checkpoint.CheckpointFunction = checkpoint.CheckpointFunction, _Straight  # type: ignore[misc,assignment]
+    try:
+        yield
+    finally:
+        checkpoint.CheckpointFunction = before  # type: ignore[misc]

@@ -1,6 +1,8 @@
 """Copies of a network that only answer forwards: folded, in another memory layout, in another precision, recorded."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -8,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service.engine.network.capture import uninstall
+from service.engine.network.forms.adapted import cached
 from service.engine.network.graphs import Recorded, bucket
+from service.errors import InvalidParameter
 from service.precision import DTYPES, Precision
 
 EXACT = 1e-5  # largest difference of the outputs, relative to the largest output
@@ -75,7 +79,12 @@ def fold_batch_norms(module: nn.Module, x: Tensor) -> tuple[nn.Module, frozenset
         folded(x)
     for handle in handles:
         handle.remove()
-    pairs = [pair for pair in pairs if calls.count(pair[0]) == calls.count(pair[1]) == 1]
+    pairs = [
+        (convolution, norm)
+        for convolution, norm in pairs
+        if calls.count(convolution) == calls.count(norm) == 1
+        and isinstance(folded.get_submodule(norm).running_var, Tensor)
+    ]
     for convolution, norm in pairs:
         conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
         assert isinstance(conv, nn.Conv2d)
@@ -92,28 +101,59 @@ def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
 
 
 def candidates(module: nn.Module, x: Tensor, precision: Precision) -> list[Variant]:
-    """Return the ways to run a network in a precision; x (N, 3, H, W) is an input. Which one pays, measurement tells.
+    """Return the ways to run a network in a precision; x (N, C, H, W) is an input. Which one pays, measurement tells.
 
     All of them compute what the network computes, up to their precision: in float32 to `EXACT`.
+
+    Raises:
+        InvalidParameter: the network cannot run in that precision.
     """
     on_gpu = x.is_cuda  # where kernels are chosen by the batch's size, and launching them costs
     plain = [Variant("plain", module, buckets=on_gpu)] if precision == "fp32" else []
-    copies = {"channels-last": (uninstall(copy.deepcopy(module)), frozenset[str]())}
-    folded, convolutions = fold_batch_norms(module, x)
     with torch.inference_mode():
-        expected, found = module(x), folded(x)
-    if float((found - expected).abs().max()) <= EXACT * float(expected.abs().max()):
-        copies["folded, channels-last"] = folded, convolutions
-    ways = [
-        Variant(
-            name,
-            copied.to(DTYPES[precision]).to(memory_format=torch.channels_last),
-            precision,
-            channels_last=True,
-            folded=convolutions,
-            buckets=on_gpu,
-        )
-        for name, (copied, convolutions) in copies.items()
-    ]
+        expected = module(x)
+    ways: list[Variant] = []
+    problem = "no copy of it can be made"
+    for name, copied in _copies(module, x, expected):
+        try:
+            way = Variant(
+                name,
+                _converted(copied[0], DTYPES[precision]),
+                precision,
+                channels_last=True,
+                folded=copied[1],
+                buckets=on_gpu,
+            )
+            with torch.inference_mode():
+                found = way(x)
+        except Exception as error:  # networks that keep tensors of their own, or compute in a fixed format
+            problem = str(error).strip().partition("\n")[0]
+            continue
+        if found.shape == expected.shape and torch.isfinite(found).all():
+            ways.append(way)
+        else:
+            problem = "its answers are no finite numbers then"
+    if not plain and not ways:
+        raise InvalidParameter.at("/precision", f"this network cannot run in {precision} ({problem}); use fp32")
     graphs = [replace(way, name=f"{way.name}, graphs", recorded=Recorded(way.module)) for way in ways if on_gpu]
     return plain + graphs + ways
+
+
+def _copies(module: nn.Module, x: Tensor, expected: Tensor) -> Iterator[tuple[str, tuple[nn.Module, frozenset[str]]]]:
+    """Yield copies of a network in float32, each with the convolutions that are folded in it."""
+    with suppress(Exception):  # some networks cannot be copied
+        yield "channels-last", (uninstall(copy.deepcopy(module)), frozenset())
+    with suppress(Exception):
+        folded, convolutions = fold_batch_norms(module, x)
+        with torch.inference_mode():
+            found = folded(x)
+        if float((found - expected).abs().max()) <= EXACT * float(expected.abs().max()):
+            yield "folded, channels-last", (folded, convolutions)
+
+
+def _converted(copied: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy in another precision, and what it keeps of earlier forwards with it."""
+    for holder, key, value in list(cached(copied)):
+        if value.is_floating_point():
+            holder[key] = value.to(dtype)
+    return copied.to(dtype).to(memory_format=torch.channels_last)

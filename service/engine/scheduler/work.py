@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from service.contract import Objective, Part, Rows, Total, Trace, Tracing
+from service.contract import Objective, Part, Readout, Rows, Total, Trace, Tracing
 from service.engine.scheduler.limits import out_of_memory
 from service.engine.scheduler.queue import Item, Share
 from service.engine.scheduler.run import Run
@@ -234,9 +234,11 @@ class RowsWork(Work[Tensor]):
         *,
         precision: Precision = "fp32",
         cache_key: Hashable = None,
+        readout: Readout | None = None,
     ) -> None:
         super().__init__(network, rows_key(network, shape, precision), rows.count, cache_key=cache_key)
         self.rows_of, self.precision = rows, precision
+        self.readout = readout  # makes a table of answers: works share a forward, and each reads its own rows
         self.outputs: Tensor | None = None
 
     @torch.inference_mode()
@@ -255,7 +257,9 @@ class RowsWork(Work[Tensor]):
         return torch.split(outputs, [len(piece) for piece in pieces])
 
     def take(self, result: Tensor) -> None:
-        """Keep the outputs of some rows, from `next` on."""
+        """Keep the outputs of some rows, from `next` on, as a table where there is a readout."""
+        if self.readout is not None:
+            result = self.readout(result)
         if self.outputs is None:
             self.outputs = result.new_empty((self.count, *result.shape[1:]))
         self.outputs[self.next : self.next + len(result)] = result
@@ -282,16 +286,18 @@ class TraceWork(Work[Trace]):
         tracing: Tracing,
         objective: Objective | None = None,
         total: Total | None = None,
+        readout: Readout | None = None,
     ) -> None:
         super().__init__(network, ("trace", id(network), shape, objective is None, tracing), rows.count)
         self.rows_of, self.tracing, self.objective, self.total = rows, tracing, objective, total
+        self.readout = readout
         self.passes = 3.0 if tracing.wrt else 1.0  # until the objective has said how many columns it has
         self.pieces: list[Trace] = []
         self.totals: tuple[Tensor, ...] = ()
 
     def build(self, i: int, j: int) -> Part:
         """Return rows i to j with what is asked of them."""
-        return Part(self.rows_of.build(i, j), self.objective, self.total, i)
+        return Part(self.rows_of.build(i, j), self.objective, self.total, i, self.readout)
 
     def together(self, pieces: Sequence[Part]) -> list[Trace | Exception]:
         """Trace all pieces in one pass."""

@@ -46,6 +46,12 @@ class GradientCAM(LayerExplainer):
 
     layer: Layer = None
 
+    @classmethod
+    def require(cls, facts: Facts) -> None:
+        """Need a layer with maps that a gradient of the outputs gets to."""
+        facts.require_spatial(cls.name)
+        facts.require_gradient(cls.name, None)
+
     def passes(self, facts: Facts, targets: int) -> int:
         """Return an upper bound: the backward stops at the layer."""
         return 1 + 2 * targets
@@ -65,6 +71,6 @@ class GradientCAM(LayerExplainer):
                 Map(self.name, cam[i], kind, target=t, layer=at.layer)
                 for i, t in enumerate(at.targets.chosen(at.outputs))
             ],
-            details={"score": "logit", **followed, **(details or {})},
+            details={"score": probe.facts.task.kinds[0], **followed, **(details or {})},
             outputs=at.outputs,
         )

@@ -13,6 +13,11 @@ def linear_head(facts: Facts, method: str, *, measures: bool) -> Head:
     Raises:
         NotApplicable: the network has another task or another head.
     """
+    if facts.task.looks:
+        raise NotApplicable(
+            f"{method} needs outputs that are one number a class or quantity, and {facts.name} is a model for "
+            f"{facts.task.name}; use 'grad-cam', which explains whatever is asked of it"
+        )
     if facts.task.measures != measures:
         wanted, other = ("regression", "cam") if measures else ("classification", "ram")
         raise NotApplicable(

@@ -46,7 +46,7 @@ class LayerCAM(LayerExplainer):
                 for i, t in enumerate(one.targets.chosen(one.outputs))
             ],
             details={
-                "score": "logit",
+                "score": probe.facts.task.kinds[0],
                 "layers": [
                     {"layer": at.layer, "shape": list(m.shape[1:]), "max": m.amax((1, 2)).tolist()}
                     for at, m in zip(found, maps, strict=True)

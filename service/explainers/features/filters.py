@@ -79,6 +79,12 @@ class Filters(LayerExplainer):
     ] = "fourier"
     seed: Seed = 0
 
+    @classmethod
+    def require(cls, facts: Facts) -> None:
+        """Need a layer with maps, and a gradient from there to the input."""
+        facts.require_spatial(cls.name)
+        facts.require_projection(cls.name)
+
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two."""
         return 3 * self.steps * len(self.channels) + 3 * len(self.channels)

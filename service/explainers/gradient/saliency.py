@@ -38,6 +38,11 @@ class Saliency(Explainer):
     ] = 0.15
     seed: Seed = 0
 
+    @classmethod
+    def require(cls, facts: Facts) -> None:
+        """Need a gradient at the input."""
+        facts.require_gradient(cls.name)
+
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two."""
         return (1 + 2 * targets) * max(1, self.smooth_samples) + (self.smooth_samples > 0)

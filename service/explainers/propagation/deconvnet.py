@@ -67,6 +67,7 @@ class DeconvNet(Explainer):
                 f"no ReLU (its activation functions: {uses}); use 'saliency', which needs none"
             )
         facts.require_spatial(cls.name)
+        facts.require_projection(cls.name)
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two."""

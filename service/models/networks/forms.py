@@ -29,6 +29,11 @@ class BlackBox(nn.Module):
         """Take a callable module whose parameters need no gradient any more."""
         super().__init__()
         self.held = (inner,)  # in a tuple, as it is no child: what is inside has no addresses
+        self.form = (
+            "it is compiled by TorchScript"
+            if isinstance(inner, torch.jit.ScriptModule)
+            else "it is an exported graph, whose layers are no modules any more"
+        )
 
     def forward(self, x: Tensor) -> Any:
         """Return what the network returns."""

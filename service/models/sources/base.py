@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from service.contract import Scale
 from service.errors import CatalogError
 from service.models.networks.forms import unwrapped
-from service.models.spec import Scale
 from service.models.weights import State, fit, read_weights
 
 

@@ -1,14 +1,21 @@
 """What a few forwards at load tell of a network, over the families of torchvision."""
 
+import copy
+
 import pytest
 import torch
+import torchvision
+from torch import nn
 
-from service.contract import Rows
+from service.contract import Rows, Targets
 from service.engine.network.resident import Model
+from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import RowsWork
-from service.errors import CatalogError
+from service.errors import CatalogError, NotApplicable
+from service.explainers.cam.grad_cam import GradCAM
+from service.explainers.cam.score_cam import ScoreCAM
 from service.images import Transform
 from service.models.catalogue import requested
 from service.models.spec import ModelSpec
@@ -47,23 +54,24 @@ def test_transformers_load_predict_and_say_what_does_not_apply(device, name, ref
     assert all("use '" in reason.lower() for reason in reasons.values())
 
 
-HEADS = {
-    "resnet18": "layer4",
-    "densenet121": "features+relu",
-    "squeezenet1_1": "classifier.2",
-    "googlenet": "inception5b",
-    "mobilenet_v2": "features",
-    "shufflenet_v2_x1_0": "conv5",
-    "efficientnet_b0": "features",
-    "alexnet": None,
-    "vgg11": None,
-    "mobilenet_v3_small": None,
-    "convnext_tiny": None,
+# Network: (layer of its proved head, default layer as an expert chooses it).
+FAMILIES = {
+    "resnet18": ("layer4", "layer4"),
+    "densenet121": ("features+relu", "features+relu"),
+    "squeezenet1_1": ("classifier.2", "classifier.2"),
+    "googlenet": ("inception5b", "inception5b"),
+    "mobilenet_v2": ("features", "features"),
+    "shufflenet_v2_x1_0": ("conv5", "conv5"),
+    "efficientnet_b0": ("features", "features"),
+    "alexnet": (None, "features.11"),
+    "vgg11": (None, "features.19"),
+    "mobilenet_v3_small": (None, "features"),
+    "convnext_tiny": (None, "features"),
 }
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_heads_are_proved_by_numbers(device, name):
+@pytest.mark.parametrize("name", FAMILIES)
+def test_heads_and_default_layers_are_found_by_numbers(device, name):
     module = oracles.NETWORKS[name]()
     spec = ModelSpec(
         name,
@@ -72,20 +80,119 @@ def test_heads_are_proved_by_numbers(device, name):
         task("classification"),
     )
     facts = device.call(lambda: Model(spec, module, device.device)).facts
-    assert (facts.head.layer if facts.head else None) == HEADS[name]
-    if facts.head:
-        assert facts.head.residual <= 1e-5
-        assert facts.default_layer == facts.head.layer
+    assert (facts.head.layer if facts.head else None, facts.default_layer) == FAMILIES[name]
+    assert facts.head is None or facts.head.residual <= 1e-5
+    cost = facts.checks[-1]
+    rows, backwards = (int(word) for word in cost.found.split() if word.isdigit())
+    assert rows <= 40
+    assert backwards <= 8
 
 
-def test_a_network_that_returns_something_else_is_refused(device):
-    class Pair(torch.nn.Module):
-        def forward(self, x):
-            return x.mean((2, 3)), x
+class Grid(nn.Module):
+    """Convolutions whose maps go on in another layout, and a head that reads all of them."""
 
-    spec = ModelSpec("pair", Pair, Transform(32, (32, 32), (0.5,) * 3, (0.5,) * 3), task("classification"))
-    with pytest.raises(CatalogError, match="one tensor"):
-        device.call(lambda: Model(spec, Pair(), device.device))
+    def __init__(self, layout: str, prefix: int = 0) -> None:
+        super().__init__()
+        self.layout, self.prefix = layout, prefix
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
+        self.mixed, self.last, self.fc = nn.Identity(), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        a = self.stem(x).tanh()
+        if self.layout == "hwc":
+            return self.fc(self.mixed(a.permute(0, 2, 3, 1)).square().mean((1, 2)))
+        if self.layout == "ct":
+            return self.fc(self.mixed(a.flatten(2)).square().mean(2))
+        tokens = a.flatten(2).mT
+        tokens = torch.cat([tokens[:, :1].expand(-1, self.prefix, -1) * 0.5, tokens], 1)
+        read = self.last(self.mixed(tokens).square())  # a linear projection is no layer to look at
+        return self.fc((read if self.layout == "all tokens" else read[:, 1:]).mean(1).tanh())
+
+
+@pytest.mark.parametrize("size", [(32, 32), (24, 40)], ids=str)
+@pytest.mark.parametrize(
+    ("layout", "prefix", "found"),
+    [
+        ("hwc", 0, "hwc"),
+        ("ct", 0, "ct"),
+        ("all tokens", 0, "tokens"),
+        ("tokens", 1, "tokens+1"),
+        ("all tokens", 2, "tokens+2"),
+        ("tokens", 5, "tokens+5"),
+        ("tokens", 8, "tokens+8"),
+    ],
+)
+def test_methods_see_maps_whatever_the_layout(device, layout, prefix, found, size):
+    torch.manual_seed(0)
+    network = Grid(layout, prefix).eval()
+    plain = copy.deepcopy(network)
+    spec = ModelSpec("grid", lambda: network, Transform(size[0], size, (0.5,) * 3, (0.2,) * 3), task("classification"))
+    model = device.call(lambda: Model(spec, network, device.device))
+    info = model.facts.layers["mixed"]
+    height, width = size[0] // 4, size[1] // 4
+    assert model.facts.default_layer == "mixed"
+    assert (str(info.layout), info.shape) == (found, (8, height, width))
+    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    probe = ModelProbe(model, device, Run())
+    cam = GradCAM().explain(probe, x, Targets(model.facts, [2])).maps[0].array
+    # By hand: the maps are those of the stem, wherever their axes went.
+    a = plain.stem(x).tanh().detach().requires_grad_()
+    a_in, plain.stem = a, nn.Identity()
+    plain.forward = lambda maps: Grid.forward(plain, maps.atanh())
+    (g,) = torch.autograd.grad(plain(a_in)[0, 2], a)
+    if prefix:  # leading tokens are made of the first place: what they say is not said at that place
+        with torch.no_grad():
+            tokens = a.flatten(2).mT
+            tokens = torch.cat([tokens[:, :1].expand(-1, prefix, -1) * 0.5, tokens], 1)
+        tokens.requires_grad_()
+        read = plain.last(tokens.square())
+        y = plain.fc((read if layout == "all tokens" else read[:, 1:]).mean(1).tanh())
+        g = torch.autograd.grad(y[0, 2], tokens)[0][:, prefix:].mT.reshape(a.shape)
+    expected = torch.einsum("c,chw->hw", g[0].mean((1, 2)), a[0].detach()).relu()
+    torch.testing.assert_close(cam, expected, rtol=1e-4, atol=1e-6)
+    score_cam = ScoreCAM().explain(probe, x, Targets(model.facts, [2])).maps[0].array
+    assert score_cam.shape == (height, width)
+
+
+def test_behind_the_last_block_of_a_transformer_only_the_class_token_is_read(device):
+    """The default layer is the last one in which all of its places still matter."""
+    torch.manual_seed(0)
+    network = torchvision.models.VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
+    nn.init.normal_(network.heads.head.weight)
+    spec = ModelSpec("vit", lambda: network, Transform(32, (32, 32), (0.5,) * 3, (0.2,) * 3), task("classification"))
+    model = device.call(lambda: Model(spec, network, device.device))
+    assert model.facts.default_layer == "encoder.layers.encoder_layer_1.ln_1"
+    assert str(model.facts.layers["encoder.ln"].layout) == "tokens+1"
+    reasons = applicability(model.facts)
+    assert {name for name, reason in reasons.items() if reason} == {"cam", "ram", "deconvnet"}
+    probe, x = ModelProbe(model, device, Run()), model.example()[:1]
+    with pytest.raises(NotApplicable, match="earlier layer"):
+        GradCAM(layer="encoder.ln").explain(probe, x, Targets(model.facts, [2]))
+
+
+class LinearAttention(nn.Module):
+    """Rectifies queries and keys, and no features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.qkv = nn.Conv2d(3, 32, 4, 4), nn.Conv2d(32, 96, 1)
+        self.norm, self.fc = nn.BatchNorm2d(32), nn.Linear(32, 5)
+
+    def forward(self, x):
+        a = torch.nn.functional.silu(self.stem(x))
+        q, k, v = self.qkv(a).reshape(len(x), 3, 2, 16, 64).mT.unbind(1)  # (N, 2, 64, 16): four axes, as maps
+        q, k = q.relu(), k.relu()
+        mixed = (q @ (k.mT @ v)).mT.reshape(a.shape)
+        return self.fc(self.norm(a + mixed / 64).mean((2, 3)))
+
+
+def test_rectified_queries_are_no_rectified_features(device):
+    torch.manual_seed(0)
+    network = LinearAttention().eval()
+    spec = ModelSpec("linear", lambda: network, Transform(32, (32, 32), (0.5,) * 3, (0.2,) * 3), task("classification"))
+    facts = device.call(lambda: Model(spec, network, device.device)).facts
+    assert facts.rectifiers == 0
+    assert "no ReLU" in applicability(facts)["deconvnet"]
 
 
 def test_labels_have_to_fit(device):

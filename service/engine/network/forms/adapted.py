@@ -1,0 +1,216 @@
+"""A network as the engine takes it: one tensor out, in float32 and in evaluation mode, whatever it was wrapped in."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from service.engine.network.forms.outlet import Outlet
+from service.models.forms import served
+
+_ENDINGS: dict[Any, str] = {
+    function: name
+    for name, functions in {
+        "softmax": (F.softmax, torch.softmax, Tensor.softmax),
+        "sigmoid": (F.sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_, torch.sigmoid_),
+        "log_softmax": (F.log_softmax, torch.log_softmax, Tensor.log_softmax),
+        "logsigmoid": (F.logsigmoid,),
+    }.items()
+    for function in functions
+}
+# What leaves a linear map one, where all that it is given is made by one, or does not depend on the picture.
+_ARITHMETIC = frozenset(
+    {
+        "add",
+        "add_",
+        "sub",
+        "sub_",
+        "rsub",
+        "mul",
+        "mul_",
+        "div",
+        "div_",
+        "true_divide",
+        "neg",
+        "mean",
+        "sum",
+        "stack",
+        "cat",
+    }
+    | {f"__{left}{name}__" for left in ("", "r", "i") for name in ("add", "sub", "mul", "truediv")}
+    | {"__neg__"}
+)
+_LINEAR = frozenset({F.linear, F.conv2d, torch.conv2d, torch.matmul, Tensor.matmul, torch.mm, torch.addmm, Tensor.mm})
+
+
+def prepared(module: nn.Module, device: torch.device, name: str) -> tuple[nn.Module, list[str]]:
+    """Return a network as it is served, on its device, and what had to be done, for people.
+
+    Raises:
+        CatalogError: it is none, or has parameters without values.
+    """
+    network, said = served(module, name)
+    if _bake(network):
+        said.append("weights that a reparametrisation computes anew in each forward are computed once")
+    return network.to(device), said
+
+
+def _bake(module: nn.Module) -> bool:
+    """Let computed weights be what they are in evaluation mode, which can be copied; return whether there are any."""
+    found = False
+    for child in module.modules():
+        if isinstance(child, torch.jit.ScriptModule):
+            continue
+        if parametrize.is_parametrized(child):
+            for tensor in list(child.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(child, tensor, leave_parametrized=True)
+                if (value := child._buffers.pop(tensor, None)) is not None:  # what needed no gradient
+                    child.register_parameter(tensor, nn.Parameter(value.detach(), requires_grad=False))
+            found = True
+        for key, hook in list(child._forward_pre_hooks.items()):
+            computed = getattr(hook, "name", None)
+            remove = getattr(hook, "remove", None)
+            if type(hook).__name__ in ("WeightNorm", "SpectralNorm") and isinstance(computed, str) and remove:
+                with torch.no_grad():
+                    remove(child)
+                del child._forward_pre_hooks[key]
+                found = True
+    return found
+
+
+class Cut(TorchFunctionMode):
+    """Leaves out one call of a softmax or sigmoid, the n-th: its input goes on."""
+
+    def __init__(self, call: int) -> None:
+        super().__init__()
+        self.call, self.met = call, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Make the call, or leave it out."""
+        if func in _ENDINGS:
+            self.met += 1
+            if self.met == self.call:
+                return args[0] if args else (kwargs or {})["input"]
+        return func(*args, **(kwargs or {}))
+
+
+class Ending(NamedTuple):
+    """The function that makes what a network answers."""
+
+    name: str
+    call: int  # its number among the calls that `Cut` counts
+    given: Tensor
+
+
+class Endings(TorchFunctionMode):
+    """Watches which function makes what a network answers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By where a result lies: function, number of the call, result, what the function was given.
+        self.made: dict[int, tuple[str, int, Tensor, Tensor]] = {}
+        self._calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Make the call, and take note of it."""
+        name = _ENDINGS.get(func)
+        self._calls += name is not None
+        given: Any = args[0] if args else (kwargs or {}).get("input")
+        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        linear = func in _LINEAR or (getattr(func, "__name__", "") in _ARITHMETIC and self._linear(tensors))
+        before = given._version if isinstance(given, Tensor) else 0
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, Tensor):
+            if (name or linear) and tensors:
+                held = given if isinstance(given, Tensor) else tensors[0]
+                self.made[result.data_ptr()] = name or "linear", self._calls, result, held
+            elif result is given and given._version != before:  # in place: it is no longer what it was
+                self.made.pop(result.data_ptr(), None)
+        return result
+
+    def _linear(self, given: Sequence[Tensor]) -> bool:
+        made = [self.made.get(tensor.data_ptr(), ("",))[0] == "linear" for tensor in given]
+        return any(made) and all(known or not tensor.requires_grad for known, tensor in zip(made, given, strict=True))
+
+    def handed_on(self, output: Tensor, copy: Tensor) -> None:
+        """Take note that a result goes on as a copy."""
+        if output.data_ptr() in self.made:
+            self.made[copy.data_ptr()] = self.made[output.data_ptr()]
+
+    def of(self, answer: Tensor) -> Ending | None:
+        """Return the function that an answer is the result of, but for its shape."""
+        if answer.data_ptr() not in self.made:
+            return None
+        name, call, result, given = self.made[answer.data_ptr()]
+        if result.numel() != answer.numel() or (given.numel() != answer.numel() and name != "linear"):
+            return None
+        return Ending(name, call, given)
+
+
+class Adapted(nn.Module):
+    """A network behind an outlet. Its modules have the addresses that they have in the network itself."""
+
+    network: nn.Module
+
+    def __init__(
+        self, network: nn.Module, outlet: Outlet, *, cut: int | None = None, copies: bool = False, singly: bool = False
+    ) -> None:
+        """Wrap a network.
+
+        Args:
+            network: in evaluation mode.
+            outlet: where its answer is.
+            cut: which call of a softmax or sigmoid to leave out.
+            copies: whether it writes to its input, so that it is given a copy.
+            singly: whether it is given one picture at a time.
+        """
+        super().__init__()
+        # Beside the modules: no address begins with its name.
+        self.__dict__["network"] = network
+        self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
+        self.outlet, self.cut, self.copies, self.singly = outlet, cut, copies, singly
+        self.training = False
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Adapted":
+        self.network._apply(fn)  # type: ignore[no-untyped-call]
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return one tensor (N, ...) in float32 of (N, C, H, W)."""
+        if self.singly and len(x) > 1:
+            return joined([self(x[i : i + 1]) for i in range(len(x))])
+        given = x.clone() if self.copies else x
+        if self.cut is None:
+            return self.outlet(self.network(given), len(x)).float()
+        with Cut(self.cut):
+            return self.outlet(self.network(given), len(x)).float()
+
+
+def joined(answers: list[Tensor]) -> Tensor:
+    """Return answers to several pictures as one; rows of detections are filled up."""
+    if answers[0].ndim == 3:
+        most = max(answer.shape[1] for answer in answers)
+        answers = [F.pad(answer, (0, 0, 0, most - answer.shape[1])) for answer in answers]
+    return torch.cat(answers)
+
+
+def cached(module: nn.Module) -> Iterator[tuple[Any, Any, Tensor]]:
+    """Yield the tensors that modules keep beside parameters and buffers: (holder, key, tensor)."""
+    for child in module.modules():
+        holders: list[Any] = [child.__dict__]
+        while holders:
+            holder = holders.pop()
+            pairs = list(holder.items()) if isinstance(holder, dict) else list(enumerate(holder))
+            for key, value in pairs:
+                if isinstance(value, Tensor):
+                    yield holder, key, value
+                elif isinstance(value, dict | list) and key not in _OWN:
+                    holders.append(value)
+
+
+_OWN = frozenset({"_parameters", "_buffers", "_modules"})

@@ -1,0 +1,193 @@
+"""Which tensor of all that a network returns is its answer.
+
+A network may return a tensor, or a dictionary, tuple or object that holds one; of shape (N, K), (N,), (N, K, 1, 1) or
+(N, K, H, W); or a list of boxes, one dictionary a picture, as torchvision's detectors do.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from service.errors import CatalogError, did_you_mean
+
+_USUAL = ("logits", "out")  # names of the answer among others
+_BOXES = {"boxes", "labels", "scores"}
+Item = str | int
+
+
+@dataclass(frozen=True)
+class Outlet:
+    """How to get from what a network returns to one tensor (N, ...)."""
+
+    item: Item | None = None  # which item of what it returns; None: it returns the answer itself
+    boxes: bool = False
+    axes: int = 2  # of the answer
+
+    def __call__(self, returned: Any, rows: int) -> Tensor:
+        """Return the answer to so many rows: (N, K), (N, K, H, W), or (N, D, 6) of boxes."""
+        found = returned if self.item is None else items(returned)[self.item]
+        if self.boxes:
+            return padded(found)
+        if not isinstance(found, Tensor):
+            raise TypeError(f"a {type(found).__name__} where a tensor was")
+        return shaped(found, rows, self.axes)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the network returns a tensor and nothing else."""
+        return self.item is None and not self.boxes
+
+    def __str__(self) -> str:
+        where = "what it returns" if self.item is None else f"item {self.item!r} of what it returns"
+        return f"{where}, boxes" if self.boxes else where
+
+
+def items(returned: Any) -> dict[Item, Any]:
+    """Return what a container holds, by name or number; empty where it is none."""
+    if isinstance(returned, Mapping):
+        return dict(returned)
+    if isinstance(returned, tuple) and hasattr(returned, "_fields"):
+        return dict(zip(returned._fields, returned, strict=True)) | dict(enumerate(returned))
+    if isinstance(returned, list | tuple):
+        return dict(enumerate(returned))
+    if isinstance(returned, Tensor) or not hasattr(returned, "__dict__"):
+        return {}
+    return {name: value for name, value in vars(returned).items() if not name.startswith("_")}
+
+
+def find(returned: Any, rows: int, wanted: Item | None, name: str) -> Outlet:
+    """Find the answer in what a network returned for so many rows.
+
+    Args:
+        returned: all of it.
+        rows: how many inputs it was given.
+        wanted: the item that the catalogue names, if any.
+        name: the model's, for messages.
+
+    Raises:
+        CatalogError: there is none, or there are several.
+    """
+    if wanted is not None:
+        return _named(returned, rows, wanted, name)
+    if isinstance(returned, Tensor):
+        return _checked(Outlet(axes=_axes(returned, rows)), returned, rows, name)
+    if _is_boxes(returned, rows):
+        return Outlet(boxes=True)
+    held = items(returned)
+    for usual in _USUAL:
+        if usual in held and isinstance(held[usual], Tensor):
+            return _checked(Outlet(usual, axes=_axes(held[usual], rows)), held[usual], rows, name)
+    fitting = _fitting(held, rows)
+    if len(fitting) == 1:
+        return Outlet(fitting[0], axes=_axes(held[fitting[0]], rows))
+    if not held:
+        raise CatalogError(
+            f"model {name!r} returned a {type(returned).__name__}; a network has to return one tensor (N, K) of one "
+            "row a picture, maps (N, K, H, W), boxes, or a dictionary, tuple or object that holds one of these"
+        )
+    seen = ", ".join(f"{key!r} {_described(value)}" for key, value in held.items())
+    what = "several tensors that may be its answer" if fitting else "no tensor with one row a picture"
+    example = repr(fitting[0] if fitting else next(iter(held)))
+    raise CatalogError(f"model {name!r} returned {what} ({seen}); name one of these items, such as output = {example}")
+
+
+def _named(returned: Any, rows: int, wanted: Item, name: str) -> Outlet:
+    held = items(returned)
+    if wanted not in held:
+        there = ", ".join(repr(key) for key in held) or f"none, it is a {type(returned).__name__}"
+        near = did_you_mean(str(wanted), [key for key in held if isinstance(key, str)])
+        raise CatalogError(f"model {name!r}: output = {wanted!r} is not among the items it returns: {there}{near}")
+    found = held[wanted]
+    if _is_boxes(found, rows):
+        return Outlet(wanted, boxes=True)
+    if not isinstance(found, Tensor):
+        raise CatalogError(f"model {name!r}: output = {wanted!r} is a {type(found).__name__}, and no tensor")
+    return _checked(Outlet(wanted, axes=_axes(found, rows)), found, rows, name)
+
+
+def _axes(found: Tensor, rows: int) -> int:
+    """Return how many axes the answer has, once those of one position are gone."""
+    return 4 if found.ndim == 4 and found.shape[2] * found.shape[3] > 1 else 2
+
+
+def _checked(outlet: Outlet, found: Tensor, rows: int, name: str) -> Outlet:
+    if not found.dtype.is_floating_point:
+        raise CatalogError(
+            f"model {name!r} returned {_described(found)}: whole numbers, through which no score can be followed; let "
+            "it return its scores, as before argmax, a threshold or a quantisation"
+        )
+    try:
+        shaped(found, rows, outlet.axes)
+    except ValueError:
+        raise CatalogError(
+            f"model {name!r} returned shape {tuple(found.shape)} for {rows} pictures; a network has to return one "
+            "(N, outputs) tensor, or maps (N, K, H, W); where it averages or squeezes over pictures, keep their axis, "
+            "as flatten(1) does"
+        ) from None
+    return outlet
+
+
+def _fitting(held: Mapping[Item, Any], rows: int) -> list[Item]:
+    """Return the items that may be the answer: tables, or, where there is none, maps."""
+    tensors = {key: value for key, value in held.items() if isinstance(value, Tensor) and value.is_floating_point()}
+    distinct: dict[int, Item] = {}
+    for key, value in tensors.items():  # a named tuple holds each of its items twice
+        distinct.setdefault(id(value), key)
+    own = {key: tensors[key] for key in distinct.values()}
+    tables = [key for key, value in own.items() if value.ndim and len(value) == rows and _width(value) is not None]
+    maps = [key for key, value in own.items() if value.ndim == 4 and len(value) == rows]
+    return tables or maps
+
+
+def _width(found: Tensor) -> int | None:
+    """Return K where a tensor is a table with one row a picture, but for axes of length one."""
+    rest = [length for length in found.shape[2:] if length != 1]
+    return None if rest else found.shape[1] if found.ndim > 1 else 1
+
+
+def shaped(found: Tensor, rows: int, axes: int) -> Tensor:
+    """Return an answer as (N, K), or (N, K, H, W) where it has four axes.
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    if axes == 4:
+        if rows == 1 and found.ndim == 3:
+            found = found[None]
+        if found.ndim == 4 and len(found) == rows:
+            return found
+    else:
+        if found.ndim == 0 and rows == 1:
+            return found.reshape(1, 1)
+        if rows == 1 and found.ndim == 1 and len(found) != 1:
+            return found[None]  # a squeeze has taken the only picture's axis, too
+        if found.ndim and len(found) == rows and (width := _width(found)) is not None:
+            return found.reshape(rows, width)
+    raise ValueError(f"shape {tuple(found.shape)} for {rows} rows")
+
+
+def _is_boxes(returned: Any, rows: int) -> bool:
+    return (
+        isinstance(returned, list | tuple)
+        and len(returned) == rows
+        and all(isinstance(one, Mapping) and set(one) >= _BOXES for one in returned)
+    )
+
+
+def padded(found: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """Return detections as (N, D, 6): x0, y0, x1, y1, score, class; zeros where a picture has fewer than D."""
+    rows = [
+        torch.cat([one["boxes"], one["scores"][:, None], one["labels"][:, None].to(one["scores"])], 1) for one in found
+    ]
+    most = max(len(row) for row in rows)
+    return torch.stack([F.pad(row, (0, 0, 0, most - len(row))) for row in rows])
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"

@@ -1,0 +1,217 @@
+"""A network's answer: where it is in what the network returns, and whether it is the picture's own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from service.engine.network.forms.adapted import Adapted, cached, joined
+from service.engine.network.forms.outlet import Outlet, find
+from service.engine.network.proofs.checks import ALONE, REPEATS, Checks, difference, first_line, written
+from service.engine.network.proofs.grids import changed
+from service.engine.network.proofs.watch import Changes, Watched, watch_changes, watch_gradients
+from service.errors import CatalogError
+from service.models.remedies import refusal
+from service.models.spec import ModelSpec
+from service.tasks import task
+
+
+class Answering:
+    """Runs a network at load, and finds out in which form the engine has to run it."""
+
+    def __init__(self, spec: ModelSpec, network: nn.Module, pictures: Tensor, checks: Checks) -> None:
+        """Prepare.
+
+        Args:
+            spec: what its source knows of the network.
+            network: with recording hooks.
+            pictures: two of them, (2, C, H, W).
+            checks: where to say what was found, and to count what it cost.
+        """
+        self.spec, self.network, self.pictures, self.checks = spec, network, pictures, checks
+        self.rows = torch.cat([changed(pictures[:1]), pictures[1:]])
+        self.outlet = Outlet()
+        self.copies = False  # whether it writes to its input
+        self.singly = False  # whether it is run on one picture at a time
+        self.keeps = False  # whether it keeps tensors of a forward for later ones
+        self.cut: int | None = None  # the call of a softmax or sigmoid that is left out
+        self.as_it_is = True  # whether it returns its answer in the form that the engine takes
+        self.failure: str | None = None  # why it cannot be run with gradients
+
+    def first(self, before: Mapping[str, tuple[float, float]]) -> tuple[Changes, Tensor]:
+        """Run changed pictures, and check that the answer to each is its own.
+
+        Args:
+            before: the network's `state` before any forward.
+
+        Returns:
+            What was seen, and the answers (N, ...) to all rows.
+
+        Raises:
+            CatalogError: the network cannot be run, or its answers are not those of a picture.
+        """
+        changes = self._first()
+        return self._alone(changes, before)
+
+    def run(self, x: Tensor) -> Any:
+        """Run the network as it is; it may write to what it is given."""
+        self.checks.count(len(x))
+        return self.network(x.clone())
+
+    def adapted(self) -> nn.Module:
+        """Return the network in the form that the engine runs."""
+        plain = self.outlet.plain and self.cut is None and not self.copies and not self.singly and self.as_it_is
+        return self.network if plain else self._behind(self.cut)
+
+    def _behind(self, cut: int | None = None) -> Adapted:
+        return Adapted(self.network, self.outlet, cut=cut, copies=self.copies, singly=self.singly)
+
+    def answers(self, x: Tensor, cut: int | None = None) -> Tensor:
+        """Return answers (N, ...)."""
+        self.checks.count(len(x))
+        with torch.no_grad():
+            found: Tensor = self._behind(cut)(x.clone())
+        return found
+
+    def changes(self, *, singly: bool) -> Changes:
+        """Run all rows, watched."""
+        return watch_changes(self.run, self.rows, singly=singly)
+
+    def _first(self) -> Changes:
+        """Run all rows for the first time; one at a time, where the network takes no more."""
+        try:
+            return self.changes(singly=False)
+        except CatalogError:
+            raise
+        except Exception as error:
+            self.checks.count(1)
+            if not _runs(self.network, self.pictures[:1].clone()):
+                raise refusal(self.spec, self.network, error) from error
+            self.one_at_a_time(
+                f"it fails on {len(self.rows)} pictures at once ({first_line(error)})",
+                "let its forward take any number of pictures; export with dynamic_shapes",
+            )
+            return self.changes(singly=True)
+
+    def one_at_a_time(self, why: str, remedy: str | None = None) -> None:
+        """Run the network on one picture at a time from now on."""
+        self.singly = True
+        self.checks.warn("batch", f"{why}: pictures are run one at a time, which is slow", remedy)
+
+    def _read(self, changes: Changes) -> Tensor:
+        """Find the answer in what the network returned for all rows, and return it."""
+        name, wanted = self.spec.name, self.spec.output
+        if not self.singly:
+            self.outlet = find(changes.returned, len(self.rows), wanted, name)
+            raw = self.outlet(changes.returned, len(self.rows))
+            self.as_it_is = _same_form(changes.returned, raw)
+        else:
+            self.outlet = find(changes.returned[0], 1, wanted, name)
+            raw = joined([self.outlet(one, 1) for one in changes.returned])
+            self.as_it_is = False
+        if "answer" not in {line.name for line in self.checks.lines}:
+            self.checks.passed("answer", f"{self.outlet}: {tuple(raw.shape[1:])} a picture")
+        return raw.float()
+
+    def watched(self) -> Watched | None:
+        """Run pictures with gradients; None where the network does not allow it."""
+        pictures = self.pictures[:1] if self.singly else self.pictures
+        self.checks.count(len(pictures))
+        try:
+            return watch_gradients(self._behind(), pictures)
+        except Exception as error:
+            self.failure = f"its forward fails where gradients are recorded ({first_line(error)})"
+            return None
+
+    def _alone(self, changes: Changes, before: Mapping[str, tuple[float, float]]) -> tuple[Changes, Tensor]:
+        """Check that the answer to a picture is its own: finite, the same again, the same alone and among others."""
+        raw = self._read(changes)
+        self._finite(raw)
+        one = self.pictures[:1]
+        given = one.clone()
+        try:
+            with torch.inference_mode():
+                first, second = (self._once(given if again else one.clone()) for again in (True, False))
+        except Exception as error:
+            raise self.checks.refused(
+                "alone",
+                f"it answers {len(self.rows)} pictures at once, and fails on one alone ({first_line(error)})",
+                "keep the pictures' axis: squeeze() drops it where there is one picture; use flatten(1)",
+            ) from error
+        if not torch.equal(given, one):
+            self.copies = True
+            self.checks.warn("input", "it writes to its input: it is given a copy", "use no operation in place on it")
+        else:
+            self.checks.passed("input", "it does not write to its input")
+        self._keep_nothing()
+        if (off := self._off(first, second)) > REPEATS:
+            names = written(before, self.network)
+            because = f" (its forward changes {names[0]!r})" if names else " (as dropout that never ends)"
+            raise self.checks.refused(
+                "repeatable",
+                f"the same picture twice gets two answers, {off:.0%} of the largest output apart{because}",
+                "let its forward draw nothing at random and keep nothing of one picture for the next",
+            )
+        self.checks.passed("repeatable", "the same picture twice gets the same answer")
+        if not self.singly and (off := self._off(first, raw[:1])) > ALONE:
+            self.one_at_a_time(
+                f"a picture's answer depends on the others in its batch (by {off:.0%} of the largest output)",
+                "let it use no statistics of the batch: batch norms need running statistics and evaluation mode",
+            )
+            changes = self.changes(singly=True)
+            raw = self._read(changes)
+        elif not self.singly:
+            self.checks.passed("alone", "a picture alone gets the same answer as among others")
+        if self._off(raw[:1], raw[-1:]) == 0:
+            self.checks.warn(
+                "responds",
+                "it answers the same to two different pictures: no map can show anything",
+                "load trained weights, or give it random ones",
+            )
+        return changes, raw
+
+    def _once(self, x: Tensor) -> Tensor:
+        self.checks.count(1)
+        returned = self.network(x)
+        answer = self.outlet(returned, 1)
+        self.as_it_is = self.as_it_is and _same_form(returned, answer)
+        return answer.float().clone()
+
+    def _off(self, a: Tensor, b: Tensor) -> float:
+        """Return how far answers are apart; of detections only the surest one's score is held against each other."""
+        if self.outlet.boxes:
+            whole = task("detection").whole
+            a, b = whole(a), whole(b)
+        return difference(a, b)
+
+    def _finite(self, raw: Tensor) -> None:
+        if not torch.isfinite(raw).all():
+            share = float((~torch.isfinite(raw)).float().mean())
+            raise self.checks.refused(
+                "finite",
+                f"{share:.0%} of its outputs for pictures of noise are infinite or not a number",
+                "look for a logarithm, a root or a division by zero in it, or for such numbers in its weights",
+            )
+        self.checks.passed("finite", "its outputs are finite numbers")
+
+    def _keep_nothing(self) -> None:
+        """Make what the network keeps of a forward usable where gradients are recorded."""
+        for holder, key, value in list(cached(self.network)):
+            if value.is_inference():
+                holder[key] = value.clone()
+                self.keeps = True
+
+
+def _runs(network: nn.Module, x: Tensor) -> bool:
+    """Whether a network answers to x without an error."""
+    try:
+        with torch.no_grad():
+            network(x)
+    except Exception:
+        return False
+    return True
+
+
+def _same_form(returned: object, answer: Tensor) -> bool:
+    return isinstance(returned, Tensor) and returned.shape == answer.shape and returned.dtype == torch.float32

@@ -1,0 +1,154 @@
+"""Where in an output the picture's places are, found by changing one square of the picture at a time.
+
+An output is a grid where it changes most at the place of the square that was changed: as (C, h, w), as (h, w, C), as
+tokens behind a few leading ones that have no place, or as (C, h * w). One input size is enough, and no architecture is
+named. Several squares have to agree, so that nothing is taken for a grid by chance.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from service.contract import Layout
+
+Place = tuple[int, int]
+SQUARES: tuple[Place, ...] = ((1, 1), (1, 6), (6, 1), (6, 6), (2, 4), (4, 2))  # row and column, of 8 x 8
+_CELLS = 8
+_AGREEING = 5  # squares at whose place an output has to change most
+_PREFIXES = 9  # 0 to 8 leading tokens
+_STEP = 2.0  # that a square is brighter by, in deviations: far more than floating point loses on the way
+
+
+def changed(picture: Tensor) -> Tensor:
+    """Return a picture (1, C, H, W), and it with each square changed: (7, C, H, W)."""
+    height, width = picture.shape[2:]
+    rows = picture.repeat(1 + len(SQUARES), 1, 1, 1)
+    for row, (i, j) in enumerate(SQUARES, 1):
+        ys = slice(i * height // _CELLS, (i + 1) * height // _CELLS)
+        xs = slice(j * width // _CELLS, (j + 1) * width // _CELLS)
+        rows[row, :, ys, xs] += _STEP
+    return rows
+
+
+def grid_of(output: Tensor, size: tuple[int, int]) -> Layout | None:
+    """Return how an output (N, ...) of `changed` pictures of that size holds a grid; None where it holds none.
+
+    Rows behind those of `changed` do not count.
+    """
+    rows = 1 + len(SQUARES)
+    if output.ndim not in (3, 4) or not output.is_floating_point() or len(output) < rows:
+        return None
+    change = output[1:rows] - output[:1]
+    # Channels are added up once for each place they may be at, not for each layout that is tried.
+    summed: dict[int, Tensor] = {}
+    best: tuple[tuple[float, float], Layout] | None = None
+    for layout, axis in _layouts(output.shape, size):
+        if axis not in summed:
+            summed[axis] = torch.linalg.vector_norm(change, 1, axis)
+        places = summed[axis]
+        if layout.axes == "tokens":
+            places = places[:, layout.prefix :]
+        miss = _miss(places.flatten(1), layout.grid)
+        if miss is None:
+            continue
+        # A row more or less of leading tokens moves all places by little: proportions tell such grids apart.
+        off = round(abs(math.log(layout.grid[0] * size[1] / (layout.grid[1] * size[0]))), 1)
+        if best is None or (off, miss) < best[0]:
+            best = (off, miss), layout
+    return None if best is None else best[1]
+
+
+def _layouts(shape: Sequence[int], size: tuple[int, int]) -> Iterator[tuple[Layout, int]]:
+    """Yield the layouts that a shape allows, each with the axis of its channels."""
+    if len(shape) == 4:
+        yield Layout("chw", (shape[2], shape[3])), 1
+        yield Layout("hwc", (shape[1], shape[2])), 3
+        return
+    for prefix in range(_PREFIXES):
+        if grid := _grid(shape[1] - prefix, size):
+            yield Layout("tokens", grid, prefix), 2
+    if grid := _grid(shape[2], size):
+        yield Layout("ct", grid), 1
+
+
+def _grid(cells: int, size: tuple[int, int]) -> Place | None:
+    """Return height and width of a grid of so many cells that has the picture's proportions."""
+    if cells < 4:
+        return None
+    height = round((cells * size[0] / size[1]) ** 0.5)
+    return (height, cells // height) if height >= 2 and height * (cells // height) == cells else None
+
+
+def _miss(places: Tensor, grid: Place) -> float | None:
+    """Return how far off the largest changes (6, h * w) are, in shares of the picture; None where too many are off."""
+    height, width = grid
+    if height < 2 or width < 2:
+        return None
+    peaks = places.argmax(1).tolist()
+    far = [
+        max(
+            abs((peak // width + 0.5) / height - (i + 0.5) / _CELLS),
+            abs((peak % width + 0.5) / width - (j + 0.5) / _CELLS),
+        )
+        for peak, (i, j) in zip(peaks, SQUARES, strict=True)
+    ]
+    near = 1 / _CELLS + 0.5 / min(height, width)
+    return sum(far) if sum(one <= near for one in far) >= _AGREEING else None
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A layer with maps that may be the default one."""
+
+    path: str
+    same: int  # equal for layers that answer with the same tensor
+    grid: bool  # found by changing squares; else only because its size follows the input's
+    follows: bool  # whether its size follows the input's
+    reach: float | None  # share of its cells that the score's gradient reaches; None: no gradient gets there
+    linear: bool  # a linear projection: its axes are whatever training made of them
+    pooled: bool
+
+
+REACHED = 0.9  # share of cells
+
+
+def default_layer(candidates: Sequence[Candidate]) -> str | None:
+    """Return the layer that stands for a network, of candidates in the order of the forward.
+
+    It is the last one, not of a linear projection and not only a pool of an earlier one, that is a grid in nearly all
+    of whose cells the score has a gradient (where it has not, only a class token is read later on), or whose size
+    follows the input's and where the score has a gradient at all.
+    """
+    fit = [c for c in candidates if not c.linear and not c.pooled]
+    reached = [c for c in fit if c.reach and (c.follows or c.reach >= REACHED)]
+    for chosen in (
+        reached,
+        [c for c in fit if c.reach],
+        [c for c in fit if c.reach is not None],
+        fit,
+        list(candidates),
+    ):
+        if chosen:
+            # Modules answer from the inside out: the last name of a tensor is its outermost, `layer4`, not `layer4.1`.
+            return [c.path for c in candidates if c.same == chosen[-1].same][-1]
+    return None
+
+
+def reach(gradient: Tensor | None, layout: Layout) -> float | None:
+    """Return the share of cells, of the first row, that a gradient (N, ...) is not zero in."""
+    if gradient is None:
+        return None
+    return float(layout.maps(gradient[:1]).ne(0).any(1).float().mean())
+
+
+def follows(shape: Sequence[int], wider: Sequence[int] | None) -> bool:
+    """Whether an output (C, h, w) is (C', h', w') on a wider input: its width grows, its channels do not.
+
+    A pool to a fixed size is as it was, and has maps all the same.
+    """
+    if wider is None or len(shape) != 3 or len(wider) != 3 or shape[1] * shape[2] < 2 or shape[0] != wider[0]:
+        return False
+    return wider[2] > shape[2] or (tuple(wider) == tuple(shape) and shape[1] == shape[2])

@@ -1,0 +1,115 @@
+"""A network's layers: their addresses, where the picture's places are in what they answer, and the default one."""
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from service.contract import LayerInfo, Layout
+from service.engine.network.proofs.answering import Answering
+from service.engine.network.proofs.grids import Candidate, default_layer, follows, reach
+from service.engine.network.proofs.heads import Averaged
+from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes
+
+RELU = "+relu"
+_WIDER = 64  # pixels, of the second input size
+
+
+@dataclass
+class Layers:
+    """What was found of the layers, in the order of the forward."""
+
+    infos: dict[str, LayerInfo] = field(default_factory=dict)
+    repeated: frozenset[str] = frozenset()
+    default: str | None = None
+    averaged: list[Averaged] = field(default_factory=list)
+    same: dict[str, int] = field(default_factory=dict)  # equal for two names of one tensor
+
+
+def find_layers(
+    answering: Answering,
+    changes: Changes,
+    watched: Watched | None,
+    gradients: list[Tensor | None] | None,
+    classes: int | None,
+) -> Layers:
+    """Find the layers of a network.
+
+    Args:
+        answering: runs it.
+        changes: what each call answered to changed pictures.
+        watched: what the same calls answered with gradients.
+        gradients: of the score at each of these calls.
+        classes: channels of what a segmentation answers with; None where the answer is no map.
+    """
+    names, repeated = addresses(changes.calls)
+    wider = _wider(answering)
+    found = Layers(repeated=repeated)
+    candidates = []
+    counts: dict[str, int] = {}
+    for i, (name, call) in enumerate(zip(names, changes.calls, strict=True)):
+        counts[call.path] = counts.get(call.path, 0) + 1
+        seen = watched.calls[i] if watched is not None else call
+        grows = follows(call.shape, wider.get(f"{call.path}#{counts[call.path]}"))
+        layout = call.layout
+        if layout is None and grows:
+            layout = Layout("chw", (call.shape[1], call.shape[2]))
+        gradient = gradients[i] if gradients else None
+        found.infos[name] = _info(name, call, seen, layout, gradient is not None)
+        found.same[name] = seen.same if watched is not None else i
+        if layout is None:
+            continue
+        if call.pooled is not None and call.rectified is not None:
+            found.averaged.append(Averaged(name, call.pooled))
+            if seen.followed_by == "relu":
+                found.averaged.append(Averaged(name + RELU, call.rectified))
+        # What a segmentation answers with is made of the features that its default layer holds.
+        answer = classes is not None and found.infos[name].shape[0] == classes
+        candidates.append(
+            Candidate(
+                name,
+                found.same[name],
+                call.layout is not None,
+                grows,
+                reach(gradient, layout),
+                isinstance(call.module, nn.Linear) or answer,
+                seen.only_pool,
+            )
+        )
+    found.default = default_layer(candidates)
+    if found.default is not None and watched is not None:
+        answering.checks.backwards += 1
+        if not watched.projects(names.index(found.default)):
+            found.infos[found.default] = replace(found.infos[found.default], projects=False)
+    return found
+
+
+def _wider(answering: Answering) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all answers to a wider picture; none where the network takes one size only."""
+    height, width = answering.pictures.shape[2:]
+    wider = nn.functional.interpolate(answering.pictures[:1], (height, width + _WIDER))
+    try:
+        found = shapes(answering.run, wider)
+    except Exception:
+        answering.checks.passed("size", f"it takes pictures of {height} x {width} pixels only")
+        return {}
+    answering.checks.passed("size", f"it takes other sizes than {height} x {width}, too")
+    return found
+
+
+def _info(name: str, call: Call, seen: Call, layout: Layout | None, gradient: bool) -> LayerInfo:
+    weight = getattr(call.module, "weight", None)
+    is_convolution = isinstance(call.module, nn.Conv2d) and isinstance(weight, Tensor)
+    shape = call.shape
+    if layout is not None:
+        shape = tuple(layout.maps(torch.empty(1, *call.shape, device="meta")).shape[1:])
+    return LayerInfo(
+        path=name,
+        type=type(call.module).__name__,
+        shape=shape,
+        spatial=layout is not None,
+        followed_by=seen.followed_by,
+        kernel=tuple(weight.shape) if is_convolution and weight is not None else None,
+        layout=layout,
+        gradient=gradient,
+    )

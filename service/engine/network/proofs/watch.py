@@ -1,0 +1,216 @@
+"""Forwards that are watched: what each module answers, and what becomes of it."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from service.contract import Layout
+from service.engine.network.activations import Activations
+from service.engine.network.capture import Tape, recording
+from service.engine.network.forms.adapted import Endings
+from service.engine.network.proofs.grids import grid_of
+from service.engine.network.trace import straight
+
+Run = Callable[[Tensor], Any]
+"""Runs a network on rows (N, C, H, W)."""
+
+
+@dataclass
+class Call:
+    """What one call of a module answered."""
+
+    path: str
+    module: nn.Module
+    shape: tuple[int, ...]  # without the batch dimension
+    layout: Layout | None = None  # where it is a grid
+    pooled: Tensor | None = None  # its maps' means (N, C), and below those of their positive parts
+    rectified: Tensor | None = None
+    output: Tensor | None = None
+    same: int = 0  # equal for calls that answered with the same tensor
+    followed_by: str | None = None
+    only_pool: bool = False  # whether a pooling function made it
+
+
+@dataclass
+class Changes:
+    """What a forward of changed pictures showed."""
+
+    calls: list[Call]
+    returned: Any
+    rectifiers: int = 0
+    max_pools: int = 0
+    smooth: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> list[str]:
+        """Which modules were called, in order."""
+        return [call.path for call in self.calls]
+
+
+def shapes(run: Run, x: Tensor) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all answers, without the batch dimension, by path and number of the call."""
+    found: dict[str, tuple[int, ...]] = {}
+    met: Counter[str] = Counter()
+
+    def observe(path: str, module: nn.Module, output: Tensor) -> None:
+        met[path] += 1
+        found[f"{path}#{met[path]}"] = tuple(output.shape[1:])
+
+    with torch.no_grad(), recording(Tape(observe=observe)):
+        run(x)
+    return found
+
+
+def watch_changes(run: Run, rows: Tensor, *, singly: bool) -> Changes:
+    """Run a picture, it with each square changed, and further pictures; find which answers are grids.
+
+    Args:
+        run: the network.
+        rows: what `changed` makes of a picture, and further pictures behind them.
+        singly: whether each row is run alone.
+    """
+    size = rows.shape[2], rows.shape[3]
+    calls: list[Call] = []
+    watch = Activations(1) if singly else Activations(len(rows), lambda x: grid_of(x, size))
+
+    def meet(call: Call, output: Tensor) -> None:
+        call.layout = grid_of(output, size) if len(output) == len(rows) else None
+        if output.ndim == 4 and len(output) == len(rows) and output.is_floating_point() and call.layout is None:
+            maps = output  # its size may still follow the input's
+        elif call.layout is not None:
+            maps = call.layout.maps(output)
+        else:
+            return
+        call.pooled = maps.mean((2, 3))
+        # The positive part is half of the sum of a number and its size: without a copy of the maps.
+        sizes = torch.linalg.vector_norm(maps, 1, (2, 3)) / (maps.shape[2] * maps.shape[3])
+        call.rectified = (call.pooled + sizes) / 2
+
+    def observe(path: str, module: nn.Module, output: Tensor) -> None:
+        call = Call(path, module, tuple(output.shape[1:]))
+        calls.append(call)
+        if not singly:
+            meet(call, output)  # now: a later function in place may overwrite it
+
+    with torch.no_grad(), watch:
+        if not singly:
+            with recording(Tape(observe=observe)):
+                returned = run(rows)
+        else:
+            returned, answers = [], []
+            for i in range(len(rows)):
+                own: list[Tensor] = []
+                with recording(Tape(observe=partial(_keep, own))):
+                    returned.append(run(rows[i : i + 1]))
+                answers.append(own)
+            with recording(Tape(observe=observe)):
+                run(rows[:1])
+            if len({len(own) for own in answers}) > 1:
+                calls.clear()  # which modules are called depends on the picture
+            for call, *outputs in zip(calls, *answers, strict=False):
+                if len({output.shape for output in outputs}) == 1:
+                    meet(call, torch.cat(outputs))
+    if singly:
+        watch.rectifiers //= len(rows) + 1
+        watch.max_pools //= len(rows) + 1
+    return Changes(calls, returned, watch.rectifiers, watch.max_pools, tuple(sorted(watch.smooth)))
+
+
+def _keep(own: list[Tensor], path: str, module: nn.Module, output: Tensor) -> None:
+    own.append(output.clone())
+
+
+@dataclass
+class Watched:
+    """What a forward with gradients showed."""
+
+    calls: list[Call]
+    returned: Any
+    endings: Endings
+    x: Tensor  # what it was given, to differentiate with respect to
+    leaves: list[Tensor] = field(default_factory=list)  # of each call
+
+    @property
+    def paths(self) -> list[str]:
+        """Which modules were called, in order."""
+        return [call.path for call in self.calls]
+
+    def gradients(self, score: Tensor) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Return the score's gradients at the input and at each call's answer; None where there is none."""
+        if not score.requires_grad:
+            return None, [None] * len(self.calls)
+        sources = [self.x, *self.leaves]
+        differentiable = [source for source in sources if source.requires_grad]
+        found = torch.autograd.grad(score, differentiable, retain_graph=True, allow_unused=True)
+        by_source = dict(zip(map(id, differentiable), found, strict=True))
+        gradients = [by_source.get(id(source)) for source in sources]
+        return gradients[0], gradients[1:]
+
+    def projects(self, call: int) -> bool:
+        """Whether a gradient gets from a call's answer to the input."""
+        start = self.leaves[call]
+        if start.grad_fn is None:
+            return False
+        return torch.autograd.grad(start.sum(), self.x, retain_graph=True, allow_unused=True)[0] is not None
+
+
+def watch_gradients(run: Run, x: Tensor) -> Watched:
+    """Run some pictures with gradients; find which activation function follows each answer, and what made the last.
+
+    Each answer is handed on as a copy, so that what a function in place makes of it does not count as it.
+    """
+    calls: list[Call] = []
+    leaves: list[Tensor] = []
+    same: dict[int, int] = {}
+    since: list[int] = []
+    going_on: list[Tensor] = []
+    watch, endings = Activations(len(x)), Endings()
+
+    def observe(path: str, module: nn.Module, output: Tensor) -> Tensor | None:
+        call = Call(path, module, tuple(output.shape[1:]), only_pool=output.data_ptr() in watch.pooled)
+        differentiable = output.is_floating_point() and not output.is_quantized
+        if differentiable and not output.requires_grad:
+            # Nothing before here has a gradient: as when this layer alone is asked for, the graph begins here.
+            output = output.detach().requires_grad_()
+        handed = output.clone() if differentiable else output
+        endings.handed_on(output, handed)
+        call.same = same.get(id(output), len(calls))
+        same[id(handed)] = call.same
+        if call.same != len(calls):
+            call.only_pool = calls[call.same].only_pool
+        calls.append(call)
+        leaves.append(output)
+        going_on.append(handed)
+        since.append(len(watch.calls))
+        return handed
+
+    given = x.clone().requires_grad_()
+    with torch.enable_grad(), straight(), ExitStack() as modes:
+        modes.enter_context(recording(Tape(observe=observe)))
+        modes.enter_context(watch)
+        modes.enter_context(endings)
+        returned = run(given * 1)
+    called: dict[int, list[tuple[int, str]]] = {}
+    for at, (key, name) in enumerate(watch.calls):
+        called.setdefault(key, []).append((at, name))
+    for call, handed, after in zip(calls, going_on, since, strict=True):
+        # A function in place hands on the tensor that it was given: only what is called later follows its output.
+        call.followed_by = next((name for at, name in called.get(id(handed), ()) if at >= after), None)
+    return Watched(calls, returned, endings, given, leaves)
+
+
+def addresses(calls: Sequence[Call]) -> tuple[list[str], frozenset[str]]:
+    """Return each call's address, `path` or `path#n`, and the paths that are called more than once."""
+    counts = Counter(call.path for call in calls)
+    met: Counter[str] = Counter()
+    found = []
+    for call in calls:
+        met[call.path] += 1
+        found.append(f"{call.path}#{met[call.path]}" if counts[call.path] > 1 else call.path)
+    return found, frozenset(path for path, count in counts.items() if count > 1)

@@ -1,0 +1,161 @@
+"""What a network's outputs mean, as far as numbers tell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from service.contract import Scale, Task
+from service.errors import CatalogError
+from service.tasks import task
+
+Ending = Literal["softmax", "sigmoid", "log_softmax", "logsigmoid", "linear"]
+"""The last thing a network does: a function of its logits, or the linear map that makes them."""
+
+_TOLERANCE = 1e-4  # of a sum of probabilities, and of a length
+_TABLES = ("classification", "multilabel", "binary", "regression", "embedding")
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """A task, and where it comes from."""
+
+    task: Task
+    found: str  # what the numbers say, for people
+    assumed: str | None = None  # what else they may be, where nothing but a guess decides
+    remedy: str | None = None
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What a network answers for some pictures, and what is known of how it comes to it."""
+
+    raw: Tensor  # (N, K), (N, K, H, W), or (N, D, 6) of boxes
+    boxes: bool = False
+    ending: Ending | None = None  # None: something else, or not to be seen
+    # Whether answers stay between 0 and 1 whatever the network is given: small logits may happen to lie there.
+    bounded: Callable[[], bool] = lambda: True
+
+    @property
+    def told(self) -> str:
+        """Between which numbers they lie, for people."""
+        return f"they lie between {float(self.raw.min()):.3g} and {float(self.raw.max()):.3g}"
+
+    def inside(self) -> bool:
+        """Whether all lie between 0 and 1, and not all at one place, as those of a network that says nothing."""
+        if self.raw.amax() == self.raw.amin():
+            return False
+        return bool((self.raw >= -_TOLERANCE).all() and (self.raw <= 1 + _TOLERANCE).all())
+
+    def add_up(self) -> bool:
+        """Whether each picture's are the probabilities of classes that exclude each other."""
+        return self.raw.shape[1] > 1 and self.inside() and _one(self.raw.sum(1))
+
+    def exponentials_add_up(self) -> bool:
+        """Whether each picture's are the logarithms of such probabilities."""
+        return self.raw.shape[1] > 1 and bool((self.raw <= _TOLERANCE).all()) and _one(self.raw.exp().sum(1))
+
+
+def meaning(numbers: Numbers, name: str | None, scale: Scale | None) -> Meaning:
+    """Return what answers mean, given the task and the scale that the source or the catalogue declares, if any.
+
+    Raises:
+        CatalogError: what is declared cannot be read from them, or they say that it is something else.
+    """
+    raw = numbers.raw
+    _check_shape(numbers, name)
+    if numbers.boxes:
+        return Meaning(task("detection"), "boxes with a class and a score each")
+    if name in ("regression", "embedding"):
+        return Meaning(task(name, scale), f"{raw.shape[1]} numbers")
+    if scale is not None:
+        _check_scale(numbers, scale)
+    if name is None:
+        return _guess(numbers, scale)
+    found, told = _scale(numbers, exclusive=name in ("classification", "segmentation"))
+    independent = not numbers.add_up() and found != "logits" and not numbers.exponentials_add_up()
+    if name == "classification" and scale is None and independent:
+        raise CatalogError(
+            "task = 'classification', and the outputs are probabilities that do not add up to 1, as those of "
+            "independent classes; set task = 'multilabel', or scale = 'logits' to have their softmax all the same"
+        )
+    chosen = scale or found
+    return Meaning(task(name, chosen), f"{chosen}: {told}" if scale is None else f"{scale}, as declared; {told}")
+
+
+def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
+    raw = numbers.raw
+    found, told = _scale(numbers, exclusive=True)
+    chosen = scale or found
+    if raw.ndim == 4:
+        return Meaning(task("segmentation", chosen), f"maps of {raw.shape[1]} classes, {chosen}: {told}")
+    if raw.shape[1] == 1:
+        one = Meaning(task("binary", chosen), f"one output, {chosen}: {told}")
+        if chosen != "logits":
+            return one
+        return Meaning(
+            one.task,
+            one.found,
+            "one output may be the logit of a binary classifier or a measured quantity: binary is assumed",
+            "say which, as task = 'binary' or task = 'regression'",
+        )
+    if numbers.add_up() or numbers.exponentials_add_up():
+        return Meaning(task("classification", chosen), f"classes that exclude each other, {chosen}: {told}")
+    if chosen != "logits":
+        return Meaning(task("multilabel", chosen), f"independent classes, {chosen}: {told}")
+    if _one(raw.norm(dim=1)):
+        return Meaning(task("embedding"), "each picture's numbers have length 1, as an embedding's")
+    return Meaning(
+        task("classification", chosen),
+        f"{chosen}: {told}",
+        "they may be the logits of classes that exclude each other, those of independent ones, or an embedding: "
+        "classification is assumed",
+        "say which, as task = 'classification', 'multilabel', 'regression' or 'embedding'",
+    )
+
+
+def _scale(numbers: Numbers, *, exclusive: bool) -> tuple[Scale, str]:
+    """Return what numbers are, and why."""
+    if numbers.ending == "linear":
+        return "logits", f"a linear map makes them; {numbers.told}"
+    if exclusive and numbers.add_up():
+        return "probabilities", "each picture's are between 0 and 1 and add up to 1"
+    if exclusive and numbers.exponentials_add_up():
+        return "log-probabilities", "each picture's are at most 0, and their exponentials add up to 1"
+    if numbers.ending == "logsigmoid":
+        return "log-probabilities", "a log-sigmoid makes them"
+    if numbers.inside() and (numbers.ending == "sigmoid" or numbers.bounded()):
+        return "probabilities", "all are between 0 and 1"
+    return "logits", numbers.told
+
+
+def _check_shape(numbers: Numbers, name: str | None) -> None:
+    shape = "detection" if numbers.boxes else "segmentation" if numbers.raw.ndim == 4 else "table"
+    if name is not None and shape != ("table" if name in _TABLES else name):
+        answers, instead = {
+            "table": (f"one row of {numbers.raw.shape[1]} numbers a picture", "classification"),
+            "segmentation": (f"maps (N, K, H, W) = {tuple(numbers.raw.shape)}", "segmentation"),
+            "detection": ("boxes", "detection"),
+        }[shape]
+        raise CatalogError(
+            f"task = {name!r}, and the network answers with {answers}; set task = {instead!r}, or name another item of "
+            "what it returns as `output`"
+        )
+    if name == "classification" and numbers.raw.shape[1] == 1:
+        raise CatalogError(
+            "task = 'classification', and the network has one output: its softmax is 1 for every picture; set task = "
+            "'binary' or task = 'regression'"
+        )
+
+
+def _check_scale(numbers: Numbers, scale: Scale) -> None:
+    outside = not numbers.inside() if scale == "probabilities" else bool((numbers.raw > _TOLERANCE).any())
+    if scale != "logits" and outside:
+        raise CatalogError(
+            f"scale = {scale!r}, and the outputs are something else: {numbers.told}; set scale = 'logits'"
+        )
+
+
+def _one(sums: Tensor) -> bool:
+    return bool((sums - 1).abs().max() < _TOLERANCE)

@@ -1,0 +1,88 @@
+"""The answer is found in whatever a network returns, or it is said what to name."""
+
+from collections import OrderedDict, namedtuple
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from service.engine.network.forms.outlet import find
+from service.errors import CatalogError
+
+N = 3
+TABLE = torch.arange(N * 4.0).view(N, 4)
+MAPS = torch.arange(N * 2 * 5 * 5.0).view(N, 2, 5, 5)
+Pair = namedtuple("Pair", "features scores")
+
+FOUND = {
+    "a tensor": (TABLE, TABLE),
+    "one axis": (TABLE[:, 0], TABLE[:, :1]),
+    "1 x 1 maps": (TABLE[:, :, None, None], TABLE),
+    "an axis of one": (TABLE[:, :, None], TABLE),
+    "maps": (MAPS, MAPS),
+    "half": (TABLE.half(), TABLE.half()),
+    "logits of a dictionary": ({"hidden": TABLE + 1, "logits": TABLE}, TABLE),
+    "out, as torchvision's": (OrderedDict(out=MAPS, aux=MAPS + 1), MAPS),
+    "an object": (SimpleNamespace(logits=TABLE, loss=None), TABLE),
+    "the only table of a tuple": ((MAPS, TABLE), TABLE),
+    "a list of one": ([TABLE], TABLE),
+    "the only maps": ({"masks": MAPS, "count": 3}, MAPS),
+    "a named tuple": (Pair(MAPS, TABLE), TABLE),
+    "beside whole numbers": ({"index": TABLE.long(), "scores": TABLE}, TABLE),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_the_answer_is_found(name) -> None:
+    returned, expected = FOUND[name]
+    outlet = find(returned, N, None, "mine")
+    assert torch.equal(outlet(returned, N), expected)
+
+
+@pytest.mark.parametrize("item", ["b", 1])
+def test_an_item_is_taken_by_its_name_or_number(item) -> None:
+    returned = {"a": TABLE, "b": TABLE * 2} if item == "b" else (TABLE, TABLE * 2)
+    assert torch.equal(find(returned, N, item, "mine")(returned, N), TABLE * 2)
+
+
+def test_a_single_picture_whose_axis_was_squeezed_away_gets_it_back() -> None:
+    outlet = find(TABLE, N, None, "mine")
+    assert torch.equal(outlet(TABLE[0], 1), TABLE[:1])
+    one = find(TABLE[:, 0], N, None, "mine")
+    assert torch.equal(one(TABLE[0, 0], 1), TABLE[:1, :1])
+
+
+def test_boxes_become_one_tensor_filled_up_with_zeros() -> None:
+    def boxes(count):
+        return {"boxes": torch.rand(count, 4), "labels": torch.arange(count), "scores": torch.rand(count)}
+
+    returned = [boxes(2), boxes(0), boxes(1)]
+    raw = find(returned, N, None, "mine")(returned, N)
+    assert raw.shape == (N, 2, 6)
+    assert torch.equal(raw[0, :, :4], returned[0]["boxes"])
+    assert torch.equal(raw[2, 0, 4:], torch.stack([returned[2]["scores"][0], torch.tensor(0.0)]))
+    assert not raw[1].any()
+    assert not raw[2, 1].any()
+
+
+@pytest.mark.parametrize(
+    ("returned", "wanted", "message"),
+    [
+        (TABLE.long(), None, "whole numbers"),
+        (TABLE.argmax(1), None, "argmax"),
+        ((TABLE, TABLE + 1), None, "several tensors.*output = 0"),
+        ({"a": TABLE, "b": TABLE + 1}, None, "several tensors.*output = 'a'"),
+        ({"a": 1}, None, "no tensor"),
+        ("text", None, "returned a str"),
+        (None, None, "returned a NoneType"),
+        (TABLE.mean(), None, "flatten"),
+        (TABLE[:2], None, "flatten"),
+        (torch.zeros(N, 5, 7), None, "maps"),
+        ({"logits": TABLE}, "logit", "did you mean 'logits'"),
+        (TABLE, "logits", "among the items"),
+        ({"a": 1}, "a", "a int"),
+    ],
+)
+def test_what_is_no_answer_is_refused_with_what_to_do(returned, wanted, message) -> None:
+    with pytest.raises(CatalogError, match=message):
+        find(returned, N, wanted, "mine")

@@ -1,0 +1,263 @@
+"""Networks that break a rule are refused with what to do, or run so that it holds; nothing is wrong in silence."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from service.contract import INPUT, Part, Rows, Targets, Tracing
+from service.engine.network.proofs.checks import Refused
+from service.engine.network.resident import Model
+from service.engine.probe import ModelProbe
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.run import Run
+from service.errors import CatalogError, NotApplicable
+from service.explainers.gradient.saliency import Saliency
+from service.images import Transform
+from service.models.spec import ModelSpec
+from service.pipeline import applicability
+from service.tasks import task
+from tests import tiny
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def device():
+    device = Device(torch.device("cpu"), max_batch_rows=8)
+    yield device
+    device.close()
+
+
+def _spec(network, name="classification", channels=3, size=SIZE, **options):
+    transform = Transform(size, (size, size), (0.5,) * channels, (0.25,) * channels)
+    return ModelSpec("mine", lambda: network, transform, task(name), **options)
+
+
+def load(device, network, *args, **options):
+    spec = _spec(network, *args, **options)
+    return device.call(lambda: Model(spec, network, device.device))
+
+
+def checks(model):
+    return {check.name: check for check in model.facts.checks}
+
+
+class Around(nn.Module):
+    """Something done to a sound network's input, features or outputs."""
+
+    def __init__(self, before=None, after=None, inner=None) -> None:
+        super().__init__()
+        self.inner = inner or tiny.classifier()
+        self.before, self.after = before or (lambda x: x), after or (lambda y: y)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        return self.after(self.inner(self.before(x)))
+
+
+def test_a_sound_network_passes_all_within_the_budget(device) -> None:
+    model = load(device, tiny.classifier())
+    lines = checks(model)
+    assert {line.outcome for line in lines.values()} == {"passed"}
+    assert set(lines) >= {"answer", "finite", "input", "repeatable", "alone", "task", "gradient", "size", "state"}
+    rows, backwards = (int(word) for word in lines["cost"].found.split() if word.isdigit())
+    assert rows <= 40
+    assert backwards <= 8
+    assert model.module is model.examined.module
+    assert "conv1" in model.modules
+
+
+class Counts(Around):
+    def forward(self, x):
+        self.seen += len(x)
+        return super().forward(x) + self.seen
+
+
+class Squeeze(nn.Module):
+    def forward(self, x):
+        return x.squeeze()
+
+
+class NoGrad(Around):
+    def forward(self, x):
+        with torch.no_grad():
+            return super().forward(x)
+
+
+REFUSED = {
+    "dropout that never ends": (Around(after=lambda y: F.dropout(y)), "two answers.*dropout"),
+    "a counter": (Counts(), "two answers.*'seen'"),
+    "noise": (Around(before=lambda x: x + torch.randn_like(x)), "two answers"),
+    "not a number": (Around(after=lambda y: y / 0 * 0), "not a number.*division"),
+    "infinite": (Around(after=lambda y: y.exp().exp().exp().exp().exp() + 1e38 * 10), "infinite"),
+    "argmax": (Around(after=lambda y: y.argmax(1)), "whole numbers.*argmax"),
+    "whole numbers": (Around(after=lambda y: y.long()), "whole numbers"),
+    "averages the pictures": (Around(after=lambda y: y.mean(0)), "keep their axis"),
+    "two inputs": (nn.Bilinear(3, 3, 2), "takes 2 inputs, and one picture is explained; bind 'input2'"),
+    "four channels": (nn.Sequential(nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1)), "set channels = 4"),
+    "one channel": (nn.Sequential(nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(1)), "set channels = 1"),
+    "volumes": (nn.Sequential(nn.Conv3d(3, 3, 1), nn.Flatten()), "five axes"),
+    "channels last": (Around(before=lambda x: x.permute(0, 3, 1, 2)), "channels"),
+    "another size": (
+        nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(2 * 62 * 62, 3)),
+        "set input_size = 64",
+    ),
+    "squeezes all axes": (nn.Sequential(nn.AdaptiveAvgPool2d(1), Squeeze(), nn.Flatten(1)), "flatten"),
+    "half inside": (Around(before=lambda x: x.half()), "Half"),
+    "raises": (Around(before=lambda x: {}["key"]), "raises KeyError"),
+    "lazy": (nn.Sequential(nn.LazyConv2d(8, 3), nn.AdaptiveAvgPool2d(1)), "run the network once"),
+    "nothing": (Around(after=lambda y: None), "returned a NoneType"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_served_is_refused_with_what_to_do(device, name) -> None:
+    network, message = REFUSED[name]
+    with pytest.raises(CatalogError, match=message) as caught:
+        load(device, copy.deepcopy(network).eval())
+    text = str(caught.value)
+    assert "mine" in text
+    assert not text.split(":")[0].endswith("Error")
+    if isinstance(caught.value, Refused):
+        assert caught.value.checks[-1].outcome == "refused"
+        assert caught.value.checks[-1].remedy
+
+
+def _statistics():
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(8, track_running_stats=False)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 900, 5))
+
+
+class PerRow(Around):
+    """Runs its rows in a loop, so that how often its modules are called depends on their number."""
+
+    def forward(self, x):
+        return torch.cat([super(PerRow, self).forward(row[None]) for row in x])
+
+
+class Fixed(Around):
+    """Takes exactly one picture."""
+
+    def forward(self, x):
+        return super().forward(x.reshape(1, 3, SIZE, SIZE))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [_statistics, PerRow, Fixed, lambda: Around(after=lambda y: y - 0.5 * y.mean(0))],
+    ids=["batch statistics", "a loop", "fixed batch", "mean of the batch"],
+)
+def test_what_only_holds_for_one_picture_is_run_one_at_a_time(device, build) -> None:
+    network = build().eval()
+    plain = copy.deepcopy(network).requires_grad_(False)
+    model = load(device, network)
+    assert checks(model)["batch"].outcome == "warning"
+    x = torch.randn(5, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(2))
+    probe = ModelProbe(model, device, Run())
+    alone = torch.cat([plain(x[i : i + 1]) for i in range(5)])
+    torch.testing.assert_close(probe.scores(Rows.of(x)), alone, rtol=1e-4, atol=1e-5)
+    layer = next(path for path in model.facts.layers if path.endswith(("conv1", "0")))
+    tracing = Tracing(layers=(layer,), wrt=(layer, INPUT))
+    parts = [Part(x[:2], lambda seen: seen.outputs[:, :2]), Part(x[2:], lambda seen: seen.outputs[:, :2])]
+    first, second = model.trace_parts(parts, tracing)
+    torch.testing.assert_close(second.outputs, alone[2:], rtol=1e-4, atol=1e-5)
+    leaf = x[1:2].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(plain(leaf)[0, 1], leaf)
+    torch.testing.assert_close(first.gradients[INPUT][1, 1:], expected, rtol=1e-4, atol=1e-6)
+    assert second.activations[layer].shape[0] == 3
+
+
+class Caches(nn.Module):
+    """Keeps what it has made for a number of pictures, and uses it again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.grids = tiny.classifier(), {}
+
+    def forward(self, x):
+        if len(x) not in self.grids:
+            self.grids[len(x)] = torch.linspace(0.5, 1, x.shape[3]).expand(len(x), 3, x.shape[2], -1).clone()
+        return self.inner(x * self.grids[len(x)])
+
+
+def test_caches_of_forwards_do_no_harm_to_gradients(device) -> None:
+    network = Caches().eval()
+    plain = copy.deepcopy(network).requires_grad_(False)
+    model = load(device, network)
+    x = torch.randn(3, 3, SIZE, SIZE)
+    probe = ModelProbe(model, device, Run())
+    torch.testing.assert_close(probe.scores(Rows.of(x)), plain(x))  # for three pictures for the first time
+    found = probe.trace(Rows.of(x), Tracing(wrt=(INPUT,)), lambda seen: seen.outputs[:, :1]).gradients[INPUT]
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(plain(leaf)[:, 0].sum(), leaf)
+    torch.testing.assert_close(found[0], expected)
+    half = ModelProbe(model, device, Run(), "bf16").scores(Rows.of(x))
+    torch.testing.assert_close(half, plain(x), rtol=0.1, atol=0.1)
+
+
+def test_networks_that_write_to_their_input_get_a_copy(device) -> None:
+    model = load(device, Around(before=lambda x: x.mul_(0.5).add_(1)).eval())
+    assert checks(model)["input"].outcome == "warning"
+    x = torch.randn(1, 3, SIZE, SIZE)
+    before = x.clone()
+    probe = ModelProbe(model, device, Run())
+    expected = tiny.classifier()(before * 0.5 + 1)
+    for _ in range(2):
+        torch.testing.assert_close(probe.scores(Rows.of(x)), expected)
+    probe.trace(Rows.of(x), Tracing(wrt=(INPUT,)), lambda seen: seen.outputs[:, :1])
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize(
+    ("network", "projects"),
+    [(NoGrad(), False), (Around(after=lambda y: y.detach() * 2), True), (Around(before=lambda x: x.data), False)],
+    ids=["no_grad", "detach", "data"],
+)
+def test_no_gradient_is_a_refusal_with_the_reason_and_no_zero(device, network, projects) -> None:
+    model = load(device, copy.deepcopy(network).eval())
+    assert checks(model)["gradient"].outcome == "warning"
+    probe, x = ModelProbe(model, device, Run()), torch.randn(1, 3, SIZE, SIZE)
+    reasons = applicability(model.facts)
+    assert "gradient" in reasons["saliency"]
+    with pytest.raises(NotApplicable, match="no gradient"):
+        Saliency().explain(probe, x, Targets(model.facts, [0]))
+    assert reasons["occlusion"] is None
+    assert reasons["score-cam"] is None
+    # What goes back from a layer to the input needs no gradient of the outputs.
+    assert (reasons["deconvnet"] is None) == (reasons["filters"] is None) == projects
+
+
+def test_a_network_that_answers_always_the_same_is_warned_of(device) -> None:
+    model = load(device, Around(after=lambda y: y * 0).eval())
+    assert checks(model)["responds"].outcome == "warning"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.parametrize("compiled", [torch.jit.script, lambda m: torch.jit.trace(m, torch.randn(2, 3, SIZE, SIZE))])
+def test_compiled_networks_are_black_boxes_with_the_true_reason(device, compiled) -> None:
+    plain = tiny.classifier()
+    model = load(device, compiled(tiny.classifier()))
+    x = torch.randn(2, 3, SIZE, SIZE)
+    torch.testing.assert_close(ModelProbe(model, device, Run()).scores(Rows.of(x)), plain(x).detach())
+    reasons = applicability(model.facts)
+    assert {name for name, reason in reasons.items() if not reason} == {"occlusion", "saliency"}
+    assert "TorchScript" in reasons["grad-cam"]
+    saliency = Saliency().explain(ModelProbe(model, device, Run()), x[:1], Targets(model.facts, [1])).maps[0].array
+    leaf = x[:1].clone().requires_grad_()
+    (expected,) = torch.autograd.grad(plain(leaf)[0, 1], leaf)
+    torch.testing.assert_close(saliency, expected[0].abs().amax(0), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_whole_numbers_inside_are_said(device) -> None:
+    network = torch.ao.quantization.quantize_dynamic(tiny.classifier(), {nn.Linear}, dtype=torch.qint8)
+    model = load(device, network)
+    assert "int8" in model.facts.no_gradient
+    reasons = applicability(model.facts)
+    assert reasons["occlusion"] is None
+    assert "int8" in reasons["saliency"]
+    assert "int8" in reasons["grad-cam"]

@@ -1,0 +1,53 @@
+"""Outputs are named by index or label, in one way for all tasks."""
+
+import pytest
+import torch
+
+from service.contract import Facts
+from service.errors import InvalidParameter
+from service.tasks import TASKS, base, task
+
+
+def _facts(labels=("cat", "Dog", "dog", "0")):
+    return Facts("mine", task("classification"), 4, (8, 8), (0.5,), (0.5,), {}, None, None, 0, labels=labels)
+
+
+def test_indices_and_labels() -> None:
+    assert base.index(3, "/targets/0", _facts()) == 3
+    assert base.index("CAT", "/targets/0", _facts()) == 0
+    assert base.index("0", "/targets/0", _facts()) == 3  # text is a label, whatever it looks like
+
+
+@pytest.mark.parametrize(
+    ("asked", "labels", "message"),
+    [
+        ("dog", ("cat", "Dog", "dog", "0"), r"stands for outputs \[1, 2\]"),
+        ("cta", ("cat", "Dog", "dog", "0"), "did you mean 'cat'"),
+        ("cat", (), "has no labels; give an index"),
+        (-1, (), "outputs 0 to 3"),
+        (4, (), "outputs 0 to 3"),
+        (1.5, (), "neither an index nor a label"),
+        (None, (), "neither an index nor a label"),
+        (True, (), "neither an index nor a label"),
+        ([1], (), "neither an index nor a label"),
+    ],
+)
+def test_what_names_no_output_is_refused(asked, labels, message) -> None:
+    with pytest.raises(InvalidParameter, match=message) as caught:
+        base.index(asked, "/targets/7", _facts(labels))
+    assert caught.value.errors[0].pointer == "/targets/7"
+
+
+def test_every_task_has_its_name_and_the_scores_it_has() -> None:
+    for name in TASKS:
+        found = task(name)
+        assert found.name == name
+        assert found.kinds in (("logit", "probability"), ("value",))
+        assert (found.scale is None) == (found.kinds == ("value",))
+        assert found.looks == (name in ("segmentation", "detection", "embedding"))
+
+
+def test_the_answer_itself_is_a_readout() -> None:
+    raw = torch.randn(2, 3)
+    assert base.Answer()(raw) is raw
+    assert base.Answer().key == base.Answer().key

@@ -1,0 +1,151 @@
+"""Boxes with a class and a score: a target is a box and a class, its score how well the best detection matches it."""
+
+import pytest
+import torch
+from torch import nn
+
+from service.errors import InvalidParameter, NotApplicable
+from service.tasks.detection import overlap
+from tests.tasks.conftest import SIZE, VIEW, Trunk
+from tests.tasks.methods import check_methods
+
+LABELS = ("background", "cat", "dog")
+PLACES = torch.tensor([[2.0, 2, 12, 12], [14, 4, 30, 20], [4, 16, 16, 30]])
+
+
+def _detect(trunk, a):
+    """Three boxes that move a little with the picture, of which those with a score above a tenth are kept."""
+    y = trunk.fc(a.mean((2, 3))) * 2
+    scores = (y[:, :3] + torch.tensor([0.5, 0.0, -0.5])).sigmoid()
+    boxes = PLACES + y[:, 3:4, None].tanh()
+    found = []
+    for box, score in zip(boxes, scores, strict=True):
+        keep = score > 0.1
+        found.append({"boxes": box[keep], "scores": score[keep], "labels": torch.tensor([1, 2, 1])[keep]})
+    return found
+
+
+@pytest.fixture(scope="module")
+def subject(make):
+    return make(Trunk(_detect), "detection", labels=LABELS)
+
+
+def _matched(place, index):
+    """max over detections d of IoU(b, b_d) p_d, of the class."""
+    place = torch.tensor(place, dtype=torch.float32)
+
+    def score(y):
+        best = torch.zeros(())
+        for box, p, label in zip(y[0]["boxes"], y[0]["scores"], y[0]["labels"], strict=True):
+            if int(label) == index:
+                width = (torch.minimum(box[2], place[2]) - torch.maximum(box[0], place[0])).clamp(min=0)
+                height = (torch.minimum(box[3], place[3]) - torch.maximum(box[1], place[1])).clamp(min=0)
+                areas = (box[2] - box[0]) * (box[3] - box[1]) + (place[2] - place[0]) * (place[3] - place[1])
+                best = torch.maximum(best, width * height / (areas - width * height) * p)
+        return best
+
+    return score
+
+
+def _ranked(subject, x):
+    (found,) = subject.plain(x)
+    return [
+        (found["boxes"][i].tolist(), int(found["labels"][i]), float(found["scores"][i]))
+        for i in found["scores"].argsort(descending=True)
+    ]
+
+
+def test_methods_on_detections_and_boxes(subject, x) -> None:
+    ranked = _ranked(subject, x)
+    place, index, _ = ranked[0]
+    check_methods(subject, x, None, _matched(place, index), "value")
+    place, index, _ = ranked[1]
+    check_methods(subject, x, {"detection": 1}, _matched(place, index), "value")
+    box = [10 + 2 * 3, 20 + 2 * 3, 10 + 2 * 15, 20 + 2 * 15]  # pixels of the upload
+    check_methods(subject, x, {"box": box, "class": "cat"}, _matched([3, 3, 15, 15], 1), "value")
+
+
+def test_a_class_alone_stands_for_its_surest_detection(subject, x) -> None:
+    place, index, _ = next(one for one in _ranked(subject, x) if one[1] == 2)
+    check_methods(subject, x, "dog", _matched(place, index), "value")
+
+
+def test_predictions_are_ranked_boxes_of_the_upload(subject, x) -> None:
+    found = subject.task.predictions(subject.answer(x), subject.facts, 5, VIEW)
+    ranked = _ranked(subject, x)
+    assert [p.rank for p in found] == list(range(len(ranked)))
+    for p, (place, index, score) in zip(found, ranked, strict=True):
+        assert (p.index, p.label) == (index, LABELS[index])
+        assert p.score == pytest.approx(score, rel=1e-4)
+        assert p.box == pytest.approx([10 + 2 * place[0], 20 + 2 * place[1], 10 + 2 * place[2], 20 + 2 * place[3]])
+
+
+def test_strength_is_the_score_of_the_detection_itself(subject, x) -> None:
+    readout, targets = subject.asked(x, [{"detection": 0}])
+    table = readout(subject.answer(x)[None])[0]
+    assert subject.task.strength(targets.given[0], table) == pytest.approx(_ranked(subject, x)[0][2], rel=1e-4)
+
+
+def test_a_picture_without_detections(subject, x) -> None:
+    empty = torch.zeros(1, 0, 6)
+    readout, targets = subject.asked(x, [{"detection": 0}])
+    assert readout(empty).tolist() == [[0.0]]
+    assert subject.task.whole(empty).tolist() == [[0.0]]
+    assert subject.task.predictions(empty[0], subject.facts, 5) == []
+    with pytest.raises(NotApplicable, match="detects nothing"):
+        subject.task.bind(None, subject.facts, type("Clean", (), {"answer": empty[0], "view": VIEW})())
+    assert targets.given[0].terms == ((0, 1.0),)
+
+
+def test_overlap_is_intersection_over_union() -> None:
+    a = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 4, 4], [1, 1, 1, 1]])
+    b = torch.tensor([[0.0, 0, 4, 4], [2, 0, 6, 4], [5, 5, 6, 6], [0, 0, 4, 4]])
+    torch.testing.assert_close(overlap(a, b), torch.tensor([1.0, 8 / 24, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    ("asked", "pointer"),
+    [
+        (3, "/targets/0"),
+        ("cow", "/targets/0"),
+        ({"detection": -1}, "/targets/0/detection"),
+        ({"detection": 0, "class": 1}, "/targets/0/class"),
+        ({"box": [0, 0, 9, 9]}, "/targets/0"),
+        ({"box": [0, 0, 9], "class": 1}, "/targets/0/box"),
+        ({"box": [9, 0, 0, 9], "class": 1}, "/targets/0/box"),
+        ({"box": [0, 0, 9, 9], "class": "cow"}, "/targets/0/class"),
+        ({"class": 1}, "/targets/0"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_by_field(subject, asked, pointer) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        subject.task.read([asked], subject.facts)
+    assert caught.value.errors[0].pointer == pointer
+
+
+def test_a_rank_that_is_not_there_is_refused(subject, x) -> None:
+    with pytest.raises(InvalidParameter, match="there is no rank 9"):
+        subject.asked(x, [{"detection": 9}])
+
+
+class Loop(nn.Module):
+    """A detector as torchvision's are: it takes a list of pictures, and returns as many dictionaries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Trunk(_detect)
+
+    def forward(self, pictures):
+        return [self.inner(picture[None])[0] for picture in pictures]
+
+
+def test_detectors_that_loop_over_pictures(make, x) -> None:
+    subject = make(Loop(), "classification", task_known=False)
+    assert subject.task.name == "detection"
+    assert not subject.facts.task_assumed
+    rows = torch.cat([x, x.flip(3), x * 0.5])
+    for i in range(3):
+        expected = subject.plain(rows[i : i + 1])[0]
+        found = subject.answer(rows[i : i + 1])
+        torch.testing.assert_close(found[:, :4], expected["boxes"])
+    assert SIZE == 32

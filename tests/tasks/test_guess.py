@@ -1,0 +1,80 @@
+"""What outputs mean is told by their numbers where they tell, and else said to be a guess."""
+
+import pytest
+import torch
+
+from service.errors import CatalogError
+from service.tasks.guess import Numbers, meaning
+
+Y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)) * 3
+MAPS = torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(1)) * 3
+SMALL = torch.rand(8, 5) * 0.5 + 0.1
+
+GUESSED = {
+    "softmax": (Numbers(Y.softmax(1)), "classification", "probabilities", False),
+    "softmax seen": (Numbers(Y.softmax(1), ending="softmax"), "classification", "probabilities", False),
+    "log-softmax": (Numbers(Y.log_softmax(1)), "classification", "log-probabilities", False),
+    "sigmoid": (Numbers(Y.sigmoid()), "multilabel", "probabilities", False),
+    "log-sigmoid": (Numbers(Y.sigmoid().log(), ending="logsigmoid"), "multilabel", "log-probabilities", False),
+    "one sigmoid": (Numbers(Y[:, :1].sigmoid()), "binary", "probabilities", False),
+    "one output": (Numbers(Y[:, :1]), "binary", "logits", True),
+    "unbounded": (Numbers(Y), "classification", "logits", True),
+    "length one": (Numbers(Y / Y.norm(dim=1, keepdim=True)), "embedding", None, False),
+    "maps": (Numbers(MAPS), "segmentation", "logits", False),
+    "maps of a softmax": (Numbers(MAPS.softmax(1)), "segmentation", "probabilities", False),
+    "maps of a log-softmax": (Numbers(MAPS.log_softmax(1)), "segmentation", "log-probabilities", False),
+    "one map of a sigmoid": (Numbers(MAPS[:, :1].sigmoid()), "segmentation", "probabilities", False),
+    "boxes": (Numbers(torch.rand(8, 3, 6), boxes=True), "detection", None, False),
+    # Logits of networks that were never trained may lie anywhere, also between 0 and 1.
+    "small logits of a linear map": (Numbers(SMALL, ending="linear"), "classification", "logits", True),
+    "small logits": (Numbers(SMALL, bounded=lambda: False), "classification", "logits", True),
+    "one small logit": (Numbers(SMALL[:, :1], ending="linear"), "binary", "logits", True),
+    "nothing said": (Numbers(torch.zeros(8, 5)), "classification", "logits", True),
+}
+
+
+@pytest.mark.parametrize("name", GUESSED)
+def test_guesses(name) -> None:
+    numbers, task, scale, assumed = GUESSED[name]
+    found = meaning(numbers, None, None)
+    assert (found.task.name, found.task.scale, found.assumed is not None) == (task, scale, assumed)
+    assert not assumed or "task = " in found.remedy
+
+
+@pytest.mark.parametrize(
+    ("numbers", "name", "scale", "expected"),
+    [
+        (Numbers(Y), "multilabel", None, "logits"),
+        (Numbers(Y.sigmoid()), "multilabel", None, "probabilities"),
+        (Numbers(Y.softmax(1)), "classification", None, "probabilities"),
+        (Numbers(Y.softmax(1)), "classification", "logits", "logits"),  # whoever says so has it so
+        (Numbers(Y.sigmoid()), "classification", "logits", "logits"),
+        (Numbers(Y[:, :1].sigmoid()), "binary", None, "probabilities"),
+        (Numbers(Y[:, :1].sigmoid()), "regression", None, None),
+        (Numbers(Y), "regression", None, None),
+        (Numbers(Y), "embedding", None, None),
+        (Numbers(MAPS), "segmentation", None, "logits"),
+    ],
+)
+def test_what_is_declared_holds_and_numbers_tell_the_scale(numbers, name, scale, expected) -> None:
+    found = meaning(numbers, name, scale)
+    assert (found.task.name, found.task.scale, found.assumed) == (name, expected, None)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "name", "scale", "message"),
+    [
+        (Numbers(Y.sigmoid()), "classification", None, "task = 'multilabel'"),
+        (Numbers(Y[:, :1]), "classification", None, "task = 'binary'"),
+        (Numbers(Y), "binary", "probabilities", "set scale = 'logits'"),
+        (Numbers(Y), "multilabel", "log-probabilities", "set scale = 'logits'"),
+        (Numbers(Y), "segmentation", None, "task = 'classification'"),
+        (Numbers(Y), "detection", None, "task = 'classification'"),
+        (Numbers(MAPS), "classification", None, "task = 'segmentation'"),
+        (Numbers(MAPS, boxes=True), "embedding", None, "task = 'detection'"),
+        (Numbers(Y), "regression", "logits", "has no scale"),
+    ],
+)
+def test_what_numbers_speak_against_is_refused_with_what_to_set(numbers, name, scale, message) -> None:
+    with pytest.raises(CatalogError, match=message):
+        meaning(numbers, name, scale)
