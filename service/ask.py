@@ -31,6 +31,7 @@ class Ask:
     model: its name; None: the default one.
     targets: what to explain; none: the task's default.
     pictures: the one that is asked about; none for a method that needs none.
+    further: pictures that targets name, by their number from 0.
     output: what to return of each map, and how to draw it.
     precision: of forwards; None: the server's setting.
     timeout_s: the deadline, from the request's arrival on; None: the server's default.
@@ -42,6 +43,7 @@ class Ask:
     model: str | None = None
     targets: tuple[Asked, ...] = ()
     pictures: tuple[Sent, ...] = ()
+    further: tuple[Sent, ...] = ()
     output: OutputOptions = field(default_factory=OutputOptions)
     precision: wire.Precision | None = None
     timeout_s: float | None = None
@@ -68,7 +70,11 @@ class Ask:
         assert isinstance(asked.params, Explainer)
         assert isinstance(asked.output, OutputOptions)
         return Ask(
-            asked.params, targets=tuple(asked.targets or ()), output=asked.output, **_common(asked, fields, picture)
+            asked.params,
+            targets=tuple(asked.targets or ()),
+            further=tuple(fields.get("pictures") or ()),
+            output=asked.output,
+            **_common(asked, fields, picture),
         )
 
     @staticmethod
@@ -108,7 +114,7 @@ def request_schema(cls: type[Explainer]) -> type[wire.ExplainRequest]:
     )
 
 
-def picture_bytes(sent: Sent) -> bytes:
+def picture_bytes(sent: Sent, pointer: str = "/image") -> bytes:
     """Return a picture's file. Takes a while where it is long: not for an event loop.
 
     Raises:
@@ -119,15 +125,15 @@ def picture_bytes(sent: Sent) -> bytes:
     if sent.startswith("data:"):
         header, comma, sent = sent.partition(",")
         if not comma or not header.endswith(";base64"):
-            raise InvalidParameter.at("/image", "the data: URI has to be base64: data:image/png;base64,...")
+            raise InvalidParameter.at(pointer, "the data: URI has to be base64: data:image/png;base64,...")
     elif sent.startswith(("http://", "https://")):
-        raise InvalidParameter.at("/image", "addresses are not fetched; send the picture itself in base64")
+        raise InvalidParameter.at(pointer, "addresses are not fetched; send the picture itself in base64")
     compact = "".join(sent.split())
     try:
         return base64.b64decode(compact, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidParameter.at(
-            "/image", f"not valid base64 ({error}); use the standard alphabet with padding, or send multipart/form-data"
+            pointer, f"not valid base64 ({error}); use the standard alphabet with padding, or send multipart/form-data"
         ) from None
 
 
@@ -140,6 +146,8 @@ def _checked(schema: type[R], fields: Mapping[str, Any]) -> R:
     given = dict(fields)
     if isinstance(given.get("image"), str):
         given["image"] = ""  # it may be long, and every text will do here
+    if isinstance(given.get("pictures"), list):
+        given["pictures"] = ["" if isinstance(one, str | bytes) else one for one in given["pictures"]]
     asked, wrong = None, []
     try:
         asked = schema.model_validate(given)

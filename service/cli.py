@@ -263,10 +263,14 @@ def predict(picture: str, top_k: int, as_json: bool, **models: Any) -> None:
         click.echo(formats.JSON.encode(answer))
         return
     for found in answer.predictions:
-        if found.value is not None:
+        if found.norm is not None:
+            click.echo(f"{found.norm:10.3f}  length of the embedding")
+        elif found.value is not None:
             click.echo(f"{found.value:10.3f}  {found.label}")
         else:
-            click.echo(f"{found.probability:8.1%}  {found.label} ({found.index})")
+            share = next(n for n in (found.probability, found.share, found.score) if n is not None)
+            place = f"  at {', '.join(f'{edge:.0f}' for edge in found.box)}" if found.box is not None else ""
+            click.echo(f"{share:8.1%}  {found.label} ({found.index}){place}")
 
 
 @main.command()

@@ -146,13 +146,12 @@ class NotApplicable(ServiceError):
 
 
 class ModelOutput(ServiceError):
-    """The network answers with what is no finite number.
+    """The network answers this picture with what is no finite number."""
 
-    It was seen to answer with numbers when it was loaded, so that it is the picture that it has no answer to: sent
-    again, it has none again. Hence the status of a request that cannot be processed, and not one that clients repeat.
-    """
-
+    # It was seen to answer with numbers when it was loaded, so that it is the picture that it has no answer to: sent
+    # again, it has none again. Hence a status that says so, and not one of those after which clients try again.
     status, type, title = 422, "model-output", "The model has no finite answer"
+    remedy = "send another picture, or ask for `precision: fp32`"
 
 
 class Overloaded(ServiceError):

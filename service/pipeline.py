@@ -3,15 +3,16 @@
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from service.answer import Answer, Needs, Shown, shown
 from service.ask import Ask, picture_bytes
 from service.client import wire
-from service.contract import Explanation, Facts, Rows, Target, Targets
+from service.contract import Clean, Explanation, Facts, Rows, Target, Targets, View
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
@@ -19,7 +20,7 @@ from service.engine.scheduler.run import Run
 from service.engine.store import Store
 from service.errors import InvalidParameter, NotApplicable
 from service.explainers.base import registry
-from service.images import Picture, decode, prepare, to_input
+from service.images import Picture, Transform, decode, prepare, to_input
 from service.precision import DTYPES, Precision
 from service.settings import Settings
 
@@ -61,12 +62,17 @@ class Pipeline:
             ServiceError: the model is not there, or the question does not fit it.
         """
         model, method = self.store.get(ask.model), ask.method
+        task = model.facts.task
         if method is not None:
             method.require(model.facts)
+            method = method.settled(model.facts)
+            ask = replace(ask, method=method)
         targets = self._targets(ask, model.facts)
         tolerant = method is not None and method.tolerates_reduced_precision()
         precision = self._precision(ask, model, tolerant=tolerant)
         passes = method.passes(model.facts, len(targets)) if method is not None else 1
+        if method is not None and method.needs_image and task.looks:
+            passes += 1 + len(ask.further)  # the answers that say what is asked
         if not ask.pictures and (method is None or method.needs_image):
             raise InvalidParameter.at(
                 "/image", "the request has no picture; send it as base64 in `image`, or as multipart part `image`"
@@ -82,21 +88,26 @@ class Pipeline:
         model = plan.model
         if plan.ask.method is not None and not plan.ask.method.needs_image:
             return Seen(None, torch.empty(0, *model.facts.input_shape, device=model.device))
-        limits, transform = self.settings, model.spec.transform
+        transform = model.spec.transform
         file = picture_bytes(plan.ask.pictures[0])
-        with self._cores, run.usage.stage("decode"):
-            decoded = decode(
-                file,
-                max_bytes=limits.max_image_bytes,
-                max_pixels=limits.max_image_pixels,
-                window=transform.window,
-                alpha="a" in transform.channels,
-            )
-            picture = prepare(decoded, transform)
+        with run.usage.stage("decode"):
+            picture = self._decoded(file, transform)
             x = to_input(picture, transform)
         if model.device.type == "cuda":
             x = x.pin_memory().to(model.device, non_blocking=True)
         return Seen(picture, x)
+
+    def _decoded(self, file: bytes, transform: Transform) -> Picture:
+        """Decode a picture, and take the part of it that a model sees."""
+        with self._cores:
+            decoded = decode(
+                file,
+                max_bytes=self.settings.max_image_bytes,
+                max_pixels=self.settings.max_image_pixels,
+                window=transform.window,
+                alpha="a" in transform.channels,
+            )
+            return prepare(decoded, transform)
 
     def explain(self, plan: Plan, seen: Seen, run: Run) -> Explanation:
         """Ask the network; without a method for its outputs alone.
@@ -104,14 +115,48 @@ class Pipeline:
         Raises:
             ServiceError: whatever is wrong, by field.
         """
-        probe, method = ModelProbe(plan.model, self.device, run, plan.precision), plan.ask.method
+        facts, method = plan.model.facts, plan.ask.method
+        probe = ModelProbe(plan.model, self.device, run, plan.precision)
         if method is None:
             with run.usage.stage("predict"):
+                if facts.task.looks:
+                    return Explanation((), answer=probe.answer(seen.x))
                 return Explanation((), outputs=probe.scores(Rows.of(seen.x))[0])
+        answer, targets = None, plan.targets
         with run.usage.stage("explain"):
-            explanation = method.explain(probe, seen.x, plan.targets)
+            if facts.task.looks and seen.picture is not None:
+                answer = probe.answer(seen.x)
+                if method.takes_targets:
+                    readout, bound = facts.task.bind(targets.given, facts, self._clean(plan, seen, answer, probe))
+                    targets = Targets(facts, bound)
+                    probe = ModelProbe(plan.model, self.device, run, plan.precision, readout)
+            explanation = method.explain(probe, seen.x, targets)
         run.usage.avoided += explanation.avoided
-        return explanation
+        return replace(explanation, answer=answer)
+
+    def _clean(self, plan: Plan, seen: Seen, answer: Tensor, probe: ModelProbe) -> Clean:
+        """Return what targets are fixed on; further pictures are decoded when they are asked for."""
+        assert seen.picture is not None
+        original, transform = seen.picture.original, plan.model.spec.transform
+
+        def further(i: int) -> Picture:
+            pointer = f"/pictures/{i}"
+            return self._decoded(picture_bytes(plan.ask.further[i], pointer), transform)
+
+        def mask(i: int) -> Tensor:
+            picture = further(i)
+            if picture.original.size != original.size:
+                raise InvalidParameter.at(
+                    f"/pictures/{i}",
+                    f"the mask has {picture.original.width} x {picture.original.height} pixels, and the picture has "
+                    f"{original.width} x {original.height}",
+                )
+            return torch.from_numpy(np.array(picture.seen.convert("L"))).gt(127).float()
+
+        def answers(i: int) -> Tensor:
+            return probe.answer(to_input(further(i), transform).to(plan.model.device))
+
+        return Clean(answer, _view(seen, plan.model.facts), answers, mask)
 
     def answer(self, plan: Plan, seen: Seen, explanation: Explanation, run: Run, needs: Needs) -> Answer:
         """Put what was found into values, and draw what a format needs of it.
@@ -119,14 +164,18 @@ class Pipeline:
         Raises:
             InvalidParameter: a drawing is larger than the format can hold.
         """
-        facts, method, outputs = plan.model.facts, plan.ask.method, explanation.outputs
+        facts, method = plan.model.facts, plan.ask.method
+        said = explanation.answer if facts.task.looks else explanation.outputs
+        view = _view(seen, facts) if seen.picture is not None else None
         with self._cores, run.usage.stage("render"):
             maps = self._shown(plan, seen, explanation, needs)
         count = PREDICTIONS if method is not None else plan.ask.top_k
         return Answer(
             id=run.id,
-            model=wire.ModelRef(name=facts.name, version=plan.model.version, task=facts.task.name),
-            predictions=tuple(facts.task.predictions(outputs, facts, count)) if outputs is not None else (),
+            model=wire.ModelRef(
+                name=facts.name, version=plan.model.version, task=facts.task.name, task_assumed=facts.task_assumed
+            ),
+            predictions=tuple(facts.task.predictions(said, facts, count, view)) if said is not None else (),
             image=_geometry(seen.picture),
             usage=_usage(run, exact=explanation.exact),
             output=plan.ask.output,
@@ -181,7 +230,7 @@ class Pipeline:
             raise InvalidParameter.at(
                 "/targets", f"{len(given)} targets; at most {self.settings.max_targets} are taken in one request"
             )
-        return Targets(facts, facts.task.read(given, facts))
+        return Targets(facts, facts.task.read(given, facts, len(ask.further)))
 
     @staticmethod
     def _shown(plan: Plan, seen: Seen, explanation: Explanation, needs: Needs) -> tuple[Shown, ...]:
@@ -196,7 +245,14 @@ def _target(target: Target | None, outputs: Tensor | None, facts: Facts) -> wire
     if target is None or outputs is None:
         return None
     strength = facts.task.strength(target, outputs)
-    return wire.TargetRef(index=target.index, label=facts.label(target.index), score=strength)
+    asked = dict(target.asked) if isinstance(target.asked, Mapping) else target.asked
+    return wire.TargetRef(index=target.index, label=facts.label(target.index), score=strength, asked=asked)
+
+
+def _view(seen: Seen, facts: Facts) -> View:
+    assert seen.picture is not None
+    x0, y0, x1, y1 = map(float, seen.picture.box)
+    return View((x0, y0, x1, y1), facts.input_size)
 
 
 def _geometry(picture: Picture | None) -> wire.Geometry | None:

@@ -30,6 +30,9 @@ class Body:
     image: bytes | None
 
 
+_PARTS = ("image", "pictures", "request")
+
+
 async def read(request: Request, max_bytes: int, timeout_s: float) -> Body:
     """Read and take apart a body.
 
@@ -91,7 +94,7 @@ class _InMemory(MultiPartParser):
         self.spool_max_size = len(data) + 1
         self._complete = False
         # A part that is no file may be as large as the body, which is bounded already.
-        super().__init__(request.headers, self._whole(data), max_files=4, max_fields=4, max_part_size=len(data) + 1)
+        super().__init__(request.headers, self._whole(data), max_files=20, max_fields=20, max_part_size=len(data) + 1)
 
     async def _whole(self, data: bytes) -> AsyncGenerator[bytes, None]:
         yield data
@@ -117,11 +120,13 @@ async def _multipart(request: Request, data: bytes) -> Body:
 
 async def _parts(parts: list[tuple[str, UploadFile | str]]) -> Body:
     for name, _ in parts:
-        if name not in ("image", "request"):
+        if name not in _PARTS:
             raise MalformedRequest(
-                f"unknown part {name!r}{did_you_mean(name, ('image', 'request'))}; the parts are 'image' (a file) and, "
-                "optionally, 'request' (the request as a JSON object, without the image)"
+                f"unknown part {name!r}{did_you_mean(name, _PARTS)}; the parts are 'image' (a file) and, "
+                "optionally, 'request' (the request as a JSON object, without the image) and further 'pictures' (files)"
             )
+    further = [part for name, part in parts if name == "pictures"]
+    parts = [(name, part) for name, part in parts if name != "pictures"]
     if len(parts) != len(dict(parts)):
         raise MalformedRequest("a part is sent twice; send one 'image' and at most one 'request'")
     found = dict(parts)
@@ -133,6 +138,10 @@ async def _parts(parts: list[tuple[str, UploadFile | str]]) -> Body:
     fields = _object(raw, "part 'request'")
     if "image" in fields:
         raise InvalidParameter.at("/image", "send the picture in the part 'image' or in JSON, not in part 'request'")
+    if further:
+        if "pictures" in fields or any(isinstance(part, str) for part in further):
+            raise MalformedRequest("send further pictures as files, each in a part 'pictures', or all of them in JSON")
+        fields["pictures"] = [await part.read() for part in further if isinstance(part, UploadFile)]
     image = found.get("image")
     if isinstance(image, str):
         raise MalformedRequest(

@@ -56,7 +56,7 @@ def _summary(entry: Entry, default: str) -> wire.ModelSummary:
         name=spec.name,
         default=spec.name == default,
         status=entry.status,
-        task=spec.task.name,
+        task=(entry.model.facts.task if entry.model else spec.task).name,
         source=spec.source,
         error=entry.error,
     )
@@ -124,8 +124,10 @@ async def model(request: Request, name: str) -> wire.ModelInfo:
         device=str(loaded.device) if loaded else None,
         load_s=entry.load_s,
         outputs=facts.outputs if facts else None,
+        scale=facts.task.scale if facts else None,
+        checks=[wire.CheckInfo(**vars(check)) for check in facts.checks] if facts else None,
         labels=len(spec.labels),
-        task_assumed=not spec.task_known,
+        task_assumed=facts.task_assumed if facts else not spec.task_known,
         loading=list(spec.said),
         input=_input(spec),
         default_layer=facts.default_layer if facts else None,
@@ -160,6 +162,7 @@ async def layers(request: Request, name: str) -> wire.LayerList:
                 type=info.type,
                 shape=list(info.shape),
                 spatial=info.spatial,
+                layout=str(info.layout) if info.layout is not None else None,
                 default=info.path == facts.default_layer,
                 followed_by=info.followed_by,
             )

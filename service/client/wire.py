@@ -70,10 +70,18 @@ class ExplainRequest(Request):
 
     image: Annotated[str | None, IMAGE] = None
     targets: Annotated[
-        list[StrictInt | Label] | None,
+        list[StrictInt | Label | dict[str, Any]] | None,
         Field(
-            max_length=1024, description="Output indices or labels; default: the top class.", examples=[[281, "tabby"]]
+            max_length=1024,
+            description="What to explain: an output's index or label; or, by the model's task, `{class, against: "
+            "[..]}`; `{output, direction: up | down}`; `{class, region: predicted | [x0, y0, x1, y1] | {mask: i}}`; "
+            "`{detection: rank}`, `{box: [x0, y0, x1, y1], class}`; `{like: [i], unlike: [i], measure: cosine}`. Boxes "
+            "are in pixels of the upright upload, `i` counts `pictures`. Default: what the model says of the picture.",
+            examples=[[281, "tabby"]],
         ),
+    ] = None
+    pictures: Annotated[
+        list[str] | None, Field(max_length=16, description="Further pictures, as `image`, that targets name.")
     ] = None
     params: dict[str, Any] = Field(default_factory=dict)
     output: OutputOptions = Field(default_factory=OutputOptions)
@@ -91,16 +99,22 @@ class ModelRef(Wire):
     name: str
     version: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$", description="Digest of all weights and buffers.")]
     task: TaskName
+    task_assumed: Annotated[bool, Field(description="Nothing but a guess says that it is its task.")] = False
 
 
 class Prediction(Wire):
-    """One output of the network on the whole picture."""
+    """One thing that the network says of the whole picture; which numbers there are depends on its task."""
 
-    index: int
-    label: str
-    probability: Annotated[float | None, Field(ge=0, le=1, description="After softmax; classifiers only.")] = None
-    logit: Annotated[float | None, Field(description="Before softmax; classifiers only.")] = None
+    index: int | None = None
+    label: str | None = None
+    probability: Annotated[float | None, Field(ge=0, le=1, description="Of a class: by softmax or sigmoid.")] = None
+    logit: Annotated[float | None, Field(description="Of a class: before softmax or sigmoid.")] = None
     value: Annotated[float | None, Field(description="Regressions only.")] = None
+    share: Annotated[float | None, Field(description="Segmentation: of the pixels where the class wins.")] = None
+    rank: Annotated[int | None, Field(description="Detection: from 0 on, the surest first.")] = None
+    score: Annotated[float | None, Field(description="Detection: how sure the network is.")] = None
+    box: Annotated[list[float] | None, Field(description="Detection: x0, y0, x1, y1, pixels of the upload.")] = None
+    norm: Annotated[float | None, Field(description="Embedding: its length.")] = None
 
 
 class TargetRef(Wire):
@@ -108,7 +122,8 @@ class TargetRef(Wire):
 
     index: int
     label: str
-    score: Annotated[float, Field(description="Probability of the class, or value of the regression.")]
+    score: Annotated[float, Field(description="What the network says of it: a probability, or a value.")]
+    asked: Annotated[int | str | dict[str, Any] | None, Field(description="As the request named it.")] = None
 
 
 class ArrayWire(Wire):
@@ -306,6 +321,15 @@ class TuningInfo(Wire):
     timings: list[TimingInfo]
 
 
+class CheckInfo(Wire):
+    """One thing that was looked at when the network was loaded."""
+
+    name: str
+    outcome: Literal["passed", "warning", "refused"]
+    found: str
+    remedy: str | None
+
+
 class ModelInfo(ModelSummary):
     """One model in full; what is only known once it is loaded is null before."""
 
@@ -313,8 +337,10 @@ class ModelInfo(ModelSummary):
     device: str | None
     load_s: float | None
     outputs: int | None
+    scale: Annotated[str | None, Field(description="What the scores of its classes are made of, if it has classes.")]
+    checks: list[CheckInfo] | None
     labels: Annotated[int, Field(description="How many labels it has.")]
-    task_assumed: Annotated[bool, Field(description="Neither the source nor the catalogue says what outputs mean.")]
+    task_assumed: Annotated[bool, Field(description="Neither the source, the catalogue nor numbers say its task.")]
     loading: Annotated[list[str], Field(description="What loading found worth saying: of weights, and of its form.")]
     input: InputInfo
     default_layer: str | None
@@ -331,7 +357,10 @@ class LayerWire(Wire):
     path: str
     type: str
     shape: Annotated[list[int], Field(description="Of the output, without the batch.")]
-    spatial: Annotated[bool, Field(description="Whether it has (channels, height, width) maps.")]
+    spatial: Annotated[bool, Field(description="Whether it has maps over the picture.")]
+    layout: Annotated[
+        str | None, Field(description="How it holds them: chw, hwc, tokens, tokens+N behind N others, ct.")
+    ]
     default: bool
     followed_by: Annotated[str | None, Field(description="Activation function that takes this output directly.")]
 

@@ -40,5 +40,6 @@ class Explanation:
     maps: Sequence[Map]
     details: Mapping[str, Any] = field(default_factory=dict)
     outputs: Tensor | None = None  # (K,)
+    answer: Tensor | None = None  # what the network itself says of the picture, where that is no row of a table
     avoided: int = 0  # rows whose outputs were known without a forward
     exact: bool = True  # all of the definition was computed, nothing estimated

@@ -199,7 +199,7 @@ class Targets:
         """Return the targets, given outputs (K,) or (N, K) whose first row is the clean picture's."""
         if self.given is not None:
             return self.given
-        return self.facts.task.default(outputs.reshape(-1, outputs.shape[-1])[0])
+        return self.facts.task.default(outputs.detach().reshape(-1, outputs.shape[-1])[0])
 
     def fixed(self, outputs: Tensor) -> Targets:
         """Return the same, decided: from then on other rows do not decide anew."""

@@ -20,7 +20,7 @@ from service.engine.network.trace import Addresses, trace_parts
 from service.engine.network.variants import Variant
 from service.errors import CatalogError
 from service.images import Transform
-from service.models.forms import BlackBox
+from service.models.networks.forms import BlackBox
 from service.models.spec import ModelSpec
 from service.tasks import task
 from service.tasks.guess import Meaning, Numbers, meaning
@@ -69,7 +69,7 @@ class _Examination:
         self.spec = spec
         self.checks = Checks(spec.name)
         self.network, said = prepared(module, device, spec.name)
-        for one in (*spec.said, *said):
+        for one in said:
             self.checks.passed("form", one)
         install(self.network)
         self.answering = Answering(spec, self.network, probe_pictures(spec.transform).to(device), self.checks)

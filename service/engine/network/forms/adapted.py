@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from service.engine.network.forms.outlet import Outlet
-from service.models.forms import served
+from service.models.networks.forms import served
 
 _ENDINGS: dict[Any, str] = {
     function: name
