@@ -14,8 +14,8 @@ from service.engine.network.examine import examine, probe_pictures
 from service.engine.network.memory import live_bytes
 from service.engine.network.trace import trace_parts
 from service.engine.network.variants import EXACT, Variant, candidates
-from service.models.networks.forms import served
 from service.models.identity import version
+from service.models.networks.forms import served
 from service.models.spec import ModelSpec
 from service.precision import Precision
 

@@ -12,7 +12,6 @@ from service.engine.network.proofs.checks import ALONE, REPEATS, Checks, differe
 from service.engine.network.proofs.grids import changed
 from service.engine.network.proofs.watch import Changes, Watched, watch_changes, watch_gradients
 from service.errors import CatalogError
-from service.models.remedies import refusal
 from service.models.spec import ModelSpec
 from service.tasks import task
 
@@ -87,7 +86,7 @@ class Answering:
         except Exception as error:
             self.checks.count(1)
             if not _runs(self.network, self.pictures[:1].clone()):
-                raise refusal(self.spec, self.network, error) from error
+                raise self.spec.refusal(self.network, error) from error
             self.one_at_a_time(
                 f"it fails on {len(self.rows)} pictures at once ({first_line(error)})",
                 "let its forward take any number of pictures; export with dynamic_shapes",
