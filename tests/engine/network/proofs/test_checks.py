@@ -1,6 +1,7 @@
 """Networks that break a rule are refused with what to do, or run so that it holds; nothing is wrong in silence."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from service.engine.scheduler.run import Run
 from service.errors import CatalogError, NotApplicable
 from service.explainers.gradient.saliency import Saliency
 from service.images import Transform
+from service.models.networks.remedies import refusal
 from service.models.spec import ModelSpec
 from service.pipeline import applicability
 from service.tasks import task
@@ -33,7 +35,8 @@ def device():
 
 def _spec(network, name="classification", channels=3, size=SIZE, **options):
     transform = Transform(size, (size, size), (0.5,) * channels, (0.25,) * channels)
-    return ModelSpec("mine", lambda: network, transform, task(name), **options)
+    why = partial(refusal, "mine", transform)  # as sources have it
+    return ModelSpec("mine", lambda: network, transform, task(name), refusal=why, **options)
 
 
 def load(device, network, *args, **options):
