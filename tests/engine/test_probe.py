@@ -101,7 +101,7 @@ def _put_off(model, device, run):
     """Return the work that a probe would wait for."""
     works = []
     probe = ModelProbe(model, device, run)
-    submit, device.submit = device.submit, lambda work, run: works.append(work)
+    submit, device.submit = device.submit, lambda work, run: works.append(work) or torch.zeros(2, 5)
     probe.scores(Rows.of(_noise(2)), sketch=lambda outputs: outputs)
     device.submit = submit
     return works[0]
