@@ -125,9 +125,7 @@ class Facts:
             NotApplicable: none was asked for and no layer has any.
         """
         if path is None:
-            if self.default_layer is None:
-                raise NotApplicable(self._no_maps("a layer is needed"))
-            path = self.default_layer
+            path = self.default_layer or self._named_by_default()
         if path not in self.layers:
             raise InvalidParameter.at(
                 pointer,
@@ -173,6 +171,17 @@ class Facts:
                 "there: something on the way passes none on (no_grad, detach, whole numbers, a compiled part); use "
                 "'feature-maps' or 'occlusion', which need none"
             )
+
+    def _named_by_default(self) -> str:
+        """Say what to do where there is no default layer."""
+        named = next((layer.path for layer in self.layers.values() if layer.spatial), None)
+        if named is None:
+            raise NotApplicable(self._no_maps("a layer is needed"))
+        raise NotApplicable(
+            f"{self.name} has no default layer, as no layer with a grid over the picture is reached by the score's "
+            f"gradient in most of its cells; name one in params.layer (for example {named!r}), or use 'saliency' or "
+            "'occlusion', which need no layer"
+        )
 
     def _no_maps(self, needed: str) -> str:
         why = self.black_box or "none of its layers answers with a grid over the picture"

@@ -8,6 +8,8 @@ import torch
 from service.contract import Facts, Target, Targets
 from service.tasks import TASKS, task
 
+# Of these tasks targets need no look at the picture first: the others have readouts of their own.
+TABLES = [name for name in TASKS if not task(name).looks]
 TABLE = torch.tensor([[1.0, 5.0, 2.0], [9.0, 0.0, 3.0]])
 
 
@@ -47,7 +49,7 @@ def test_once_decided_other_rows_do_not_decide_anew():
     assert decided.columns(TABLE[1:]).tolist() == [[0.0]]
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", TABLES)
 def test_columns_are_targets_values_in_their_order(name):
     targets = Targets(_facts(name), [2, 0])
     assert targets.columns(TABLE).tolist() == [[2, 1], [3, 9]]
@@ -66,7 +68,7 @@ def test_the_pictures_target_is_chosen_by_outputs_whatever_score_is_explained():
     assert torch.equal(Targets(_facts()).scores(TABLE, "probability"), TABLE.softmax(-1)[:, 1:2])
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", TABLES)
 def test_what_a_task_chooses_is_as_many_as_it_said(name):
     facts = _facts(name)
     assert len(facts.task.default(TABLE[0])) <= facts.task.most_by_default(facts)
