@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from service.process import prepare_process
-from tests.bench import adaptive, latency, load, masks, memory, wire
+from tests.bench import latency, load, masks, memory, wire
 from tests.bench.measure import Options, Row, report, table
 from tests.bench.subject import EMBEDDED, scratch
 
@@ -23,7 +23,6 @@ SECTIONS: Mapping[str, Callable[[Options, Path], Iterator[Row]]] = {
     "ceiling": load.ceiling,
     "mixed": load.mixed,
     "memory": memory.run,
-    "adaptive": adaptive.run,
     "small-masks": masks.run,
 }
 

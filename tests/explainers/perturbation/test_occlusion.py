@@ -13,7 +13,6 @@ from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.explainers.perturbation.occlusion import Occlusion, starts
-from service.tuning import rank_correlation
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_within, tiny_input
 from tests.oracles import Case, Peer
@@ -217,30 +216,3 @@ def test_boxes_of_several_pictures_share_batches_within_memory(small, monkeypatc
                 assert max(held) <= 1  # one after the other
             else:
                 assert max(run.usage.batch_rows / run.usage.batches for run in runs) > 8
-
-
-def test_adaptive_runs_about_half_and_says_so(small):
-    subject, x = small(tiny.classifier), tiny_input()
-    exact = subject.explain(Occlusion(window=8, stride=2, score="logit"), x, [1, 3])
-    run = Run()
-    method = Occlusion(window=8, stride=2, score="logit", strategy="adaptive")
-    found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets(subject.facts, [1, 3]))
-    assert (exact.exact, found.exact) == (True, False)
-    positions, estimated = found.details["positions"], found.details["estimated"]
-    assert positions == 169
-    assert run.usage.forwards == positions - estimated + 2
-    assert 0.5 < 1 - estimated / positions < 0.62
-    grid, truth = torch.tensor(found.details["grid"]), torch.tensor(exact.details["grid"])
-    right = (grid - truth).abs().amax(0) <= 1e-5
-    assert int(right.sum()) >= positions - estimated  # what was run is what it is; the rest is between
-    assert right[::2, ::2].all()
-    for a, b in zip(found.maps, exact.maps, strict=True):
-        assert rank_correlation(a.array, b.array) > 0.9
-
-
-@pytest.mark.parametrize(("window", "stride", "size"), [(8, 8, 4), (16, 16, 2), (32, 32, 1), (7, 6, 6)])
-def test_adaptive_copes_with_small_grids(small, window, stride, size):
-    subject = small(tiny.classifier)
-    found = subject.explain(Occlusion(window=window, stride=stride, strategy="adaptive"), tiny_input(), [0])
-    assert torch.tensor(found.details["grid"]).shape == (1, size, size)
-    assert torch.isfinite(found.maps[0].array).all()
