@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from service.contract import Explanation, Targets
+from service.contract import Explanation, Rows, Sketch, Targets
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
@@ -45,6 +45,21 @@ class Subject:
 
     def given(self, x: Tensor | None) -> Tensor:
         return torch.empty(0, 3, *self.facts.input_size) if x is None else x
+
+
+class Watched(PlainProbe):
+    """A plain probe that keeps what it was asked, and what callers who watch are shown after each row."""
+
+    def __init__(self, subject: Subject) -> None:
+        super().__init__(subject.plain, subject.facts)
+        self.asked: list[Rows] = []
+        self.shown: list[list[Tensor]] = []
+
+    def scores(self, rows: Rows, *, sketch: Sketch | None = None) -> Tensor:
+        outputs = super().scores(rows)
+        self.asked.append(rows)
+        self.shown.append([sketch(outputs[:n]).maps[0].array for n in range(1, len(outputs) + 1)])
+        return outputs
 
 
 @pytest.fixture(scope="session")

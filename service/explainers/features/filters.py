@@ -46,10 +46,10 @@ def _fourier_scale(size: tuple[int, int]) -> Tensor:
 class Filters(LayerExplainer):
     """What a filter looks for: the picture that gradient ascent paints, from a blank one, to please it most.
 
-    Maximises the mean response of the channel, less the regularisers. Each step moves the picture along its
-    gradient, scaled to unit root mean square. `pixel` works on the normalised pixels; `fourier` on a spectrum with
-    equal power in each octave and decorrelated colours, which gives smoother pictures. First-layer kernels, which
-    read RGB, are also shown as they are.
+    X = argmax mean_ij A_k(X) - l2 mean(X^2) - total_variation TV(X), from a blank X on. Each step moves the picture
+    along its gradient, scaled to unit root mean square. `pixel` works on the normalised pixels; `fourier` on a
+    spectrum with equal power in each octave and decorrelated colours, which gives smoother pictures. First-layer
+    kernels, which read RGB, are also shown as they are.
 
     A response that is dead behind ReLUs has no gradient: the step then lets a little of it leak through the closed
     ones, which moves the response before the ReLU.

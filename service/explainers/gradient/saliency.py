@@ -21,7 +21,7 @@ class Saliency(Explainer):
     """How much the score moves when one pixel moves: |dy_c/dX|, the maximum over the colour channels.
 
     `signed` keeps the sign and adds the channels up instead. `times_input` multiplies the gradient by the
-    (normalised) input. SmoothGrad averages the gradient over noisy copies of the picture before either.
+    (normalised) input. SmoothGrad takes the mean of dy_c/dX at X + e over Gaussian noises e before either.
     """
 
     score: ScoreOf = "logit"

@@ -23,10 +23,10 @@ Coordinate = Annotated[int, Field(ge=0)]
 class DeconvNet(Explainer):
     """Which pattern of the picture caused an activation: the activation is projected back to the pixels.
 
-    One activation of the layer is kept with its value, all others are zeroed, and the signal runs back: unpooled
-    through the switches of the max pools, rectified at each ReLU, filtered by the transposed filters. The picture
-    has the input's resolution because it is a projection, not an enlarged feature map. Each map carries in `patch`
-    the part of the input that its receptive field covers, and is drawn beside it.
+    One activation of the layer is kept with its value, all others are zeroed, and the signal S runs back: unpooled
+    through the switches of each max pool, S = ReLU(S) at each ReLU, S = W^T S at each convolution with the filters W.
+    The picture has the input's resolution because it is a projection, not an enlarged feature map. Each map carries in
+    `patch` the part of the input that its receptive field covers, and is drawn beside it.
 
     Max pools send the signal to the position that won, adding up where windows overlap. Smooth activations
     (SiLU, GELU, gates) have no rectifier and pass their gradient; `details.other_activations` names them. In a network

@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.contract import Rows, Targets
+from service.contract import Targets
 from service.engine.scheduler.run import Run
 from service.explainers.cam.masks import MaskedCAM, Variation, enlarged, min_max
 from service.explainers.cam.score_cam import ScoreCAM
 from tests import oracles, tiny
-from tests.explainers.conftest import assert_close, tiny_input
+from tests.explainers.conftest import Watched, assert_close, tiny_input
 from tests.oracles import Case
-from tests.plain import PlainProbe
 
 
 class Varied(MaskedCAM):
@@ -29,21 +28,6 @@ class Varied(MaskedCAM):
 
 def _varied(mask: Tensor) -> list[Tensor]:
     return [mask, mask / 2, 1 - mask]
-
-
-class Watched(PlainProbe):
-    """A plain probe that keeps what it was asked, and what callers who watch are shown after each row."""
-
-    def __init__(self, subject):
-        super().__init__(subject.plain, subject.facts)
-        self.asked: list[Rows] = []
-        self.shown: list[list[Tensor]] = []
-
-    def scores(self, rows, *, sketch=None):
-        outputs = super().scores(rows)
-        self.asked.append(rows)
-        self.shown.append([sketch(outputs[:n]).maps[0].array for n in range(1, len(outputs) + 1)])
-        return outputs
 
 
 def _kill(subject, channels):

@@ -14,7 +14,7 @@ from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.explainers.perturbation.occlusion import Occlusion, starts
 from tests import oracles, tiny
-from tests.explainers.conftest import assert_within, tiny_input
+from tests.explainers.conftest import Watched, assert_within, tiny_input
 from tests.oracles import Case, Peer
 
 TOLERANCE = 1e-4  # a drop is a small difference of scores
@@ -129,6 +129,24 @@ def test_windows_that_change_nothing_cost_nothing(small):
     assert found.avoided == 8
     case = Case(subject.plain, x, target=2, params={"window": 8, "stride": 8, "score": "logit"})
     assert_within(found.maps[0].array, oracle(case), 2e-5)
+
+
+def test_callers_who_watch_see_the_windows_that_are_done(small):
+    """Pixels under no window that is done are zero, the others have the mean of those that are."""
+    subject, x = small(tiny.classifier), tiny_input()
+    x[:, :, :8] = 0  # windows there change nothing, which is known from the start
+    method, probe = Occlusion(window=8, stride=8, score="logit"), Watched(subject)
+    found = method.explain(probe, x, Targets(subject.facts, [2])).maps[0].array
+    (shown,) = probe.shown
+    assert len(shown) == 1 + 12
+    assert torch.equal(shown[-1], found)
+    windows = [m.view(4, 8, 4, 8).abs().amax((1, 3)).ne(0) for m in shown]  # (rows, columns) of the grid
+    assert [int(there.sum()) for there in windows] == list(range(13))
+    # The first ones are spread over the picture: every second row and column before those between.
+    assert windows[2].nonzero().tolist() == [[2, 0], [2, 2]]
+    for m, there in zip(shown, windows, strict=True):
+        covered = there.repeat_interleave(8, 0).repeat_interleave(8, 1)
+        assert torch.equal(m, torch.where(covered, found, 0))
 
 
 def test_starts_cover_every_pixel():
