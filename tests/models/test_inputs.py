@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from service.answer import Needs
 from service.app import build, close
+from service.ask import Ask
 from service.contract import Facts
 from service.engine.scheduler.run import Run
 from service.explainers.base import Explainer, registry
-from service.rendering import OutputOptions
 from service.settings import Settings
 from tests import tiny
 from tests.conftest import encoded, photograph
@@ -107,8 +108,15 @@ PICTURE = photograph("chelsea").resize((90, 60))
 
 
 def outputs(context: Any, model: str, picture: bytes) -> Any:
-    answer = context.pipeline.predict(model=model, image=picture, top_k=5, run=Run()).body
-    return np.array([p["logit"] for p in sorted(answer["predictions"], key=lambda p: p["index"])])
+    plan = context.pipeline.plan(Ask(None, model=model, pictures=(picture,), top_k=5))
+    found = context.pipeline.work(plan, Run(), Needs()).predictions
+    return np.array([prediction.logit for prediction in sorted(found, key=lambda prediction: prediction.index)])
+
+
+def maps_of(context: Any, model: str, explainer: Explainer, targets: tuple[int, ...] = ()) -> Any:
+    ask = Ask(explainer, model=model, pictures=(encoded(PICTURE),), targets=targets)
+    needs = Needs(pictures="best", encode=lambda drawing: b"drawn")
+    return context.pipeline.work(context.pipeline.plan(ask), Run(), needs).maps
 
 
 @pytest.mark.parametrize(
@@ -133,11 +141,11 @@ def test_same_outputs_and_maps(context: Any, one: str, other: str, tolerance: fl
             continue
         if name in ("saliency", "filters", "deconvnet") and one not in ("blue-first", "alpha"):
             continue  # these are on the scale of the input
-        maps = []
-        for model in (one, other):
-            plan = context.pipeline.plan(explainer, model=model, targets=[1] if cls.takes_targets else None)
-            answer = context.pipeline.explain(plan, image=data, output=OutputOptions(), run=Run())
-            maps.append(np.stack([heat.array for heat in answer.heats]))
+        targets = (1,) if cls.takes_targets else ()
+        maps = [
+            np.stack([shown.heat.array for shown in maps_of(context, model, explainer, targets)])
+            for model in (one, other)
+        ]
         np.testing.assert_allclose(*maps, atol=20 * tolerance * max(np.abs(maps[1]).max(), 1e-6), err_msg=name)
 
 
@@ -167,20 +175,16 @@ def test_every_method_answers_or_says_why_not(context: Any, model: str) -> None:
         explainer = _cheap(cls)
         if not _applies(explainer, facts):
             continue
-        plan = context.pipeline.plan(explainer, model=model)
-        data = encoded(PICTURE) if cls.needs_image else None
-        answer = context.pipeline.explain(plan, image=data, output=OutputOptions(), run=Run())
-        for heat in answer.heats:
-            assert np.isfinite(heat.array).all(), cls.name
-        assert answer.image().startswith(b"\x89PNG"), cls.name
+        for shown in maps_of(context, model, explainer):
+            assert np.isfinite(shown.heat.array).all(), cls.name
+            assert shown.picture == b"drawn", cls.name
 
 
 def test_saliency_of_a_grey_network(context: Any) -> None:
     """Its gradient is the sum of those of the three channels that see the grey value."""
     from service.explainers.gradient.saliency import Saliency
 
-    plan = context.pipeline.plan(Saliency(sign="signed", score="logit"), model="grey", targets=[1])
-    found = context.pipeline.explain(plan, image=encoded(PICTURE), output=OutputOptions(), run=Run()).heats[0].array
+    found = maps_of(context, "grey", Saliency(sign="signed", score="logit"), (1,))[0].heat.array
     picture = PICTURE.resize((48, 32), Image.Resampling.BILINEAR).crop((8, 0, 40, 32)).convert("L")
     x = torch.from_numpy(np.asarray(picture, np.float32) / 255)[None, None].requires_grad_()
     (expected,) = torch.autograd.grad(grey().eval()(x)[0, 1], x)
