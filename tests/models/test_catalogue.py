@@ -61,7 +61,7 @@ def entry(folder: Path, text: str) -> Any:
         (f"[models.m]\n{GOOD}weights = 'nix.pth'", "models.m.weights: no file"),
         (f"[models.m]\n{GOOD}weights = 'nix.pth'", "name a .safetensors or .pth file, 'default' or 'random'"),
         (f"[models.m]\n{GOOD}labels = 'nix.txt'", "models.m.labels: '"),
-        (f"[models.m]\n{GOOD}task = 'detection'", "models.m.task: Input should be 'classification' or 'regression'"),
+        (f"[models.m]\n{GOOD}task = 'detecting'", "models.m.task: Input should be 'classification', "),
         (f"[models.m]\n{GOOD}resize = 31", "models.m.resize: 31 is less than the input size (32, 32)"),
         (f"[models.m]\n{GOOD}resize = 0", "models.m.resize: Input should be greater than or equal to 1"),
         (f"[models.m]\n{GOOD}std = [1, 1, 0]", "models.m: std has to be above 0 in each channel"),

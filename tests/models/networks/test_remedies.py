@@ -30,7 +30,7 @@ CASES = {
     "six": "it takes 6 channels, and pictures have 1, 3 or 4",
     "sized": "it does not take 32 x 32, and takes 96 x 96; set input_size = 96",
     "digits": "it does not take 32 x 32, and takes 28 x 28; set input_size = 28 and channels = 1",
-    "squeezes": "write flatten(1), or squeeze by its axis",
+    "squeezes": "use flatten(1)",
     "two": "its forward takes 2 inputs, and one picture is explained; bind 'age' in the factory",
     "last": "it takes channels last; let its forward begin with x = x.permute(0, 2, 3, 1)",
     "film": "it takes five axes, as of films or volumes",
