@@ -175,6 +175,9 @@ def _changed(given: Any, taken: Any) -> bool:
 
 
 def _invalid(found: Sequence[Any], schema: type[BaseModel], fields: Mapping[str, Any]) -> InvalidParameter:
+    # Two checks have found them: they are told in the order of the request.
+    order = {name: i for i, name in enumerate(fields)}
+    found = sorted(found, key=lambda e: order.get(e["loc"][0], len(order)) if e["loc"] else -1)
     errors = [FieldError(_pointer(e["loc"], fields), _say(e, schema)) for e in found]
     unique = list({e.pointer: e for e in reversed(errors)}.values())[::-1]  # a union complains once per branch
     detail = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in unique[:5])

@@ -277,7 +277,7 @@ def test_model_in_full(client: httpx.Client) -> None:
     assert info.head.layer == "relu2"
     assert client.get("/models/tiny-vgg").json()["head"] is None
     tokens = client.get("/models/tiny-tokens").json()
-    assert (tokens["default_layer"], tokens["rectifiers"], tokens["other_activations"]) == (None, 0, ["gelu"])
+    assert (tokens["default_layer"], tokens["rectifiers"], tokens["other_activations"]) == ("norm", 0, ["gelu"])
 
 
 def test_layers(client: httpx.Client) -> None:
