@@ -53,12 +53,14 @@ def _quiet() -> Iterator[Any]:
         warnings.simplefilter("ignore")
         import transformers
 
-        level = transformers.logging.get_verbosity()
-        transformers.logging.set_verbosity(logging.ERROR)
+        library: Any = transformers.logging
+        level = library.get_verbosity()
+        library.disable_progress_bar()
+        library.set_verbosity(logging.ERROR)
         try:
             yield transformers
         finally:
-            transformers.logging.set_verbosity(level)
+            library.set_verbosity(level)
 
 
 class Transformers:
