@@ -204,11 +204,13 @@ def test_memory_is_given_back_once_after_work(monkeypatch):
         asleep.put(None)
         return really()
 
-    device._changed.wait = wait
-    for turn in range(1, 4):
+    with held(device):
+        device._changed.wait = wait
+    asleep.get(timeout=20)  # for good, until there is work again
+    for turn in (2, 3):
+        assert len(released) == turn - 1
         device.call(lambda: None)
-        asleep.get(timeout=20)  # for good, until there is work again
-        assert len(released) == turn
+        asleep.get(timeout=20)
     device.close()
     assert waits == [2.0, None] * 3
     assert len(released) == 3
