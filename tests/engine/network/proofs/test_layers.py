@@ -1,0 +1,76 @@
+"""Layers get their address, layout and reach; the default one is the last that all of the score depends on."""
+
+import pytest
+import torch
+from torch import nn
+
+from service.engine.network.resident import Model
+from service.images import Transform
+from service.models.spec import ModelSpec
+from service.tasks import task
+
+
+def _facts(network, size=32, name="classification"):
+    transform = Transform(size, (size, size), (0.5,) * 3, (0.25,) * 3)
+    spec = ModelSpec("mine", lambda: network, transform, task(name))
+    torch.manual_seed(0)
+    return Model(spec, network.eval(), torch.device("cpu")).facts
+
+
+class Blocks(nn.Module):
+    """Maps, a pool of them, a part that no output depends on, and a head that is not linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.Tanh())
+        self.pool, self.unused, self.fc = nn.AvgPool2d(2), nn.Conv2d(8, 8, 1), nn.Linear(128, 5)
+
+    def forward(self, x):
+        a = self.features(x)
+        self.unused(a)
+        return self.fc(self.pool(a).flatten(1)).tanh() * 5
+
+
+def test_pools_and_what_no_output_depends_on_are_no_default() -> None:
+    facts = _facts(Blocks())
+    assert facts.default_layer == "features"  # the outer name, not `features.3`
+    layers = facts.layers
+    assert layers["pool"].spatial
+    assert layers["features"].gradient
+    assert layers["features"].projects
+    assert not layers["unused"].gradient
+    assert layers["features.0"].followed_by == "relu"
+    assert layers["features.0"].kernel == (8, 3, 3, 3)
+    assert layers["features.0"].shape == (8, 16, 16)
+    assert not layers["fc"].spatial
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_one_input_size_is_enough(fixed) -> None:
+    network = Blocks()
+    if not fixed:
+        network.pool, network.fc = nn.AdaptiveAvgPool2d(4), nn.Linear(128, 5)
+    facts = _facts(network)
+    assert facts.default_layer == "features"
+    check = next(check for check in facts.checks if check.name == "size")
+    assert ("only" in check.found) == fixed
+
+
+class Tiny(nn.Module):
+    """Maps of so few cells that squares can hardly be told apart: their size follows the input's all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deep, self.fc = (
+            nn.Sequential(nn.Conv2d(3, 8, 16, 16), nn.Tanh(), nn.Conv2d(8, 8, 1), nn.Tanh()),
+            nn.Linear(8, 4),
+        )
+
+    def forward(self, x):
+        return self.fc(self.deep(x).square().mean((2, 3)))
+
+
+def test_maps_of_few_cells_follow_the_inputs_size() -> None:
+    facts = _facts(Tiny())
+    assert facts.default_layer == "deep"
+    assert facts.layers["deep"].shape == (8, 2, 2)
