@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-Score = Literal["logit", "probability"]
+Score = Literal["logit", "probability", "value"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -291,9 +291,9 @@ def scored(model: nn.Module, score: Score) -> nn.Module:
 
 
 def score_of(model: nn.Module, x: Tensor, target: int, score: Score = "logit") -> Tensor:
-    """Return the score of one class for each picture (N, 3, H, W), as (N,)."""
-    logits = model(x)
-    return (logits if score == "logit" else torch.softmax(logits, dim=1))[:, target]
+    """Return the score of one class, or the value, for each picture (N, 3, H, W), as (N,)."""
+    outputs = model(x)
+    return (torch.softmax(outputs, dim=1) if score == "probability" else outputs)[:, target]
 
 
 @torch.no_grad()

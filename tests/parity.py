@@ -123,7 +123,7 @@ class Subject:
         target = TARGET
         if self.facts["task"] == "regression":
             target = 0
-            params |= {"score": "logit"} if "score" in fields else {}  # a value has no probability
+            params |= {"score": "value"} if "score" in fields else {}
         return Case(plain(self.name), self.x, layer, target, params, self.mean, self.std)
 
     def ask(self, method: type[Explainer], case: Case) -> httpx.Response:

@@ -1,16 +1,20 @@
 """What holds for every registered method, on every kind of network."""
 
 import copy
+import re
+from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
 
-from service.contract import Rows, Targets
+from service.contract import INPUT, Rows, Targets
 from service.engine.network.capture import uninstall
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import RowsWork
+from service.errors import NotApplicable
 from service.explainers.base import registry
 from service.models.identity import digest
 from service.pipeline import applicability
@@ -106,6 +110,40 @@ def test_a_plain_probe_gives_the_same(tiny, case):
         torch.testing.assert_close(a.array, b.array, rtol=1e-4, atol=1e-5)
     assert plain.details.keys() == found.details.keys()
     assert plain.exact == found.exact
+
+
+class Tracings(PlainProbe):
+    """A plain probe that keeps which layers were differentiated."""
+
+    def __init__(self, module, facts):
+        super().__init__(module, facts)
+        self.layers = set()
+
+    def trace(self, rows, tracing, objective=None, *, total=None):
+        trace = super().trace(rows, tracing, objective, total=total)
+        self.layers |= {*tracing.wrt} - {INPUT}
+        return trace
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("name", registry())
+def test_a_layer_that_no_gradient_gets_to_is_refused_by_whoever_needs_one(tiny, name, named):
+    model = tiny.store.get("tiny-regression" if name == "ram" else "tiny")
+    fields = registry()[name].model_fields
+    layers = {"layer": "bn1"} if "layer" in fields else {"layers": ("relu2", "bn1")} if "layers" in fields else {}
+    explainer = registry()[name](**PARAMS.get(name, {}), **(layers if named else {}))
+    network = uninstall(copy.deepcopy(model.module))
+    probe = Tracings(network, model.facts)
+    explainer.explain(probe, _input(explainer), _targets(model))
+    assert ("bn1" in probe.layers) == (bool(probe.layers) and named)
+    missing = "bn1" if named else model.facts.default_layer
+    cut = {path: replace(info, gradient=path != missing) for path, info in model.facts.layers.items()}
+    facts = replace(model.facts, layers=cut)
+    needs = f"{re.escape(name)} needs a gradient at layer '{missing}'.*'score-cam'"
+    with pytest.raises(NotApplicable, match=needs) if probe.layers else nullcontext():
+        explainer.explain(PlainProbe(network, facts), _input(explainer), _targets(model))
+    foretold = applicability(facts)[name]
+    assert (foretold is not None) == (bool(probe.layers) and not named)
 
 
 def test_repeatable(tiny, case):

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from service.contract import Explanation, Probe, Targets
 from service.explainers.base import explainer
-from service.explainers.cam.gradients import GradientCAM, at_layer
+from service.explainers.cam.gradients import GradientCAM
 from service.explainers.fields import Relu
 
 
@@ -26,7 +26,7 @@ class GradCAM(GradientCAM):
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one (h, w) map a target: >= 0, or signed without `relu`."""
-        at = at_layer(probe, image, targets, self.layer)
+        at = self._at_layer(probe, image, targets)
         alpha = at.g.mean((2, 3))  # (T, K)
         cam = torch.einsum("tk,khw->thw", alpha, at.a)
         return self._explained(probe, at, cam.relu()) if self.relu else self._explained(probe, at, cam, "signed")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from service.contract import Explanation, Probe, Targets
 from service.explainers.base import explainer
-from service.explainers.cam.gradients import GradientCAM, at_layer
+from service.explainers.cam.gradients import GradientCAM
 
 
 @explainer(
@@ -31,7 +31,7 @@ class GradCAMPlusPlus(GradientCAM):
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one (h, w) map >= 0 a target."""
-        at = at_layer(probe, image, targets, self.layer)
+        at = self._at_layer(probe, image, targets)
         s = at.a.sum((1, 2))[:, None, None]  # (K, 1, 1)
         divisor = 2 + s * at.g  # (T, K, h, w)
         defined = divisor > 0

@@ -22,9 +22,15 @@ class AtLayer:
     targets: Targets  # fixed
 
 
-def at_layers(probe: Probe, image: Tensor, targets: Targets, layers: Sequence[str]) -> list[AtLayer]:
-    """Run one forward, and for each target one backward that stops at the earliest of the layers."""
+def at_layers(probe: Probe, image: Tensor, targets: Targets, layers: Sequence[str], method: str) -> list[AtLayer]:
+    """Run one forward, and for each target one backward that stops at the earliest of the layers.
+
+    Raises:
+        NotApplicable: no gradient of the outputs gets to one of them.
+    """
     paths = tuple(dict.fromkeys(layers))
+    for path in paths:
+        probe.facts.require_gradient(method, path)
 
     def logits(seen: Trace) -> Tensor:
         return targets.scores(seen.outputs)
@@ -33,12 +39,6 @@ def at_layers(probe: Probe, image: Tensor, targets: Targets, layers: Sequence[st
     outputs = trace.outputs[0]
     fixed = targets.fixed(outputs)
     return [AtLayer(path, trace.activations[path][0], trace.gradients[path][:, 0], outputs, fixed) for path in layers]
-
-
-def at_layer(probe: Probe, image: Tensor, targets: Targets, layer: str | None) -> AtLayer:
-    """Run one forward, and a backward to the layer (default: the network's) for each target."""
-    (at,) = at_layers(probe, image, targets, [probe.facts.layer(layer).path])
-    return at
 
 
 class GradientCAM(LayerExplainer):
@@ -55,6 +55,11 @@ class GradientCAM(LayerExplainer):
     def passes(self, facts: Facts, targets: int) -> int:
         """Return an upper bound: the backward stops at the layer."""
         return 1 + 2 * targets
+
+    def _at_layer(self, probe: Probe, image: Tensor, targets: Targets) -> AtLayer:
+        """Run one forward, and a backward to the layer for each target."""
+        (at,) = at_layers(probe, image, targets, [probe.facts.layer(self.layer).path], self.name)
+        return at
 
     def _explained(
         self,

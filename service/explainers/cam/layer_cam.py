@@ -29,6 +29,12 @@ class LayerCAM(LayerExplainer):
 
     layers: Layers = ()
 
+    @classmethod
+    def require(cls, facts: Facts) -> None:
+        """Need a layer with maps that a gradient of the outputs gets to."""
+        facts.require_spatial(cls.name)
+        facts.require_gradient(cls.name, None)
+
     def passes(self, facts: Facts, targets: int) -> int:
         """Return an upper bound: the backward stops at the earliest layer."""
         return 1 + 2 * targets
@@ -36,7 +42,7 @@ class LayerCAM(LayerExplainer):
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one (h, w) map >= 0 a target, as large as the largest layer."""
         layers = layers_of(self.layers, probe.facts)
-        found = at_layers(probe, image, targets, [info.path for info in layers])
+        found = at_layers(probe, image, targets, [info.path for info in layers], self.name)
         maps = [(at.g.relu() * at.a).sum(1).relu() for at in found]  # (T, h, w) each
         cam = fused(maps) if len(maps) > 1 else maps[0]
         one = found[0]

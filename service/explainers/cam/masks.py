@@ -115,10 +115,6 @@ class MaskedCAM(LayerExplainer):
         """Return an upper bound: every channel's mask and a mask of zeros, varied, and the clean picture."""
         return (facts.layer(self.layer).shape[0] + 1) * len(self.variations()) + 1
 
-    def tolerates_reduced_precision(self) -> bool:
-        """Allow it for probabilities: the softmax over channels magnifies what rounding does to logits."""
-        return self.score == "probability"
-
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one (h, w) map >= 0 a target; `details.cic` holds each channel's CIC."""
         layer = probe.facts.layer(self.layer).path

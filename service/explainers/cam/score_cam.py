@@ -18,3 +18,7 @@ class ScoreCAM(MaskedCAM):
     pixels, so that X_b is an all-black picture. A constant map masks everything. Channels with constant or equal
     masks share one forward.
     """
+
+    def tolerates_reduced_precision(self) -> bool:
+        """Allow it for probabilities: the softmax over channels magnifies what rounding does to logits."""
+        return self.score == "probability"

@@ -44,6 +44,7 @@ class SmoothGradCAMPlusPlus(GradientCAM):
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one (h, w) map >= 0 a target."""
         layer = probe.facts.layer(self.layer).path
+        probe.facts.require_gradient(self.name, layer)
         clean = probe.trace(Rows.of(image), Tracing(layers=(layer,)))
         a, outputs = clean.activations[layer][0], clean.outputs[0]  # (K, h, w)
         targets = targets.fixed(outputs)  # the clean picture's, not each noisy copy's

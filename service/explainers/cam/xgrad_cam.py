@@ -5,7 +5,7 @@ from torch import Tensor
 
 from service.contract import Explanation, Probe, Targets
 from service.explainers.base import explainer
-from service.explainers.cam.gradients import GradientCAM, at_layer
+from service.explainers.cam.gradients import GradientCAM
 
 
 @explainer(
@@ -26,7 +26,7 @@ class XGradCAM(GradientCAM):
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one (h, w) map >= 0 a target."""
-        at = at_layer(probe, image, targets, self.layer)
+        at = self._at_layer(probe, image, targets)
         s = at.a.sum((1, 2))  # (K,)
         contribution = (at.g * at.a).sum((2, 3))  # (T, K)
         w = torch.where(s != 0, contribution / torch.where(s != 0, s, 1), 0)
