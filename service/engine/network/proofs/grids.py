@@ -19,6 +19,7 @@ SQUARES: tuple[Place, ...] = ((1, 1), (1, 6), (6, 1), (6, 6), (2, 4), (4, 2))  #
 _CELLS = 8
 _AGREEING = 5  # squares at whose place an output has to change most
 _PREFIXES = 9  # 0 to 8 leading tokens
+_PROPORTION = 0.7  # largest logarithm of a grid's proportions over the picture's: about twice as wide, or half
 _STEP = 2.0  # that a square is brighter by, in deviations: far more than floating point loses on the way
 
 
@@ -56,6 +57,8 @@ def grid_of(output: Tensor, size: tuple[int, int]) -> Layout | None:
             continue
         # A row more or less of leading tokens moves all places by little: proportions tell such grids apart.
         off = round(abs(math.log(layout.grid[0] * size[1] / (layout.grid[1] * size[0]))), 1)
+        if off > _PROPORTION:
+            continue
         if best is None or (off, miss) < best[0]:
             best = (off, miss), layout
     return None if best is None else best[1]

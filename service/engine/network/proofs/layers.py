@@ -13,6 +13,7 @@ from service.engine.network.proofs.watch import Call, Changes, Watched, addresse
 
 RELU = "+relu"
 _WIDER = 64  # pixels, of the second input size
+_MAPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)  # whose answers are (N, C, h, w) by definition
 
 
 @dataclass
@@ -51,15 +52,16 @@ def find_layers(
         counts[call.path] = counts.get(call.path, 0) + 1
         seen = watched.calls[i] if watched is not None else call
         grows = follows(call.shape, wider.get(f"{call.path}#{counts[call.path]}"))
-        layout = call.layout
-        if layout is None and grows:
-            layout = Layout("chw", (call.shape[1], call.shape[2]))
+        if not wider and isinstance(call.module, _MAPS) and len(call.shape) == 3:
+            grows = call.shape[1] == call.shape[2] > 1  # what it is like, where no other size can show it
+        layout = Layout("chw", (call.shape[1], call.shape[2])) if grows else call.layout
         gradient = gradients[i] if gradients else None
         found.infos[name] = _info(name, call, seen, layout, gradient is not None)
         found.same[name] = seen.same if watched is not None else i
         if layout is None:
             continue
-        if call.pooled is not None and call.rectified is not None:
+        averaged = call.layout is None or call.layout == layout  # over the places of this layout
+        if averaged and call.pooled is not None and call.rectified is not None:
             found.averaged.append(Averaged(name, call.pooled))
             if seen.followed_by == "relu":
                 found.averaged.append(Averaged(name + RELU, call.rectified))

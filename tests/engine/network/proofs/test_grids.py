@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from service.contract import Layout
-from service.engine.network.proofs.grids import Candidate, changed, default_layer, follows, grid_of, reach
+from service.engine.network.proofs.grids import SQUARES, Candidate, changed, default_layer, follows, grid_of, reach
 
 SIZE = 48, 64
 
@@ -34,6 +34,14 @@ def test_channels_first_last_and_places_in_one_axis(maps) -> None:
         assert layout.grid == (6, 8)
         assert torch.equal(layout.maps(output), maps)
     assert str(Layout("tokens", (6, 8), 2)) == "tokens+2"
+
+
+def test_channels_are_no_rows_of_a_grid(maps) -> None:
+    """Proportions that no picture has are not taken for a grid, however the changes happen to fall."""
+    places = torch.zeros(7, 640, 8, 5)
+    for row, (i, j) in enumerate(SQUARES, 1):
+        places[row, i * 80 + 40, j] = 1
+    assert grid_of(places, SIZE) is None
 
 
 def test_rows_of_further_pictures_do_not_count(maps) -> None:
