@@ -75,6 +75,23 @@ def test_what_would_end_too_late_is_turned_away_at_once(clock):
             pass
 
 
+def test_small_requests_keep_a_larger_margin_than_large_ones(clock):
+    """What a large one is expected to take is an upper bound; what a small one is expected to, is what it takes."""
+    admission = _admission(clock)
+    admission.count_batch(100, 1.0)  # 100 passes a second
+    with ExitStack() as ahead:
+        for _ in range(4):
+            ahead.enter_context(admission.admitted(Run(), 50))  # 2 s
+        with admission.admitted(Run(timeout_s=6.51 + 0.01, clock=clock), 50):  # 0.5 s of its own, and thrice 2 s
+            pass
+        with pytest.raises(Overloaded):
+            admission.admit(Run(timeout_s=6.4, clock=clock), 50)
+        with admission.admitted(Run(timeout_s=1 + 2.51, clock=clock), 100):  # 1 s of its own, and 1.25 times 2 s
+            pass
+        with pytest.raises(Overloaded):
+            admission.admit(Run(timeout_s=3.4, clock=clock), 100)
+
+
 def _crowded(clock, rules=RULES):
     """Return an admission that has seen one request end every tenth of a second, while the device did nothing."""
     admission, runs = _admission(clock, rules=rules), [Run() for _ in range(60)]

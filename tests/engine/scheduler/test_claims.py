@@ -83,6 +83,24 @@ def test_what_failed_is_forgotten_and_asked_anew(claims):
     assert list(claims.queue) == [again]
 
 
+@pytest.mark.parametrize("how", ["forgotten", "finished", "cancelled"])
+def test_what_a_work_holds_is_let_go_of_with_it(claims, how):
+    released, work, run = [], _work(), Run()
+    work.release = lambda: released.append(work)
+    claims.put(work, run, 0.0)
+    claims.cut(lambda key: 4, 0.0)
+    assert not released
+    if how == "forgotten":
+        claims.forget(work)
+    elif how == "finished":
+        claims.finish(work, torch.ones(8, 1))
+    else:
+        run.cancelled.set()
+        claims.cancel(run)
+        claims.cut(lambda key: 4, 0.0)
+    assert released == [work]
+
+
 def test_who_has_gone_or_is_late_is_answered_before_the_next_batch(claims):
     clock = Clock()
     runs = [Run(timeout_s=5, clock=clock), Run(), Run()]

@@ -236,6 +236,15 @@ def test_time_is_shared_out_among_the_rows_of_a_batch(device):
     assert [run.usage.device_s for run in runs] == [3.0, 1.0]
 
 
+def test_time_in_the_queue_is_that_between_batches(device):
+    device._clock = clock = Clock()
+    network, runs = Recorder(clock, batch_s=1.0), [Run(), Run()]
+    together(device, [(work_of(network, i, 24), run) for i, run in enumerate(runs)])
+    assert [batch[0] for batch in network.batches] == [0, 1, 0, 0, 1, 1]  # with a turn left, a work is a small one
+    assert [run.usage.queue_s for run in runs] == [1.0, 3.0]
+    assert [run.usage.device_s for run in runs] == [3.0, 3.0]
+
+
 def test_models_take_turns_by_device_time(device):
     turns = []
     device._clock = clock = Clock()
