@@ -71,7 +71,7 @@ class Subject:
 
     def plain(self, device: torch.device) -> nn.Module:
         """Return a copy of the network for a peer alone, its parameters as they come."""
-        return self.spec.build().eval().to(device)
+        return self.spec.build().eval().requires_grad_(True).to(device)
 
     def input(self, data: bytes) -> Tensor:
         """Return the input (1, 3, H, W) that our service makes of a picture."""
