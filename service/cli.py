@@ -306,8 +306,9 @@ def methods(name: str | None) -> None:
     from service.explainers import base
 
     if name is None:
+        width = max(map(len, base.registry())) + 2
         for cls in base.registry().values():
-            click.echo(f"{cls.name:14}{(inspect.getdoc(cls) or '').partition(chr(10))[0]}")
+            click.echo(f"{cls.name:{width}}{(inspect.getdoc(cls) or '').partition(chr(10))[0]}")
         return
     with _errors():
         cls = base.method(name)

@@ -265,18 +265,21 @@ class Tuner:
         return result
 
     def _apply(self, model: Model, tuned: Tuned) -> None:
-        """Let the device thread switch the model over, between two batches."""
+        """Let the device thread switch the model over, between batches: one short step for each way of running it."""
 
-        def switch() -> None:
-            for precision, name in tuned.variants.items():
-                ways = {v.name: v for v in candidates(model.module, model.example(), precision)}
-                model.variants[precision] = ways[name]
+        def switch(precision: Precision, name: str) -> None:
+            ways = {v.name: v for v in candidates(model.module, model.example(), precision)}
+            model.variants[precision] = ways[name]
+
+        def settle() -> None:
             for precision, rows in tuned.batch_rows.items():
                 self.device.limits.set(rows_key(model, model.facts.input_shape, precision), rows)
             model.preferred = tuned.preferred
             model.trace_with(model.variants["fp32"])
 
-        self.device.call(switch, Run(priority=IDLE))
+        for precision, name in tuned.variants.items():
+            self.device.call(partial(switch, precision, name), Run(priority=IDLE))
+        self.device.call(settle, Run(priority=IDLE))
         self.found[model.version] = tuned
 
     def _write_down(self, model: Model, closing: threading.Event) -> None:
