@@ -177,11 +177,13 @@ def _changed(given: Any, taken: Any) -> bool:
 def _invalid(found: Sequence[Any], schema: type[BaseModel], fields: Mapping[str, Any]) -> InvalidParameter:
     # Two checks have found them: they are told in the order of the request.
     order = {name: i for i, name in enumerate(fields)}
-    found = sorted(found, key=lambda e: order.get(e["loc"][0], len(order)) if e["loc"] else -1)
-    errors = [FieldError(_pointer(e["loc"], fields), _say(e, schema)) for e in found]
-    unique = list({e.pointer: e for e in reversed(errors)}.values())[::-1]  # a union complains once per branch
-    detail = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in unique[:5])
-    return InvalidParameter(detail, errors=unique)
+    unique: dict[str, FieldError] = {}  # a union complains once per branch
+    for e in sorted(found, key=lambda e: order.get(e["loc"][0], len(order)) if e["loc"] else -1):
+        pointer = _pointer(e["loc"], fields)
+        unique.setdefault(pointer, FieldError(pointer, _say(e, schema)))
+    errors = list(unique.values())
+    detail = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in errors[:5])
+    return InvalidParameter(detail, errors=errors)
 
 
 def _pointer(loc: tuple[int | str, ...], value: Any) -> str:

@@ -19,7 +19,13 @@ class OutputOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     heatmap: Annotated[bool, Field(description="Return the map as a PNG.")] = True
-    overlay: Annotated[bool, Field(description="Return the map laid over the picture as a PNG.")] = True
+    overlay: Annotated[
+        bool,
+        Field(
+            description="Return the map laid over the picture as a PNG. Where it is false and `heatmap` is not, an "
+            "answer of one picture a map (PNG, WebP, JPEG, ZIP) shows the map alone."
+        ),
+    ] = True
     array: Annotated[
         Literal["json", "base64", "none"],
         Field(description="Encoding of the raw values; base64 is little-endian float32 in C order."),

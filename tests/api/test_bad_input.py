@@ -1,10 +1,7 @@
 """Every mistake a caller can make is answered by a problem that names it and the remedy; odd but good pictures work."""
 
-import asyncio
 import base64
-import http.client
 import json
-import socket
 import struct
 import zlib
 from collections.abc import Iterator
@@ -15,11 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from starlette.requests import Request
 
-from service.api import body, problems
+from service.api import problems
 from service.client.wire import Problem
-from service.errors import Cancelled
 from service.explainers.base import registry
 from service.settings import Settings
 from tests.conftest import CATALOG, encoded, photograph, serving
@@ -27,8 +22,6 @@ from tests.conftest import CATALOG, encoded, photograph, serving
 PHOTO = photograph("chelsea").resize((61, 40))
 PNG, JPEG = encoded(PHOTO), encoded(PHOTO, "JPEG")
 BASE64 = base64.b64encode(PNG).decode()
-JSON = {"content-type": "application/json"}
-CUT = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nabc\r\n--x'
 KINDS = {400: "malformed-request", 413: "too-large", 415: "unsupported-media-type", 422: "invalid-parameter"}
 
 
@@ -41,73 +34,6 @@ def problem(response: httpx.Response, status: int, kind: str = "") -> Problem:
     assert (found.status, found.instance, found.error) == (status, response.request.url.path, found.title)
     assert found.detail
     return found
-
-
-# Bodies
-
-
-@pytest.mark.parametrize(
-    ("content", "kind", "status", "words"),
-    [
-        (b"", "application/json", 400, "the body is empty; send a JSON object"),
-        (b"", "multipart/form-data; boundary=x", 400, "the body is empty"),
-        (b"[]", "application/json", 400, "has to be a JSON object, not a list"),
-        (b"null", "application/json", 400, "has to be a JSON object"),
-        (b'{"model": ', "application/json", 400, "not valid JSON"),
-        (b'{"timeout_s": NaN}', "application/json", 400, "not valid JSON"),
-        (b'{"a":' * 5000, "application/json", 400, "not valid JSON"),
-        (b'"\xff"', "application/json; charset=utf-8", 400, "not valid JSON"),
-        (PNG, "image/png", 415, "'image/png' is not accepted; send application/json"),
-        (PNG, "", 415, "without a content type is not accepted; send application/json"),
-        (b"model=tiny", "application/x-www-form-urlencoded", 415, "multipart/form-data with the file in a part named"),
-        (b"abc", "multipart/form-data", 400, "boundary"),
-        (b"abc", "multipart/form-data; boundary=x", 400, "not valid multipart/form-data"),
-        (b"--x\r\nContent-Disp", "multipart/form-data; boundary=x", 400, "cut off before its last boundary"),
-        (CUT, "multipart/form-data; boundary=x", 400, "cut off before its last boundary"),
-        (b"--x\r\nContent-Disposition: form-data\r\n\r\n\r\n--x--\r\n", "multipart/form-data; boundary=x", 400, "name"),
-    ],
-)
-def test_body(client: httpx.Client, content: bytes, kind: str, status: int, words: str) -> None:
-    for path in ("/predict", "/explain/cam"):
-        found = problem(client.post(path, content=content, headers={"content-type": kind} if kind else {}), status)
-        assert words in found.detail
-
-
-FILE = ("a.png", PNG)
-
-
-@pytest.mark.parametrize(
-    ("parts", "status", "pointer", "words"),
-    [
-        ([("image", FILE), ("image", FILE)], 400, None, "sent twice"),
-        ([("image", FILE)] * 21, 400, None, "Too many files"),
-        ([("image", (None, b"abc"))], 400, None, "-F image=@picture.jpg"),
-        ([("imgae", FILE)], 400, None, "unknown part 'imgae'; did you mean 'image'?"),
-        ([("image", FILE), ("request", (None, b"{"))], 400, None, "part 'request' is not valid JSON"),
-        ([("image", FILE), ("request", (None, b"[]"))], 400, None, "part 'request' has to be a JSON object"),
-        ([("image", FILE), ("request", (None, b'{"image": "x"}'))], 422, "/image", "not in part 'request'"),
-        ([("request", (None, b"{}"))], 422, "/image", "the request has no picture"),
-    ],
-)
-def test_multipart(client: httpx.Client, parts, status: int, pointer: str | None, words: str) -> None:
-    found = problem(client.post("/predict", files=parts), status)
-    assert words in found.detail
-    assert [e.pointer for e in found.errors] == ([pointer] if pointer else [])
-
-
-def test_a_part_of_undecodable_name_is_shown_escaped(client: httpx.Client) -> None:
-    content = b'--x\r\nContent-Disposition: form-data; name="\\ud800"\r\n\r\nhi\r\n--x--\r\n'
-    kind = {"content-type": "multipart/form-data; boundary=x; charset=unicode_escape"}
-    assert r"unknown part '\ud800'" in problem(client.post("/predict", content=content, headers=kind), 400).detail
-
-
-def test_a_caller_who_goes_away_is_no_defect() -> None:
-    async def gone() -> dict[str, str]:
-        return {"type": "http.disconnect"}
-
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"500")]
-    with pytest.raises(Cancelled):
-        asyncio.run(body.read(Request({"type": "http", "headers": headers}, gone), 1000, 60.0))
 
 
 # Fields
@@ -215,7 +141,7 @@ def test_all_wrong_fields_are_named_at_once(client: httpx.Client) -> None:
 
 
 def test_filters_take_no_picture_in_a_part_either(client: httpx.Client) -> None:
-    found = problem(client.post("/explain/filters", files={"image": FILE}), 422)
+    found = problem(client.post("/explain/filters", files={"image": ("a.png", PNG)}), 422)
     assert [e.pointer for e in found.errors] == ["/image"]
     assert "leave it out" in found.detail
 
@@ -344,18 +270,6 @@ def test_picture_limits(narrow: httpx.Client) -> None:
     assert "61 x 41 = 2,501 pixels" in problem(narrow.post("/predict", files={"image": encoded(more)}), 413).detail
     assert len(PNG) > 2000
     assert "at most 2,000 are accepted" in problem(narrow.post("/predict", files={"image": PNG}), 413).detail
-
-
-@pytest.mark.parametrize("length", [b"Content-Length: 1000000", b"Transfer-Encoding: chunked"])
-def test_body_limit_is_found_before_the_body_ends(narrow: httpx.Client, length: bytes) -> None:
-    chunks = b"" if b"Length" in length else 5 * (b"10000\r\n" + bytes(0x10000) + b"\r\n")  # 320 KiB, and no end
-    with socket.create_connection((narrow.base_url.host, narrow.base_url.port), timeout=10) as raw:
-        raw.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + length + b"\r\n\r\n")
-        raw.sendall(chunks)
-        response = http.client.HTTPResponse(raw)
-        response.begin()
-        assert response.status == 413
-        assert "264,956" in json.loads(response.read())["detail"]  # the picture in lines of base64, and 256 KiB
 
 
 # No bad input gives a 500

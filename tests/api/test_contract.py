@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,9 +12,7 @@ from PIL import Image
 
 from service.client import wire
 from service.explainers.base import registry
-from service.settings import Settings
-from tests import openapi
-from tests.conftest import CATALOG, encoded, photograph, serving
+from tests.conftest import encoded, photograph
 
 PHOTO = photograph("chelsea").resize((61, 40))
 PNG = encoded(PHOTO)
@@ -228,119 +225,3 @@ def test_deadline(client: httpx.Client) -> None:
         assert response.status_code == 504
         assert response.json()["type"] == "urn:heatlens:problem:deadline-exceeded"
         assert "timeout_s" in response.json()["detail"]
-
-
-# What is served
-
-
-def test_methods(client: httpx.Client) -> None:
-    listed = wire.MethodList.model_validate(client.get("/methods").json()).methods
-    assert [m.name for m in listed] == METHODS
-    for one in listed:
-        cls = registry()[one.name]
-        assert set(one.parameters.get("properties", {})) == set(cls.model_fields)
-        assert all(p["description"] for p in one.parameters.get("properties", {}).values())
-        assert one.summary
-        assert one.summary in one.description
-        assert one.needs == [n for n, on in (("image", cls.needs_image), ("targets", cls.takes_targets)) if on]
-
-
-def test_models(client: httpx.Client) -> None:
-    listed = wire.ModelList.model_validate(client.get("/models").json()).models
-    assert [m.name for m in listed if m.default] == ["tiny"]
-    assert {m.name for m in listed} == {"tiny", "tiny-regression", "tiny-vgg", "tiny-functional", "tiny-tokens"}
-    assert {m.status for m in listed} == {"ready"}
-    assert [m.name for m in listed if m.task == "regression"] == ["tiny-regression"]
-    for one in listed:
-        info = wire.ModelInfo.model_validate(client.get(f"/models/{one.name}").json())
-        assert wire.ModelSummary.model_validate(info.model_dump(include=set(wire.ModelSummary.model_fields))) == one
-        assert (info.input.height, info.input.width, info.input.resize) == (32, 32, 32)
-        assert info.version
-        assert info.methods is not None
-        assert [m.name for m in info.methods] == METHODS
-        for use in info.methods:  # what is said to apply does, and what is not says why
-            image = {"image": BASE64} if registry()[use.name].needs_image else {}
-            request = {"model": one.name, "params": QUICK.get(use.name, {})} | image
-            if one.name == "tiny-tokens" and "layer" in registry()[use.name].model_fields:
-                request["params"] = request["params"] | {"layer": "patches"}
-            if one.name == "tiny-tokens" and "layers" in registry()[use.name].model_fields:
-                request["params"] = {"layers": ["patches"]}
-            response = client.post(f"/explain/{use.name}", json=request)
-            assert response.status_code == (200 if use.applies else 422), (one.name, use.name, response.text)
-            assert use.reason == (None if use.applies else response.json()["detail"])
-
-
-def test_model_in_full(client: httpx.Client) -> None:
-    info = wire.ModelInfo.model_validate(client.get("/models/tiny").json())
-    assert (info.outputs, info.labels, info.default_layer, info.rectifiers) == (5, 5, "relu2", 2)
-    assert info.head is not None
-    assert info.head.layer == "relu2"
-    assert client.get("/models/tiny-vgg").json()["head"] is None
-    tokens = client.get("/models/tiny-tokens").json()
-    assert (tokens["default_layer"], tokens["rectifiers"], tokens["other_activations"]) == ("norm", 0, ["gelu"])
-
-
-def test_layers(client: httpx.Client) -> None:
-    listed = wire.LayerList.model_validate(client.get("/models/tiny/layers").json())
-    assert listed.model == "tiny"
-    layers = {layer.path: layer for layer in listed.layers}
-    assert list(layers)[:6] == ["conv1", "bn1", "relu1", "pool1", "conv2", "relu2"]
-    assert (layers["conv2"].type, layers["conv2"].shape, layers["conv2"].spatial) == ("Conv2d", [12, 16, 16], True)
-    assert (layers["fc"].shape, layers["fc"].spatial) == ([5], False)
-    assert [path for path, layer in layers.items() if layer.default] == ["relu2"]
-
-
-def test_health(client: httpx.Client) -> None:
-    assert client.get("/health/live").json() == {"status": "live"}
-    ready = client.get("/health/ready").json()
-    assert ready == {"status": "ready", "models": {m["name"]: "ready" for m in client.get("/models").json()["models"]}}
-
-
-def test_a_model_that_fails_leaves_the_others_serving(tmp_path: Path) -> None:
-    catalog = tmp_path / "catalog.toml"
-    bad = '[models.bad]\nfactory = "builtins:list"\n'
-    catalog.write_text(CATALOG.read_text().replace("labels.txt", str(CATALOG.parent / "labels.txt")) + bad)
-    with serving(Settings(catalog=catalog, device="cpu")) as client:
-        assert client.get("/health/ready").json()["models"]["bad"] == "failed"
-        info = wire.ModelInfo.model_validate(client.get("/models/bad").json())
-        assert (info.status, info.version, info.methods) == ("failed", None, None)
-        assert "returned a list, not an nn.Module" in (info.error or "")
-        for response in (
-            client.post("/predict", json={"model": "bad", "image": BASE64}),
-            client.get("/models/bad/layers"),
-        ):
-            assert response.status_code == 503
-            assert response.json()["type"] == "urn:heatlens:problem:model-unavailable"
-            assert "returned a list" in response.json()["detail"]
-            assert int(response.headers["retry-after"]) > 0
-        assert client.post("/predict", files={"image": PNG}).status_code == 200
-
-
-# OpenAPI
-
-
-def test_openapi_is_up_to_date() -> None:
-    assert openapi.PATH.read_text("utf-8") == openapi.as_yaml(), "run python -m tests.openapi"
-
-
-def test_openapi_types_each_method(client: httpx.Client) -> None:
-    document = client.get("/openapi.json").json()
-    assert client.get("/docs").status_code == 200
-
-    def resolved(schema: dict[str, Any]) -> dict[str, Any]:
-        return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-
-    paths = {path for path in document["paths"] if path.startswith("/explain/")}
-    assert paths == {f"/explain/{name}" for name in METHODS}
-    for name, cls in registry().items():
-        operation = document["paths"][f"/explain/{name}"]["post"]
-        bodies = operation["requestBody"]["content"]
-        request = resolved(bodies["application/json"]["schema"])
-        assert set(request["properties"]) == set(wire.ExplainRequest.model_fields)
-        params = resolved(request["properties"]["params"])
-        assert set(params.get("properties", {})) == set(cls.model_fields)
-        assert params["additionalProperties"] is False
-        parts = bodies["multipart/form-data"]["schema"]["properties"]
-        assert set(parts) == ({"image", "request"} if cls.needs_image else {"request"})
-        assert {"application/json", "image/png", "application/x-npy"} <= set(operation["responses"]["200"]["content"])
-        assert {"400", "404", "413", "415", "422", "503", "504"} <= set(operation["responses"])

@@ -1,22 +1,28 @@
-"""What operators rely on: keys, ids, logs, metrics, traces, slow clients, a clean stop."""
+"""What operators rely on, around every request: keys, ids, logs, metrics, traces, bounds, slow clients."""
 
+import asyncio
+import http.client
 import json
-import logging
 import re
 import socket
-import time
+import threading
 from contextlib import suppress
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from service import spans
+from service.api.middleware import Bodies
 from service.app import create_app
+from service.errors import Overloaded
 from service.logs import JsonFormatter, TextFormatter
 from service.settings import Settings
-from tests.conftest import CATALOG, serving, serving_app
+from tests.api.conftest import PATIENCE_S, holding
+from tests.conftest import CATALOG, serving
+
+HEALTH = ("/health/live", "/health/ready")
+LONG = {"params": {"window": 8, "stride": 1}}
 
 
 @pytest.fixture(scope="module")
@@ -35,16 +41,18 @@ def _paths():
     yield from (("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nothing"), ("POST", "/explain/nothing"))
 
 
-@pytest.mark.parametrize(("verb", "path"), list(_paths()))
-def test_only_health_answers_without_a_key(guarded, verb, path):
+@pytest.mark.parametrize(("verb", "path"), [(verb, path) for verb, path in _paths() if path not in HEALTH])
+def test_nothing_but_health_answers_without_a_key(guarded, verb, path):
     response = guarded.request(verb, path)
-    if path.startswith("/health/"):
-        assert response.status_code == 200
-        return
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
     assert response.json()["type"] == "urn:heatlens:problem:unauthorized"
     assert "Authorization: Bearer" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", HEALTH)
+def test_health_answers_everybody(guarded, path):
+    assert guarded.get(path).status_code == 200
 
 
 @pytest.mark.parametrize("key", ["one", "two", "from-the-file", "another"])
@@ -115,13 +123,12 @@ def test_metrics_count_what_was_done(chelsea):
     assert "made-up" not in text.text
 
 
-def test_one_line_a_request_and_none_that_a_client_wrote(client, chelsea, caplog):
-    caplog.set_level(logging.INFO, "heatlens.access")
+def test_one_line_a_request_and_none_that_a_client_wrote(client, chelsea, access):
     client.post("/explain/grad-cam", files={"image": chelsea})
     client.get("/x%0a%7b%22status%22%3a200%7d%0d%1b[31m")
-    time.sleep(0.1)
-    lines = [record for record in caplog.records if record.name == "heatlens.access"]
-    assert len(lines) == 2
+    lines = [access.get(timeout=PATIENCE_S) for _ in range(2)]
+    client.get("/models")
+    assert access.get(timeout=PATIENCE_S).path == "/models"  # and there was no other between
     read = [json.loads(JsonFormatter().format(record)) for record in lines]
     assert (read[0]["method"], read[0]["model"], read[0]["status"], read[0]["forwards"]) == ("grad-cam", "tiny", 200, 1)
     assert read[1]["status"] == 404
@@ -147,15 +154,29 @@ def test_defects_are_logged_and_not_shown(client, chelsea, monkeypatch, caplog):
     assert response.headers["x-request-id"]
 
 
+class Exporter(InMemorySpanExporter):
+    """Tells when a request's own span has ended, which is after its answer's last byte."""
+
+    def __init__(self):
+        super().__init__()
+        self.ended = threading.Event()
+
+    def export(self, batch):
+        result = super().export(batch)
+        if any(span.name == "POST /explain" for span in batch):
+            self.ended.set()
+        return result
+
+
 def test_spans_of_each_stage_continue_the_callers_trace(client, chelsea):
-    exporter = InMemorySpanExporter()
+    exporter = Exporter()
     spans.install(exporter)
     try:
         trace = "4bf92f3577b34da6a3ce929d0e0e4736"
         client.post(
             "/explain/cam", files={"image": chelsea}, headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
         )
-        time.sleep(0.1)
+        assert exporter.ended.wait(PATIENCE_S)
     finally:
         spans.uninstall()
     found = {span.name: span for span in exporter.get_finished_spans()}
@@ -199,29 +220,68 @@ def test_half_a_body_many_headers_and_pipelines_leave_the_server_well(client):
     assert client.get("/health/ready").status_code == 200
 
 
-def test_many_disconnects_leave_nothing_behind(chelsea):
-    app = create_app(Settings(catalog=CATALOG, device="cpu"))
-    with serving_app(app) as client:
-        device = app.state.context.device
-        place = urlsplit(str(client.base_url))
-        request = httpx.Request(
-            "POST",
-            str(client.base_url) + "/explain/occlusion",
-            files={"image": chelsea},
-            data={"request": '{"params": {"stride": 1, "window": 4}}'},
-        )
-        data = (
-            b"POST /explain/occlusion HTTP/1.1\r\nhost: x\r\n"
-            + b"".join(f"{name}: {value}\r\n".encode() for name, value in request.headers.items() if name != "host")
-            + b"\r\n"
-            + request.read()
-        )
-        for i in range(60):
-            with socket.create_connection((place.hostname, place.port)) as connection:
-                connection.sendall(data[: len(data) if i % 2 else len(data) // 2])
-        until = time.monotonic() + 10
-        while (device.waiting or device.admission.waiting_requests) and time.monotonic() < until:
-            time.sleep(0.02)
-        assert not device.waiting
-        assert not device.admission.waiting_requests
-        assert client.post("/predict", files={"image": chelsea}).status_code == 200
+# Bounds
+
+
+def test_nothing_is_read_of_a_request_that_will_be_turned_away(body):
+    page = "https://page.example"
+    app = create_app(Settings(catalog=CATALOG, device="cpu", max_waiting_passes=600, cors_origins=page))
+    with holding(app) as held:
+        with held.busy(json=body(**LONG)):
+            # Half a body: an answer can only come from a server that does not wait for the rest.
+            connection = http.client.HTTPConnection(urlsplit(str(held.client.base_url)).netloc, timeout=PATIENCE_S)
+            connection.putrequest("POST", "/predict")
+            connection.putheader("content-type", "application/json")
+            connection.putheader("content-length", "1000000")
+            connection.putheader("origin", page)
+            connection.endheaders(b"{")
+            refused = connection.getresponse()
+            assert refused.status == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.headers["access-control-allow-origin"] == page  # so that a page may read why
+            assert refused.headers["x-request-id"]
+            connection.close()
+        counted = _samples(held.client.get("/metrics").text)
+        assert counted['heatlens_requests_total{method="predict",model="none",status="429"}'] == 1
+
+
+def test_bodies_are_bounded_together():
+    async def reading(scope, receive, send):
+        while (await receive())["more_body"]:
+            pass
+
+    async def run():
+        bodies, begun, go = Bodies(reading, max_bytes=100), asyncio.Event(), asyncio.Event()
+
+        async def slowly():
+            if bodies.held:
+                begun.set()
+                await go.wait()
+            return {"type": "http.request", "body": b" " * 30, "more_body": not go.is_set()}
+
+        async def at_once():
+            return {"type": "http.request", "body": b" " * 60, "more_body": False}
+
+        slow_one = asyncio.create_task(bodies({"type": "http"}, slowly, None))
+        await begun.wait()
+        assert bodies.held == 30
+        await bodies({"type": "http"}, at_once, None)
+        assert bodies.held == 30
+        bodies.max_bytes = 80
+        with pytest.raises(Overloaded, match="under way fill"):
+            await bodies({"type": "http"}, at_once, None)
+        assert bodies.held == 30
+        go.set()
+        await slow_one
+        assert bodies.held == 0
+
+    asyncio.run(run())
+
+
+def test_a_body_that_finds_no_room_is_refused(body):
+    with serving(Settings(catalog=CATALOG, device="cpu", bodies_mib=1)) as client:
+        kind = {"content-type": "application/json"}
+        refused = client.post("/predict", content=b" " * 1_200_000, headers=kind)
+        assert (refused.status_code, refused.json()["type"]) == (429, "urn:heatlens:problem:overloaded")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert client.post("/predict", json=body()).status_code == 200

@@ -1,0 +1,172 @@
+"""Bodies: JSON or a form, within bounds, each mistake named; nothing is left of one that is wrong."""
+
+import asyncio
+import gc
+import http.client
+import json
+import socket
+import tempfile
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from starlette.requests import Request
+
+from service.api import body
+from service.errors import Cancelled, MalformedRequest
+from service.settings import Settings
+from tests.api.test_bad_input import PNG, problem
+from tests.conftest import CATALOG, serving
+
+CUT = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nabc\r\n--x'
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status", "words"),
+    [
+        (b"", "application/json", 400, "the body is empty; send a JSON object"),
+        (b"", "multipart/form-data; boundary=x", 400, "the body is empty"),
+        (b"[]", "application/json", 400, "has to be a JSON object, not a list"),
+        (b"null", "application/json", 400, "has to be a JSON object"),
+        (b'{"model": ', "application/json", 400, "not valid JSON"),
+        (b'{"timeout_s": NaN}', "application/json", 400, "not valid JSON"),
+        (b'{"a":' * 5000, "application/json", 400, "not valid JSON"),
+        (b'"\xff"', "application/json; charset=utf-8", 400, "not valid JSON"),
+        (PNG, "image/png", 415, "'image/png' is not accepted; send application/json"),
+        (PNG, "", 415, "without a content type is not accepted; send application/json"),
+        (b"model=tiny", "application/x-www-form-urlencoded", 415, "multipart/form-data with the file in a part named"),
+        (b"abc", "multipart/form-data", 400, "boundary"),
+        (b"abc", "multipart/form-data; boundary=x", 400, "not valid multipart/form-data"),
+        (b"--x\r\nContent-Disp", "multipart/form-data; boundary=x", 400, "cut off before its last boundary"),
+        (CUT, "multipart/form-data; boundary=x", 400, "cut off before its last boundary"),
+        (b"--x\r\nContent-Disposition: form-data\r\n\r\n\r\n--x--\r\n", "multipart/form-data; boundary=x", 400, "name"),
+    ],
+)
+def test_body(client: httpx.Client, content: bytes, kind: str, status: int, words: str) -> None:
+    for path in ("/predict", "/explain/cam"):
+        found = problem(client.post(path, content=content, headers={"content-type": kind} if kind else {}), status)
+        assert words in found.detail
+
+
+FILE = ("a.png", PNG)
+
+
+@pytest.mark.parametrize(
+    ("parts", "status", "pointer", "words"),
+    [
+        ([("image", FILE), ("image", FILE)], 400, None, "sent twice"),
+        ([("image", FILE)] * 21, 400, None, "Too many files"),
+        ([("image", (None, b"abc"))], 400, None, "-F image=@picture.jpg"),
+        ([("imgae", FILE)], 400, None, "unknown part 'imgae'; did you mean 'image'?"),
+        ([("image", FILE), ("request", (None, b"{"))], 400, None, "part 'request' is not valid JSON"),
+        ([("image", FILE), ("request", (None, b"[]"))], 400, None, "part 'request' has to be a JSON object"),
+        ([("image", FILE), ("request", (None, b'{"image": "x"}'))], 422, "/image", "not in part 'request'"),
+        ([("request", (None, b"{}"))], 422, "/image", "the request has no picture"),
+    ],
+)
+def test_multipart(client: httpx.Client, parts, status: int, pointer: str | None, words: str) -> None:
+    found = problem(client.post("/predict", files=parts), status)
+    assert words in found.detail
+    assert [e.pointer for e in found.errors] == ([pointer] if pointer else [])
+
+
+def test_a_part_of_undecodable_name_is_shown_escaped(client: httpx.Client) -> None:
+    content = b'--x\r\nContent-Disposition: form-data; name="\\ud800"\r\n\r\nhi\r\n--x--\r\n'
+    kind = {"content-type": "multipart/form-data; boundary=x; charset=unicode_escape"}
+    assert r"unknown part '\ud800'" in problem(client.post("/predict", content=content, headers=kind), 400).detail
+
+
+def test_a_caller_who_goes_away_is_no_defect() -> None:
+    async def gone() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"500")]
+    with pytest.raises(Cancelled):
+        asyncio.run(body.read(Request({"type": "http", "headers": headers}, gone), 1000, 60.0))
+
+
+def read(content: bytes, kind: str = "multipart/form-data; boundary=x") -> body.Body:
+    """Read a body that has arrived in pieces."""
+    pieces = [content[i : i + 7] for i in range(0, len(content), 7)] or [b""]
+    waiting = iter(pieces)
+
+    async def receive() -> dict[str, object]:
+        piece = next(waiting)
+        return {"type": "http.request", "body": piece, "more_body": piece is not pieces[-1]}
+
+    headers = [(b"content-type", kind.encode())]
+    return asyncio.run(body.read(Request({"type": "http", "headers": headers}, receive), 10**6, 60.0))
+
+
+def form(*parts: tuple[str, str, bytes]) -> bytes:
+    lines = [
+        b'--x\r\nContent-Disposition: form-data; name="%s"%s\r\n\r\n%s\r\n' % (name.encode(), more.encode(), data)
+        for name, more, data in parts
+    ]
+    return b"".join([*lines, b"--x--\r\n"])
+
+
+def test_a_form_is_taken_apart() -> None:
+    data = bytes(range(256)) * 20
+    assert read(form(("image", '; filename="a.png"', data))) == body.Body({}, data)
+    both = form(("request", "", b'{"targets": [1]}'), ("image", '; filename=""', data))
+    assert read(both) == body.Body({"targets": [1]}, data)
+    assert read(b'{"image": "abc"}', "application/json; charset=utf-8") == body.Body({"image": "abc"}, None)
+
+
+@pytest.mark.parametrize("cut", range(0, 200, 9))
+def test_files_of_a_form_are_closed_however_it_ends(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+
+    class Watched(tempfile.SpooledTemporaryFile):
+        def __init__(self, *args: object, **given: object) -> None:
+            super().__init__(*args, **given)
+            opened.append(self)
+
+    monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", Watched)
+    whole = form(("image", '; filename="a.png"', b"p" * 40), ("request", '; filename="r"', b"{}"))
+    try:
+        read(whole[: len(whole) - cut])
+    except MalformedRequest:
+        assert cut
+    assert opened or cut > 100
+    assert all(file.closed for file in opened)
+    opened.clear()
+    gc.collect()  # a file that is not closed would warn here, and warnings are errors
+
+
+def test_nothing_is_written_to_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose root file system may be read-only."""
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda *_, **__: pytest.fail("a file on disk"))
+    data = b"p" * 900_000
+    assert read(form(("image", '; filename="a.png"', data))).image == data
+
+
+def test_a_part_may_be_of_any_length() -> None:
+    text = json.dumps({"x": "y" * 300_000}).encode()
+    assert read(form(("request", "", text))).fields == json.loads(text)
+
+
+# Limits
+
+LIMITS = Settings(catalog=CATALOG, device="cpu", max_image_bytes=2000)
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[httpx.Client]:
+    """A server that accepts little."""
+    with serving(LIMITS) as client:
+        yield client
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 1000000", b"Transfer-Encoding: chunked"])
+def test_body_limit_is_found_before_the_body_ends(narrow: httpx.Client, length: bytes) -> None:
+    chunks = b"" if b"Length" in length else 5 * (b"10000\r\n" + bytes(0x10000) + b"\r\n")  # 320 KiB, and no end
+    with socket.create_connection((narrow.base_url.host, narrow.base_url.port), timeout=10) as raw:
+        raw.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n" + length + b"\r\n\r\n")
+        raw.sendall(chunks)
+        response = http.client.HTTPResponse(raw)
+        response.begin()
+        assert response.status == 413
+        assert f"{LIMITS.max_body_bytes:,}" in json.loads(response.read())["detail"]
+        assert 0 <= LIMITS.max_body_bytes - (4 / 3 * 2000 + 256 * 1024) < 1000

@@ -1,0 +1,147 @@
+"""The contract: one document that says all that is answered, in few words, and never anything else."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from service import errors
+from service.api import documentation, formats
+from service.app import create_app
+from service.client import wire
+from service.explainers.base import registry
+from service.tasks import TASKS
+from tests import openapi
+
+METHODS = sorted(registry())
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    return create_app().openapi()
+
+
+def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    return [(path, verb, one) for path, item in document["paths"].items() for verb, one in item.items()]
+
+
+def test_openapi_is_up_to_date() -> None:
+    assert openapi.PATH.read_text("utf-8") == openapi.as_yaml(), "run python -m tests.openapi"
+
+
+def test_tables_of_the_readme_are_up_to_date() -> None:
+    text = openapi.README.read_text("utf-8")
+    assert text == openapi.as_readme(text), "run python -m tests.openapi"
+    assert openapi.as_readme(openapi.as_readme(text)) == text
+    for name in METHODS:
+        assert f"| `{name}` |" in text
+    for status, kinds in errors.by_status():
+        assert all(f"| {status} | `{kind.type}` |" in text for kind in kinds)
+    with pytest.raises(ValueError, match="<!-- statuses -->"):
+        openapi.as_readme(text.replace("<!-- statuses -->", ""))
+
+
+def test_drift_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["openapi", "--check"])
+    openapi.main()
+    cls = next(iter(registry().values()))
+    monkeypatch.setattr(cls, "cost", "2 forwards more")
+    with pytest.raises(SystemExit, match=r"2 forwards more(.|\n)*run python -m tests.openapi"):
+        openapi.main()
+
+
+def test_the_contract_is_short() -> None:
+    lines = openapi.as_yaml().count("\n")
+    assert lines <= 1300 + 110 * len(METHODS)
+
+
+def test_openapi_types_each_method(client: httpx.Client) -> None:
+    document = client.get("/openapi.json").json()
+    assert client.get("/docs").status_code == 200
+
+    def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+        return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+
+    paths = {path for path in document["paths"] if path.startswith("/explain/")}
+    assert paths == {f"/explain/{name}" for name in METHODS}
+    for name, cls in registry().items():
+        operation = document["paths"][f"/explain/{name}"]["post"]
+        bodies = operation["requestBody"]["content"]
+        request = resolved(bodies["application/json"]["schema"])
+        assert set(request["properties"]) == set(wire.ExplainRequest.model_fields)
+        params = resolved(request["properties"]["params"])
+        assert set(params.get("properties", {})) == set(cls.model_fields)
+        assert params["additionalProperties"] is False
+        parts = bodies["multipart/form-data"]["schema"]["properties"]
+        assert set(parts) == ({"image", "request"} if cls.needs_image else {"request"})
+        assert {"application/json", "image/png", "application/x-npy"} <= set(operation["responses"]["200"]["content"])
+        assert {"400", "404", "413", "415", "422", "503", "504"} <= set(operation["responses"])
+
+
+def test_every_refusal_is_said_once(document: dict[str, Any]) -> None:
+    shared = document["components"]["responses"]
+    assert set(shared) == {f"Problem{status}" for status, _ in errors.by_status()}
+    for status, kinds in errors.by_status():
+        one = shared[f"Problem{status}"]
+        assert all(f"`{kind.type}`" in one["description"] for kind in kinds)
+        assert one["content"]["application/problem+json"]["schema"] == {"$ref": "#/components/schemas/Problem"}
+        retries = any(kind("why").retry_after_s is not None for kind in kinds) or status == 429
+        assert ("Retry-After" in one.get("headers", {})) == retries
+    for path, verb, operation in operations(document):
+        refused = {status: one for status, one in operation["responses"].items() if status != "200"}
+        assert refused == {status: {"$ref": f"#/components/responses/Problem{status}"} for status in refused}, path
+        assert {"405", "500"} <= set(refused), (verb, path)
+        assert ("401" in refused) != path.startswith("/health/")
+
+
+def test_every_format_is_declared(document: dict[str, Any]) -> None:
+    for name in METHODS:
+        content = document["paths"][f"/explain/{name}"]["post"]["responses"]["200"]["content"]
+        assert list(content) == [row.media_type for row in formats.TABLE]
+        for row in formats.TABLE:
+            schema = document["components"]["schemas"][content[row.media_type]["schema"]["$ref"].rpartition("/")[2]]
+            assert schema["type"] == ("object" if row is formats.JSON else "string")
+            assert ("format" in schema) == (row not in (formats.JSON, formats.EVENTS))
+            assert row is formats.JSON or schema["description"] == row.about
+
+
+def test_names_are_plain_and_their_own(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() for name in names)
+    assert all(name.replace(".", "").isidentifier() for name in document["components"]["schemas"])
+    for name, cls in registry().items():
+        operation = document["paths"][f"/explain/{name}"]["post"]
+        assert operation["operationId"] == "explain_" + name.replace("-", "_").replace("+", "_plus")
+        reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
+        assert reference == f"#/components/schemas/{cls.__name__}Request"
+
+
+def test_parameters_are_typed_and_described(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for cls in registry().values():
+        params = schemas[cls.__name__]
+        assert params["additionalProperties"] is False
+        assert params["description"] == f"Parameters of {cls.name}."
+        for name, field in params.get("properties", {}).items():
+            assert field["description"] == cls.model_fields[name].description
+            assert {"type", "anyOf", "enum", "const", "$ref"} & set(field), (cls.name, name)
+
+
+def test_what_all_requests_share_stands_once(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    for name, cls in registry().items():
+        properties = schemas[f"{cls.__name__}Request"]["properties"]
+        for field in ("model", "timeout_s", "priority", "precision", "targets"):
+            assert properties[field] == {"$ref": f"#/components/schemas/Request.{field}"}, name
+    assert schemas["Request.timeout_s"]["description"] == wire.Request.model_fields["timeout_s"].description
+
+
+def test_a_task_is_one_of_those_that_there_are(document: dict[str, Any]) -> None:
+    for schema in ("ModelRef", "ModelInfo", "ModelSummary"):
+        assert document["components"]["schemas"][schema]["properties"]["task"]["enum"] == list(TASKS)
+
+
+def test_refusals_are_those_that_are_named() -> None:
+    assert list(documentation.refusals(401)) == ["401", "405", "500"]
+    assert list(documentation.refusals(504, 400)) == ["400", "405", "500", "504"]

@@ -1,0 +1,94 @@
+"""What is served, and whether it serves: methods, models, layers, health."""
+
+from pathlib import Path
+
+import httpx
+
+from service.client import wire
+from service.explainers.base import registry
+from service.settings import Settings
+from tests.api.test_contract import BASE64, METHODS, PNG, QUICK
+from tests.conftest import CATALOG, serving
+
+
+def test_methods(client: httpx.Client) -> None:
+    listed = wire.MethodList.model_validate(client.get("/methods").json()).methods
+    assert [m.name for m in listed] == METHODS
+    for one in listed:
+        cls = registry()[one.name]
+        assert set(one.parameters.get("properties", {})) == set(cls.model_fields)
+        assert all(p["description"] for p in one.parameters.get("properties", {}).values())
+        assert one.summary
+        assert one.summary in one.description
+        assert one.needs == [n for n, on in (("image", cls.needs_image), ("targets", cls.takes_targets)) if on]
+
+
+def test_models(client: httpx.Client) -> None:
+    listed = wire.ModelList.model_validate(client.get("/models").json()).models
+    assert [m.name for m in listed if m.default] == ["tiny"]
+    assert {m.name for m in listed} == {"tiny", "tiny-regression", "tiny-vgg", "tiny-functional", "tiny-tokens"}
+    assert {m.status for m in listed} == {"ready"}
+    assert [m.name for m in listed if m.task == "regression"] == ["tiny-regression"]
+    for one in listed:
+        info = wire.ModelInfo.model_validate(client.get(f"/models/{one.name}").json())
+        assert wire.ModelSummary.model_validate(info.model_dump(include=set(wire.ModelSummary.model_fields))) == one
+        assert (info.input.height, info.input.width, info.input.resize) == (32, 32, 32)
+        assert info.version
+        assert info.methods is not None
+        assert [m.name for m in info.methods] == METHODS
+        for use in info.methods:  # what is said to apply does, and what is not says why
+            image = {"image": BASE64} if registry()[use.name].needs_image else {}
+            request = {"model": one.name, "params": QUICK.get(use.name, {})} | image
+            if one.name == "tiny-tokens" and "layer" in registry()[use.name].model_fields:
+                request["params"] = request["params"] | {"layer": "patches"}
+            if one.name == "tiny-tokens" and "layers" in registry()[use.name].model_fields:
+                request["params"] = {"layers": ["patches"]}
+            response = client.post(f"/explain/{use.name}", json=request)
+            assert response.status_code == (200 if use.applies else 422), (one.name, use.name, response.text)
+            assert use.reason == (None if use.applies else response.json()["detail"])
+
+
+def test_model_in_full(client: httpx.Client) -> None:
+    info = wire.ModelInfo.model_validate(client.get("/models/tiny").json())
+    assert (info.outputs, info.labels, info.default_layer, info.rectifiers) == (5, 5, "relu2", 2)
+    assert info.head is not None
+    assert info.head.layer == "relu2"
+    assert client.get("/models/tiny-vgg").json()["head"] is None
+    tokens = client.get("/models/tiny-tokens").json()
+    assert (tokens["default_layer"], tokens["rectifiers"], tokens["other_activations"]) == ("norm", 0, ["gelu"])
+
+
+def test_layers(client: httpx.Client) -> None:
+    listed = wire.LayerList.model_validate(client.get("/models/tiny/layers").json())
+    assert listed.model == "tiny"
+    layers = {layer.path: layer for layer in listed.layers}
+    assert list(layers)[:6] == ["conv1", "bn1", "relu1", "pool1", "conv2", "relu2"]
+    assert (layers["conv2"].type, layers["conv2"].shape, layers["conv2"].spatial) == ("Conv2d", [12, 16, 16], True)
+    assert (layers["fc"].shape, layers["fc"].spatial) == ([5], False)
+    assert [path for path, layer in layers.items() if layer.default] == ["relu2"]
+
+
+def test_health(client: httpx.Client) -> None:
+    assert client.get("/health/live").json() == {"status": "live"}
+    ready = client.get("/health/ready").json()
+    assert ready == {"status": "ready", "models": {m["name"]: "ready" for m in client.get("/models").json()["models"]}}
+
+
+def test_a_model_that_fails_leaves_the_others_serving(tmp_path: Path) -> None:
+    catalog = tmp_path / "catalog.toml"
+    bad = '[models.bad]\nfactory = "builtins:list"\n'
+    catalog.write_text(CATALOG.read_text().replace("labels.txt", str(CATALOG.parent / "labels.txt")) + bad)
+    with serving(Settings(catalog=catalog, device="cpu")) as client:
+        assert client.get("/health/ready").json()["models"]["bad"] == "failed"
+        info = wire.ModelInfo.model_validate(client.get("/models/bad").json())
+        assert (info.status, info.version, info.methods) == ("failed", None, None)
+        assert "returned a list, not an nn.Module" in (info.error or "")
+        for response in (
+            client.post("/predict", json={"model": "bad", "image": BASE64}),
+            client.get("/models/bad/layers"),
+        ):
+            assert response.status_code == 503
+            assert response.json()["type"] == "urn:heatlens:problem:model-unavailable"
+            assert "returned a list" in response.json()["detail"]
+            assert int(response.headers["retry-after"]) > 0
+        assert client.post("/predict", files={"image": PNG}).status_code == 200
