@@ -32,7 +32,7 @@ class Blocked:
         top = name.partition(".")[0]
         if top == "service" and name != "service" and not name.startswith("service.client"):
             raise ImportError(name)
-        if top not in {"service", "pydantic", *pydantics, *sys.stdlib_module_names}:
+        if not top.startswith("_") and top not in {"service", "pydantic", *pydantics, *sys.stdlib_module_names}:
             raise ImportError(name)
 sys.meta_path.insert(0, Blocked())
 from service.client import wire
