@@ -12,6 +12,7 @@ import argparse
 import base64
 import io
 import random
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ CHECKS = {
     "negative_data_rejection": {"expected-statuses": REFUSED},
 }
 MODELS = ("tiny", "tiny-regression", "tiny-vgg", "tiny-functional", "tiny-tokens")
+NAME = re.compile(r"[A-Za-z0-9_-]{1,128}")
 LAYERS = ("conv1", "relu1", "conv2", "relu2", "fc")
 
 
@@ -59,7 +61,8 @@ def _help(body: Any, rng: random.Random) -> Any:
                 body["request"] = rng.choice(("{}", '{"model": "tiny-vgg"}', '{"targets": [1]}', '{"timeout_s": 1}'))
         elif isinstance(body.get("image"), str) and rng.random() < 0.9:
             body["image"] = base64.b64encode(PICTURE).decode()
-        if isinstance(body.get("model"), str) and rng.random() < 0.8:
+        model = body.get("model")  # one that no model can have is meant to be refused
+        if isinstance(model, str) and NAME.fullmatch(model) and rng.random() < 0.8:
             body["model"] = rng.choice(MODELS)
         if isinstance(body.get("timeout_s"), int | float) and body["timeout_s"] > PATIENCE_S:
             body["timeout_s"] = PATIENCE_S  # thousands of steps may be asked for, and take their minutes
