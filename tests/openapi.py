@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from service import errors
+from service.api import formats
 from service.api.documentation import openapi
 from service.app import create_app
 from service.explainers.base import registry
@@ -75,6 +76,15 @@ def statuses_table() -> str:
     return "\n".join(rows)
 
 
+def formats_table() -> str:
+    """Return README's table of what an answer can be sent as."""
+    rows = ["| `Accept` | File | Shows |", "| --- | --- | --- |"]
+    for one in formats.TABLE:
+        files = ", ".join(f"`{extension}`" for extension in one.extensions)
+        rows.append(_row(f"`{one.media_type}`", files, one.about))
+    return "\n".join(rows)
+
+
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.rstrip(".").replace("|", "\\|") for cell in cells) + " |"
 
@@ -85,7 +95,8 @@ def as_readme(text: str) -> str:
     Raises:
         ValueError: the marks of one are missing.
     """
-    for name, table in (("methods", methods_table()), ("statuses", statuses_table())):
+    tables = {"formats": formats_table(), "methods": methods_table(), "statuses": statuses_table()}
+    for name, table in tables.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         head, found, rest = text.partition(begin)
         _, closed, tail = rest.partition(end)

@@ -152,7 +152,13 @@ def _names(found: Sequence[Shown]) -> list[str]:
     return names
 
 
-JSON = Format("application/json", (".json",), "All of it.", Needs(None, "asked", encoders.png), _json)
+JSON = Format(
+    "application/json",
+    (".json",),
+    "All of it: predictions, maps, pictures and arrays as `output` says, and what it took.",
+    Needs(None, "asked", encoders.png),
+    _json,
+)
 PNG = Format(
     "image/png", (".png",), "The first map: over the picture, else alone.", Needs(1, "best", encoders.png), _picture
 )
