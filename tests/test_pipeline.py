@@ -46,7 +46,7 @@ def test_a_plan_decodes_nothing_and_asks_no_network(pipeline, monkeypatch):
     monkeypatch.setattr(module, "ModelProbe", lambda *_: pytest.fail("the network was asked"))
     plan = pipeline.plan(ask(GradCAM(), targets=(3, "APPLE"), pictures=(b"no picture",)))
     assert plan.model is pipeline.store.get("tiny")
-    assert plan.targets.given == (Target(3), Target(0))
+    assert plan.targets.given == (Target(3, asked=3), Target(0, asked="APPLE"))
     assert plan.passes == GradCAM().passes(plan.model.facts, 2)
     assert pipeline.plan(ask()).passes == 1
 
