@@ -67,6 +67,7 @@ def server(size: int, names: Sequence[str] = NETWORKS) -> Iterator[httpx.Client]
                 file.write(f'[models."{name}"]\n{source}{given}\ninput_size = {size}\nresize = {size}\n\n')
         settings = Settings(catalog=catalog, device="cpu", score_cache_mib=0, precision="fp32", default_timeout_s=3600)
         with serving(settings) as client:
+            client.timeout = settings.default_timeout_s
             yield client
 
 
