@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Send
 
 from service import spans
 from service.api import formats, problems
@@ -131,6 +132,23 @@ def event(name: str, data: bytes) -> bytes:
     return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
 
 
+class Events(StreamingResponse):
+    """Answers by events, and closes what makes them as soon as nobody takes any more.
+
+    A client that hangs up while an event is being sent ends the sending and not the generator, which rests at its
+    `yield`. Left to the garbage collector, the work behind it would go on for nobody until some later collection.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes, None], media_type: str) -> None:
+        super().__init__(events, media_type=media_type, headers={"cache-control": "no-store"})
+        self._events = events
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the events, until the last one or until the client has gone."""
+        async with aclosing(self._events):
+            await super().stream_response(send)
+
+
 def stream(request: Request, work: Work) -> Response:
     """Answer with events: `progress` and, where the method can, `partial` maps; then `result` or `error`.
 
@@ -146,7 +164,7 @@ def stream(request: Request, work: Work) -> Response:
     run.progress = progress
     future = work.start()
 
-    async def events() -> AsyncIterator[bytes]:
+    async def events() -> AsyncGenerator[bytes, None]:
         watching = asyncio.ensure_future(gone(request))
         told = drawn = time.monotonic()
         try:
@@ -177,7 +195,7 @@ def stream(request: Request, work: Work) -> Response:
             watching.cancel()
             work.abandon(future)
 
-    return StreamingResponse(events(), media_type=work.format.media_type, headers={"cache-control": "no-store"})
+    return Events(events(), work.format.media_type)
 
 
 def _last(request: Request, future: "asyncio.Future[bytes]") -> bytes:

@@ -1,5 +1,6 @@
 """What happens while a request waits: events, deadlines, clients that hang up, too much work."""
 
+import asyncio
 import base64
 import http.client
 import json
@@ -110,6 +111,34 @@ def test_a_mistake_is_a_plain_problem_even_for_events(client):
 
 def test_an_event_is_written_as_the_standard_says():
     assert running.event("some", b'{"a":1}') == b'event: some\ndata: {"a":1}\n\n'
+
+
+def test_a_hang_up_while_an_event_is_sent_ends_what_makes_events():
+    closed = []
+
+    async def events():
+        try:
+            while True:
+                yield running.event("progress", b"{}")
+        finally:
+            closed.append(True)
+
+    async def exchange(answer):
+        sending = asyncio.Event()
+
+        async def send(message):
+            if message["type"] == "http.response.body":
+                sending.set()
+                await asyncio.Event().wait()  # the client takes nothing more
+
+        async def receive():
+            await sending.wait()
+            return {"type": "http.disconnect"}
+
+        await answer({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+        assert closed  # at once, while the answer still refers to its events
+
+    asyncio.run(exchange(running.Events(events(), "text/event-stream")))
 
 
 # Deadlines
