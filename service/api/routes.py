@@ -9,7 +9,7 @@ from service.api import body, documentation, formats
 from service.api.body import Body
 from service.api.context import context
 from service.api.formats import Format
-from service.api.middleware import record
+from service.api.middleware import caller, record
 from service.api.running import Work, complete, stream
 from service.ask import Ask
 from service.engine.scheduler.run import Run
@@ -23,7 +23,7 @@ async def handle(request: Request, ask: Ask, format: Format) -> Response:
         ServiceError: whatever is wrong, by field.
     """
     service, known = context(request), record(request)
-    run = known.run or Run(id=known.id)
+    run = known.run or Run(id=known.id, caller=caller(request.scope))
     known.run = run
     run.limit(ask.timeout_s or service.settings.default_timeout_s, ask.priority)
     plan = service.pipeline.plan(ask)
@@ -37,9 +37,9 @@ async def handle(request: Request, ask: Ask, format: Format) -> Response:
 async def received(request: Request) -> Body:
     """Read a request's body; its time runs from here on."""
     settings, known = context(request).settings, record(request)
-    run = known.run = Run(id=known.id)
+    run = known.run = Run(id=known.id, caller=caller(request.scope))
     with run.usage.stage("read"):
-        return await body.read(request, settings.max_body_bytes, settings.body_timeout_s)
+        return await body.read(request, settings.max_body_bytes, settings.body_timeout_s, settings.least_bytes_per_s)
 
 
 def paths() -> dict[str, str]:

@@ -2,16 +2,13 @@
 
 import threading
 from contextlib import ExitStack, suppress
-from typing import get_args
 
 import pytest
 
-from service.engine.scheduler.admission import Admission, AdmissionRule, Crowd, Pace, Patience
+from service.engine.scheduler.admission import Admission, Pace, Patience
 from service.engine.scheduler.run import Run
 from service.errors import Draining, Overloaded
 from tests.engine.scheduler.doubles import Clock
-
-RULES = get_args(AdmissionRule)
 
 
 @pytest.fixture
@@ -19,8 +16,8 @@ def clock():
     return Clock()
 
 
-def _admission(clock, passes=65_536, requests=512, rules=RULES):
-    return Admission(passes, requests, clock=clock, rules=rules)
+def _admission(clock, passes=65_536, requests=512):
+    return Admission(passes, requests, clock=clock)
 
 
 def test_passes_and_requests_are_counted(clock):
@@ -92,78 +89,62 @@ def test_small_requests_keep_a_larger_margin_than_large_ones(clock):
             admission.admit(Run(timeout_s=3.4, clock=clock), 100)
 
 
-def _crowded(clock, rules=RULES):
-    """Return an admission that has seen one request end every tenth of a second, while the device did nothing."""
-    admission, runs = _admission(clock, rules=rules), [Run() for _ in range(60)]
-    for run in runs:
-        admission.admit(run, 1)
-    admission.admit(Run(timeout_s=1, clock=clock), 1)  # nothing is known yet
-    for run in runs[:30]:
-        clock.now += 0.1
-        admission.release(run)
-    return admission
-
-
-def test_time_beside_the_device_counts(clock):
-    """Where decoding and drawing are what is scarce, passes alone would let in far too much."""
-    admission = _crowded(clock)
-    with pytest.raises(Overloaded) as refused:
-        admission.admit(Run(timeout_s=5, clock=clock), 1)  # 31 times 0.1 s, and thrice that is more
-    assert 1 <= refused.value.retry_after_s <= 3
-    admission.admit(Run(timeout_s=11, clock=clock), 1)
-    admission.check_room()  # some callers have all the time in the world
-    for _ in range(64):
-        with suppress(Overloaded):
-            admission.admit(Run(timeout_s=5, clock=clock), 1)
-    with pytest.raises(Overloaded):
-        admission.check_room()  # as those before it would not wait that long, this one is not even read
-    clock.now += 0.3
-    admission.check_room()  # until it is time to look again
-
-
-def _impatient(admission, clock):
-    for _ in range(64):
-        with suppress(Overloaded):
-            admission.admit(Run(timeout_s=5, clock=clock), 1)
-
-
-def _refuses_unread(admission):
+def _refuses_unread(admission, caller="a"):
     try:
-        admission.check_room()
+        admission.check_room(caller)
     except Overloaded:
         return True
     return False
 
 
-def test_without_the_crowd_only_the_device_counts(clock):
-    admission = _crowded(clock, [rule for rule in RULES if rule != "crowd"])
-    admission.admit(Run(timeout_s=5, clock=clock), 1)  # it has done nothing
-    _impatient(admission, clock)
+def _ask(admission, clock, caller, timeout_s):
+    with suppress(Overloaded):
+        admission.admit(Run(timeout_s=timeout_s, caller=caller, clock=clock), 1)
+
+
+def _busy(clock):
+    """Return an admission with 10 s of work, at 100 passes a second."""
+    admission = _admission(clock)
+    admission.count_batch(100, 1.0)
+    for _ in range(20):
+        admission.admit(Run(caller="others"), 50)
+    return admission
+
+
+def test_who_would_not_wait_is_not_even_read(clock):
+    admission = _busy(clock)
+    assert not _refuses_unread(admission)  # nothing is known of this caller
+    _ask(admission, clock, "a", 2)
+    assert _refuses_unread(admission)
+    assert not _refuses_unread(admission, "b")  # whose patience is its own
+    _ask(admission, clock, "a", 60)
+    _ask(admission, clock, "a", 0.001)
+    assert not _refuses_unread(admission)  # the most patient one stands for all
+    clock.now += 9.9
     assert not _refuses_unread(admission)
+    clock.now += 0.2
+    _ask(admission, clock, "a", 2)
+    assert _refuses_unread(admission)
 
 
-@pytest.mark.parametrize(
-    ("without", "refuses", "refuses_later"), [("patience", False, False), ("look-again", True, True)]
-)
-def test_other_rules_say_who_is_not_even_read(clock, without, refuses, refuses_later):
-    admission = _crowded(clock, [rule for rule in RULES if rule != without])
-    with pytest.raises(Overloaded):
-        admission.admit(Run(timeout_s=5, clock=clock), 1)
-    _impatient(admission, clock)
-    assert _refuses_unread(admission) is refuses
-    clock.now += 10
-    assert _refuses_unread(admission) is refuses_later
+def test_one_in_sixteen_is_read_all_the_same(clock):
+    """For a caller who has become more patient is heard by that alone, however many tiny deadlines it sends beside."""
+    admission = _busy(clock)
+    read = []
+    for _ in range(64):
+        _ask(admission, clock, "a", 0.001)
+        read.append(not _refuses_unread(admission))
+        clock.now += 0.01
+    assert sum(read) == 4
 
 
-def test_without_any_rule_bounds_and_the_pace_of_the_device_remain(clock):
-    admission = _admission(clock, 100, 3, rules=())
-    admission.count_batch(100, 0.5)
-    with admission.admitted(Run(), 50):
-        with pytest.raises(Overloaded):
-            admission.admit(Run(), 51)
-        with pytest.raises(Overloaded):
-            admission.admit(Run(timeout_s=0.1, clock=clock), 1)
-        admission.check_room()
+def test_an_idle_server_reads_whatever_comes(clock):
+    admission = _admission(clock)
+    admission.count_batch(1, 10.0)
+    _ask(admission, clock, "a", 0.001)
+    for run in list(admission._runs):
+        admission.release(run)
+    assert not _refuses_unread(admission)
 
 
 def test_draining_lets_nothing_in_and_waits_for_the_rest(clock):
@@ -187,7 +168,7 @@ def test_the_pace_is_that_of_late():
     pace = Pace()
     assert pace.pass_s == 0
     pace.count(0, 3.0)  # a call: the device was busy, but with nothing that counts
-    assert (pace.pass_s, pace.busy_s) == (0, 3.0)
+    assert pace.pass_s == 0
     for _ in range(200):
         pace.count(10, 1.0)
     assert pace.pass_s == pytest.approx(0.1)
@@ -196,29 +177,14 @@ def test_the_pace_is_that_of_late():
     assert pace.pass_s == pytest.approx(0.5, rel=1e-3)
 
 
-def test_a_crowd_is_measured_between_the_ends_of_requests_and_beside_the_device():
-    crowd = Crowd()
-    crowd.count_ended(8, now=0.0, busy_s=0.0)
-    assert crowd.host_s == 0
-    crowd.count_ended(8, now=1.0, busy_s=0.75)
-    assert crowd.host_s == pytest.approx(0.25)
-    crowd.count_ended(7, now=100.0, busy_s=0.75)  # too few to keep the machine busy
-    crowd.count_ended(8, now=200.0, busy_s=0.75)  # and nothing to measure from
-    assert crowd.host_s == pytest.approx(0.25)
-    crowd.count_ended(8, now=200.5, busy_s=0.75)
-    assert crowd.host_s == pytest.approx((0.98 * 0.25 + 0.5) / 1.98)
-
-
-def test_patience_is_that_of_the_last_64():
+def test_the_patience_of_callers_takes_bounded_memory(monkeypatch):
+    monkeypatch.setattr("service.engine.scheduler.admission._CALLERS", 2)
     patience = Patience()
-    assert patience.longest_s == float("inf")
-    patience.count_read(7.0, now=1.0)
-    for _ in range(63):
-        patience.count_read(5.0, now=2.0)
-    assert patience.longest_s == 7
-    patience.count_read(5.0, now=3.0)
-    assert patience.longest_s == 5
-    patience.count_read(None, now=4.0)
-    assert patience.longest_s == float("inf")
-    assert patience.is_fresh(4.2)
-    assert not patience.is_fresh(4.3)
+    for caller in "abc":
+        patience.count_read(caller, 7.0, now=1.0)
+    assert [patience.longest_s(caller, 1.0) for caller in "abc"] == [float("inf"), 7, 7]
+    patience.count_read("b", None, now=2.0)
+    patience.count_read("d", 5.0, now=2.0)
+    assert [patience.longest_s(caller, 2.0) for caller in "bcd"] == [float("inf"), float("inf"), 5]
+    assert patience.longest_s("d", 12.0) == float("inf")
+    assert not patience.count_refused("unheard of")
