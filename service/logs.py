@@ -6,10 +6,14 @@ Whatever a client sent is escaped, so that it can neither forge a line nor comma
 import json
 import logging
 import math
+import queue
 import sys
+import threading
+from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
+_FLUSH_S = 1.0
 _KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
 
@@ -63,9 +67,57 @@ def _plain(value: Any) -> str:
     return text if text.isprintable() and not set(' "') & set(text) else json.dumps(text)
 
 
+class Writer(logging.Handler):
+    """Writes lines by a thread of its own, so that nobody waits for whoever reads them.
+
+    A reader that has stopped (a full pipe, a suspended terminal) would else stop the server. Lines that there is no
+    room for are dropped, and counted in the next one that is written.
+    """
+
+    def __init__(self, stream: TextIO, room: int = 10_000) -> None:
+        """Begin to write to a stream.
+
+        Args:
+            stream: where to.
+            room: lines that may wait.
+        """
+        super().__init__()
+        self._stream = stream
+        self._lines: queue.Queue[str] = queue.Queue(room)
+        self._dropped = 0
+        threading.Thread(target=self._write, name="heatlens-log", daemon=True).start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand a line over, or drop it."""
+        try:
+            self._lines.put_nowait(self.format(record))
+        except queue.Full:
+            self._dropped += 1
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Wait until all lines are written, but not for a reader that has stopped."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, _FLUSH_S)
+
+    def _write(self) -> None:
+        while True:
+            line = self._lines.get()
+            dropped, self._dropped = self._dropped, 0
+            if dropped:
+                said = f"{dropped} lines of log were dropped: nobody read them"
+                record = logging.LogRecord("heatlens", logging.WARNING, "", 0, said, (), None)
+                line = f"{line}\n{self.format(record)}"
+            with suppress(OSError, ValueError):  # the stream is closed, or its disk full
+                self._stream.write(line + "\n")
+                self._stream.flush()
+            self._lines.task_done()
+
+
 def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     """Write all logs to standard error; `auto` writes text to a terminal and JSON to anything else."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
-    handler = logging.StreamHandler()
+    handler = Writer(sys.stderr)
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

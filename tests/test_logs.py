@@ -5,12 +5,13 @@ import json
 import logging
 import math
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from service.logs import JsonFormatter, TextFormatter, configure
+from service.logs import JsonFormatter, TextFormatter, Writer, configure
 
 HOSTILE = [
     'x\n{"level": "info", "status": 200}',
@@ -140,5 +141,39 @@ def test_the_form_is_chosen(monkeypatch, form, terminal, formatter):
     assert type(handler.formatter) is formatter
     logging.getLogger("heatlens.a").info("unheard")
     logging.getLogger("uvicorn.error").warning("heard")
+    handler.flush()
     assert sys.stderr.getvalue().count("\n") == 1
     assert "heard" in sys.stderr.getvalue()
+
+
+def test_a_reader_that_stops_stops_nobody_and_lines_dropped_are_counted():
+    reads, written = threading.Event(), []
+
+    class Pipe:
+        def write(self, text):
+            assert reads.wait(60)
+            written.append(text)
+
+        def flush(self):
+            pass
+
+    writer = Writer(Pipe(), room=3)
+    writer.setFormatter(JsonFormatter())
+    for number in range(20):
+        writer.handle(_record(f"line {number}"))
+    reads.set()
+    writer.flush()
+    messages = [json.loads(line)["message"] for line in "".join(written).splitlines()]
+    lines = [message for message in messages if message.startswith("line ")]
+    (said,) = [message for message in messages if not message.startswith("line ")]
+    assert lines == [f"line {number}" for number in range(len(lines))]
+    assert 3 <= len(lines) <= 4
+    assert said == f"{20 - len(lines)} lines of log were dropped: nobody read them"
+
+
+def test_a_stream_that_is_closed_costs_lines_only():
+    stream = io.StringIO()
+    stream.close()
+    writer = Writer(stream)
+    writer.handle(_record("unread"))
+    writer.flush()
