@@ -14,7 +14,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from service import spans
 from service.api import documentation, models, problems, routes
 from service.api.context import Context
-from service.api.middleware import Bodies, Keys, Recording, Refusing
+from service.api.middleware import Bodies, CrossSite, Keys, Recording, Refusing
 from service.engine.scheduler.device import Device
 from service.engine.store import Status, Store
 from service.errors import CatalogError
@@ -22,7 +22,7 @@ from service.metrics import Metrics
 from service.models.catalogue import requested
 from service.pipeline import Pipeline
 from service.process import leave_cores_to_the_device
-from service.settings import BATCH_MIB, Settings, unknown
+from service.settings import BATCH_MIB, Settings, loopback, unknown
 from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
@@ -48,9 +48,11 @@ def _api_keys(settings: Settings) -> tuple[str, ...]:
     """Return the keys of settings and file.
 
     Raises:
-        CatalogError: the file cannot be read, or holds none.
+        CatalogError: settings or file name no key where they should, or the file cannot be read.
     """
     keys = tuple(key.get_secret_value() for key in settings.api_keys)
+    if not keys and "api_keys" in settings.model_fields_set:
+        raise CatalogError("HEATLENS_API_KEYS is set and holds no key; unset it to let everybody ask")
     if settings.api_keys_file is None:
         return keys
     try:
@@ -125,6 +127,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application. Models load in the background once it starts, so that liveness answers at once."""
     settings = settings or Settings()
     for mistake in unknown(os.environ):
+        if "KEY" in mistake.partition(" ")[0]:
+            raise CatalogError(f"{mistake}; without it the server would be open to everybody")
         log.warning("%s", mistake)
     metrics = Metrics()
     if settings.otel:
@@ -142,16 +146,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         finally:
             close(app.state.context)
 
-    app = FastAPI(title="heatlens", lifespan=lifespan)
+    # A redirect would go to whatever host the client has named.
+    app = FastAPI(title="heatlens", lifespan=lifespan, redirect_slashes=False)
     app.include_router(routes.router())
     app.include_router(models.router)
     problems.install(app)
     # Of middlewares, the last one added is the outermost.
     app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)
     app.add_middleware(Refusing, methods=routes.paths())
+    app.add_middleware(CrossSite, origins=settings.cors_origins)
     keys = _api_keys(settings)
     if keys:
         app.add_middleware(Keys, keys=keys)
+    elif not loopback(settings.host):
+        log.warning("listening on %s without keys: whoever reaches it may ask", settings.host)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

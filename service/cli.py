@@ -84,7 +84,7 @@ def serve(**options: Any) -> None:
     from service.app import choose_device, create_app
     from service.models.catalogue import requested
     from service.process import prepare_process
-    from service.server import Server
+    from service.server.server import Server
 
     logs.configure(settings.log_level, settings.log_format)
     prepare_process()
@@ -92,7 +92,9 @@ def serve(**options: Any) -> None:
         requested(settings.model, settings.catalog)  # a mistake ends the command, not a server half started
         choose_device(settings.device)
         app = create_app(settings)
-    Server(app, settings).run()
+    server = Server(app, settings)
+    server.run()
+    sys.exit(server.status)
 
 
 @contextmanager

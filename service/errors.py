@@ -3,6 +3,7 @@
 ServiceError
 ├── MalformedRequest        400  the body cannot be read as what it claims to be
 ├── Unauthorized            401  no key, or a wrong one
+├── Forbidden               403  a page of another site asks
 ├── UnknownModel            404
 ├── UnknownMethod           404
 ├── NotFound                404  any other address
@@ -68,6 +69,13 @@ class Unauthorized(ServiceError):
 
     status, type, title = 401, "unauthorized", "Unauthorized"
     remedy = "send `Authorization: Bearer KEY`"
+
+
+class Forbidden(ServiceError):
+    """A page of another site asks, whose origin is not allowed."""
+
+    status, type, title = 403, "forbidden", "Forbidden"
+    remedy = "let the server's operator name the page's origin in `HEATLENS_CORS_ORIGINS`"
 
 
 class UnknownModel(ServiceError):

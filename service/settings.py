@@ -4,6 +4,7 @@ It is read from environment variables `HEATLENS_...`; options of the command lin
 """
 
 from collections.abc import Iterable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -54,6 +55,14 @@ class Settings(BaseSettings):
         Field(description="Bearer keys, separated by spaces or commas; none: everybody may ask."),
     ] = ()
     api_keys_file: Annotated[Path | None, Field(description="File with further keys, one a line.")] = None
+    allowed_hosts: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(
+            description="Names that requests may call the server by, `*` for any; default: any, but on a loopback "
+            "address only localhost, 127.0.0.1 and [::1], as a web page may give its own name that address."
+        ),
+    ] = ()
     cors_origins: Annotated[
         tuple[str, ...], NoDecode, Field(description="Origins whose pages may ask; none: no CORS.")
     ] = ()
@@ -112,21 +121,70 @@ class Settings(BaseSettings):
         float, Field(gt=0, le=DAY_S, description="Time to finish accepted work before stopping.")
     ] = 30.0
     body_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Time for a body to arrive.")] = 60.0
+    head_timeout_s: Annotated[
+        float, Field(gt=0, le=DAY_S, description="Time for a request's head to arrive, and for a first one to begin.")
+    ] = 10.0
+    least_bytes_per_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=2**30,
+            description="Bytes a second that a body of more than 64 KiB has to arrive at, and an answer be taken at; "
+            "slower clients are let go.",
+        ),
+    ] = 4096.0
+    unsent_mib: Annotated[
+        int,
+        Field(ge=1, description="Memory for answers that their clients have not taken; the slowest client is let go."),
+    ] = 256
+    max_connections: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Connections open at a time, as far as the process may have descriptors; the one that rests "
+            "longest gives way.",
+        ),
+    ] = 4096
     default_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Deadline of a request without one.")] = 300.0
     max_image_bytes: Annotated[int, Field(ge=1024, description="Largest encoded picture.")] = 16 * 2**20
     max_image_pixels: Annotated[int, Field(ge=1, description="Largest decoded picture.")] = 25_000_000
     max_targets: Annotated[int, Field(ge=1, description="Targets of one request.")] = 16
+    stuck_s: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=DAY_S,
+            description="Time after which a batch is taken to hang, and `/health/live` says so; default: ten times the "
+            "longest one so far, at least 60.",
+        ),
+    ] = None
     readiness_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Patience of /health/ready.")] = 5.0
 
-    @field_validator("model", "api_keys", "cors_origins", mode="before")
+    @field_validator("model", "api_keys", "cors_origins", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
     @property
+    def hosts(self) -> frozenset[str]:
+        """Names that the server may be called by, in small letters; none: by any."""
+        named = frozenset(name.lower() for name in self.allowed_hosts)
+        if "*" in named:
+            return frozenset()
+        return named or (frozenset(("localhost", "127.0.0.1", "[::1]")) if loopback(self.host) else frozenset())
+
+    @property
     def max_body_bytes(self) -> int:
         """Largest request body: a picture in base64, in lines of 76 letters or in one, and room for the rest."""
         return self.max_image_bytes * 45 // 32 + 256 * 1024
+
+
+def loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def unknown(names: Iterable[str]) -> list[str]:

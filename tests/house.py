@@ -26,7 +26,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "cli": ("app server gallery logs", "click orjson pydantic"),
     "deploy": ("app", "fastapi starlette uvicorn ray"),
     "app": ("api tuning models settings metrics spans", "fastapi starlette torch"),
-    "server": ("settings", "fastapi uvicorn"),
+    "server": ("api settings", "fastapi h11 starlette uvicorn"),
     "gallery": ("api pipeline", "PIL"),
     "tuning": ("engine.store engine.probe explainers images settings", "torch"),
     "api": ("client.wire jobs pipeline metrics spans", "PIL fastapi numpy orjson pydantic starlette"),

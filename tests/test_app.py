@@ -89,6 +89,36 @@ def test_a_file_without_keys_ends_the_start(tmp_path):
         create_app(Settings(api_keys_file=tmp_path / "none"))
 
 
+@pytest.mark.parametrize("keys", ["", " , "])
+def test_a_setting_without_a_key_ends_the_start(monkeypatch, keys):
+    """A secret that was not found would else leave the server open."""
+    monkeypatch.setenv("HEATLENS_API_KEYS", keys)
+    with pytest.raises(CatalogError, match="holds no key"):
+        create_app(Settings(catalog=CATALOG))
+
+
+@pytest.mark.parametrize("name", ["HEATLENS_API_KEY", "HEATLENS_APIKEYS_FILE", "HEATLENS_KEYS"])
+def test_a_misspelt_setting_of_keys_ends_the_start(monkeypatch, name):
+    monkeypatch.setenv(name, "one")
+    with pytest.raises(CatalogError, match=f"{name} is no setting.*open to everybody"):
+        create_app(Settings(catalog=CATALOG))
+
+
+@pytest.mark.parametrize(
+    ("host", "keys", "warned"),
+    [
+        ("0.0.0.0", (), True),
+        ("::", (), True),
+        ("127.0.0.1", (), False),
+        ("localhost", (), False),
+        ("::", ("a",), False),
+    ],
+)
+def test_a_server_that_everybody_reaches_without_keys_is_warned_of(caplog, host, keys, warned):
+    create_app(Settings(catalog=CATALOG, host=host, **({"api_keys": keys} if keys else {})))
+    assert ("without keys" in caplog.text) is warned
+
+
 # What stands around what
 
 

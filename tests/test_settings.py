@@ -56,9 +56,25 @@ def test_names_tell_units():
     """A number with a unit carries it in its name, so that no value can be read in another one."""
     for name in NUMBERS:
         assert name.endswith(("_s", "_ms", "_mib", "_bytes", "_pixels")) or name in {
-            *("port", "otel", "tune", "worker_threads", "max_targets"),
+            *("port", "otel", "tune", "worker_threads", "max_targets", "max_connections"),
             *("max_batch_rows", "max_waiting_passes", "max_waiting_requests"),
         }
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "hosts"),
+    [
+        ("127.0.0.1", "", {"localhost", "127.0.0.1", "[::1]"}),
+        ("::1", "", {"localhost", "127.0.0.1", "[::1]"}),
+        ("localhost", "", {"localhost", "127.0.0.1", "[::1]"}),
+        ("0.0.0.0", "", set()),
+        ("heat.example", "", set()),
+        ("0.0.0.0", "Heat.example, other", {"heat.example", "other"}),
+        ("127.0.0.1", "*", set()),
+    ],
+)
+def test_the_names_that_a_server_may_be_called_by(host, allowed, hosts):
+    assert Settings(host=host, allowed_hosts=allowed).hosts == hosts
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,18 @@ class Body:
     image: bytes | None
 
 
+SMALL_BODY = 64 * 1024  # bytes: what is no larger takes too little to be hurried
+_PAUSE_S = 10.0  # longest one between two pieces of a larger body
 _PARTS = ("image", "pictures", "request")
 
 
-async def read(request: Request, max_bytes: int, timeout_s: float) -> Body:
+async def read(request: Request, max_bytes: int, timeout_s: float, least_rate: float) -> Body:
     """Read and take apart a body.
 
     Raises:
         TooLarge: more than `max_bytes`, found while it streams in.
-        TooSlow: it takes longer than `timeout_s` to arrive.
+        TooSlow: it takes longer than `timeout_s` to arrive, or, once it is large, arrives at less than `least_rate`
+            bytes a second.
         UnsupportedMediaType: neither JSON nor multipart.
         MalformedRequest: not what it says it is.
         Cancelled: the caller went away before the end.
@@ -50,11 +53,7 @@ async def read(request: Request, max_bytes: int, timeout_s: float) -> Body:
             f"{named} not accepted; send application/json with the picture in base64, or multipart/form-data with the "
             "file in a part named 'image'"
         )
-    try:
-        async with asyncio.timeout(timeout_s):
-            data = await _collect(request, max_bytes)
-    except TimeoutError:
-        raise TooSlow(f"the body did not arrive within {timeout_s:g} s; send a smaller picture") from None
+    data = await _collect(request, max_bytes, timeout_s, least_rate)
     if not data:
         raise MalformedRequest("the body is empty; send a JSON object, or multipart/form-data with a part 'image'")
     if kind == "application/json":
@@ -62,18 +61,29 @@ async def read(request: Request, max_bytes: int, timeout_s: float) -> Body:
     return await _multipart(request, data)
 
 
-async def _collect(request: Request, max_bytes: int) -> bytes:
+async def _collect(request: Request, max_bytes: int, timeout_s: float, least_rate: float) -> bytes:
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > max_bytes:
         raise TooLarge(f"the body has {int(declared):,} bytes and at most {max_bytes:,} are accepted")
     data = bytearray()
+    loop = asyncio.get_running_loop()
+    end = loop.time() + timeout_s
     try:
-        async for chunk in request.stream():
-            data += chunk
-            if len(data) > max_bytes:
-                raise TooLarge(f"the body has more than the {max_bytes:,} bytes that are accepted")
+        async with asyncio.timeout_at(end) as patience:
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > max_bytes:
+                    raise TooLarge(f"the body has more than the {max_bytes:,} bytes that are accepted")
+                if len(data) > SMALL_BODY:
+                    # A large body takes memory that others wait for: it has to go on arriving.
+                    due = loop.time() + _PAUSE_S
+                    patience.reschedule(min(end, due, end - timeout_s + _PAUSE_S + len(data) / least_rate))
     except ClientDisconnect:
         raise Cancelled("the caller went away while sending") from None
+    except TimeoutError:
+        raise TooSlow(
+            f"the body did not arrive within {timeout_s:g} s, or stopped arriving; send it faster, or a smaller picture"
+        ) from None
     return bytes(data)
 
 

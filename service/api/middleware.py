@@ -6,6 +6,7 @@ import logging
 import re
 import time
 import uuid
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,11 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import spans
 from service.api import problems
+from service.api.body import SMALL_BODY
 from service.engine.scheduler.run import Run
-from service.errors import Overloaded, ServiceError, Unauthorized
+from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
 from service.metrics import Metrics
 
 log = logging.getLogger("heatlens.access")
+REFUSED = "heatlens.refused"  # in a scope: the error that a request is answered by, unread
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -28,6 +31,12 @@ _HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 _STAGES = ("read", "decode", "queue", "device", "render", "encode")
+
+
+def caller(scope: Scope) -> str:
+    """Return whose request it is: its address, as the connection has it."""
+    client = scope.get("client")
+    return client[0] if client else ""
 
 
 @dataclass
@@ -79,6 +88,8 @@ class Recording:
 
         with spans.span(f"{scope['method']} {_route(scope['path'])}", spans.received(headers)) as span:
             try:
+                if (refused := scope.get(REFUSED)) is not None:
+                    raise refused  # by the connection, which has read no request
                 await self.app(scope, receive, sending)
             except Exception as error:
                 shown = problems.known(scope["path"], error)
@@ -162,7 +173,7 @@ class Refusing:
         if method is not None:
             scope["heatlens"].method = method
             try:
-                scope["app"].state.context.device.admission.check_room()
+                scope["app"].state.context.device.admission.check_room(caller(scope))
             except ServiceError as error:
                 await _refused(error, {}, scope, receive, send)
                 return
@@ -177,34 +188,58 @@ async def _refused(error: ServiceError, headers: Mapping[str, str], scope: Scope
 
 
 class Bodies:
-    """Bounds what the bodies of all requests together take, from their first byte until the answer's last one."""
+    """Bounds what the bodies of all requests together take, from their first byte until the answer's last one.
+
+    One address may take half of it, and a part is left for small bodies: whoever holds back the ends of a few large
+    ones keeps nobody else out.
+    """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self.max_bytes = app, max_bytes
         self.held = 0
+        self.by: Counter[str] = Counter()  # address
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
-        own = 0
+        own, address = 0, caller(scope)
 
         async def receiving() -> Message:
             nonlocal own
             message = await receive()
             size = len(message.get("body", b""))
-            if size and self.held + size > self.max_bytes:
-                raise Overloaded(
-                    f"the bodies of requests under way fill the {self.max_bytes / 2**20:g} MiB set aside for them; "
-                    "send the request again later, or a smaller picture",
-                    retry_after_s=2,
-                )
+            if size:
+                self._check(address, own + size, size)
             own += size
             self.held += size
+            self.by[address] += size
             return message
 
         try:
             await self.app(scope, receiving, send)
         finally:
             self.held -= own
+            self.by[address] -= own
+            if not self.by[address]:
+                del self.by[address]
+
+    def _check(self, address: str, own: int, size: int) -> None:
+        """Refuse what is one piece too much of a body of which so many bytes are there.
+
+        Raises:
+            Overloaded: the bodies under way, or those of one address, leave no room.
+        """
+        small = own <= SMALL_BODY
+        if self.held + size > self.max_bytes - (0 if small else self.max_bytes // 16):
+            said = "the bodies of requests under way fill the"
+        elif not small and self.by[address] + size > self.max_bytes // 2:
+            said = "the bodies of your requests under way fill half of the"
+        else:
+            return
+        raise Overloaded(
+            f"{said} {self.max_bytes / 2**20:g} MiB set aside for them; send the request again later, or a smaller "
+            "picture",
+            retry_after_s=2,
+        )
 
 
 class Keys:
@@ -212,21 +247,45 @@ class Keys:
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
         self.app = app
-        self.digests = [_digest(key) for key in keys]
+        self.digests = [_digest(key.encode()) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
         if scope["type"] == "http" and scope["path"] not in ("/health/live", "/health/ready"):
-            kind, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+            sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+            kind, _, key = sent.partition(b" ")
             given = _digest(key.strip())
             # Every key is compared, each in constant time: how long it takes tells nothing about them.
             matches = [hmac.compare_digest(given, known) for known in self.digests]
-            if kind.lower() != "bearer" or not any(matches):
+            if kind.lower() != b"bearer" or not any(matches):
                 error = Unauthorized("send one of the server's keys in the header: Authorization: Bearer KEY")
                 await _refused(error, {"www-authenticate": "Bearer"}, scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+class CrossSite:
+    """Refuses work that a page of another site sends from somebody's browser.
+
+    A form may send multipart to any address that the browser reaches, without asking first; who sent it, browsers say
+    by themselves (Fetch Metadata, `Sec-Fetch-Site`).
+    """
+
+    def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
+        """Take the origins whose pages may ask."""
+        self.app, self.origins = app, origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event."""
+        if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            headers = Headers(scope=scope)
+            allowed = "*" in self.origins or headers.get("origin") in self.origins
+            if headers.get("sec-fetch-site") == "cross-site" and not allowed:
+                error = Forbidden("a page of another site sent this; its origin is not one of HEATLENS_CORS_ORIGINS")
+                await _refused(error, {}, scope, receive, send)
+                return
+        await self.app(scope, receive, send)

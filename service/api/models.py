@@ -189,11 +189,16 @@ async def metrics(request: Request) -> Response:
     "/health/live",
     tags=["health"],
     operation_id="live",
-    summary="Whether the process answers.",
-    openapi_extra={"responses": refusals()},
+    summary="Whether the process answers, and its engine can.",
+    openapi_extra={"responses": refusals(503)},
 )
-async def live() -> wire.Live:
-    """Answer at once, whatever is loading."""
+async def live(request: Request) -> wire.Live:
+    """Answer at once, whatever is loading; 503 where only a restart helps: the engine has ended, or a forward hangs."""
+    service = context(request)
+    if not service.device.alive:
+        raise EngineUnavailable("the device thread has stopped; restart the server")
+    if stuck_s := service.device.stuck_s(service.settings.stuck_s):
+        raise EngineUnavailable(f"a batch has been running for {stuck_s:.0f} s and does not end; restart the server")
     return wire.Live(status="live")
 
 

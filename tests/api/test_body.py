@@ -82,7 +82,7 @@ def test_a_caller_who_goes_away_is_no_defect() -> None:
 
     headers = [(b"content-type", b"application/json"), (b"content-length", b"500")]
     with pytest.raises(Cancelled):
-        asyncio.run(body.read(Request({"type": "http", "headers": headers}, gone), 1000, 60.0))
+        asyncio.run(body.read(Request({"type": "http", "headers": headers}, gone), 1000, 60.0, 4096.0))
 
 
 def read(content: bytes, kind: str = "multipart/form-data; boundary=x") -> body.Body:
@@ -95,7 +95,7 @@ def read(content: bytes, kind: str = "multipart/form-data; boundary=x") -> body.
         return {"type": "http.request", "body": piece, "more_body": piece is not pieces[-1]}
 
     headers = [(b"content-type", kind.encode())]
-    return asyncio.run(body.read(Request({"type": "http", "headers": headers}, receive), 10**6, 60.0))
+    return asyncio.run(body.read(Request({"type": "http", "headers": headers}, receive), 10**6, 60.0, 4096.0))
 
 
 def form(*parts: tuple[str, str, bytes]) -> bytes:

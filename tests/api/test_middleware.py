@@ -29,7 +29,7 @@ LONG = {"params": {"window": 8, "stride": 1}}
 def guarded(tmp_path_factory):
     file = tmp_path_factory.mktemp("keys") / "keys"
     file.write_text("from-the-file\nanother\n")
-    with serving(Settings(catalog=CATALOG, device="cpu", api_keys="one,two", api_keys_file=file)) as client:
+    with serving(Settings(catalog=CATALOG, device="cpu", api_keys="one,two,schlüssel", api_keys_file=file)) as client:
         yield client
 
 
@@ -55,14 +55,34 @@ def test_health_answers_everybody(guarded, path):
     assert guarded.get(path).status_code == 200
 
 
-@pytest.mark.parametrize("key", ["one", "two", "from-the-file", "another"])
+@pytest.mark.parametrize("key", ["one", "two", "from-the-file", "another", "schlüssel"])
 def test_every_key_opens(guarded, key):
-    assert guarded.get("/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+    sent = {"authorization": f"Bearer {key}".encode()}
+    assert guarded.get("/models", headers=sent).status_code == 200
 
 
 @pytest.mark.parametrize("header", ["one", "Basic one", "Bearer", "Bearer on", "Bearer one two", "Bearer \xe9"])
 def test_anything_else_does_not(guarded, header):
     assert guarded.get("/models", headers={"authorization": header.encode("latin-1")}).status_code == 401
+
+
+def test_a_page_of_another_site_cannot_send_a_form(client, chelsea):
+    form = {"image": ("a.png", chelsea)}
+    for site, status in (("cross-site", 403), ("same-origin", 200), ("none", 200)):
+        headers = {"sec-fetch-site": site, "origin": "https://page.example"}
+        assert client.post("/predict", files=form, headers=headers).status_code == status
+    assert client.get("/methods", headers={"sec-fetch-site": "cross-site"}).status_code == 200
+    with serving(Settings(catalog=CATALOG, device="cpu", cors_origins="https://page.example")) as open_:
+        for origin, status in (("https://page.example", 200), ("https://other.example", 403)):
+            headers = {"sec-fetch-site": "cross-site", "origin": origin}
+            assert open_.post("/predict", files=form, headers=headers).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/predict/", "/models/", "//predict"])
+def test_nobody_is_sent_elsewhere(client, path):
+    answer = client.post(path, headers={"host": "elsewhere.example"})
+    assert answer.status_code == 404
+    assert "location" not in answer.headers
 
 
 def test_no_cors_unless_set(client):

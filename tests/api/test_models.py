@@ -3,12 +3,17 @@
 from pathlib import Path
 
 import httpx
+import pytest
+import uvicorn
 
+from service.app import create_app
 from service.client import wire
+from service.engine.scheduler.device import Device
 from service.explainers.base import registry
+from service.server.server import Server
 from service.settings import Settings
 from tests.api.test_contract import BASE64, METHODS, PNG, QUICK
-from tests.conftest import CATALOG, serving
+from tests.conftest import CATALOG, serving, serving_app
 
 
 def test_methods(client: httpx.Client) -> None:
@@ -66,6 +71,17 @@ def test_layers(client: httpx.Client) -> None:
     assert (layers["conv2"].type, layers["conv2"].shape, layers["conv2"].spatial) == ("Conv2d", [12, 16, 16], True)
     assert (layers["fc"].shape, layers["fc"].spatial) == ([5], False)
     assert [path for path, layer in layers.items() if layer.default] == ["relu2"]
+
+
+@pytest.mark.parametrize(("name", "found"), [("alive", False), ("stuck_s", lambda after_s: 100.0)])
+def test_a_server_that_only_a_restart_helps_is_not_live(monkeypatch, name, found):
+    monkeypatch.setattr(Server, "on_tick", uvicorn.Server.on_tick)  # it goes on, for us to ask
+    with serving_app(create_app(Settings(catalog=CATALOG, device="cpu", model="tiny"))) as client:
+        assert client.get("/health/live").status_code == 200
+        monkeypatch.setattr(Device, name, found)
+        answer = client.get("/health/live")
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:heatlens:problem:engine-unavailable")
+        assert "restart the server" in answer.json()["detail"]
 
 
 def test_health(client: httpx.Client) -> None:

@@ -32,6 +32,7 @@ from service.precision import Precision
 from service.process import ALL_THREADS, release_freed_memory, use_threads
 
 log = logging.getLogger("heatlens")
+_STUCK_S = 60.0  # least time after which a batch is taken to hang
 _RELEASE_S = 2.0  # without work, after which freed memory is given back
 T = TypeVar("T")
 
@@ -80,12 +81,27 @@ class Device:
         self._closed: EngineUnavailable | None = None
         self._restarts = 1  # of a thread that died
         self._worked = False  # since memory was given back
+        self._began: float | None = None  # when the batch that is running did
+        self._longest_s = 0.0  # of all batches
         self._thread = self._started()
 
     @property
     def alive(self) -> bool:
         """Whether the thread takes work."""
         return self._closed is None and self._thread.is_alive()
+
+    def stuck_s(self, after_s: float | None = None) -> float:
+        """Return for how long a batch has been running that should long have ended; 0 where none has.
+
+        A forward that hangs ends with the process alone, so that whoever watches the process has to know.
+
+        Args:
+            after_s: seconds from which on a batch is taken to hang; default: ten times the longest that ended, and a
+                minute at least. What runs for the server itself, as loading does, is not meant.
+        """
+        began = self._began
+        ran_s = 0.0 if began is None else self._clock() - began
+        return ran_s if ran_s > (after_s or max(_STUCK_S, 10 * self._longest_s)) else 0.0
 
     @property
     def waiting(self) -> int:
@@ -154,6 +170,7 @@ class Device:
                 del batch  # hold nothing of a finished request while waiting for the next one
         except BaseException as defect:
             log.critical("the device thread has stopped", exc_info=defect)
+            self._began = None
             self._stopped(EngineUnavailable(f"the device thread has stopped ({type(defect).__name__})"))
 
     def _stopped(self, error: EngineUnavailable) -> None:
@@ -191,8 +208,11 @@ class Device:
     def _run(self, batch: Batch) -> None:
         started = self._clock()
         first = batch[0].item
+        self._began = started if first.network is not None else None
         done = first.run(batch, self._clock)
         seconds = self._clock() - started
+        if self._began is not None:
+            self._began, self._longest_s = None, max(self._longest_s, seconds)
         with self._changed:
             self._claims.worked(batch, seconds, again=[one.share for one in done if one.too_many])
         for one in done:

@@ -169,6 +169,47 @@ def test_death_of_the_thread_answers_every_waiter_and_is_mended_once():
     assert not device.waiting
 
 
+def test_a_batch_that_does_not_end_is_known(device):
+    device._clock = clock = Clock()
+    running, go = threading.Event(), threading.Event()
+
+    class Hanging(Recorder):
+        def forward(self, rows, precision="fp32"):
+            running.set()
+            assert go.wait(60)
+            return super().forward(rows, precision)
+
+    assert device.stuck_s() == 0
+    ticket = device.put(work_of(Hanging(), 1, 1), Run())
+    assert running.wait(60)
+    clock.now += 59
+    assert device.stuck_s() == 0
+    assert device.stuck_s(after_s=50) == 59
+    clock.now += 2
+    assert device.stuck_s() == 61
+    go.set()
+    ticket.wait()
+    device.call(lambda: None)
+    assert device.stuck_s(after_s=1e-9) == 0
+    running.clear()
+    go.clear()
+    ticket = device.put(work_of(Hanging(), 1, 1), Run())
+    assert running.wait(60)
+    clock.now += 600  # ten times as long as one that did end
+    assert device.stuck_s() == 0
+    clock.now += 20
+    assert device.stuck_s() == 620
+    go.set()
+    ticket.wait()
+
+
+def test_what_the_server_runs_for_itself_does_not_hang(device):
+    device._clock = clock = Clock()
+    with held(device):
+        clock.now += 10_000
+        assert device.stuck_s() == 0
+
+
 def test_closing_answers_every_waiter():
     device = Device(torch.device("cpu"))
     device.close()

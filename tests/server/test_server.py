@@ -1,5 +1,6 @@
 """Stopping: a first signal finishes what was accepted, a second one does not. And what a request's head may take."""
 
+import asyncio
 import json
 import os
 import signal
@@ -17,7 +18,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from service.server import Server
+from service.api.middleware import Recording
+from service.metrics import Metrics
+from service.server.server import DIED, Server
 from service.settings import Settings
 from tests.conftest import CATALOG
 
@@ -66,13 +69,15 @@ def test_a_first_signal_finishes_what_was_accepted():
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_stops_at_once(second):
+def test_a_second_signal_ends_the_process_at_once(monkeypatch, second):
     admission = Admission()
     server = _server(admission)
     server.handle_exit(signal.SIGTERM, None)
     assert admission.asked.wait(30)
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
     server.handle_exit(second, None)
-    assert (server.should_exit, server.force_exit) == (True, True)
+    assert ended == [128 + second]
     assert not admission.go.is_set()  # while work is still under way
     _drained(admission)
     assert admission.timeouts == [12.5]  # and nothing is drained twice
@@ -103,6 +108,28 @@ def test_a_signal_while_the_application_starts_stops_it():
     assert server.should_exit
 
 
+def test_a_server_whose_engine_has_ended_ends_and_says_so(caplog):
+    server = _server(Admission())
+    device = server.app.state.context.device
+    device.alive = True
+    assert not asyncio.run(server.on_tick(1))
+    assert server.status == 0
+    device.alive = False
+    assert asyncio.run(server.on_tick(2))
+    assert server.status == DIED
+    assert "the engine has ended for good" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal here")
+def test_a_terminal_that_hangs_up_drains():
+    server = _server(admission := Admission())
+    with server.capture_signals():
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert admission.asked.wait(30)
+        _drained(admission)
+    assert server.should_exit
+
+
 def test_a_heads_size_is_bounded_and_the_server_does_not_name_itself():
     """Whichever parser of HTTP is installed, and however many bytes it would take."""
     started = threading.Event()
@@ -113,7 +140,8 @@ def test_a_heads_size_is_bounded_and_the_server_does_not_name_itself():
             started.set()
 
     app = FastAPI()
-    server = Started(app, Settings())
+    app.add_middleware(Recording, metrics=Metrics())
+    server = Started(app, Settings(allowed_hosts="*"))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, args=([listening],))
@@ -215,4 +243,4 @@ def test_signals_of_a_process(process, signals):
             process.says("stopping at once")
         ends = {answer.result(120)[-1] for answer in answers}
     assert ends == {"result"} if signals == 1 else "result" not in ends
-    assert process.of.wait(60) == 0
+    assert process.of.wait(60) == (0 if signals == 1 else 128 + signal.SIGTERM)

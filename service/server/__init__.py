@@ -1,0 +1,1 @@
+"""The server around the application: connections that are bounded, signals, a process that ends when its engine has."""

@@ -1,0 +1,250 @@
+"""One client's connection: what it may take of time, of descriptors and of memory, whoever is at its other end.
+
+An HTTP server is taken down by clients that do nothing as easily as by those that do much: by a head that never ends,
+by a body that stops before its last byte, by an answer that nobody takes. Each of them has its limit here. What cannot
+be read as a request is handed to the application like any other, with the error that it is to be answered by: so it
+gets a problem document, a request id, a line of log and a count, too.
+"""
+
+import asyncio
+import logging
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import h11
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from service.api.middleware import REFUSED
+from service.errors import MalformedRequest, Overloaded, ServiceError, TooSlow
+
+log = logging.getLogger("heatlens")
+_PORT = re.compile(r":\d+$")
+# Between two looks at how much of an answer was taken: the system sends in bursts, as large as its own buffers.
+_LOOK_S = 20.0
+# h11 bounds a head only as long as it is not complete, so that it is fed no more than this at a time.
+_HEAD_PIECE = 16 * 1024
+
+
+@dataclass
+class Front:
+    """What all connections share: their limits, and which of them rest or wait to be taken from.
+
+    Args:
+        connections: most that are open at a time; the one that rests longest gives way to a new one.
+        head_s: seconds from a connection's opening, or from a head's first byte, to the head's end.
+        rate: bytes a second that an answer has to be taken at.
+        unsent_bytes: most of all answers together that wait to be taken; who was slow for longest gives way.
+        hosts: names that requests may call the server by, in small letters; none: any.
+    """
+
+    connections: int
+    head_s: float
+    rate: float
+    unsent_bytes: int
+    hosts: frozenset[str] = frozenset()
+    resting: "dict[Connection, None]" = field(default_factory=dict)  # without a request under way, the longest first
+    waiting: "dict[Connection, None]" = field(default_factory=dict)  # with unsent bytes, the longest first
+
+    def make_room(self, new: "Connection") -> bool:
+        """Close the connection that has rested longest; return whether there was one."""
+        longest = next((one for one in self.resting if one is not new), None)
+        if longest is None:
+            return False
+        longest.end()
+        return True
+
+    def bound(self) -> None:
+        """Give up the answers that have waited longest, until the rest is within the bound."""
+        unsent = {one: one.unsent for one in self.waiting}
+        total = sum(unsent.values())
+        for one, size in unsent.items():
+            if total <= self.unsent_bytes:
+                return
+            one.give_up("answers that nobody takes fill the memory that is set aside for them")
+            total -= size
+
+
+class Connection(H11Protocol):
+    """A connection whose head, whose answers and whose number are bounded."""
+
+    def __init__(self, front: Front, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self.front = front
+        self._application, self.app = self.app, self._answer
+        self._head: asyncio.TimerHandle | None = None
+        self._look: asyncio.TimerHandle | None = None
+        self._left = 0  # unsent bytes at the last look
+        self._refused = False
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of an answer that the client has not taken."""
+        return self.transport.get_write_buffer_size()
+
+    # Opening and closing
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take a new connection in, in the place of one that rests where there are too many."""
+        super().connection_made(transport)
+        if len(self.connections) > self.front.connections and not self.front.make_room(self):
+            self._refuse(Overloaded("too many connections are open; come back later, or share them", retry_after_s=2))
+            return
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget a connection that has ended."""
+        self.front.resting.pop(self, None)
+        self.front.waiting.pop(self, None)
+        for timer in (self._head, self._look):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def end(self) -> None:
+        """Close a connection that rests; what it still has to send, it sends."""
+        self.front.resting.pop(self, None)
+        self.transport.close()
+        self._watch_unsent()
+
+    def give_up(self, reason: str) -> None:
+        """Close a connection whose client does not take its answer; what it has not taken is dropped."""
+        log.warning("an answer was given up: %s", reason, extra={"client": self.client and self.client[0]})
+        self.front.waiting.pop(self, None)
+        self.transport.abort()
+
+    # Heads
+
+    def data_received(self, data: bytes) -> None:
+        """Read what has come, a head in small pieces."""
+        start = 0
+        while start < len(data) and not self._refused:
+            size = _HEAD_PIECE if self.conn.their_state is h11.IDLE else len(data)
+            super().data_received(data[start : start + size])
+            start += size
+        self._watch_head()
+
+    def on_response_complete(self) -> None:
+        """Rest after an answer, or take the next request."""
+        self._watch_unsent()
+        super().on_response_complete()
+        self._watch_head()
+
+    def _watch_head(self) -> None:
+        """Begin to wait for a head, or end that wait, as the connection's state has it."""
+        rests = self.conn.their_state is h11.IDLE and not self._refused and not self.transport.is_closing()
+        if not rests:
+            self.front.resting.pop(self, None)
+        elif self not in self.front.resting:
+            self.front.resting[self] = None
+        # uvicorn has a timer of its own for connections that rest between two requests.
+        if rests and self.timeout_keep_alive_task is None:
+            if self._head is None:
+                self._head = self.loop.call_later(self.front.head_s, self._late)
+        elif self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+    def _late(self) -> None:
+        self._head = None
+        if self.conn.trailing_data[0]:
+            self._refuse(TooSlow(f"the head did not arrive within {self.front.head_s:g} s; send it in one piece"))
+        else:
+            self.end()
+
+    # What is no request
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer what cannot be read."""
+        self._refuse(
+            MalformedRequest("this is no HTTP/1.1 request that can be read; send one as RFC 9112 describes it")
+        )
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Answer with an error where there is no request, and close; an answer under way is finished first."""
+        self._refused = True
+        self._watch_head()
+        self.flow.pause_reading()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.keep_alive = False
+            return
+        scope: Any = {
+            "type": "http",
+            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
+            "http_version": "1.1",
+            "server": self.server,
+            "client": self.client,
+            "scheme": self.scheme,
+            "method": "-",
+            "root_path": self.root_path,
+            "path": "",
+            "raw_path": b"",
+            "query_string": b"",
+            "headers": [(b"connection", b"close")],
+            "state": self.app_state.copy(),
+            REFUSED: error,
+        }
+        self.cycle = RequestResponseCycle(
+            scope=scope,
+            conn=self.conn,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            on_response=self.on_response_complete,
+        )
+        task = self.loop.create_task(self.cycle.run_asgi(self.app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request to the application, with its error where its head contradicts itself."""
+        if scope["type"] == "http" and REFUSED not in scope and (error := self._mistake(scope)) is not None:
+            scope[REFUSED] = error
+            scope["headers"].append((b"connection", b"close"))
+        await self._application(scope, receive, send)
+
+    def _mistake(self, scope: Scope) -> ServiceError | None:
+        """Return what is wrong with a head that can be read in two ways, or is not meant for this server."""
+        names = {name for name, _ in scope["headers"]}
+        if {b"transfer-encoding", b"content-length"} <= names:
+            return MalformedRequest("Transfer-Encoding and Content-Length are both sent; send one (RFC 9112, 6.1)")
+        if scope["http_version"] not in ("1.0", "1.1"):
+            return MalformedRequest(f"HTTP/{scope['http_version']} is not spoken here; send HTTP/1.1")
+        if self.front.hosts and not scope["path"].startswith("/health/"):
+            host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+            if _PORT.sub("", host.lower()) not in self.front.hosts:
+                return MalformedRequest(f"the server is not called {host[:100]!r}; name it in HEATLENS_ALLOWED_HOSTS")
+        return None
+
+    # Answers
+
+    def pause_writing(self) -> None:
+        """Wait until the client has taken more."""
+        super().pause_writing()
+        self._watch_unsent()
+        self.front.bound()
+
+    def _watch_unsent(self) -> None:
+        """Look from time to time whether the client takes what there is."""
+        if self._look is None and (left := self.unsent):
+            self.front.waiting[self] = None
+            self._look_again(left)
+
+    def _look_again(self, left: int) -> None:
+        self._left = left
+        self._look = self.loop.call_later(_LOOK_S, self._looked)
+
+    def _looked(self) -> None:
+        self._look = None
+        left = self.unsent
+        if left and self._left - left < min(self.front.rate * _LOOK_S, self._left):
+            self.give_up(f"its client took less than {self.front.rate:g} bytes a second")
+        elif left:
+            self._look_again(left)
+        else:
+            self.front.waiting.pop(self, None)

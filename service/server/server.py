@@ -1,0 +1,121 @@
+"""uvicorn, set up for this service, and stopped without losing what was accepted."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from service.server.connections import Connection, Front
+from service.settings import Settings
+
+log = logging.getLogger("heatlens")
+DIED = 70  # exit status of a process whose engine has ended for good: EX_SOFTWARE of <sysexits.h>
+_RESERVED = 96  # descriptors that are no connections: files, the listening socket, libraries
+_HANG_UP = getattr(signal, "SIGHUP", None)  # there is none on Windows
+
+
+class Server(uvicorn.Server):
+    """At a first signal it takes no new work and finishes what it has; at a second one the process ends at once.
+
+    Where the engine has ended for good, the server ends by itself, so that whoever started it starts it again:
+    `status` is then `DIED`, else 0.
+    """
+
+    def __init__(self, app: FastAPI, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+        self.signalled = False
+        self.status = 0
+        front = Front(
+            _descriptors(settings.max_connections),
+            settings.head_timeout_s,
+            settings.least_bytes_per_s,
+            settings.unsent_mib * 2**20,
+            settings.hosts,
+        )
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                http=partial(Connection, front),  # type: ignore[arg-type]
+                log_config=None,
+                access_log=False,  # the application writes one line a request itself
+                server_header=False,
+                proxy_headers=False,  # who a caller is, the connection says
+                # 65 s outlive the idle connections of the usual proxies, which close theirs after 60.
+                timeout_keep_alive=65,
+                timeout_graceful_shutdown=5,
+            )
+        )
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Drain at a terminal's hang-up, too."""
+        if _HANG_UP is None or threading.current_thread() is not threading.main_thread():
+            with super().capture_signals():
+                yield
+            return
+        before = signal.signal(_HANG_UP, self.handle_exit)
+        try:
+            with super().capture_signals():
+                yield
+        finally:
+            signal.signal(_HANG_UP, before)
+
+    async def on_tick(self, counter: int) -> bool:
+        """End where the engine has ended."""
+        context = getattr(self.app.state, "context", None)
+        if context is not None and not context.device.alive and not self.should_exit:
+            log.critical("the engine has ended for good: so does the server, to be started again")
+            self.status = DIED
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to drain, or stop at once."""
+        if self.signalled:
+            log.warning("stopping at once")
+            self.end(128 + sig)
+            return
+        self.signalled = True
+        log.info("%s: finishing what was accepted", signal.Signals(sig).name)
+        threading.Thread(target=self._drain, name="heatlens-drain", daemon=True).start()
+
+    @staticmethod
+    def end(status: int) -> None:
+        """End the process, whatever its threads are about: one that hangs in a forward would never be joined."""
+        for handler in logging.root.handlers:
+            handler.flush()
+        os._exit(status)
+
+    def _drain(self) -> None:
+        context = getattr(self.app.state, "context", None)  # none yet, while the application starts
+        try:
+            if context is not None and not context.device.admission.drain(self.settings.drain_timeout_s):
+                log.warning("not finished within %g s: stopping", self.settings.drain_timeout_s)
+        finally:  # whatever happened: a server that was told to stop must not go on
+            self.should_exit = True
+
+
+def _descriptors(wanted: int) -> int:
+    """Return how many connections may be open, and raise the process's own limit of descriptors where it has to be."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return wanted
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _RESERVED
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+        return max(1, min(wanted, soft - _RESERVED))
+    return wanted

@@ -1,0 +1,270 @@
+"""Connections: clients that do nothing, slowly, are let go; what is no HTTP is answered like any other mistake."""
+
+import json
+import logging
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+
+import pytest
+from fastapi import FastAPI
+from starlette.responses import PlainTextResponse, Response
+
+from service.api import problems
+from service.api.middleware import Recording
+from service.metrics import Metrics
+from service.server import connections
+from service.server.server import Server
+from service.settings import Settings
+
+BIG = b"x" * (32 * 2**20)
+LIVE = b"GET /small HTTP/1.1\r\nhost: x\r\n\r\n"
+CLOSE = b"GET /small HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+
+
+@contextmanager
+def serving(**limits: object) -> Iterator[SimpleNamespace]:
+    """Serve a large and a small answer, and one that comes when `go` is set."""
+    started, go, metrics = threading.Event(), threading.Event(), Metrics()
+    app = FastAPI()
+    app.add_middleware(Recording, metrics=metrics)
+    problems.install(app)
+    app.add_api_route("/big", lambda: Response(BIG))
+    app.add_api_route("/small", lambda: PlainTextResponse("small"))
+
+    @app.get("/held")
+    def held() -> Response:
+        found.begun.release()
+        assert go.wait(60)
+        return PlainTextResponse("held")
+
+    class Started(Server):
+        async def startup(self, sockets=None):
+            await super().startup(sockets)
+            started.set()
+
+    server = Started(app, Settings(**{"allowed_hosts": "*", **limits}))
+    with socket.socket(proto=socket.IPPROTO_TCP) as listening:
+        listening.bind(("127.0.0.1", 0))
+        place = listening.getsockname()
+        found = SimpleNamespace(place=place, go=go, metrics=metrics, begun=threading.Semaphore(0), opened=[])
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            assert started.wait(60)
+            yield found
+        finally:
+            for connection in found.opened:
+                connection.close()
+            go.set()
+            server.should_exit = True
+            thread.join()
+
+
+def connect(server, **options):
+    connection = socket.socket()
+    if options:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    server.opened.append(connection)
+    connection.settimeout(60)
+    connection.connect(server.place)
+    return connection
+
+
+def rest(connection):
+    """Return all that comes until the server closes."""
+    received = b""
+    with connection, suppress(ConnectionError):
+        while chunk := connection.recv(65536):
+            received += chunk
+    return received
+
+
+def ask(server, data):
+    connection = connect(server)
+    connection.sendall(data)
+    return rest(connection)
+
+
+def problem(answer):
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"\r\ncontent-type: application/problem+json" in head
+    assert b"\r\nx-request-id: " in head
+    assert b"\r\nconnection: close" in head
+    return json.loads(body)
+
+
+# Heads
+
+
+def test_a_head_that_drips_and_a_connection_without_a_word_are_ended():
+    with serving(head_timeout_s=0.2) as server:
+        silent, dripping = connect(server), connect(server)
+        dripping.sendall(LIVE[:-2])
+        assert rest(silent) == b""
+        found = problem(rest(dripping))
+        assert (found["status"], found["type"]) == (408, "urn:heatlens:problem:too-slow")
+        kept = connect(server)
+        kept.sendall(LIVE)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        kept.sendall(LIVE[:9])  # the second head has its own time
+        assert problem(rest(kept))["status"] == 408
+
+
+def test_a_request_under_way_has_no_head_to_wait_for():
+    with serving(head_timeout_s=0.05) as server:
+        connection = connect(server)
+        connection.sendall(CLOSE.replace(b"/small", b"/held"))
+        server.begun.acquire()
+        assert rest(connect(server)) == b""  # as long as a head may take has gone by
+        server.go.set()
+        assert rest(connection).endswith(b"held")
+
+
+@pytest.mark.parametrize("size", [66_000, 200_000])
+def test_a_heads_size_is_bounded_also_when_it_comes_in_one_piece(size):
+    with serving() as server:
+        found = problem(ask(server, b"GET /small HTTP/1.1\r\nhost: x\r\nx-long: " + b"y" * size + b"\r\n\r\n"))
+        assert found["status"] == 400
+
+
+# Their number
+
+
+def test_who_rests_longest_gives_way():
+    with serving(max_connections=3) as server:
+        resting = [connect(server) for _ in range(3)]
+        resting[0].sendall(LIVE)
+        assert b" 200 " in resting[0].recv(65536)  # it is no longer the one that rests longest
+        assert ask(server, CLOSE).endswith(b"small")
+        assert rest(resting[1]) == b""
+        resting[0].sendall(CLOSE)
+        assert rest(resting[0]).endswith(b"small")
+
+
+def test_where_nobody_rests_a_new_one_is_turned_away():
+    with serving(max_connections=2) as server:
+        busy = [connect(server) for _ in range(2)]
+        for one in busy:
+            one.sendall(CLOSE.replace(b"/small", b"/held"))
+            server.begun.acquire()
+        found = problem(rest(connect(server)))
+        assert (found["status"], found["type"]) == (429, "urn:heatlens:problem:overloaded")
+        server.go.set()
+        assert all(rest(one).endswith(b"held") for one in busy)
+        assert ask(server, CLOSE).endswith(b"small")
+
+
+# Answers
+
+
+@pytest.mark.parametrize("limits", [{"least_bytes_per_s": 1e5}, {"least_bytes_per_s": 1e-9, "unsent_mib": 1}])
+def test_an_answer_that_nobody_takes_is_given_up(monkeypatch, caplog, limits):
+    monkeypatch.setattr(connections, "_LOOK_S", 0.1)
+    given_up = threading.Event()
+    caplog.set_level(logging.WARNING, "heatlens")
+    give_up = connections.Connection.give_up
+    monkeypatch.setattr(connections.Connection, "give_up", lambda self, reason: (give_up(self, reason), given_up.set()))
+    with serving(**limits) as server:
+        stalled = connect(server, small=True)
+        stalled.sendall(CLOSE.replace(b"/small", b"/big"))
+        assert given_up.wait(60)
+        assert len(rest(stalled)) < len(BIG)
+        assert ask(server, CLOSE).endswith(b"small")
+    assert "an answer was given up" in caplog.text
+
+
+def test_an_answer_that_is_taken_is_whole():
+    with serving() as server:
+        assert ask(server, CLOSE.replace(b"/small", b"/big")).endswith(b"\r\n\r\n" + BIG)
+
+
+@pytest.mark.parametrize(
+    ("left", "looks", "given_up"),
+    [
+        ([5000, 3999, 2998, 0], 3, False),  # a thousand bytes a second, as they have to be
+        ([5000, 4001], 1, True),
+        ([500, 0], 1, False),  # it was less than that in all
+        ([500, 100], 1, True),
+        ([0], 0, False),
+    ],
+)
+def test_what_a_client_takes_is_looked_at_from_time_to_time(monkeypatch, left, looks, given_up):
+    monkeypatch.setattr(connections, "_LOOK_S", 1.0)
+    one = connections.Connection.__new__(connections.Connection)
+    one.front, one._look, one.client = connections.Front(1, 1.0, 1000.0, 10**6), None, None
+    timers, aborted, sizes = [], [], iter(left)
+    one.loop = SimpleNamespace(call_later=lambda delay_s, call: timers.append(call) or timers)
+    one.transport = SimpleNamespace(get_write_buffer_size=lambda: next(sizes), abort=lambda: aborted.append(True))
+    one._watch_unsent()
+    while len(timers) > (done := sum(1 for timer in timers if timer is None)):
+        call, timers[done] = timers[done], None
+        call()
+    assert (len(timers), bool(aborted)) == (looks, given_up)
+    assert (one in one.front.waiting) is False
+
+
+# What is no request
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 a greeting of TLS\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        b"GET /small HTTP/1.1\r\nhost: x\r\n folded: y\r\nbad header\r\n\r\n",
+        b"GET /small HTTP/1.1\r\n\r\n",  # without a host
+        b"POST /small HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+        b"POST /small HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\na",
+        b"POST /small HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\ncontent-length: 3\r\n\r\n0\r\n\r\n",
+        b"GET /small HTTP/2.0\r\nhost: x\r\n\r\n",
+    ],
+)
+def test_what_is_no_request_is_a_problem_with_its_id_client_and_count(data, caplog):
+    caplog.set_level(logging.INFO, "heatlens.access")
+    with serving() as server:
+        found = problem(ask(server, data))
+        assert (found["status"], found["type"]) == (400, "urn:heatlens:problem:malformed-request")
+        assert ask(server, CLOSE).endswith(b"small")
+    line = next(record for record in caplog.records if record.name == "heatlens.access")
+    assert (line.status, line.client, line.error) == (400, "127.0.0.1", "malformed-request")
+    assert b'heatlens_requests_total{method="none",model="none",status="400"} 1.0' in server.metrics.exposition()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "host", "status"),
+    [
+        ("", b"localhost:8000", 200),
+        ("", b"127.0.0.1", 200),
+        ("", b"[::1]:80", 200),
+        ("", b"rebound.example", 400),
+        ("", b"localhost.rebound.example:8000", 400),
+        ("heat.example", b"HEAT.example:443", 200),
+        ("heat.example", b"localhost", 400),
+        ("*", b"whatever", 200),
+    ],
+)
+def test_a_server_answers_to_its_names(allowed, host, status):
+    """Else a page whose own name is given the address 127.0.0.1 could read what is served there."""
+    with serving(allowed_hosts=allowed) as server:
+        answer = ask(server, CLOSE.replace(b"host: x", b"host: " + host))
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        assert b"HTTP/1.1 404 " in ask(server, CLOSE.replace(b"/small", b"/health/live"))  # whoever looks after it
+
+
+def test_nonsense_behind_a_request_does_not_cost_its_answer():
+    with serving() as server:
+        assert ask(server, LIVE + b"nonsense\r\n\r\n").partition(b"small")[0].startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_client_that_resets_is_forgotten():
+    with serving() as server:
+        for data in (b"", LIVE[:9], LIVE, b"nonsense\r\n\r\n"):
+            connection = connect(server)
+            connection.sendall(data)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+        assert ask(server, CLOSE).endswith(b"small")
