@@ -308,13 +308,17 @@ def methods(name: str | None) -> None:
     from service.explainers import base
 
     if name is None:
-        width = max(map(len, base.registry())) + 2
-        for cls in base.registry().values():
-            click.echo(f"{cls.name:{width}}{(inspect.getdoc(cls) or '').partition(chr(10))[0]}")
+        width = max(map(len, base.registry())) + 4
+        for family, about in base.families().items():
+            click.echo(f"{family}: {about}")
+            for cls in (cls for cls in base.registry().values() if cls.family == family):
+                click.echo(f"{'  ' + cls.name:{width}}{(inspect.getdoc(cls) or '').partition(chr(10))[0]}")
+                facts = cls.kind, ", ".join(base.needs(cls)) or "nothing", cls.cost, cls.reference
+                click.echo(" " * width + "; ".join(facts))
         return
     with _errors():
         cls = base.method(name)
     click.echo(f"{cls.name}\n\n{inspect.getdoc(cls)}\n\nReference: {cls.reference}\nNeeds: {cls.requirement}")
-    click.echo(f"Cost: {cls.cost}\n\nParameters:")
+    click.echo(f"Takes: {', '.join(base.needs(cls)) or 'nothing'}\nMaps: {cls.kind}\nCost: {cls.cost}\n\nParameters:")
     for field, info in cls.model_fields.items():
         click.echo(f"  {field} = {json.dumps(info.default)}\n      {info.description}")

@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import Literal
 
 import cmap
 import numpy as np
@@ -14,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from pydantic import field_validator
 
 from service.client import wire
-from service.client.wire import DIVERGING, SEQUENTIAL
+from service.client.wire import DIVERGING, SEQUENTIAL, Interpolation, Kind
 from service.images import Picture
 
 Floats = npt.NDArray[np.float32]
@@ -45,8 +44,8 @@ class Heat:
     """A map as numbers, with what its drawing has to know."""
 
     array: Floats
-    kind: Literal["positive", "signed", "grid", "picture", "rgb"]
-    interpolation: Literal["bilinear", "nearest"] = "bilinear"
+    kind: Kind
+    interpolation: Interpolation = "bilinear"
     patch: tuple[int, int, int, int] | None = None
     # The map alone and over the picture are one drawing; nobody changes it.
     drawings: dict[tuple[int, int, str | None], Image.Image] = field(default_factory=dict, compare=False, repr=False)
@@ -60,6 +59,11 @@ class Heat:
     def high(self) -> float:
         """The greatest value."""
         return float(self.array.max())
+
+    @property
+    def signed(self) -> bool:
+        """Whether its colours are centred on zero: values of regions are where any lies below."""
+        return self.kind == "signed" or (self.kind == "regions" and self.low < 0)
 
     @property
     def flat(self) -> bool:
@@ -161,7 +165,7 @@ def _drawn_heat(heat: Heat, width: int, height: int, options: OutputOptions) -> 
     key = width, height, options.colormap
     if key not in heat.drawings:
         values = _resize(heat.array, width, height, heat.interpolation)
-        drawn = colours(values, signed=heat.kind == "signed", colormap=options.colormap)
+        drawn = colours(values, signed=heat.signed, colormap=options.colormap)
         heat.drawings[key] = Image.fromarray(drawn)
     return heat.drawings[key]
 

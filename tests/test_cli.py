@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from service import __version__
 from service.cli import main
-from service.explainers.base import registry
+from service.explainers.base import families, registry
 from service.settings import Settings
 from tests.conftest import CATALOG, encoded, photograph
 
@@ -189,9 +189,18 @@ def test_models(tmp_path: Path) -> None:
 
 
 def test_methods() -> None:
-    lines = output("methods").splitlines()
-    assert [line.split()[0] for line in lines] == sorted(registry())
-    assert all(len(line.split()) > 3 for line in lines)
+    lines = iter(output("methods").splitlines())
+    for family, about in families().items():
+        assert next(lines) == f"{family}: {about}"
+        for name, cls in registry().items():
+            if cls.family == family:
+                listed, summary = next(lines).split(maxsplit=1)
+                assert listed == name
+                assert (cls.__doc__ or "").startswith(summary)
+                facts = next(lines).strip()
+                assert facts.startswith(cls.kind + "; ")
+                assert facts.endswith(f"; {cls.cost}; {cls.reference}")
+    assert list(lines) == []
     for name, cls in registry().items():
         text = output("methods", name)
         assert text.startswith(name + "\n")

@@ -108,6 +108,13 @@ def test_flat_and_all_negative() -> None:
     assert not Heat(floats(-1, 1), "signed").all_negative
 
 
+def test_regions_are_signed_where_one_speaks_against() -> None:
+    for values, kind in (((0, 1, 2), "positive"), ((-1, 1, 2), "signed")):
+        heats = [Heat(floats(*values), of, "nearest") for of in ("regions", kind)]
+        one, other = (np.asarray(rendering.heatmap(heat, PICTURE, OutputOptions())) for heat in heats)
+        assert (one == other).all()
+
+
 # Heatmap and overlay
 
 

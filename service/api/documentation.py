@@ -15,7 +15,7 @@ from service.api import formats, problems
 from service.api.formats import Format
 from service.ask import request_schema
 from service.client import wire
-from service.explainers.base import Explainer, identifier, registry
+from service.explainers.base import Explainer, families, identifier, registry
 from service.tasks import TASKS
 
 _RETRY = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer", "minimum": 1}}}
@@ -68,7 +68,7 @@ def explaining(cls: type[Explainer]) -> dict[str, Any]:
     content = {row.media_type: {"schema": _reference("schemas", _schema_of(row))} for row in formats.TABLE}
     answer = {"description": "The maps, in the form that `Accept` prefers.", "content": content}
     return _asking(
-        "explain",
+        cls.family,
         f"explain_{identifier(cls.name)}",
         summary,
         f"{description.strip()}\n\n{facts}",
@@ -132,6 +132,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             "Explanations of image models over HTTP. Every error is an RFC 9457 problem that names the field and the "
             "remedy. Raw arrays are unnormalised float32; colours are for people only."
         ),
+        tags=[{"name": name, "description": about} for name, about in families().items()],
         routes=app.routes,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )

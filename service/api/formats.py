@@ -83,6 +83,8 @@ def _map(shown: Shown, output: OutputOptions) -> dict[str, Any]:
     found, heat = shown.map, shown.heat
     return {
         "name": found.name,
+        "kind": found.kind,
+        "interpolation": found.interpolation,
         "target": shown.target.model_dump() if shown.target is not None else None,
         "layer": found.layer,
         "channel": found.channel,

@@ -13,7 +13,7 @@ from service.engine.network.resident import Model
 from service.engine.scheduler.run import Run
 from service.engine.store import Entry, Store
 from service.errors import Draining, EngineUnavailable, ModelUnavailable
-from service.explainers.base import registry
+from service.explainers.base import needs, registry
 from service.metrics import MEDIA_TYPE
 from service.models.spec import ModelSpec
 from service.pipeline import applicability
@@ -33,17 +33,18 @@ async def methods() -> wire.MethodList:
     listed = []
     for name, cls in registry().items():
         text = inspect.getdoc(cls) or ""
-        needs = [word for word, needed in (("image", cls.needs_image), ("targets", cls.takes_targets)) if needed]
         listed.append(
             wire.MethodInfo(
                 name=name,
+                family=cls.family,
                 title=cls.__name__,
                 summary=text.partition("\n")[0],
                 description=text,
                 reference=cls.reference,
                 requirement=cls.requirement,
                 cost=cls.cost,
-                needs=needs,
+                needs=needs(cls),
+                kind=cls.kind,
                 parameters=cls.model_json_schema(),
             )
         )

@@ -8,6 +8,9 @@ Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
 TaskName = Annotated[str, Field(description="What its outputs mean.")]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Family = Literal["attention", "cam", "features", "gradient", "perturbation", "propagation"]
+Kind = Literal["positive", "signed", "grid", "picture", "rgb", "regions"]
+Interpolation = Literal["bilinear", "nearest"]
 IMAGE = Field(description="The picture as base64 or a data: URI: PNG, JPEG, WebP, GIF (first frame), BMP, TIFF, AVIF.")
 SEQUENTIAL, DIVERGING = "inferno", "colorbrewer:RdBu_r"
 """The colour maps of positive and of signed maps, where a request names none."""
@@ -145,6 +148,8 @@ class MapWire(Wire):
     """One map: of a target, a channel or a filter."""
 
     name: str
+    kind: Annotated[Kind, Field(description="Heat (h, w); a grid (k, h, w); a picture, signed, or rgb (3, h, w).")]
+    interpolation: Annotated[Interpolation, Field(description="How to enlarge it.")]
     target: TargetRef | None
     layer: str | None
     channel: int | None
@@ -235,6 +240,7 @@ class MethodInfo(Wire):
     """One explanation method."""
 
     name: str
+    family: Family
     title: str
     summary: str
     description: str
@@ -242,6 +248,7 @@ class MethodInfo(Wire):
     requirement: Annotated[str, Field(description="What a model has to have.")]
     cost: str
     needs: Annotated[list[str], Field(description="Of image, targets.")]
+    kind: Annotated[Kind, Field(description="Of its maps by default; each map says its own.")]
     parameters: Annotated[dict[str, Any], Field(description="JSON Schema of params.")]
 
 

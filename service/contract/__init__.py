@@ -7,7 +7,7 @@ as boxes or a map of classes, becomes one by the `Readout` of a request. Everyth
 Boxes are (x0, y0, x1, y1) in pixels, the last ones exclusive. Sizes and shapes are (height, width).
 """
 
-from service.contract.explanation import Box, Explanation, Kind, Map
+from service.contract.explanation import Box, Explanation, Interpolation, Kind, Map
 from service.contract.facts import INPUT, Check, Facts, Head, LayerInfo, Layout
 from service.contract.meaning import (
     Asked,
@@ -45,6 +45,7 @@ __all__ = [
     "Explanation",
     "Facts",
     "Head",
+    "Interpolation",
     "Kind",
     "LayerInfo",
     "Layout",

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from service.contract.meaning import Target
 
-Kind = Literal["positive", "signed", "grid", "picture", "rgb"]
+Kind = Literal["positive", "signed", "grid", "picture", "rgb", "regions"]
+Interpolation = Literal["bilinear", "nearest"]
 Box = tuple[int, int, int, int]
 
 
@@ -19,7 +20,8 @@ class Map:
     """One picture's worth of result, unnormalised float32.
 
     kind `positive` and `signed`: (h, w) heat; `grid`: (k, h, w), one small picture per channel;
-    `picture`: (3, h, w) signed, drawn with grey as zero; `rgb`: (3, h, w) in 0..1.
+    `picture`: (3, h, w) signed, drawn with grey as zero; `rgb`: (3, h, w) in 0..1; `regions`: (h, w) heat with one
+    value a region, which edges divide, so that it is not smoothed (`nearest`).
     """
 
     name: str
@@ -30,7 +32,7 @@ class Map:
     channel: int | None = None
     channels: tuple[int, ...] | None = None  # the channels of a grid, in order
     patch: Box | None = None  # the part of the input that the map explains
-    interpolation: Literal["bilinear", "nearest"] = "bilinear"  # how to enlarge it
+    interpolation: Interpolation = "bilinear"  # how to enlarge it
 
 
 @dataclass(frozen=True)

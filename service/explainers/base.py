@@ -7,6 +7,7 @@ stand once, in `Field`), and `explain` is the method itself. It sees a network o
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -16,7 +17,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from service.contract import Explanation, Facts, Probe, Targets
+from service.contract import Explanation, Facts, Kind, Probe, Targets
 from service.errors import InvalidParameter, UnknownMethod, did_you_mean
 
 
@@ -30,6 +31,7 @@ class Explainer(BaseModel, ABC):
     requirement: ClassVar[str]
     cost: ClassVar[str]
     family: ClassVar[str]  # the folder it lies in
+    kind: ClassVar[Kind]  # of its maps with default parameters
     needs_image: ClassVar[bool] = True
     takes_targets: ClassVar[bool] = True
 
@@ -93,11 +95,20 @@ E = TypeVar("E", bound=type[Explainer])
 _registry: dict[str, type[Explainer]] = {}
 
 
-def explainer(name: str, *, reference: str, requirement: str, cost: str) -> Callable[[E], E]:
-    """Register a method under its wire name."""
+def explainer(name: str, *, reference: str, requirement: str, cost: str, kind: Kind = "positive") -> Callable[[E], E]:
+    """Register a method under its wire name.
+
+    Args:
+        name: on the wire; its file and its test are called so, too.
+        reference: paper and section.
+        requirement: what a model has to have.
+        cost: forwards and backwards.
+        kind: of its maps with default parameters.
+    """
 
     def register(cls: E) -> E:
         cls.name, cls.reference, cls.requirement, cls.cost = name, reference, requirement, cost
+        cls.kind = kind
         cls.family = cls.__module__.split(".")[-2]
         if name in _registry:
             raise ValueError(f"two explainers are called {name!r}")
@@ -123,6 +134,17 @@ def _find() -> None:
     package = importlib.import_module("service.explainers")
     for module in pkgutil.walk_packages(package.__path__, "service.explainers."):
         importlib.import_module(module.name)
+
+
+def families() -> Mapping[str, str]:
+    """Return every family of methods with the sentence that says what its methods have in common."""
+    found = sorted({cls.family for cls in registry().values()})
+    return {name: inspect.getdoc(importlib.import_module(f"service.explainers.{name}")) or "" for name in found}
+
+
+def needs(cls: type[Explainer]) -> list[str]:
+    """Return what a request has to bring for a method, or may: `image`, `targets`."""
+    return [word for word, needed in (("image", cls.needs_image), ("targets", cls.takes_targets)) if needed]
 
 
 def method(name: str) -> type[Explainer]:

@@ -1,6 +1,6 @@
 """The contract: one document that says all that is answered, in few words, and never anything else."""
 
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -9,7 +9,7 @@ from service import errors
 from service.api import documentation, formats
 from service.app import create_app
 from service.client import wire
-from service.explainers.base import registry
+from service.explainers.base import families, registry
 from service.tasks import TASKS
 from tests import openapi
 
@@ -76,6 +76,14 @@ def test_openapi_types_each_method(client: httpx.Client) -> None:
         assert set(parts) == ({"image", "request"} if cls.needs_image else {"request"})
         assert {"application/json", "image/png", "application/x-npy"} <= set(operation["responses"]["200"]["content"])
         assert {"400", "404", "413", "415", "422", "503", "504"} <= set(operation["responses"])
+
+
+def test_routes_of_methods_are_grouped_by_family(document: dict[str, Any]) -> None:
+    for name, cls in registry().items():
+        assert document["paths"][f"/explain/{name}"]["post"]["tags"] == [cls.family]
+    assert document["tags"] == [{"name": name, "description": about} for name, about in families().items()]
+    assert set(families()) <= set(get_args(wire.Family))
+    assert all(families().values())
 
 
 def test_every_refusal_is_said_once(document: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ def test_methods(client: httpx.Client) -> None:
         assert all(p["description"] for p in one.parameters.get("properties", {}).values())
         assert one.summary
         assert one.summary in one.description
+        assert (one.family, one.kind, one.cost, one.reference) == (cls.family, cls.kind, cls.cost, cls.reference)
         assert one.needs == [n for n, on in (("image", cls.needs_image), ("targets", cls.takes_targets)) if on]
 
 

@@ -6,17 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from service.contract import Explanation, Kind, Map
+from service.client import wire
+from service.contract import Explanation, Interpolation, Kind, Map
 from service.images import Transform, prepare
 from service.rendering import Heat, OutputOptions, heatmap, overlay
 from tests.conftest import photograph
 
 SHAPES = {"positive": (4, 6), "signed": (4, 6), "grid": (5, 4, 6), "picture": (3, 24, 36), "rgb": (3, 24, 36)}
+SHAPES |= {"regions": (24, 36)}
 PICTURE = prepare(photograph("chelsea"), Transform(24, (24, 36), (0, 0, 0), (1, 1, 1)))
 
 
 def test_every_kind_has_a_shape():
     assert set(get_args(Kind)) == SHAPES.keys()
+    assert get_args(wire.Kind) == get_args(Kind)  # on the wire, too
+    assert get_args(wire.Interpolation) == get_args(Interpolation)
 
 
 @pytest.mark.parametrize("kind", SHAPES)
@@ -28,7 +32,7 @@ def test_every_kind_is_drawn(kind, interpolation):
     alone = np.asarray(heatmap(heat, PICTURE, OutputOptions()))
     assert len(np.unique(alone.reshape(-1, 3), axis=0)) > 10  # it shows something
     over = overlay(heat, PICTURE, OutputOptions())
-    assert (over is None) == (kind not in ("positive", "signed"))
+    assert (over is None) == (kind not in ("positive", "signed", "regions"))
 
 
 def test_an_explanation_is_exact_and_costs_nothing_unless_it_says_so():

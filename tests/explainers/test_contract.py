@@ -74,15 +74,17 @@ def case(request, tiny):
 def test_finite_and_of_the_documented_shape(tiny, case):
     name, model = case
     explanation = _run(tiny, model, name)
-    assert explanation.maps
+    assert explanation.maps[0].kind == registry()[name].kind
     for m in explanation.maps:
         assert torch.isfinite(m.array).all()
         assert m.array.dtype == torch.float32
         assert not m.array.requires_grad
-        dims = {"positive": 2, "signed": 2, "grid": 3, "picture": 3, "rgb": 3}[m.kind]
+        dims = {"positive": 2, "signed": 2, "grid": 3, "picture": 3, "rgb": 3, "regions": 2}[m.kind]
         assert m.array.ndim == dims
         if m.kind == "positive":
             assert float(m.array.min()) >= 0
+        if m.kind in ("grid", "regions"):
+            assert m.interpolation == "nearest"
         if m.kind == "rgb":
             assert 0 <= float(m.array.min()) <= float(m.array.max()) <= 1
         assert m.layer is None or m.layer in model.facts.layers

@@ -12,6 +12,7 @@ from service.explainers.cam.head import linear_head, weighted_maps
     reference="Zhou et al. 2016, section 2, equation 2",
     requirement="A classifier whose last feature map goes through global average pooling into one linear layer.",
     cost="1 forward",
+    kind="signed",
 )
 class CAM(Explainer):
     """Where the evidence for a class lies: the last feature map weighted by the class's own linear weights.

@@ -12,6 +12,7 @@ from service.explainers.cam.head import linear_head, weighted_maps
     reference="Wang & Yang 2017, regression activation mapping",
     requirement="A regression whose last feature map goes through global average pooling into one linear layer.",
     cost="1 forward",
+    kind="signed",
 )
 class RAM(Explainer):
     """Which regions raise or lower a regression's value: RAM(x, y) = sum_k w_k A_k(x, y).

@@ -15,6 +15,7 @@ from service.explainers.fields import Channel, Layers, check_channels, layers_of
     reference="Zeiler & Fergus 2014, section 4; Yosinski et al. 2015",
     requirement="A layer with spatial feature maps.",
     cost="1 forward",
+    kind="grid",
 )
 class FeatureMaps(LayerExplainer):
     """What each channel of a layer answers to the picture, one small picture per channel in a grid.

@@ -42,6 +42,7 @@ def _fourier_scale(size: tuple[int, int]) -> Tensor:
     reference="Erhan et al. 2009; Simonyan et al. 2014, section 2; Olah et al. 2017",
     requirement="A layer with spatial feature maps. Needs no picture.",
     cost="1 forward and backward up to the layer per step and channel",
+    kind="rgb",
 )
 class Filters(LayerExplainer):
     """What a filter looks for: the picture that gradient ascent paints, from a blank one, to please it most.

@@ -34,6 +34,7 @@ def coarse_to_fine(rows: int, columns: int) -> list[int]:
     reference="Zeiler & Fergus 2014, section 4.2",
     requirement="Any model; only its outputs are used.",
     cost="1 forward per position of the square: about (side / stride) squared",
+    kind="signed",
 )
 class Occlusion(Explainer):
     """How far the score drops when a square hides each part of the picture.

@@ -19,6 +19,7 @@ Coordinate = Annotated[int, Field(ge=0)]
     reference="Zeiler & Fergus 2014, section 2.1",
     requirement="A layer with spatial feature maps, in a network that rectifies with ReLU or ReLU6.",
     cost="2 forwards, and two backwards from the layer to the input per channel",
+    kind="picture",
 )
 class DeconvNet(Explainer):
     """Which pattern of the picture caused an activation: the activation is projected back to the pixels.
