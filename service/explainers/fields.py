@@ -26,6 +26,7 @@ ScoreOf = Annotated[
     ),
 ]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="Seed of all that is drawn at random.")]
+Noise = Annotated[float, Field(gt=0, le=1, description="Noise deviation, as a share of the input's value range.")]
 Relu = Annotated[bool, Field(description="Keep only what speaks for the class; false keeps the signed map.")]
 Channel = Annotated[int, Field(ge=0)]
 Space = Literal["pixels", "normalised"]
@@ -34,6 +35,33 @@ MaskSpace = Annotated[
     Field(
         description="Where a mask multiplies the picture: its `pixels` (0..1, before mean and deviation), so that what "
         "a mask hides is black, or the `normalised` input, so that it is the model's mean colour."
+    ),
+]
+Colours = Annotated[
+    Literal["sum", "absmax", "keep"],
+    Field(
+        description="What a pixel shows of its colour channels: their `sum`, the largest absolute value of them "
+        "(`absmax`), or each of them (`keep`: a picture of three planes)."
+    ),
+]
+_BASELINE = r"(mean|black|white|grey|blur|#[0-9a-fA-F]{6})"
+Baseline = Annotated[
+    str,
+    Field(
+        pattern=rf"^{_BASELINE}$",
+        description="What stands for no picture at all: the model's mean colour, `black`, `white`, `grey`, a strong "
+        "blur of the picture (`blur`), or a colour `#rrggbb`.",
+        examples=["mean", "blur", "#808080"],
+    ),
+]
+Baselines = Annotated[
+    str,
+    Field(
+        pattern=rf"^{_BASELINE}(\+{_BASELINE}){{0,4}}$",
+        description="What stands for no picture at all: the model's mean colour, `black`, `white`, `grey`, a strong "
+        "blur of the picture (`blur`), or a colour `#rrggbb`; or up to five of them, joined by `+`, over which the "
+        "answer is averaged.",
+        examples=["mean", "black+white", "blur+#808080"],
     ),
 ]
 
