@@ -15,6 +15,15 @@ THREADS, REQUESTS = 8, 300
 # Small enough for hundreds; what is not here runs with its defaults.
 PARAMS = {
     "filters": [{"steps": 2, "channels": [1]}, {"steps": 2, "channels": [3], "parametrisation": "pixel"}],
+    "blur-ig": [{"steps": 4}, {"steps": 5, "blur": 3}],
+    "gradient-shap": [{"samples": 5}, {"samples": 6, "baseline": "black+blur", "noise": 0.1}],
+    "gradient-x-input": [{}, {"colours": "keep"}],
+    "guided-grad-cam": [{}, {"layer": "conv1"}],
+    "guided-ig": [{"steps": 4}, {"steps": 5, "baseline": "black", "band": 0.5}],
+    "integrated-gradients": [{"steps": 2}, {"steps": 3, "baseline": "white+blur", "rule": "midpoint"}],
+    "smooth-grad": [{"samples": 2}, {"samples": 3, "seed": 1}],
+    "var-grad": [{"samples": 2}, {"samples": 3, "statistic": "square"}],
+    "xrai": [{"steps": 2}],
     "occlusion": [{"window": 12, "stride": 8}, {"window": 8, "stride": 8, "fill": "blur", "score": "logit"}],
     "saliency": [{}, {"smooth_samples": 3}, {"sign": "signed"}],
     "score-cam": [{}, {"layer": "conv1", "score": "logit"}],

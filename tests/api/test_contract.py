@@ -17,7 +17,11 @@ from tests.conftest import encoded, photograph
 PHOTO = photograph("chelsea").resize((61, 40))
 PNG = encoded(PHOTO)
 BASE64 = base64.b64encode(PNG).decode()
-QUICK = {"filters": {"steps": 2, "channels": [1, 0]}, "occlusion": {"window": 8, "stride": 8}}
+QUICK = {
+    "filters": {"steps": 2, "channels": [1, 0]},
+    "guided-ig": {"steps": 8},
+    "occlusion": {"window": 8, "stride": 8},
+}
 MODEL = {"ram": "tiny-regression"}
 METHODS = sorted(registry())
 TARGETED = [name for name, cls in registry().items() if cls.takes_targets]

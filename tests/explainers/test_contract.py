@@ -23,7 +23,18 @@ from tests.plain import PlainProbe
 
 MODELS = ("tiny", "tiny-regression", "tiny-vgg", "tiny-functional", "tiny-tokens")
 # Small enough for a test; everything else at its default.
-PARAMS = {"filters": {"steps": 3}, "occlusion": {"window": 12, "stride": 8}, "saliency": {"smooth_samples": 3}}
+PARAMS = {
+    "blur-ig": {"steps": 4},
+    "filters": {"steps": 3},
+    "gradient-shap": {"samples": 5},
+    "guided-ig": {"steps": 4},
+    "integrated-gradients": {"steps": 2, "baseline": "black+blur"},
+    "occlusion": {"window": 12, "stride": 8},
+    "saliency": {"smooth_samples": 3},
+    "smooth-grad": {"samples": 3},
+    "var-grad": {"samples": 2},
+    "xrai": {"steps": 2},
+}
 
 
 def _explainer(name, facts):
