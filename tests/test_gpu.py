@@ -29,8 +29,12 @@ pytestmark = [
 ]
 TOLERANCE = 1e-3  # of the largest value: kernels of two devices, and gradients that pass many of them
 # Rounding decides which ReLU is open near zero, and ascent follows it.
-LOOSE = {"saliency": 0.05, "deconvnet": 0.05, "filters": 0.2}
-PARAMS = {"filters": {"steps": 3, "channels": [1]}}
+LOOSE = {
+    **dict.fromkeys(["saliency", "deconvnet", "gradient-x-input", "guided-backprop", "guided-grad-cam"], 0.05),
+    **dict.fromkeys(["blur-ig", "gradient-shap", "guided-ig", "integrated-gradients", "smooth-grad"], 0.05),
+    **dict.fromkeys(["filters", "var-grad", "xrai"], 0.2),
+}
+PARAMS = {"filters": {"steps": 3, "channels": [1]}, "guided-ig": {"steps": 10}}
 
 
 @pytest.fixture(scope="module")

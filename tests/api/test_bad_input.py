@@ -44,7 +44,7 @@ def problem(response: httpx.Response, status: int, kind: str = "") -> Problem:
     [
         ("/predict", {"model": "tinny"}, 404, "unknown-model", "did you mean 'tiny'? served are: tiny, tiny-reg"),
         ("/explain/cam", {"model": "resnet50"}, 404, "unknown-model", "served are: tiny"),
-        ("/explain/grad-kam", {}, 404, "unknown-method", "did you mean 'grad-cam'? there are: cam, deconvnet"),
+        ("/explain/grad-kam", {}, 404, "unknown-method", "did you mean 'grad-cam'? there are: "),
         ("/explain/cam", {"model": "tiny-vgg"}, 422, "not-applicable", "Use 'grad-cam'"),
         ("/explain/cam", {"model": "tiny-regression"}, 422, "not-applicable", "use 'ram'"),
         ("/explain/ram", {}, 422, "not-applicable", "use 'cam'"),
