@@ -6,6 +6,7 @@ from pydantic import Field
 
 from service.contract import Facts, LayerInfo, Score
 from service.errors import InvalidParameter
+from service.explainers.segments import Cut
 
 Layer = Annotated[
     str | None, Field(description="Path of the layer; default: the last spatial feature map.", examples=["layer4"])
@@ -64,6 +65,24 @@ Baselines = Annotated[
         examples=["mean", "black+white", "blur+#808080"],
     ),
 ]
+_SHOWN = (
+    "What stands where something is hidden: the model's mean colour, `black`, `white`, `grey`, the picture blurred "
+    "(`blur`), or a colour `#rrggbb`."
+)
+Hidden = Annotated[str, Field(pattern=f"^{_BASELINE}$", description=_SHOWN, examples=["mean", "#808080"])]
+HiddenSegment = Annotated[
+    str,
+    Field(
+        pattern=f"^({_BASELINE}|segment)$",
+        description=f"{_SHOWN} `segment` is each hidden segment's own mean colour.",
+        examples=["mean", "segment", "#808080"],
+    ),
+]
+Segments = Annotated[
+    Cut,
+    Field(description="How the picture is cut: superpixels, which follow its colours (`slic`), or cells of a grid."),
+]
+Count = Annotated[int, Field(ge=2, le=256, description="How many segments, at most; there may be a few fewer.")]
 
 
 def layers_of(layers: tuple[str, ...], facts: Facts) -> list[LayerInfo]:
