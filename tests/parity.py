@@ -40,7 +40,17 @@ from tests.oracles import Case, Peer
 NETWORKS = ("efficientnet-lite0", "resnet18", "vgg16_bn", "densenet121", "lesion-count")
 MOST_CHANNELS = 96  # of the layer that methods look at whose cost grows with it, or that a blank picture has to wake
 # Of what a method would do by the dozen; where its least is more, that.
-FEW: Mapping[str, Any] = {"samples": 2, "smooth_samples": 2, "steps": 2, "channels": [1]}
+FEW: Mapping[str, Any] = {
+    "cells": 3,
+    "channels": [1],
+    "count": 8,
+    "designs": 2,
+    "evaluations": 2,
+    "masks": 2,
+    "samples": 2,
+    "smooth_samples": 2,
+    "steps": 2,
+}
 TARGET = 281
 TOLERANCE = 2e-5  # a hundred layers' rounding; a method's test may name more
 
@@ -84,6 +94,12 @@ def its_test(name: str) -> ModuleType:
 def least(field: FieldInfo) -> list[int]:
     """Return a parameter's lower bound, in a list; an empty one where it has none."""
     return [bound.ge for bound in field.metadata if isinstance(bound, Ge)]
+
+
+def few(method: type[Explainer]) -> dict[str, Any]:
+    """Return parameters that let a method do as little as it can by the dozen."""
+    fields = method.model_fields
+    return {name: max([value, *least(fields[name])]) for name, value in FEW.items() if name in fields}
 
 
 @dataclass(frozen=True)
@@ -130,8 +146,7 @@ class Subject:
         else:
             layer = layer.partition("+")[0]  # as a module, which peers can address
         chosen = {"layer": layer, "layers": [layer]}
-        few = {name: max([value, *least(fields[name])]) for name, value in FEW.items() if name in fields}
-        params = few | {name: value for name, value in chosen.items() if name in fields}
+        params = few(method) | {name: value for name, value in chosen.items() if name in fields}
         target = TARGET
         if self.facts["task"] == "regression":
             target = 0

@@ -91,7 +91,11 @@ def test_explain_answers_as_http(client: httpx.Client, cat: str, tmp_path: Path)
 
 
 def test_every_method_explains(cat: str, tmp_path: Path) -> None:
-    quick = {"filters": ["-p", "steps=2"], "occlusion": ["-p", "window=16"]}
+    quick = {
+        "extremal-perturbation": ["-p", "steps=10"],
+        "filters": ["-p", "steps=2"],
+        "occlusion": ["-p", "window=16"],
+    }
     for name, cls in registry().items():
         model = "tiny-regression" if name == "ram" else "tiny"
         file = tmp_path / f"{name}.json"

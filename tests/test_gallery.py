@@ -18,7 +18,11 @@ from tests.conftest import encoded, photograph
 
 PHOTO = encoded(photograph("chelsea"))
 OTHER = encoded(photograph("coffee"))
-QUICK = {"filters": {"steps": 2, "channels": [0, 1, 2]}, "occlusion": {"window": 16}}
+QUICK = {
+    "extremal-perturbation": {"steps": 10},
+    "filters": {"steps": 2, "channels": [0, 1, 2]},
+    "occlusion": {"window": 16},
+}
 
 
 def panel(sheet: Image.Image, i: int) -> Image.Image:

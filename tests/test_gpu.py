@@ -22,6 +22,7 @@ from service.pipeline import applicability
 from service.settings import Settings
 from service.tuning import preferred
 from tests.conftest import CATALOG, encoded, photograph, serving
+from tests.parity import few
 
 pytestmark = [
     pytest.mark.gpu,
@@ -31,6 +32,7 @@ TOLERANCE = 1e-3  # of the largest value: kernels of two devices, and gradients 
 # Rounding decides which ReLU is open near zero, and ascent follows it.
 LOOSE = {
     **dict.fromkeys(["saliency", "deconvnet", "gradient-x-input", "guided-backprop", "guided-grad-cam"], 0.05),
+    "extremal-perturbation": 0.05,
     **dict.fromkeys(["blur-ig", "gradient-shap", "guided-ig", "integrated-gradients", "smooth-grad"], 0.05),
     **dict.fromkeys(["filters", "var-grad", "xrai"], 0.2),
 }
@@ -50,7 +52,7 @@ def services() -> Iterator[dict[str, Context]]:
 
 def _ask(context: Context, method: str, model: str, image: bytes | None) -> list[np.ndarray]:
     cls = registry()[method]
-    fields = {"model": model, "params": PARAMS.get(method, {}), "precision": "fp32"}
+    fields = {"model": model, "params": few(cls) | PARAMS.get(method, {}), "precision": "fp32"}
     plan = context.pipeline.plan(Ask.explain(method, fields, image if cls.needs_image else None))
     return [shown.heat.array for shown in context.pipeline.work(plan, Run(), Needs()).maps]
 

@@ -209,7 +209,8 @@ def test_a_prediction_answers_as_many_as_are_asked_for(pipeline):
 def test_all_steps_at_once_are_the_steps(pipeline, name):
     cls = registry()[name]
     model = "tiny-regression" if name == "ram" else "tiny"
-    fields = {"model": model, "params": {"filters": {"steps": 2, "channels": [0]}}.get(name, {})}
+    params = {"filters": {"steps": 2, "channels": [0]}, "extremal-perturbation": {"steps": 10}}
+    fields = {"model": model, "params": params.get(name, {})}
     plan = pipeline.plan(Ask.explain(name, fields, PNG if cls.needs_image else None))
     answer = pipeline.work(plan, Run(), ALL)
     run = Run()

@@ -18,6 +18,7 @@ PHOTO = photograph("chelsea").resize((61, 40))
 PNG = encoded(PHOTO)
 BASE64 = base64.b64encode(PNG).decode()
 QUICK = {
+    "extremal-perturbation": {"steps": 10},
     "filters": {"steps": 2, "channels": [1, 0]},
     "guided-ig": {"steps": 8},
     "occlusion": {"window": 8, "stride": 8},

@@ -5,7 +5,7 @@ from service.explainers.base import registry
 from service.explainers.fields import check_channels, layers_of
 from tests import tiny
 
-SHARED = ("layer", "layers", "score", "seed", "relu", "space")
+SHARED = ("layer", "layers", "score", "seed", "relu", "space", "hidden", "segments", "count")
 
 
 @pytest.mark.parametrize("field", SHARED)
@@ -14,6 +14,12 @@ def test_a_shared_parameter_is_the_same_everywhere(field):
     fields = {name: cls.model_fields[field] for name, cls in registry().items() if field in cls.model_fields}
     assert fields
     seen = {(info.description, str(info.annotation), str(info.metadata)) for info in fields.values()}
+    if field == "hidden":  # what hides segments can show one thing more, each segment's own mean
+        assert len(seen) == 2
+        seen = {
+            (described.partition(" `segment` ")[0], a, m.replace("^((", "^(").replace("|segment)$", "$"))
+            for described, a, m in seen
+        }
     assert len(seen) == 1, fields
 
 

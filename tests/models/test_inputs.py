@@ -22,6 +22,7 @@ from service.explainers.base import Explainer, registry
 from service.settings import Settings
 from tests import tiny
 from tests.conftest import encoded, photograph
+from tests.parity import few
 
 LUMA = (0.299, 0.587, 0.114)
 
@@ -153,11 +154,8 @@ def _cheap(cls: type[Explainer]) -> Explainer:
     given: dict[str, Any] = {}
     if "window" in cls.model_fields:
         given |= {"window": 16, "stride": 16, "fill": "#3366cc"}
-    if "steps" in cls.model_fields:
-        given |= {"steps": 2}
-    if "samples" in cls.model_fields:
-        given |= {"samples": 2}
-    return cls.model_validate({key: value for key, value in given.items() if key in cls.model_fields})
+    given |= {name: value for name, value in few(cls).items() if name != "channels"}
+    return cls.model_validate(given)
 
 
 def _applies(explainer: Explainer, facts: Facts) -> bool:

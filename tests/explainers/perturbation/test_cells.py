@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from service.errors import InvalidParameter
+from service.explainers.perturbation.cells import varies
+from service.explainers.perturbation.hsic import HSIC
+from service.explainers.perturbation.sobol import Sobol
+from tests import tiny
+from tests.explainers.conftest import assert_close, tiny_input
+
+
+@pytest.mark.parametrize("space", ["pixels", "normalised"])
+@pytest.mark.parametrize("size", [(32, 32), (20, 33)])
+def test_cells_are_dimmed_each_by_its_number(small, space, size):
+    facts = small(tiny.classifier).facts
+    x = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    dims = torch.rand(4, 25, generator=torch.Generator().manual_seed(1))
+    dims[0] = 1
+    found = Sobol(cells=5, space=space).dimmed(facts, x, dims)
+    black = facts.colour((0, 0, 0)) if space == "pixels" else torch.zeros(3, 1, 1)
+    for row, one in zip(found, dims, strict=True):
+        for y in range(size[0]):
+            for left in range(size[1]):
+                dim = one[y * 5 // size[0] * 5 + left * 5 // size[1]]
+                expected = black[:, 0, 0] + dim * (x[0, :, y, left] - black[:, 0, 0])
+                torch.testing.assert_close(row[:, y, left], expected, rtol=1e-5, atol=1e-6)
+    assert torch.equal(found[0], x[0])
+
+
+def test_more_cells_than_pixels_are_refused(small):
+    subject = small(tiny.classifier)
+    x = tiny_input(size=12)
+    with pytest.raises(InvalidParameter, match=r"16 cells .* \(12 x 12\); choose at most 12") as caught:
+        HSIC(cells=16, samples=32).explain(subject.probe(), x, None)
+    assert caught.value.errors[0].pointer == "/params/cells"
+
+
+def test_values_are_laid_out_row_by_row():
+    values = torch.arange(18).view(2, 9)
+    assert_close(Sobol(cells=3).grids(values)[1], torch.tensor([[9.0, 10, 11], [12, 13, 14], [15, 16, 17]]))
+
+
+def test_rounding_is_no_variation():
+    f = torch.tensor([[1.0, 100.0, 0.0, -5.0], [1.0, 100.00001, 0.0, -5.1]], dtype=torch.float64)
+    assert varies(f).tolist() == [False, False, False, True]
