@@ -53,6 +53,7 @@ class Examined:
     addresses: Addresses
     singly: bool = False  # whether pictures have to be run one at a time
     keeps: bool = False  # whether it keeps tensors of a forward for later ones
+    row_bytes: int = 0  # of the tensors alive at the most crowded moment of one picture's forward
 
 
 def examine(spec: ModelSpec, module: nn.Module, device: torch.device) -> Examined:
@@ -83,6 +84,7 @@ class _Examination:
         raw, meant = self._before_the_ending(raw, watched, found)
         gradients = self._gradients(watched, meant)
         layers = find_layers(answering, changes, watched, gradients, raw.shape[1] if raw.ndim == 4 else None)
+        self.checks.backwards = watched.backwards if watched is not None else 0
         if names := written(before, self.network):
             told = f"a forward changes {', '.join(map(repr, names[:3]))}"
             self.checks.warn("state", told, "keep nothing of one picture for the next")
@@ -96,10 +98,10 @@ class _Examination:
             info.path: info.layout for info in facts.layers.values() if info.layout and info.layout.axes != "chw"
         }
         addresses = Addresses(layers.repeated, layouts)
-        return Examined(answering.adapted(), facts, addresses, answering.singly, answering.keeps)
+        return Examined(answering.adapted(), facts, addresses, answering.singly, answering.keeps, answering.row_bytes)
 
     def _watched(self, changes: Changes) -> tuple[Changes, Watched | None]:
-        """Run pictures with gradients, so that the same modules are called as for changed ones."""
+        """Run a picture with gradients, and see that the same modules are called as for changed ones."""
         answering = self.answering
         watched = answering.watched()
         if watched is not None and not answering.singly and watched.paths != changes.paths:
@@ -163,7 +165,6 @@ class _Examination:
         if self.answering.cut is not None and ending is not None:
             answer = ending.given.reshape(answer.shape)
         table = meant.task.scores(meant.task.whole(answer.float()), meant.task.kinds[0])
-        self.checks.backwards += 1
         at_input, gradients = watched.gradients(table.amax(1).sum())
         if at_input is None:
             self.no_gradient = "none gets there: " + self._why_no_gradient()
@@ -207,6 +208,7 @@ class _Examination:
         else:
             grids = sum(info.spatial for info in layers.infos.values())
             self.checks.passed("layers", f"{grids} layers answer with maps; the default one is {layers.default!r}")
+        self._reach_of(layers)
         facts = Facts(
             name=spec.name,
             task=meant.task,
@@ -232,6 +234,22 @@ class _Examination:
                 "give as many labels as the network has outputs"
             )
         return facts
+
+    def _reach_of(self, layers: Layers) -> None:
+        """Check that a gradient of the outputs gets to each layer that is offered."""
+        offered = [path for path, info in layers.infos.items() if info.spatial]
+        without = [path for path in offered if not layers.infos[path].gradient]
+        if self.no_gradient is not None or not offered:
+            return  # which has been said
+        if without:
+            self.checks.warn(
+                "layer-gradients",
+                f"no gradient of the outputs gets to {len(without)} of {len(offered)} layers with maps: "
+                + ", ".join(map(repr, without[:3])),
+                "name another layer for methods that need one",
+            )
+        else:
+            self.checks.passed("layer-gradients", "a gradient of the outputs gets to each layer with maps")
 
     def _with_head(self, facts: Facts, layers: Layers, outputs: Tensor) -> Facts:
         """Prove that the outputs are a linear map of averaged maps; make that layer the default one."""

@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from service.engine.network.dispatch import Dispatch
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+
+class _Live(Dispatch):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that are made within the block, those alive at its most crowded moment."""
 
     def __init__(self, resident: Iterable[Tensor]) -> None:
@@ -38,14 +39,18 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._now -= size
 
 
+def counting(module: nn.Module) -> _Live:
+    """Return a block whose `peak` is the bytes of the tensors made in it that are alive at its most crowded moment."""
+    return _Live([*module.parameters(), *module.buffers()])  # views of these are not made by a forward
+
+
 def live_bytes(module: nn.Module, x: Tensor) -> int:
     """Return the bytes of the tensors alive at the most crowded moment of a forward of x (N, 3, H, W).
 
     What an allocator takes for them is more: on a CPU, where libraries lay maps out anew for their kernels and holes
     are left between them, about twice as much.
     """
-    resident = [*module.parameters(), *module.buffers()]  # views of them are not made by the forward
-    with torch.inference_mode(), _Live(resident) as live:
+    with torch.inference_mode(), counting(module) as live:
         module(x.clone())
     peak: int = live.peak
     return peak

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.engine.incremental.recording.graph import Node, NotIncremental, Recording, Ref, refs
 from service.engine.incremental.recording.operators import annotate, is_dropout, overwriting
+from service.engine.network.dispatch import Dispatch
 
 # Rows of the batch that is watched. Few axes have this extent, so that most operators that mix rows show by the
 # extent of their output's first axis. The proof finds those that do not.
@@ -20,7 +20,7 @@ _ROWS = 3
 _MIXED = (-1,)  # the shape of a value that has no axis of rows
 
 
-class _Writing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Writing(Dispatch):  # type: ignore[no-untyped-call]
     """Writes down every operator that the picture reaches."""
 
     def __init__(self, x: Tensor) -> None:

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from service.engine.network.forms.adapted import Adapted, cached, joined
 from service.engine.network.forms.outlet import Outlet, find
+from service.engine.network.memory import counting
 from service.engine.network.proofs.checks import ALONE, REPEATS, Checks, difference, first_line, written
 from service.engine.network.proofs.grids import changed
+from service.engine.network.proofs.heads import widths
 from service.engine.network.proofs.watch import Changes, Watched, watch_changes, watch_gradients
 from service.errors import CatalogError
 from service.models.spec import ModelSpec
@@ -36,6 +38,7 @@ class Answering:
         self.keeps = False  # whether it keeps tensors of a forward for later ones
         self.cut: int | None = None  # the call of a softmax or sigmoid that is left out
         self.as_it_is = True  # whether it returns its answer in the form that the engine takes
+        self.row_bytes = 0  # of the tensors alive at the most crowded moment of one picture's forward
         self.failure: str | None = None  # why it cannot be run with gradients
 
     def first(self, before: Mapping[str, tuple[float, float]]) -> tuple[Changes, Tensor]:
@@ -75,7 +78,9 @@ class Answering:
 
     def changes(self, *, singly: bool) -> Changes:
         """Run all rows, watched."""
-        return watch_changes(self.run, self.rows, singly=singly)
+        # How many outputs there are is only known for sure where each has its label.
+        known = widths(self.network, len(self.spec.labels)) if self.spec.labels else None
+        return watch_changes(self.run, self.rows, singly=singly, widths=known)
 
     def _first(self) -> Changes:
         """Run all rows for the first time; one at a time, where the network takes no more."""
@@ -114,11 +119,10 @@ class Answering:
         return raw.float()
 
     def watched(self) -> Watched | None:
-        """Run pictures with gradients; None where the network does not allow it."""
-        pictures = self.pictures[:1] if self.singly else self.pictures
-        self.checks.count(len(pictures))
+        """Run a picture with gradients; None where the network does not allow it."""
+        self.checks.count(1)
         try:
-            return watch_gradients(self._behind(), pictures)
+            return watch_gradients(self._behind(), self.pictures[:1])
         except Exception as error:
             self.failure = f"its forward fails where gradients are recorded ({first_line(error)})"
             return None
@@ -128,10 +132,14 @@ class Answering:
         raw = self._read(changes)
         self._finite(raw)
         one = self.pictures[:1]
-        given = one.clone()
         try:
-            with torch.inference_mode():
-                first, second = (self._once(given if again else one.clone()) for again in (True, False))
+            with torch.inference_mode(), counting(self.network) as live:
+                given = one.clone()
+                first = self._once(given)
+                self.row_bytes = live.peak
+            off = self._off(first, raw[:1])
+            with torch.inference_mode():  # where it answers alone as among others, it has answered the same twice
+                again = self._off(first, self._once(one.clone())) if off > REPEATS else off
         except Exception as error:
             raise self.checks.refused(
                 "alone",
@@ -144,16 +152,16 @@ class Answering:
         else:
             self.checks.passed("input", "it does not write to its input")
         self._keep_nothing()
-        if (off := self._off(first, second)) > REPEATS:
+        if again > REPEATS:
             names = written(before, self.network)
             because = f" (its forward changes {names[0]!r})" if names else " (as dropout that never ends)"
             raise self.checks.refused(
                 "repeatable",
-                f"the same picture twice gets two answers, {off:.0%} of the largest output apart{because}",
+                f"the same picture twice gets two answers, {again:.0%} of the largest output apart{because}",
                 "let its forward draw nothing at random and keep nothing of one picture for the next",
             )
         self.checks.passed("repeatable", "the same picture twice gets the same answer")
-        if not self.singly and (off := self._off(first, raw[:1])) > ALONE:
+        if not self.singly and off > ALONE:
             self.one_at_a_time(
                 f"a picture's answer depends on the others in its batch (by {off:.0%} of the largest output)",
                 "let it use no statistics of the batch: batch norms need running statistics and evaluation mode",

@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from service.contract import Layout
@@ -20,6 +19,7 @@ _CELLS = 8
 _AGREEING = 5  # squares at whose place an output has to change most
 _PREFIXES = 9  # 0 to 8 leading tokens
 _PROPORTION = 0.7  # largest logarithm of a grid's proportions over the picture's: about twice as wide, or half
+_ENOUGH = 24  # places on an axis, three of them in a square: the others of large maps are looked at where these fail
 _STEP = 2.0  # that a square is brighter by, in deviations: far more than floating point loses on the way
 
 
@@ -42,39 +42,63 @@ def grid_of(output: Tensor, size: tuple[int, int]) -> Layout | None:
     rows = 1 + len(SQUARES)
     if output.ndim not in (3, 4) or not output.is_floating_point() or len(output) < rows:
         return None
-    change = output[1:rows] - output[:1]
-    # Channels are added up once for each place they may be at, not for each layout that is tried.
-    summed: dict[int, Tensor] = {}
     best: tuple[tuple[float, float], Layout] | None = None
-    for layout, axis in _layouts(output.shape, size):
-        if axis not in summed:
-            summed[axis] = torch.linalg.vector_norm(change, 1, axis)
-        places = summed[axis]
-        if layout.axes == "tokens":
-            places = places[:, layout.prefix :]
-        miss = _miss(places.flatten(1), layout.grid)
-        if miss is None:
+    found = _Changes(output[:rows])
+    for layout in _layouts(output.shape, size):
+        if min(layout.grid) < 2:
             continue
         # A row more or less of leading tokens moves all places by little: proportions tell such grids apart.
         off = round(abs(math.log(layout.grid[0] * size[1] / (layout.grid[1] * size[0]))), 1)
-        if off > _PROPORTION:
-            continue
-        if best is None or (off, miss) < best[0]:
+        if off > _PROPORTION or (best is not None and off > best[0][0]):
+            continue  # before any number is looked at
+        miss = found.miss(layout)
+        if miss is not None and (best is None or (off, miss) < best[0]):
             best = (off, miss), layout
     return None if best is None else best[1]
 
 
-def _layouts(shape: Sequence[int], size: tuple[int, int]) -> Iterator[tuple[Layout, int]]:
-    """Yield the layouts that a shape allows, each with the axis of its channels."""
+class _Changes:
+    """How much an output (7, ...) changes at each of its places, by where its channels are.
+
+    Channels are added up once for each axis that they may be on, not for each layout that is tried.
+    """
+
+    def __init__(self, output: Tensor) -> None:
+        self.output = output
+        self._summed: dict[tuple[int, int], Tensor] = {}
+
+    def miss(self, layout: Layout) -> float | None:
+        """Return how far off the largest changes are, in shares of the picture; None where too many are off.
+
+        Of large maps some places are looked at first, and all of them where these show no grid.
+        """
+        step = max(1, min(layout.grid) // _ENOUGH) if layout.axes in ("chw", "hwc") else 1
+        miss = _miss(self._places(layout, step), layout.grid, step)
+        return _miss(self._places(layout, 1), layout.grid) if miss is None and step > 1 else miss
+
+    def _places(self, layout: Layout, step: int) -> Tensor:
+        """Return the changes (6, places), of every so manieth place on both axes."""
+        axis = {"chw": 1, "hwc": 3, "tokens": 2, "ct": 1}[layout.axes]
+        if (axis, step) not in self._summed:
+            seen = self.output
+            if step > 1:
+                seen = seen[:, :, ::step, ::step] if axis == 1 else seen[:, ::step, ::step]
+            self._summed[axis, step] = (seen[1:] - seen[:1]).abs_().sum(axis)
+        places = self._summed[axis, step]
+        return (places[:, layout.prefix :] if layout.axes == "tokens" else places).flatten(1)
+
+
+def _layouts(shape: Sequence[int], size: tuple[int, int]) -> Iterator[Layout]:
+    """Yield the layouts that a shape allows."""
     if len(shape) == 4:
-        yield Layout("chw", (shape[2], shape[3])), 1
-        yield Layout("hwc", (shape[1], shape[2])), 3
+        yield Layout("chw", (shape[2], shape[3]))
+        yield Layout("hwc", (shape[1], shape[2]))
         return
     for prefix in range(_PREFIXES):
         if grid := _grid(shape[1] - prefix, size):
-            yield Layout("tokens", grid, prefix), 2
+            yield Layout("tokens", grid, prefix)
     if grid := _grid(shape[2], size):
-        yield Layout("ct", grid), 1
+        yield Layout("ct", grid)
 
 
 def _grid(cells: int, size: tuple[int, int]) -> Place | None:
@@ -85,20 +109,24 @@ def _grid(cells: int, size: tuple[int, int]) -> Place | None:
     return (height, cells // height) if height >= 2 and height * (cells // height) == cells else None
 
 
-def _miss(places: Tensor, grid: Place) -> float | None:
-    """Return how far off the largest changes (6, h * w) are, in shares of the picture; None where too many are off."""
-    height, width = grid
-    if height < 2 or width < 2:
-        return None
+def _miss(places: Tensor, grid: Place, step: int = 1) -> float | None:
+    """Return how far off the largest changes are, in shares of the picture; None where too many are off.
+
+    Args:
+        places: changes (6, places), of every `step`-th place on both axes.
+        grid: height and width of all of them.
+        step: between places.
+    """
+    (height, width), across = grid, -(-grid[1] // step)
     peaks = places.argmax(1).tolist()
     far = [
         max(
-            abs((peak // width + 0.5) / height - (i + 0.5) / _CELLS),
-            abs((peak % width + 0.5) / width - (j + 0.5) / _CELLS),
+            abs((peak // across * step + 0.5) / height - (i + 0.5) / _CELLS),
+            abs((peak % across * step + 0.5) / width - (j + 0.5) / _CELLS),
         )
         for peak, (i, j) in zip(peaks, SQUARES, strict=True)
     ]
-    near = 1 / _CELLS + 0.5 / min(height, width)
+    near = 1 / _CELLS + 0.5 * step / min(height, width)
     return sum(far) if sum(one <= near for one in far) >= _AGREEING else None
 
 
@@ -144,14 +172,14 @@ def reach(gradient: Tensor | None, layout: Layout) -> float | None:
     """Return the share of cells, of the first row, that a gradient (N, ...) is not zero in."""
     if gradient is None:
         return None
-    return float(layout.maps(gradient[:1]).ne(0).any(1).float().mean())
+    return float(layout.maps(gradient[:1]).abs().sum(1).ne(0).float().mean())
 
 
-def follows(shape: Sequence[int], wider: Sequence[int] | None) -> bool:
-    """Whether an output (C, h, w) is (C', h', w') on a wider input: its width grows, its channels do not.
+def follows(shape: Sequence[int], other: Sequence[int] | None) -> bool:
+    """Whether an output (C, h, w) is (C', h', w') on an input of another width: so is its width, its channels are not.
 
     A pool to a fixed size is as it was, and has maps all the same.
     """
-    if wider is None or len(shape) != 3 or len(wider) != 3 or shape[1] * shape[2] < 2 or shape[0] != wider[0]:
+    if other is None or len(shape) != 3 or len(other) != 3 or shape[1] * shape[2] < 2 or shape[0] != other[0]:
         return False
-    return wider[2] > shape[2] or (tuple(wider) == tuple(shape) and shape[1] == shape[2])
+    return other[2] != shape[2] or (tuple(other) == tuple(shape) and shape[1] == shape[2])

@@ -52,6 +52,16 @@ def prove(module: nn.Module, layers: Sequence[Averaged], outputs: Tensor) -> Hea
     return None
 
 
+def widths(module: nn.Module, outputs: int) -> set[int]:
+    """Return the numbers of channels that a layer may have whose averages are mapped to so many outputs."""
+    found = {outputs}  # pooling may come last
+    for value in module.parameters():
+        shape = value.shape[:2] if value.ndim == 4 and value.shape[2:] == (1, 1) else value.shape
+        if len(shape) == 2 and outputs in shape:
+            found.update(shape)
+    return found
+
+
 def _held(layer: Averaged, matrix: _Matrix, outputs: Tensor) -> Head | None:
     """Return the head, where the outputs follow a layer's averages through a matrix, up to a factor and a bias."""
     product = layer.means @ matrix.weight.T  # (N, K)

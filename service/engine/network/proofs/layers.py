@@ -12,7 +12,7 @@ from service.engine.network.proofs.heads import Averaged
 from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes
 
 RELU = "+relu"
-_WIDER = 64  # pixels, of the second input size
+_OTHER = 64  # pixels between the widths of the two input sizes
 _MAPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)  # whose answers are (N, C, h, w) by definition
 
 
@@ -44,15 +44,15 @@ def find_layers(
         classes: channels of what a segmentation answers with; None where the answer is no map.
     """
     names, repeated = addresses(changes.calls)
-    wider = _wider(answering)
+    other = _at_another_size(answering)
     found = Layers(repeated=repeated)
     candidates = []
     counts: dict[str, int] = {}
     for i, (name, call) in enumerate(zip(names, changes.calls, strict=True)):
         counts[call.path] = counts.get(call.path, 0) + 1
         seen = watched.calls[i] if watched is not None else call
-        grows = follows(call.shape, wider.get(f"{call.path}#{counts[call.path]}"))
-        if not wider and isinstance(call.module, _MAPS) and len(call.shape) == 3:
+        grows = follows(call.shape, other.get(f"{call.path}#{counts[call.path]}"))
+        if not other and isinstance(call.module, _MAPS) and len(call.shape) == 3:
             grows = call.shape[1] == call.shape[2] > 1  # what it is like, where no other size can show it
         layout = Layout("chw", (call.shape[1], call.shape[2])) if grows else call.layout
         gradient = gradients[i] if gradients else None
@@ -79,19 +79,18 @@ def find_layers(
             )
         )
     found.default = default_layer(candidates)
-    if found.default is not None and watched is not None:
-        answering.checks.backwards += 1
-        if not watched.projects(names.index(found.default)):
-            found.infos[found.default] = replace(found.infos[found.default], projects=False)
+    if found.default is not None and watched is not None and not watched.projects(names.index(found.default)):
+        found.infos[found.default] = replace(found.infos[found.default], projects=False)
     return found
 
 
-def _wider(answering: Answering) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of all answers to a wider picture; none where the network takes one size only."""
+def _at_another_size(answering: Answering) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all answers to a picture of another width; none where the network takes one size only."""
     height, width = answering.pictures.shape[2:]
-    wider = nn.functional.interpolate(answering.pictures[:1], (height, width + _WIDER))
+    narrower = width >= 3 * _OTHER  # which takes less time
+    other = (height, width - _OTHER if narrower else width + _OTHER)
     try:
-        found = shapes(answering.run, wider)
+        found = shapes(answering.run, nn.functional.interpolate(answering.pictures[:1], other))
     except Exception:
         answering.checks.passed("size", f"it takes pictures of {height} x {width} pixels only")
         return {}

@@ -1,7 +1,7 @@
 """Forwards that are watched: what each module answers, and what becomes of it."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -67,30 +67,22 @@ def shapes(run: Run, x: Tensor) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def watch_changes(run: Run, rows: Tensor, *, singly: bool) -> Changes:
+def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[int] | None = None) -> Changes:
     """Run a picture, it with each square changed, and further pictures; find which answers are grids.
 
     Args:
         run: the network.
         rows: what `changed` makes of a picture, and further pictures behind them.
         singly: whether each row is run alone.
+        widths: numbers of channels of the maps that are averaged; None: all are.
     """
-    size = rows.shape[2], rows.shape[3]
+    looks = _Looks(len(rows), (rows.shape[2], rows.shape[3]), widths)
     calls: list[Call] = []
-    watch = Activations(1) if singly else Activations(len(rows), lambda x: grid_of(x, size))
+    watch = Activations(1) if singly else Activations(len(rows), lambda x: looks.at(x).layout)
 
     def meet(call: Call, output: Tensor) -> None:
-        call.layout = grid_of(output, size) if len(output) == len(rows) else None
-        if output.ndim == 4 and len(output) == len(rows) and output.is_floating_point() and call.layout is None:
-            maps = output  # its size may still follow the input's
-        elif call.layout is not None:
-            maps = call.layout.maps(output)
-        else:
-            return
-        call.pooled = maps.mean((2, 3))
-        # The positive part is half of the sum of a number and its size: without a copy of the maps.
-        sizes = torch.linalg.vector_norm(maps, 1, (2, 3)) / (maps.shape[2] * maps.shape[3])
-        call.rectified = (call.pooled + sizes) / 2
+        seen = looks.at(output)
+        call.layout, call.pooled, call.rectified = seen.layout, seen.pooled, seen.rectified
 
     def observe(path: str, module: nn.Module, output: Tensor) -> None:
         call = Call(path, module, tuple(output.shape[1:]))
@@ -122,6 +114,51 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool) -> Changes:
     return Changes(calls, returned, watch.rectifiers, watch.max_pools, tuple(sorted(watch.smooth)))
 
 
+@dataclass(frozen=True)
+class _Look:
+    """What was seen of one tensor."""
+
+    layout: Layout | None = None
+    pooled: Tensor | None = None
+    rectified: Tensor | None = None
+
+
+class _Looks:
+    """Looks at answers, at each tensor once.
+
+    Modules answer from the inside out, often several of them with one tensor, which is then what a function is given.
+    """
+
+    def __init__(self, rows: int, size: tuple[int, int], widths: Collection[int] | None) -> None:
+        self.rows, self.size, self.widths = rows, size, widths
+        self._last: tuple[Tensor, int, _Look] | None = None  # held, so that no other tensor gets its place
+
+    def at(self, output: Tensor) -> _Look:
+        """Return what is seen of an answer (N, ...), or of what a function is given."""
+        version = None if output.is_inference() else output._version  # what has none may be written to unseen
+        if self._last is not None and self._last[0] is output and self._last[1] == version:
+            return self._last[2]
+        found = self._look(output)
+        self._last = (output, version, found) if version is not None else None
+        return found
+
+    def _look(self, output: Tensor) -> _Look:
+        if not output.ndim or len(output) != self.rows:
+            return _Look()
+        layout = grid_of(output, self.size)
+        if layout is not None:
+            maps = layout.maps(output)
+        elif output.ndim == 4 and output.is_floating_point():
+            maps = output  # its size may still follow the input's
+        else:
+            return _Look()
+        if self.widths is not None and maps.shape[1] not in self.widths:
+            return _Look(layout)
+        pooled = maps.mean((2, 3))
+        # The positive part is half of the sum of a number and its size; `relu` would count as the network's own.
+        return _Look(layout, pooled, (pooled + maps.abs().mean((2, 3))) / 2)
+
+
 def _keep(own: list[Tensor], path: str, module: nn.Module, output: Tensor) -> None:
     own.append(output.clone())
 
@@ -135,6 +172,7 @@ class Watched:
     endings: Endings
     x: Tensor  # what it was given, to differentiate with respect to
     leaves: list[Tensor] = field(default_factory=list)  # of each call
+    backwards: int = 0  # that were run
 
     @property
     def paths(self) -> list[str]:
@@ -147,16 +185,30 @@ class Watched:
             return None, [None] * len(self.calls)
         sources = [self.x, *self.leaves]
         differentiable = [source for source in sources if source.requires_grad]
+        self.backwards += 1
         found = torch.autograd.grad(score, differentiable, retain_graph=True, allow_unused=True)
         by_source = dict(zip(map(id, differentiable), found, strict=True))
         gradients = [by_source.get(id(source)) for source in sources]
         return gradients[0], gradients[1:]
 
     def projects(self, call: int) -> bool:
-        """Whether a gradient gets from a call's answer to the input."""
+        """Whether a gradient gets from a call's answer to the input.
+
+        The graph tells, but for functions with a backward of their own, which may pass none on.
+        """
         start = self.leaves[call]
-        if start.grad_fn is None:
-            return False
+        todo = [start.grad_fn] if start.grad_fn is not None else []
+        met, arrives, own = set(todo), False, False
+        while todo:
+            node: Any = todo.pop()
+            arrives = arrives or getattr(node, "variable", None) is self.x
+            own = own or isinstance(node, torch.autograd.function.BackwardCFunction)
+            follow = {follower for follower, _ in node.next_functions if follower is not None} - met
+            met |= follow
+            todo += follow
+        if not (arrives and own):
+            return arrives
+        self.backwards += 1
         return torch.autograd.grad(start.sum(), self.x, retain_graph=True, allow_unused=True)[0] is not None
 
 

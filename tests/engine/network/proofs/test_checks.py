@@ -66,11 +66,105 @@ def test_a_sound_network_passes_all_within_the_budget(device) -> None:
     lines = checks(model)
     assert {line.outcome for line in lines.values()} == {"passed"}
     assert set(lines) >= {"answer", "finite", "input", "repeatable", "alone", "task", "gradient", "size", "state"}
-    rows, backwards = (int(word) for word in lines["cost"].found.split() if word.isdigit())
-    assert rows <= 40
-    assert backwards <= 8
+    assert "layer-gradients" in lines
     assert model.module is model.examined.module
     assert "conv1" in model.modules
+
+
+class Beside(Around):
+    """Has a layer whose maps nothing reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.beside = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        self.beside(x)
+        return super().forward(x)
+
+
+def test_layers_that_no_gradient_gets_to_are_said(device) -> None:
+    line = checks(load(device, Beside().eval()))["layer-gradients"]
+    assert line.outcome == "warning"
+    assert "'beside'" in line.found
+    assert "1 of" in line.found
+    assert line.remedy
+
+
+class Writes(Around):
+    """Keeps something of each picture, which no answer shows."""
+
+    def forward(self, x):
+        self.seen.copy_(x.mean())
+        return super().forward(x)
+
+
+def test_what_a_forward_writes_is_said(device) -> None:
+    line = checks(load(device, Writes().eval()))["state"]
+    assert line.outcome == "warning"
+    assert "'seen'" in line.found
+    assert line.remedy
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_another_size_is_tried(device, other) -> None:
+    pool = nn.AdaptiveAvgPool2d(4) if other else nn.AvgPool2d(8)
+    network = nn.Sequential(nn.Conv2d(3, 2, 1), pool, nn.Flatten(), nn.Linear(32, 3))
+    line = checks(load(device, network))["size"]
+    assert line.outcome == "passed"
+    assert ("only" in line.found) != other
+
+
+def _ends_in_probabilities():
+    return Around(after=lambda y: y.softmax(1))
+
+
+def _with_an_address_for_relu():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), Relued(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+class Relued(nn.Module):
+    def forward(self, x):
+        return F.relu(x)
+
+
+class OwnBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+BUDGETED = {
+    "sound": tiny.classifier,
+    "functions": tiny.functional,
+    "tokens": tiny.tokens,
+    "probabilities": _ends_in_probabilities,
+    "relu": _with_an_address_for_relu,
+    "a loop": lambda: PerRow(),
+    "one picture": lambda: Fixed(),
+    "mean of the batch": lambda: Around(after=lambda y: y - 0.5 * y.mean(0)),
+    "no gradient": lambda: NoGrad(),
+    "a gradient of its own": lambda: Around(before=OwnBackward.apply),
+    "maps": lambda: nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 4, 1)),
+}
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_what_looking_costs_is_counted_and_bounded(device, monkeypatch, name) -> None:
+    network = BUDGETED[name]().eval()
+    rows, backwards = [], []
+    network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    grad = torch.autograd.grad
+    monkeypatch.setattr(torch.autograd, "grad", lambda *args, **options: backwards.append(1) or grad(*args, **options))
+    model = load(device, network, **({"name": "segmentation"} if name == "maps" else {}))
+    told = tuple(int(word) for word in checks(model)["cost"].found.split() if word.isdigit())
+    assert told == (sum(rows), len(backwards))
+    assert sum(rows) <= 40
+    assert len(backwards) <= 8
 
 
 class Counts(Around):

@@ -1,0 +1,18 @@
+"""Watching PyTorch's dispatcher without its compiler."""
+
+import sys
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """A dispatch mode that does not bring the compiler along.
+
+    PyTorch wraps modes so that its compiler keeps out of them, and imports the compiler for that, which takes nearly as
+    long as importing PyTorch itself. Where nobody has imported it there is nothing to keep out; and what is compiled
+    later on runs uncompiled within a mode.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return "torch._dynamo" in sys.modules
