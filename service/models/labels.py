@@ -1,7 +1,9 @@
 """Labels: read from a file of lines, or of JSON; and ImageNet's."""
 
+import importlib.util
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,31 @@ from service.errors import CatalogError
 
 
 def imagenet_labels() -> tuple[str, ...]:
-    """Return the 1,000 ImageNet class names."""
+    """Return the 1,000 ImageNet class names, as torchvision has them."""
+    return _listed() or _of_weights()
+
+
+def _listed() -> tuple[str, ...]:
+    """Return the names from the file that torchvision keeps them in; none where it keeps them elsewhere.
+
+    Importing torchvision takes as long as importing torch, for a list of words.
+    """
+    package = importlib.util.find_spec("torchvision")
+    folders = package.submodule_search_locations if package is not None else None
+    for folder in folders or ():
+        spec = importlib.util.spec_from_file_location("_imagenet", Path(folder) / "models" / "_meta.py")
+        if spec is None or spec.loader is None:
+            continue
+        module = importlib.util.module_from_spec(spec)
+        with suppress(Exception):
+            spec.loader.exec_module(module)
+        names = getattr(module, "_IMAGENET_CATEGORIES", ())
+        if len(names) == 1000 and all(isinstance(name, str) for name in names):
+            return tuple(names)
+    return ()
+
+
+def _of_weights() -> tuple[str, ...]:
     from torchvision.models import EfficientNet_B0_Weights
 
     return tuple(EfficientNet_B0_Weights.DEFAULT.meta["categories"])

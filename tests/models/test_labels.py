@@ -53,3 +53,9 @@ def test_imagenet() -> None:
     labels = imagenet_labels()
     assert (len(labels), labels[281]) == (1000, "tabby")
     assert json.dumps(labels)
+
+
+def test_imagenet_without_the_file_that_they_are_kept_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = imagenet_labels()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert imagenet_labels() == listed

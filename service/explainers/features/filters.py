@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from service.contract import (
     INPUT,
@@ -23,6 +22,7 @@ from service.contract import (
     Tracing,
 )
 from service.explainers.base import LayerExplainer, explainer
+from service.explainers.blur import gaussian_blur
 from service.explainers.fields import Channel, Layer, Seed, check_channels
 
 # Ohta et al. 1980: nearly the principal axes of natural pictures' colours (brightness, red-blue, green-magenta), with
@@ -166,7 +166,7 @@ class Filters(LayerExplainer):
             if self.parametrisation == "pixel":
                 parameters = self._decode(parameters, facts)
                 if self.blur > 0 and step % 4 == 3 and step < self.steps - 1:
-                    parameters = gaussian_blur(parameters, [4 * int(self.blur + 1) + 1] * 2, [self.blur] * 2)
+                    parameters = gaussian_blur(parameters, 4 * int(self.blur + 1) + 1, self.blur)
         x = self._decode(parameters, facts)
         rgb = facts.shown(x).clamp(0, 1)
         noise = torch.rand((n, 3, height, width), generator=generator).to(device)

@@ -7,10 +7,10 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms.functional import gaussian_blur
 
 from service.contract import Box, Boxes, Explanation, Facts, Map, Probe, Targets, fingerprint
 from service.explainers.base import Explainer, explainer
+from service.explainers.blur import gaussian_blur
 from service.explainers.fields import ScoreOf
 
 
@@ -76,8 +76,7 @@ class Occlusion(Explainer):
     def _filling(self, facts: Facts, image: Tensor) -> Tensor:
         """Return what a window shows, (3, H, W)."""
         if self.fill == "blur":
-            blurred: Tensor = gaussian_blur(image, kernel_size=[31, 31], sigma=[10.0, 10.0])[0]
-            return blurred
+            return gaussian_blur(image, 31, 10.0)[0]
         if self.fill == "mean":
             return torch.zeros_like(image[0])
         named = {"black": "#000000", "white": "#ffffff"}.get(self.fill, self.fill)
