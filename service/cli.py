@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
-from pydantic import ValidationError
 
 from service import __version__
 from service.errors import CatalogError, ServiceError
-from service.settings import Settings
+
+if TYPE_CHECKING:  # `--help` and `methods` take no time that they do not need
+    from service.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -42,8 +43,12 @@ def _with(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
-def _settings(**given: Any) -> Settings:
+def _settings(**given: Any) -> "Settings":
     """Make settings of the options that were given; what was not comes from HEATLENS_... or the defaults."""
+    from pydantic import ValidationError
+
+    from service.settings import Settings
+
     try:
         return Settings(**{name: value for name, value in given.items() if value not in (None, ())})
     except ValidationError as error:
@@ -98,7 +103,7 @@ def serve(**options: Any) -> None:
 
 
 @contextmanager
-def _service(settings: Settings, *, all_models: bool = False) -> Iterator[Any]:
+def _service(settings: "Settings", *, all_models: bool = False) -> Iterator[Any]:
     """Load the default model, or all of them, without a server."""
     from service.app import build, close
     from service.engine.store import Store
@@ -114,7 +119,7 @@ def _service(settings: Settings, *, all_models: bool = False) -> Iterator[Any]:
             context.pipeline.store = alone
             context = replace(context, store=alone)
         context.store.start()
-        context.store.wait()
+        context.store.wait(proofs=False)  # whoever needs one waits for it
         yield context
     finally:
         close(context)
@@ -303,22 +308,21 @@ def models(torchvision: bool, **options: Any) -> None:
 @click.argument("name", required=False)
 def methods(name: str | None) -> None:
     """List the explanation methods, or describe one with its parameters."""
-    import inspect
-
-    from service.explainers import base
+    from service.methods.table import entry, families, table
 
     if name is None:
-        width = max(map(len, base.registry())) + 4
-        for family, about in base.families().items():
+        width = max(map(len, table())) + 4
+        for family, about in families().items():
             click.echo(f"{family}: {about}")
-            for cls in (cls for cls in base.registry().values() if cls.family == family):
-                click.echo(f"{'  ' + cls.name:{width}}{(inspect.getdoc(cls) or '').partition(chr(10))[0]}")
-                facts = cls.kind, ", ".join(base.needs(cls)) or "nothing", cls.cost, cls.reference
+            for known in (known for known in table().values() if known["family"] == family):
+                click.echo(f"{'  ' + known['name']:{width}}{known['summary']}")
+                facts = known["kind"], ", ".join(known["needs"]) or "nothing", known["cost"], known["reference"]
                 click.echo(" " * width + "; ".join(facts))
         return
     with _errors():
-        cls = base.method(name)
-    click.echo(f"{cls.name}\n\n{inspect.getdoc(cls)}\n\nReference: {cls.reference}\nNeeds: {cls.requirement}")
-    click.echo(f"Takes: {', '.join(base.needs(cls)) or 'nothing'}\nMaps: {cls.kind}\nCost: {cls.cost}\n\nParameters:")
-    for field, info in cls.model_fields.items():
-        click.echo(f"  {field} = {json.dumps(info.default)}\n      {info.description}")
+        known = entry(name)
+    click.echo(f"{known['name']}\n\n{known['description']}\n\nReference: {known['reference']}")
+    click.echo(f"Needs: {known['requirement']}\nTakes: {', '.join(known['needs']) or 'nothing'}")
+    click.echo(f"Maps: {known['kind']}\nCost: {known['cost']}\n\nParameters:")
+    for field, schema in known["parameters"].get("properties", {}).items():
+        click.echo(f"  {field} = {json.dumps(schema.get('default'))}\n      {schema.get('description')}")

@@ -1,6 +1,7 @@
 """Writes what documents derive from the code, or checks that it is up to date: `python -m tests.openapi [--check]`.
 
-That is `openapi.yaml`, and in `README.md` the tables between the marks `<!-- NAME -->` and `<!-- /NAME -->`.
+That is `openapi.yaml`, the table of methods in `service/methods/table.json`, and in `README.md` the tables between the
+marks `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
 import difflib
@@ -16,10 +17,11 @@ from service import errors
 from service.api import formats
 from service.api.documentation import openapi
 from service.app import create_app
-from service.explainers.base import registry
+from service.explainers.base import families, registry
+from service.methods import table
 
 ROOT = Path(__file__).parent.parent
-PATH, README = ROOT / "openapi.yaml", ROOT / "README.md"
+PATH, README, METHODS = ROOT / "openapi.yaml", ROOT / "README.md", ROOT / "service" / "methods" / "table.json"
 
 
 class Dumper(yaml.SafeDumper):
@@ -96,20 +98,20 @@ def as_readme(text: str) -> str:
         ValueError: the marks of one are missing.
     """
     tables = {"formats": formats_table(), "methods": methods_table(), "statuses": statuses_table()}
-    for name, table in tables.items():
+    for name, rows in tables.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         head, found, rest = text.partition(begin)
         _, closed, tail = rest.partition(end)
         if not (found and closed):
             raise ValueError(f"README.md has no marks {begin} and {end}")
-        text = f"{head}{begin}\n{table}\n{end}{tail}"
+        text = f"{head}{begin}\n{rows}\n{end}{tail}"
     return text
 
 
 def main() -> None:
     """Write, or with `--check` compare and exit with 1 on a difference."""
     written = README.read_text("utf-8")
-    texts = {PATH: as_yaml(), README: as_readme(written)}
+    texts = {PATH: as_yaml(), README: as_readme(written), METHODS: table.as_text(registry(), families())}
     if "--check" not in sys.argv:
         for path, text in texts.items():
             path.write_text(text, "utf-8")

@@ -1,0 +1,1 @@
+"""What is known of the methods without their code."""
