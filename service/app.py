@@ -22,7 +22,7 @@ from service.metrics import Metrics
 from service.models.catalogue import requested
 from service.pipeline import Pipeline
 from service.process import leave_cores_to_the_device
-from service.settings import BATCH_MIB, Settings, loopback, unknown
+from service.settings import BATCH_MIB, BATCH_MS, Settings, loopback, unknown
 from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
@@ -94,6 +94,7 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
         max_batch_rows=settings.max_batch_rows,
         unmeasured_batch_rows=32 if chosen.type == "cuda" else 8,
         max_batch_bytes=(settings.max_batch_mib or BATCH_MIB[chosen.type]) * 2**20,
+        max_batch_s=(settings.max_batch_ms or BATCH_MS[chosen.type]) / 1e3,
         max_waiting_passes=settings.max_waiting_passes,
         max_waiting_requests=settings.max_waiting_requests,
         cache_bytes=settings.score_cache_mib * 2**20,

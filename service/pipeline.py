@@ -203,13 +203,13 @@ class Pipeline:
         with self._cores:
             return self._shown(plan, seen, rough, needs)
 
-    def check(self, run: Run) -> None:
-        """Send a row through the default model.
+    def check(self, run: Run, name: str | None = None) -> None:
+        """Send a row through a model, by default the default one.
 
         Raises:
             ServiceError: requests would not be answered.
         """
-        model = self.store.get(None)
+        model = self.store.get(name)
         ModelProbe(model, self.device, run).scores(Rows.of(model.example()[:1]))
 
     def _precision(self, ask: Ask, model: Model, *, tolerant: bool) -> Precision:

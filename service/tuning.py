@@ -25,6 +25,7 @@ from torch import Tensor
 from service import __version__
 from service.contract import Objective, Rows, Targets, Total, Trace, Tracing
 from service.engine.incremental import Incremental, NotIncremental
+from service.engine.incremental.costs import OnDevice, here
 from service.engine.network.memory import live_bytes
 from service.engine.network.resident import Model
 from service.engine.network.variants import EXACT, Variant, candidates
@@ -35,7 +36,7 @@ from service.engine.scheduler.work import rows_key
 from service.errors import EngineUnavailable
 from service.explainers.cam.score_cam import ScoreCAM
 from service.images import decode, prepare, to_input
-from service.precision import Precision
+from service.precision import Precision, quick
 from service.settings import BATCH_MS, Settings
 
 log = logging.getLogger("heatlens")
@@ -152,16 +153,21 @@ class Tuner:
         self.found: dict[str, Tuned] = {}  # by model version
         kind = device.device.type
         self.max_batch_s = (settings.max_batch_ms or BATCH_MS[kind]) / 1e3
-        self.precisions: Sequence[Precision] = ("fp32", "bf16", "fp16") if kind == "cuda" else ("fp32", "bf16")
+        self.precisions = quick(kind)
 
     def recall(self, model: Model) -> bool:
-        """Apply what an earlier measurement found; return whether there was one."""
+        """Apply what an earlier measurement found; return whether there was one.
+
+        To be called before a model is served, on the thread that alone has it.
+        """
         try:
             kept = json.loads(self._file(model).read_text("utf-8"))
             tuned = Tuned(**{**kept, "timings": [Timing(**t) for t in kept["timings"]], "remembered": True})
             if not {"fp32", tuned.preferred} <= tuned.variants.keys():
                 return False
-            self._apply(model, tuned)
+            if tuned.preferred not in self.precisions:
+                return False  # measured on a processor that has it
+            self._apply(model, tuned, here)
         except (OSError, ValueError, TypeError, KeyError):
             return False  # none, or of another form: it is measured anew
         return True
@@ -180,6 +186,9 @@ class Tuner:
             self._write_down(model, closing)
 
     def _measure(self, model: Model, closing: threading.Event) -> None:
+        def idly(step: Callable[[], T], /) -> T:
+            return self.device.call(step, Run(priority=IDLE))
+
         started = time.monotonic()
         timings: list[Timing] = []
         best: dict[Precision, Timing] = {}
@@ -194,7 +203,7 @@ class Tuner:
             variants={p: t.variant for p, t in best.items()},
             batch_rows={p: batch_rows(timings, t) for p, t in best.items()},
         )
-        self._apply(model, tuned)
+        self._apply(model, tuned, idly)
         agreement = self._agreement(model, list(best), closing)
         rates = {precision: timing.rows_per_s for precision, timing in best.items()}
         tuned = replace(
@@ -203,7 +212,7 @@ class Tuner:
             preferred=preferred(rates, agreement),
             seconds=time.monotonic() - started,
         )
-        self._apply(model, tuned)
+        self._apply(model, tuned, idly)
         self._remember(model, tuned)
         log.info(
             "model %s measured in %.0f s: %s, batches of %s rows, %s where a method tolerates it",
@@ -264,8 +273,8 @@ class Tuner:
                 result[precision] = min(result.get(precision, 1.0), agrees)
         return result
 
-    def _apply(self, model: Model, tuned: Tuned) -> None:
-        """Let the device thread switch the model over, between batches: one short step for each way of running it."""
+    def _apply(self, model: Model, tuned: Tuned, step: OnDevice) -> None:
+        """Switch the model over: one short step for each way of running it."""
 
         def switch(precision: Precision, name: str) -> None:
             ways = {v.name: v for v in candidates(model.module, model.example(), precision)}
@@ -278,8 +287,8 @@ class Tuner:
             model.trace_with(model.variants["fp32"])
 
         for precision, name in tuned.variants.items():
-            self.device.call(partial(switch, precision, name), Run(priority=IDLE))
-        self.device.call(settle, Run(priority=IDLE))
+            step(partial(switch, precision, name))
+        step(settle)
         self.found[model.version] = tuned
 
     def _write_down(self, model: Model, closing: threading.Event) -> None:

@@ -5,7 +5,7 @@ from typing import get_args
 import pytest
 import torch
 
-from service.precision import DTYPES, Precision
+from service.precision import DTYPES, Precision, quick
 
 
 def test_every_name_has_its_format():
@@ -21,3 +21,15 @@ def test_a_format_is_the_one_that_its_name_promises(name, bits, range_bits):
     found = torch.finfo(DTYPES[name])
     assert found.bits == bits
     assert 2.0 ** (2 ** (range_bits - 1) - 1) <= found.max < 2.0 ** (2 ** (range_bits - 1))
+
+
+@pytest.mark.parametrize("has", [False, True])
+def test_a_format_without_instructions_is_never_chosen(monkeypatch, has):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    assert quick("cpu") == (("fp32", "bf16") if has else ("fp32",))
+    assert quick("cuda") == ("fp32", "bf16", "fp16")
+    assert quick("mps") == ("fp32",)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")  # as in another version of PyTorch
+    assert quick("cpu") == ("fp32",)

@@ -1,8 +1,8 @@
 """`GET /methods`, `/models` and `/health`: what is served, and whether it serves."""
 
-import inspect
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import PlainTextResponse, Response
 
 from service.api.context import context
@@ -13,7 +13,7 @@ from service.engine.network.resident import Model
 from service.engine.scheduler.run import Run
 from service.engine.store import Entry, Store
 from service.errors import Draining, EngineUnavailable, ModelUnavailable
-from service.explainers.base import needs, registry
+from service.methods.table import table
 from service.metrics import MEDIA_TYPE
 from service.models.spec import ModelSpec
 from service.pipeline import applicability
@@ -30,24 +30,10 @@ router = APIRouter()
 )
 async def methods() -> wire.MethodList:
     """Return each method with its parameters' JSON Schema, what it needs of a model, and what it costs."""
-    listed = []
-    for name, cls in registry().items():
-        text = inspect.getdoc(cls) or ""
-        listed.append(
-            wire.MethodInfo(
-                name=name,
-                family=cls.family,
-                title=cls.__name__,
-                summary=text.partition("\n")[0],
-                description=text,
-                reference=cls.reference,
-                requirement=cls.requirement,
-                cost=cls.cost,
-                needs=needs(cls),
-                kind=cls.kind,
-                parameters=cls.model_json_schema(),
-            )
-        )
+    known = wire.MethodInfo.model_fields
+    listed = [
+        wire.MethodInfo(**{key: value for key, value in entry.items() if key in known}) for entry in table().values()
+    ]
     return wire.MethodList(methods=listed)
 
 
@@ -87,7 +73,7 @@ def _tuning(store: Store, model: Model) -> wire.TuningInfo | None:
     return wire.TuningInfo(
         **{name: getattr(tuned, name) for name in wire.TuningInfo.model_fields if hasattr(tuned, name)}
         | {"timings": [wire.TimingInfo(**vars(timing)) for timing in tuned.timings]},
-        incremental=model.incremental is not None,
+        incremental=model.boxes is not None,
         whole=model.whole,
     )
 
@@ -208,19 +194,27 @@ async def live(request: Request) -> wire.Live:
     tags=["health"],
     operation_id="ready",
     summary="Whether requests will be answered.",
-    openapi_extra={"responses": refusals(503, 504)},
+    openapi_extra={"responses": refusals(404, 503, 504)},
 )
-async def ready(request: Request) -> wire.Ready:
-    """Answer 200 once every model is loaded or has failed and the default one answers a forward right now."""
+async def ready(
+    request: Request,
+    model: Annotated[
+        str | None,
+        Query(description="Whether this model's requests will be; `*`: whether all models are ready or have failed."),
+    ] = None,
+) -> wire.Ready:
+    """Answer 200 once the model asked for, by default the default one, is ready and answers a forward right now."""
     service = context(request)
     store = service.store
     if service.device.admission.draining:
         raise Draining("the server is about to stop")
     if not service.device.alive:
         raise EngineUnavailable("the device thread has stopped; restart the server")
-    if not store.settled:
+    if model == "*" and not store.settled:
         waiting = [name for name, entry in store.entries.items() if entry.status == "loading"]
         raise ModelUnavailable(f"still loading: {', '.join(waiting)}")
+    name = None if model == "*" else model
+    store.get(name)
     run = Run(timeout_s=service.settings.readiness_timeout_s, priority=100)
-    await in_pool(service.health_pool, lambda: service.pipeline.check(run))
+    await in_pool(service.health_pool, lambda: service.pipeline.check(run, name))
     return wire.Ready(status="ready", models={name: entry.status for name, entry in store.entries.items()})

@@ -392,7 +392,7 @@ class Live(Wire):
 
 
 class Ready(Wire):
-    """All models are settled, and the default one has just answered."""
+    """The model asked for has just answered; beside it the status of all."""
 
     status: Literal["ready"]
     models: dict[str, str]

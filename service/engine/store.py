@@ -1,19 +1,27 @@
-"""The models that are served: loaded in the background, warmed, and kept on the device."""
+"""The models that are served: loaded in the background, warmed, and kept on the device.
+
+A network is built, examined and proved on a loader's thread, where no request waits for it; the device thread gets it
+when it is as it will be served, for one batch of each kind.
+"""
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import torch
+from torch import nn
 
 from service.contract import Rows, Tracing
+from service.engine.network.forms.adapted import compiles
 from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import RowsWork, rows_key
+from service.engine.settling import prove_boxes, settle
 from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean
 from service.models.spec import ModelSpec
 from service.precision import DTYPES
@@ -21,6 +29,7 @@ from service.process import leave_cores_to_the_device
 
 Status = Literal["loading", "ready", "failed"]
 log = logging.getLogger("heatlens")
+_LOADERS = 3  # models that are loaded at once: one that takes long does not hold up the rest
 
 
 @dataclass
@@ -32,6 +41,7 @@ class Entry:
     model: Model | None = None
     error: str | None = None
     load_s: float | None = None
+    since: float = 0.0  # when its loading began
 
 
 class Tuning(Protocol):
@@ -52,33 +62,62 @@ class Store:
     """Models by name, one of them the default."""
 
     def __init__(
-        self, specs: Mapping[str, ModelSpec], default: str, device: Device, tuner: Tuning | None = None
+        self,
+        specs: Mapping[str, ModelSpec],
+        default: str,
+        device: Device,
+        tuner: Tuning | None = None,
+        *,
+        patience_s: float = 10.0,
     ) -> None:
+        """Prepare to load.
+
+        Args:
+            specs: by name.
+            default: the name of the one that is loaded first.
+            device: where they are to run.
+            tuner: what measures them.
+            patience_s: that the default one is loaded alone for: one that compiles for minutes does not hold up the
+                others.
+        """
         self.default = default
         self.tuner = tuner
         self.device = device
         # The default model first: it is what most callers wait for.
         self.entries = {name: Entry(specs[name]) for name in sorted(specs, key=lambda name: name != default)}
+        self._waiting = deque(self.entries.values())
+        # Networks are built one at a time: where weights are drawn, they are of a seed that all threads share.
+        self._building = threading.Lock()
+        self._first = threading.Event()  # the default model is ready or has failed
         self._settled = threading.Event()
+        self._proved = threading.Event()
         self._closing = threading.Event()
-        self._loader = threading.Thread(target=self._load_all, name="heatlens-loader", daemon=True)
+        self._loading = min(_LOADERS, len(specs))
+        self._loaders = [
+            threading.Thread(target=self._load_all, args=(i, patience_s), name=f"heatlens-loader-{i}", daemon=True)
+            for i in range(self._loading)
+        ]
 
     def start(self) -> None:
         """Begin to load, in the background."""
-        self._loader.start()
+        for loader in self._loaders:
+            loader.start()
 
     def close(self) -> None:
         """Stop loading and measuring further models."""
         self._closing.set()
+        self._first.set()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the loader to stop: a thread inside PyTorch at the end of the process would crash it."""
-        if self._loader.ident is not None:
-            self._loader.join(timeout_s)
+        """Wait for the loaders to stop: a thread inside PyTorch at the end of the process would crash it."""
+        until = time.monotonic() + timeout_s
+        for loader in self._loaders:
+            if loader.ident is not None:
+                loader.join(max(0.0, until - time.monotonic()))
 
-    def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until every model is ready or has failed."""
-        return self._settled.wait(timeout_s)
+    def wait(self, timeout_s: float | None = None, *, proofs: bool = True) -> bool:
+        """Wait until every model is ready or has failed, and, with `proofs`, what it can do in parts is proved."""
+        return (self._proved if proofs else self._settled).wait(timeout_s)
 
     @property
     def settled(self) -> bool:
@@ -111,28 +150,72 @@ class Store:
             raise ModelUnavailable(f"model {entry.spec.name!r} failed to load: {entry.error}")
         raise ModelUnavailable(f"model {entry.spec.name!r} is still loading; try again in a few seconds")
 
-    def _load_all(self) -> None:
+    def _load_all(self, loader: int, patience_s: float) -> None:
         leave_cores_to_the_device()
-        for entry in self.entries.values():
-            if self._closing.is_set():
-                break
-            started = time.monotonic()
+        if loader:
+            self._first.wait(patience_s)
+        while (built := self._built()) is not None:
+            entry, module = built
             try:
-                entry.model = self._load(entry.spec)
-                if self.tuner is not None:
-                    self.tuner.recall(entry.model)
-                entry.load_s = time.monotonic() - started
-                entry.status = "ready"
-                log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
-            except Exception as error:  # a model that fails leaves the others serving
-                known = isinstance(error, CatalogError | ServiceError)
-                entry.error = str(error) if known else f"{type(error).__name__}: {error}"
-                entry.status = "failed"
-                log.error("model %s failed to load: %s", entry.spec.name, entry.error, exc_info=not known)
-        self._settled.set()
-        for entry in self.entries.values():
-            if self.tuner is not None and entry.model is not None and not self._closing.is_set():
-                self._tune(entry.model, self.tuner)
+                if module is not None:
+                    model = self._loaded(entry.spec, module)
+                    entry.load_s = time.monotonic() - entry.since
+                    entry.model, entry.status = model, "ready"
+                    log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
+            except Exception as error:
+                self._failed(entry, error)
+            self._first.set()
+            self._note()
+            if entry.model is not None:
+                self._prove(entry.model)
+        with self._building:
+            self._loading -= 1
+            last = not self._loading
+        self._note()
+        if last:
+            self._proved.set()
+            for entry in self.entries.values():
+                if self.tuner is not None and entry.model is not None and not self._closing.is_set():
+                    self._tune(entry.model, self.tuner)
+
+    def _note(self) -> None:
+        """Take note where every model is ready or has failed, or none is loaded any more."""
+        if not self._loading or all(entry.status != "loading" for entry in self.entries.values()):
+            self._settled.set()
+
+    def _prove(self, model: Model) -> None:
+        """Find out how rows of boxes run. Requests are answered meanwhile; those for such rows wait for it."""
+        if model.proved.is_set():
+            return
+        try:
+            prove_boxes(model, self.device)
+        except ServiceError as error:  # closing
+            log.info("model %s takes rows whole: %s", model.facts.name, error)
+        except Exception:  # it serves as it is
+            log.exception("model %s takes rows whole", model.facts.name)
+        finally:
+            model.proved.set()
+
+    def _built(self) -> tuple[Entry, nn.Module | None] | None:
+        """Build the next network: None where it has failed, or, in place of both, where none is left."""
+        with self._building:
+            if self._closing.is_set() or not self._waiting:
+                return None
+            entry = self._waiting.popleft()
+            entry.since = time.monotonic()
+            try:
+                return entry, entry.spec.build()
+            except Exception as error:
+                self._failed(entry, error)
+                return entry, None
+
+    @staticmethod
+    def _failed(entry: Entry, error: Exception) -> None:
+        """Take note of a model that fails: it leaves the others serving."""
+        known = isinstance(error, CatalogError | ServiceError)
+        entry.error = str(error) if known else f"{type(error).__name__}: {error}"
+        entry.status = "failed"
+        log.error("model %s failed to load: %s", entry.spec.name, entry.error, exc_info=None if known else error)
 
     def _tune(self, model: Model, tuner: Tuning) -> None:
         try:
@@ -142,29 +225,42 @@ class Store:
         except Exception:  # it serves as it is
             log.exception("model %s cannot be measured", model.facts.name)
 
-    def _load(self, spec: ModelSpec) -> Model:
-        module = spec.build()
+    def _loaded(self, spec: ModelSpec, module: nn.Module) -> Model:
+        """Examine a network, decide how it runs, and send a first batch of each kind through it."""
+        limits = self.device.limits
         try:
-            model = self.device.call(lambda: Model(spec, module, self.device.device))
+            model = Model(spec, module, self.device.device)
+            for precision in DTYPES:  # until it is measured
+                key = rows_key(model, model.facts.input_shape, precision)
+                limits.begin(key, limits.fitting(model.row_bytes))
+            known = self.tuner is not None and self.tuner.recall(model)
+            settle(model, known=known)
         except (CatalogError, ServiceError):
             raise
         except Exception as error:
             raise spec.refusal(module, error) from error
-        limits = self.device.limits
-        for precision in DTYPES:  # until it is measured
-            key = rows_key(model, model.facts.input_shape, precision)
-            limits.set(key, min(limits.unmeasured_rows, limits.fitting(model.row_bytes)))
-        # One batch of each kind that requests bring: the libraries behind plan and allocate on first use.
-        x = model.example()
+        self._warm(model)
+        return model
+
+    def _warm(self, model: Model) -> None:
+        """Run one batch of each kind that requests bring: the libraries behind plan and allocate on first use."""
+        x, shape = model.example(), model.facts.input_shape
+        counts = dict.fromkeys((1, self.device.limits.of(rows_key(model, shape, "fp32"))))
+        layer = model.facts.default_layer
 
         def rows(i: int, j: int) -> torch.Tensor:
             return x[:1].repeat(j - i, 1, 1, 1)
 
-        for count in (1, limits.unmeasured_rows):
-            work = RowsWork(model, model.facts.input_shape, Rows(count, rows), readout=model.facts.task.whole)
+        def traced() -> None:
+            if layer is not None:
+                wrt = (layer,) if model.facts.layers[layer].gradient else ()
+                model.trace(x[:1], Tracing((layer,), wrt), lambda seen: seen.outputs[:, :1])
+
+        if compiles(model.module):  # here and now, and not while others wait for the device
+            for count in {2, 3, *counts}:
+                model.forward(rows(0, count))
+            traced()
+        for count in counts:
+            work = RowsWork(model, shape, Rows(count, rows), readout=model.facts.task.whole)
             self.device.submit(work, Run())
-        layer = model.facts.default_layer
-        if layer is not None:
-            wrt = (layer,) if model.facts.layers[layer].gradient else ()
-            self.device.call(lambda: model.trace(x[:1], Tracing((layer,), wrt), lambda seen: seen.outputs[:, :1]))
-        return model
+        self.device.call(traced)

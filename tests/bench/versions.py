@@ -78,7 +78,7 @@ class Version:
         self.process = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.DEVNULL)
         self.counted = psutil.Process(self.process.pid)
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600)
-        self._until(lambda: self.client.get("/health/ready").status_code == 200)
+        self._until(lambda: self.client.get("/health/ready?model=*").status_code == 200)
         if tune:
             name = self.client.get("/models").json()["models"][0]["name"]
             self._until(lambda: self.client.get(f"/models/{name}").json()["tuning"] is not None)

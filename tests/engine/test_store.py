@@ -1,4 +1,4 @@
-"""Models load in the background, one after another; what fails leaves the others serving."""
+"""Models load in the background, beside those that answer; what fails leaves the others serving."""
 
 import threading
 from contextlib import contextmanager
@@ -180,25 +180,161 @@ def test_before_anything_is_measured_batches_are_few_rows_that_fit(device):
         for precision in ("fp32", "bf16"):
             key = ("rows", id(model), (3, 32, 32), precision)
             assert device.limits.of(key) == min(device.limits.unmeasured_rows, device.limits.fitting(model.row_bytes))
+            assert key in device.limits._growing
 
 
-def test_only_the_device_thread_changes_a_resident_model(device, monkeypatch, tmp_path):
-    """Loading, measuring and asking: what is changed is changed between two batches."""
+def test_a_resident_model_is_changed_by_whoever_alone_has_it(device, monkeypatch, tmp_path):
+    """By its loader before it is served, and by the device thread between two batches from then on."""
     changes = []
     change = Model.__setattr__
-
-    def noted(model, name, value):
-        changes.append((name, threading.current_thread()))
-        change(model, name, value)
-
-    monkeypatch.setattr(Model, "__setattr__", noted)
     tuner = Tuner(device, Settings(device="cpu", tune=True, cache_dir=tmp_path))
     with _started(device, [_spec()], tuner) as store:
+
+        def noted(model, name, value):
+            served = store.entries["one"].model is not None
+            changes.append((name, threading.current_thread(), served))
+            change(model, name, value)
+
+        monkeypatch.setattr(Model, "__setattr__", noted)
         assert store.wait(60)
         model = store.get(None)
         store.join(120)
         probe = ModelProbe(model, device, Run(), "bf16")
         probe.scores(Rows.of(torch.zeros(2, 3, 32, 32)))
         probe.trace(Rows.of(torch.zeros(2, 3, 32, 32)), Tracing(("conv1",), ("conv1",)), lambda seen: seen.outputs)
-    assert {"module", "preferred", "max_batch_s"} <= {name for name, _ in changes}
-    assert {name for name, thread in changes if thread is not device._thread} == set()
+    assert {"boxes", "preferred", "max_batch_s"} <= {name for name, _, served in changes if served}
+    assert {name for name, thread, served in changes if served and thread is not device._thread} == set()
+    assert device._thread not in {thread for _, thread, served in changes if not served}
+
+
+class Held:
+    """Builds networks whose first forward waits until it may go on."""
+
+    def __init__(self):
+        held = self
+        self.reached, self.go, self.threads = threading.Event(), threading.Event(), set()
+
+        class Slow(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = tiny.classifier()
+
+            def forward(self, x):
+                held.threads.add(threading.current_thread())
+                held.reached.set()
+                assert held.go.wait(60)
+                return self.inner(x)
+
+        self.build = lambda: Slow().eval()
+
+
+@pytest.fixture
+def held():
+    held = Held()
+    yield held
+    held.go.set()
+
+
+def _answers(store, device, name):
+    x = torch.zeros(1, 3, 32, 32)
+    found = ModelProbe(store.get(name), device, Run()).scores(Rows.of(x))
+    torch.testing.assert_close(found, tiny.classifier()(x))
+
+
+def test_ready_models_answer_while_another_is_examined(device, held):
+    """As one that compiles for minutes: nothing of it is on the device thread before it is ready."""
+    with _started(device, [_spec("one"), _spec("slow", held.build), _spec("last")], default="one") as store:
+        assert held.reached.wait(60)
+        _answers(store, device, "one")
+        with pytest.raises(ModelUnavailable, match="'slow' is still loading"):
+            store.get("slow")
+        assert device._thread not in held.threads
+        held.go.set()
+        assert store.wait(60)
+        _answers(store, device, "slow")
+        assert device._thread in held.threads
+
+
+def test_one_that_takes_long_does_not_hold_up_the_rest(device, held):
+    ready = {name: threading.Event() for name in ("one", "last")}
+
+    class Noting(Tuning):
+        def recall(self, model):
+            ready.get(model.facts.name, threading.Event()).set()
+            return False
+
+    specs = [_spec("slow", held.build), _spec("one"), _spec("last")]
+    store = Store({spec.name: spec for spec in specs}, "slow", device, Noting(), patience_s=0)
+    store.start()
+    try:
+        assert held.reached.wait(60)
+        assert all(event.wait(60) for event in ready.values())
+        assert not store.settled
+        assert store.entry("slow").status == "loading"
+        held.go.set()
+        assert store.wait(60)
+        assert {entry.status for entry in store.entries.values()} == {"ready"}
+    finally:
+        held.go.set()
+        store.close()
+        store.join(60)
+
+
+def test_the_default_model_is_loaded_alone_at_first(device, held):
+    built = []
+
+    def build():
+        built.append(threading.current_thread())
+        return tiny.classifier()
+
+    with _started(device, [_spec("slow", held.build), _spec("one", build)]) as store:
+        assert held.reached.wait(60)
+        assert built == []
+        held.go.set()
+        assert store.wait(60)
+        assert len(built) == 1
+
+
+def test_networks_are_built_one_at_a_time(device):
+    """Weights that are drawn come from one seed for all threads."""
+    at_once, inside = [], threading.Lock()
+
+    def build():
+        at_once.append(inside.acquire(blocking=False))
+        torch.manual_seed(0)
+        network = tiny.classifier()
+        inside.release()
+        return network
+
+    specs = [_spec(f"m{i}", build) for i in range(6)]
+    store = Store({spec.name: spec for spec in specs}, "m0", device, patience_s=0)
+    store.start()
+    assert store.wait(60)
+    store.close()
+    store.join(60)
+    assert at_once == [True] * 6
+    assert {entry.status for entry in store.entries.values()} == {"ready"}
+
+
+def test_a_fresh_model_runs_as_arithmetic_and_proofs_tell(device):
+    with _started(device, [_spec()]) as store:
+        assert store.wait(60)
+        model = store.get(None)
+        assert model.variants["fp32"].name == "folded, channels-last"
+        assert model.traced is model.variants["fp32"]
+        assert model.incremental is not None  # waits for the proof
+        assert model.whole is None
+        x = model.example()
+        torch.testing.assert_close(model.forward(x), tiny.classifier()(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("error", [EngineUnavailable("the server is closing"), ZeroDivisionError("theirs")])
+def test_what_cannot_be_proved_takes_rows_whole(device, monkeypatch, error):
+    def fails(model, device):
+        raise error
+
+    monkeypatch.setattr("service.engine.store.prove_boxes", fails)
+    with _started(device, [_spec()]) as store:
+        assert store.wait(60)
+        assert store.get(None).incremental is None
+        _answers(store, device, "one")

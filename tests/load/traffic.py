@@ -136,11 +136,11 @@ def serving(
 
 
 def wait_ready(url: str, process: "subprocess.Popen[bytes] | None" = None, patience_s: float = 180) -> None:
-    """Wait until a server is ready."""
+    """Wait until all models of a server are ready."""
     until = time.monotonic() + patience_s
     while time.monotonic() < until and (process is None or process.poll() is None):
         try:
-            if httpx.get(f"{url}/health/ready", timeout=10).status_code == 200:
+            if httpx.get(f"{url}/health/ready?model=*", timeout=10).status_code == 200:
                 return
         except httpx.TransportError:
             pass

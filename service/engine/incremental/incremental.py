@@ -7,7 +7,7 @@ rectangle is pasted in, and the operator runs without padding. From where rectan
 network runs on whole ones.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cache, lru_cache, partial
 
 import numpy as np
@@ -43,13 +43,20 @@ class Incremental:
         self._needs = cache(partial(needs, recording))  # by switch
 
     @classmethod
-    def of(cls, module: nn.Module, example: Tensor, on_device: OnDevice = here) -> "Incremental":
+    def of(
+        cls,
+        module: nn.Module,
+        example: Tensor,
+        on_device: OnDevice = here,
+        costs: Callable[[Recording], Costs] | None = None,
+    ) -> "Incremental":
         """Write down a network in evaluation mode, in float32, and prove on seeded changes that outputs stay the same.
 
         Args:
             module: maps (N, 3, H, W) to (N, K).
             example: (N, 3, H, W), of the only size that is supported from then on.
             on_device: runs each step that the network takes part in, on the thread that will do the work.
+            costs: estimates what working takes; by default it is measured.
 
         Raises:
             NotIncremental: operators read whole maps, depend on values, or the proof fails.
@@ -57,7 +64,7 @@ class Incremental:
         try:
             recording = on_device(partial(write_down, module, example))
             planning.require_local(recording)
-            built = cls(recording, Costs.measured(recording, example, on_device))
+            built = cls(recording, costs(recording) if costs else Costs.measured(recording, example, on_device))
             prove(recording, module, example, lambda window: (built.plan(window).switch, recording.furthest), on_device)
         except (RuntimeError, TypeError, LookupError) as failure:
             raise NotIncremental(f"an operator cannot be repeated: {failure}") from failure

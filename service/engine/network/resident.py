@@ -1,5 +1,6 @@
 """A network resident on a device."""
 
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -11,13 +12,14 @@ from torch import Tensor, nn
 from service.contract import Objective, Part, Trace, Tracing
 from service.engine.network.capture import install, uninstall
 from service.engine.network.examine import examine, probe_pictures
-from service.engine.network.memory import live_bytes
 from service.engine.network.trace import trace_parts
 from service.engine.network.variants import EXACT, Variant, candidates
 from service.models.identity import version
 from service.models.networks.forms import served
 from service.models.spec import ModelSpec
 from service.precision import Precision
+
+_PROOF_S = 30.0  # that a request waits at most; it takes its rows whole then
 
 
 class Model:
@@ -36,11 +38,24 @@ class Model:
         self.traced: Variant | None = None  # for gradients of the default layer, where a copy agrees
         # For rows that are pictures with a box changed: an `engine.incremental.Incremental`, or None. That package
         # stands on this one, which does not know it.
-        self.incremental: Any = None
-        self.whole: str | None = "not measured yet"  # why there is none
+        self.boxes: Any = None
+        self.whole: str | None = "not proved yet"  # why there is none
+        self.proved = threading.Event()  # whether it is known; cleared by whoever is about to find out
+        self.proved.set()
         self.max_batch_s = 0.25
         self.preferred: Precision = "fp32"  # where a method tolerates less and nobody asked for more
-        self.row_bytes = live_bytes(self.module, self.example()[:1])
+        self.row_bytes = self.examined.row_bytes
+
+    @property
+    def incremental(self) -> Any:
+        """What works off rows of boxes, or None; where that is being proved, the proof is worth waiting for."""
+        self.proved.wait(_PROOF_S)
+        return self.boxes
+
+    @incremental.setter
+    def incremental(self, found: Any) -> None:
+        self.boxes = found
+        self.proved.set()
 
     def forward(self, rows: Tensor, precision: Precision = "fp32") -> Tensor:
         """Return answers (N, ...) float32 of inputs (N, C, H, W) float32: a readout makes a table (N, K) of them."""

@@ -1,5 +1,6 @@
 """Forwards that keep activations, and their backwards: one pass for the parts of several requests."""
 
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -198,14 +199,30 @@ class _Straight:
         return function(*args)
 
 
+class _Straightened:
+    """How many threads have blocks run straight. PyTorch keeps one function for all of them."""
+
+    lock = threading.Lock()
+    threads = 0
+    before: Any = None
+
+
 @contextmanager
 def straight() -> Iterator[None]:
     """Let gradients be taken of activations inside a block that is checkpointed in the reentrant way.
 
-    Such a block keeps no graph of its forward, so that nothing inside of it can be differentiated.
+    Such a block keeps no graph of its forward, so that nothing inside of it can be differentiated. Threads that are in
+    here at once do not undo each other's; to a thread outside it makes no difference but memory.
     """
-    before, checkpoint.CheckpointFunction = checkpoint.CheckpointFunction, _Straight  # type: ignore[misc,assignment]
+    of = _Straightened
+    with of.lock:
+        if of.threads == 0:
+            of.before, checkpoint.CheckpointFunction = checkpoint.CheckpointFunction, _Straight  # type: ignore[misc,assignment]
+        of.threads += 1
     try:
         yield
     finally:
-        checkpoint.CheckpointFunction = before  # type: ignore[misc]
+        with of.lock:
+            of.threads -= 1
+            if of.threads == 0:
+                checkpoint.CheckpointFunction = of.before  # type: ignore[misc]

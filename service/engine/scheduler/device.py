@@ -47,6 +47,7 @@ class Device:
         max_batch_rows: int = 16,
         unmeasured_batch_rows: int | None = None,
         max_batch_bytes: int = 2**40,
+        max_batch_s: float = 0.25,
         max_waiting_passes: int = 65_536,
         max_waiting_requests: int = 512,
         cache_bytes: int = 0,
@@ -62,6 +63,7 @@ class Device:
             max_batch_rows: most rows of a batch, whatever is measured.
             unmeasured_batch_rows: the same before anything is measured.
             max_batch_bytes: for the tensors alive in one batch of rows.
+            max_batch_s: seconds of one batch, while its good size is being found.
             max_waiting_passes: passes that may wait.
             max_waiting_requests: requests that may wait or be worked on.
             cache_bytes: for outputs of earlier requests.
@@ -71,7 +73,7 @@ class Device:
             clock: seconds that never go back.
         """
         self.device = device
-        self.limits = Limits(max_batch_rows, unmeasured_batch_rows, max_batch_bytes)
+        self.limits = Limits(max_batch_rows, unmeasured_batch_rows, max_batch_bytes, max_batch_s)
         self.admission = Admission(max_waiting_passes, max_waiting_requests, clock=clock)
         self.cache = ScoreCache(cache_bytes)
         self._claims = Claims(self.cache, clean_bytes)
@@ -221,6 +223,8 @@ class Device:
             torch.cuda.empty_cache()
         self.admission.count_batch(sum(one.passes for one in done), seconds)
         rows = sum(one.forwards for one in done)
+        if not any(one.too_many or one.error is not None for one in done):
+            self.limits.worked(first.key, rows, seconds)
         if rows and self._observe is not None and first.network is not None:
             self._observe(first.kind, first.network, first.precision, rows, seconds)
 

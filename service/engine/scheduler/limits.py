@@ -1,25 +1,43 @@
 """How many rows a batch may have: what was measured, what memory allows, and what running out of it has taught."""
 
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 
 import torch
+
+_BATCHES = 4  # full ones that a number of rows is judged by
+_GAIN = 1.02  # times as many rows a second as with half of them: what a longer batch has to bring
+
+
+@dataclass
+class _Growing:
+    """A kind of batch whose good size is being found."""
+
+    fitting: int  # rows that memory allows
+    rows: int = 0  # half of those that are tried, and how many of them run in a second
+    rate: float = 0.0
+    seconds: list[float] = field(default_factory=list)  # of full batches with the rows that are tried
 
 
 class Limits:
     """Most rows of one batch, by its key."""
 
-    def __init__(self, max_rows: int, unmeasured_rows: int | None = None, max_bytes: int = 2**40) -> None:
+    def __init__(
+        self, max_rows: int, unmeasured_rows: int | None = None, max_bytes: int = 2**40, max_s: float = 0.25
+    ) -> None:
         """Bound all batches.
 
         Args:
             max_rows: whatever is measured.
             unmeasured_rows: before anything is; default: the same.
             max_bytes: for the tensors alive in one batch of rows.
+            max_s: seconds of one batch.
         """
-        self.max_rows, self.max_bytes = max_rows, max_bytes
+        self.max_rows, self.max_bytes, self.max_s = max_rows, max_bytes, max_s
         self.unmeasured_rows = min(unmeasured_rows or max_rows, max_rows)
         self._measured: dict[Hashable, int] = {}
         self._learned: dict[Hashable, int] = {}
+        self._growing: dict[Hashable, _Growing] = {}
 
     def of(self, key: Hashable) -> int:
         """Return the most rows of one batch of a kind."""
@@ -29,12 +47,36 @@ class Limits:
         """Return the rows of so many bytes that memory allows; at least one."""
         return max(1, min(self.max_rows, self.max_bytes // max(row_bytes, 1)))
 
+    def begin(self, key: Hashable, fitting: int) -> None:
+        """Begin with few rows of a kind; more are tried as batches are worked off, as many as fit in memory."""
+        self.set(key, min(self.unmeasured_rows, fitting))
+        self._growing[key] = _Growing(fitting)
+
+    def worked(self, key: Hashable, rows: int, seconds: float) -> None:
+        """Learn from a batch that was worked off: while twice as many rows are faster, a row, batches grow."""
+        growing, limit = self._growing.get(key), self.of(key)
+        if growing is None or rows != limit or seconds <= 0:
+            return  # of batches that are not full nothing is learned
+        growing.seconds.append(seconds)
+        if len(growing.seconds) < _BATCHES:
+            return
+        rate = rows / min(growing.seconds)  # other work on the machine only adds time
+        if rate < _GAIN * growing.rate:
+            self.set(key, growing.rows)
+        elif 2 * min(growing.seconds) > self.max_s or 2 * rows > min(growing.fitting, self.max_rows):
+            del self._growing[key]
+        else:
+            self._growing[key] = _Growing(growing.fitting, rows, rate)
+            self._measured[key] = 2 * rows
+
     def set(self, key: Hashable, rows: int) -> None:
         """Set what was measured to be a good batch size of a kind."""
+        self._growing.pop(key, None)
         self._measured[key] = max(1, min(rows, self.max_rows))
 
     def too_many(self, key: Hashable, rows: int) -> None:
         """Remember that memory ran out with so many rows; half as many are tried from then on."""
+        self._growing.pop(key, None)
         self._learned[key] = max(1, rows // 2)
 
 

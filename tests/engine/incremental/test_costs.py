@@ -4,6 +4,8 @@ import math
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 from service.engine.incremental import costs
 from service.engine.incremental.costs import Costs
@@ -51,3 +53,37 @@ def test_every_operator_has_its_seconds():
     assert all(0 < seconds < math.inf for seconds in found.operators[1:])
     assert 0 < found.copying < math.inf
     assert found.row == sum(found.operators)
+
+
+def test_estimates_follow_arithmetic():
+    recording = write_down(tiny.classifier(), noise(1, 3, 32, 32))
+    found = Costs.estimated(recording)
+    rates = costs.SHIPPED.get(torch.backends.cpu.get_cpu_capability(), costs.SHIPPED["AVX2"])
+    by_name = {node.name: seconds for node, seconds in zip(recording.nodes, found.operators, strict=True)}
+    first = next(node for node in recording.nodes if node.name == "conv2d")
+    bytes_ = 4 * (math.prod(first.shape) + 3 * 32 * 32)
+    expected = math.prod(first.shape) * 3 * 9 / rates.dense + bytes_ / rates.convolved
+    assert found.operators[first.index] == pytest.approx(expected, rel=0.5)
+    assert found.operators[first.index] >= expected
+    assert found.operators[0] == 0
+    assert all(seconds < 1e-3 for seconds in by_name.values())
+    assert found.copying == 1 / rates.copying
+
+
+def test_filters_of_single_channels_are_slower_for_what_they_multiply():
+    whole, single = (
+        write_down(
+            nn.Sequential(nn.Conv2d(64, 64, 3, padding=1, groups=groups), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval(),
+            noise(1, 64, 64, 64),
+        )
+        for groups in (1, 64)
+    )
+    dense, alone = Costs.estimated(whole).row, Costs.estimated(single).row
+    assert dense > alone > dense / 64
+
+
+@pytest.mark.parametrize("capability", ["AVX512", "AVX2", "NEON", "DEFAULT"])
+def test_every_processor_has_rates(monkeypatch, capability):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    found = Costs.estimated(write_down(tiny.classifier(), noise(1, 3, 32, 32)))
+    assert 0 < found.row < 1

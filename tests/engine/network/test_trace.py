@@ -1,13 +1,16 @@
 """One pass for the parts of several requests gives each its own rows, activations and gradients."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
+from torch.utils import checkpoint as checkpoints
 from torch.utils.checkpoint import checkpoint
 
 from service.contract import INPUT, Layout, Part, Rule, Trace, Tracing
 from service.engine.network.capture import install
-from service.engine.network.trace import Addresses, trace_parts
+from service.engine.network.trace import Addresses, straight, trace_parts
 from service.engine.network.variants import Variant
 from service.errors import NotApplicable
 from tests import tiny
@@ -232,3 +235,24 @@ def test_checkpointed_blocks_are_differentiated_inside(reentrant) -> None:
     torch.testing.assert_close(found.activations["inner.conv2"], a)
     torch.testing.assert_close(found.gradients["inner.conv2"][0], at_layer[0])
     torch.testing.assert_close(found.gradients[INPUT][0], at_input[0])
+
+
+def test_threads_that_run_blocks_straight_do_not_undo_each_other() -> None:
+    inside, go, leave = threading.Event(), threading.Event(), threading.Event()
+    before = checkpoints.CheckpointFunction
+
+    def other() -> None:
+        with straight():
+            inside.set()
+            assert leave.wait(60)
+        go.set()
+
+    thread = threading.Thread(target=other)
+    with straight():
+        thread.start()
+        assert inside.wait(60)
+    assert checkpoints.CheckpointFunction is not before  # the other one is still inside
+    leave.set()
+    assert go.wait(60)
+    thread.join(60)
+    assert checkpoints.CheckpointFunction is before

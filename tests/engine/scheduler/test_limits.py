@@ -36,6 +36,64 @@ def test_as_many_rows_as_memory_allows_and_at_least_one():
     assert [limits.fitting(size) for size in (0, 1, 100, 999, 5000)] == [64, 64, 10, 1, 1]
 
 
+def _batches(limits, seconds_of, count=40):
+    """Return the sizes of full batches, one after another, that take so many seconds by their size."""
+    sizes = []
+    for _ in range(count):
+        rows = limits.of("a")
+        sizes.append(rows)
+        limits.worked("a", rows, seconds_of(rows))
+    return sizes
+
+
+def test_batches_grow_while_that_pays():
+    limits = Limits(256, 8, max_s=10)
+    limits.begin("a", 1000)
+    sizes = _batches(limits, lambda rows: 0.02 + 0.01 * rows)
+    assert sizes[:8] == [8] * 4 + [16] * 4
+    assert limits.of("a") == 64  # twice as many bring less than a fiftieth
+
+
+@pytest.mark.parametrize(
+    ("seconds_of", "fitting", "most"),
+    [
+        (lambda rows: 0.01 * rows, 1000, 8),  # nothing is gained
+        (lambda rows: 0.01 * rows**0.5, 40, 32),  # memory ends it
+        (lambda rows: 0.01 * rows**0.5, 1000, 64),  # the largest batch there may be
+        (lambda rows: 0.06 * rows**0.5, 1000, 8),  # a batch would take too long
+    ],
+)
+def test_growing_ends(seconds_of, fitting, most):
+    limits = Limits(64, 8, max_s=0.25)
+    limits.begin("a", fitting)
+    _batches(limits, seconds_of)
+    assert limits.of("a") == most
+    assert "a" not in limits._growing
+
+
+def test_what_is_measured_or_too_many_ends_the_growing():
+    limits = Limits(64, 8, max_s=10)
+    limits.begin("a", 1000)
+    limits.set("a", 5)
+    _batches(limits, lambda rows: 0.1)
+    assert limits.of("a") == 5
+    limits.begin("b", 1000)
+    limits.too_many("b", 8)
+    limits.worked("b", 4, 0.1)
+    assert limits.of("b") == 4
+    limits.begin("c", 3)
+    assert limits.of("c") == 3
+
+
+def test_nothing_is_learned_of_batches_that_are_not_full():
+    limits = Limits(64, 8, max_s=10)
+    limits.begin("a", 1000)
+    for _ in range(20):
+        limits.worked("a", 7, 0.1)
+        limits.worked("unknown", 8, 0.1)
+    assert limits.of("a") == 8
+
+
 @pytest.mark.parametrize(
     ("error", "is_one"),
     [

@@ -1,5 +1,6 @@
 """A network as the engine takes it: one tensor out, in float32 and in evaluation mode, whatever it was wrapped in."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from service.engine.network.forms.outlet import Outlet
-from service.models.networks.forms import served
+from service.models.networks.forms import BlackBox, served
 
 _ENDINGS: dict[Any, str] = {
     function: name
@@ -81,6 +82,14 @@ def _bake(module: nn.Module) -> bool:
                 del child._forward_pre_hooks[key]
                 found = True
     return found
+
+
+def compiles(module: nn.Module) -> bool:
+    """Whether first forwards of a network may take long, because parts of it are compiled then."""
+    if any(isinstance(child, torch.jit.ScriptModule | BlackBox) for child in module.modules()):
+        return True
+    compiler = sys.modules.get("torch._dynamo.utils")  # where a function of somebody's is compiled, no module shows it
+    return compiler is not None and bool(compiler.counters["frames"])
 
 
 class Cut(TorchFunctionMode):

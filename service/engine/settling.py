@@ -1,0 +1,56 @@
+"""How a network runs before anything of it was measured: by arithmetic and proofs, so that a fresh server is fast.
+
+What is measured later only improves it.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from service.engine.incremental import Incremental, NotIncremental
+from service.engine.incremental.costs import Costs
+from service.engine.network.resident import Model
+from service.engine.network.variants import unmeasured
+from service.engine.scheduler.device import Device
+
+T = TypeVar("T")
+
+
+def settle(model: Model, *, known: bool = False) -> None:
+    """Choose how a model runs, before it is served; the calling thread is the only one that has it.
+
+    On a processor that is a copy in the order of memory that kernels take, with batch norms folded into convolutions,
+    where it answers what the network answers. What pays on an accelerator only measuring tells.
+
+    Args:
+        model: to be served.
+        known: whether the way to run whole rows was measured earlier, and is chosen.
+    """
+    if model.device.type != "cpu" or model.examined.keeps:
+        return
+    if not known and (copy := unmeasured(model.module, model.example())) is not None:
+        model.variants["fp32"] = copy
+        model.trace_with(copy)
+    model.proved.clear()
+
+
+def prove_boxes(model: Model, device: Device) -> None:
+    """Let rows of boxes be computed as far as a box reaches, where that is proved; by arithmetic, what is best.
+
+    Whatever runs the network is a step of the device thread's, no longer than a batch: the model is served by now.
+    """
+
+    def on_device(step: Callable[[], T], /) -> T:
+        return device.call(step)
+
+    incremental, whole = None, None
+    try:
+        incremental = Incremental.of(
+            model.variants["fp32"].module, model.example()[:1], on_device, costs=Costs.estimated
+        )
+    except NotIncremental as reason:
+        whole = str(reason)
+
+    def hand_over() -> None:
+        model.incremental, model.whole = incremental, whole
+
+    on_device(hand_over)
