@@ -27,7 +27,7 @@ def settle(model: Model, *, known: bool = False) -> None:
     """
     if model.device.type != "cpu" or model.examined.keeps:
         return
-    if not known and (copy := unmeasured(model.module, model.example())) is not None:
+    if not known and (copy := unmeasured(model.module, model.example()[:1])) is not None:
         model.variants["fp32"] = copy
         model.trace_with(copy)
     model.proved.clear()

@@ -232,7 +232,11 @@ class Store:
             model = Model(spec, module, self.device.device)
             for precision in DTYPES:  # until it is measured
                 key = rows_key(model, model.facts.input_shape, precision)
-                limits.begin(key, limits.fitting(model.row_bytes))
+                fitting = limits.fitting(model.row_bytes)
+                if model.device.type == "cpu":
+                    limits.begin(key, fitting)
+                else:  # whose seconds a batch's thread does not see
+                    limits.set(key, min(limits.unmeasured_rows, fitting))
             known = self.tuner is not None and self.tuner.recall(model)
             settle(model, known=known)
         except (CatalogError, ServiceError):

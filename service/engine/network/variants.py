@@ -150,7 +150,7 @@ def unmeasured(module: nn.Module, x: Tensor) -> Variant | None:
         return None
     with torch.inference_mode():
         expected = module(x)
-    for name, copied in _unproved(module, x[:1]):
+    for name, copied in _unproved(module, x):
         with suppress(Exception):  # networks that keep tensors of their own, or compute in a fixed format
             way = Variant(name, _converted(copied[0], torch.float32), channels_last=True, folded=copied[1])
             with torch.inference_mode():

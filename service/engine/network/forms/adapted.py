@@ -130,8 +130,10 @@ class Endings(TorchFunctionMode):
         name = _ENDINGS.get(func)
         self._calls += name is not None
         given: Any = args[0] if args else (kwargs or {}).get("input")
-        tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        linear = func in _LINEAR or (getattr(func, "__name__", "") in _ARITHMETIC and self._linear(tensors))
+        arithmetic, tensors = getattr(func, "__name__", "") in _ARITHMETIC, []
+        if name or arithmetic or func in _LINEAR:
+            tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
+        linear = func in _LINEAR or (arithmetic and self._linear(tensors))
         before = given._version if isinstance(given, Tensor) else 0
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
