@@ -85,7 +85,7 @@ def main() -> None:
 def serve(**options: Any) -> None:
     """Serve models over HTTP."""
     settings = _settings(**options)
-    from service import logs
+    from service.server import logs
     from service.app import choose_device, create_app
     from service.models.catalogue import requested
     from service.process import prepare_process

@@ -16,7 +16,7 @@ from service import spans
 from service.api.middleware import Bodies
 from service.app import create_app
 from service.errors import Overloaded
-from service.logs import JsonFormatter, TextFormatter
+from service.server.logs import JsonFormatter, TextFormatter
 from service.settings import Settings
 from tests.api.conftest import PATIENCE_S, holding
 from tests.conftest import CATALOG, serving

@@ -81,7 +81,7 @@ def test_layers(client: httpx.Client) -> None:
     assert [path for path, layer in layers.items() if layer.default] == ["relu2"]
 
 
-@pytest.mark.parametrize(("name", "found"), [("alive", False), ("stuck_s", lambda after_s: 100.0)])
+@pytest.mark.parametrize(("name", "found"), [("alive", False), ("stuck_s", lambda device, after_s: 100.0)])
 def test_a_server_that_only_a_restart_helps_is_not_live(monkeypatch, name, found):
     monkeypatch.setattr(Server, "on_tick", uvicorn.Server.on_tick)  # it goes on, for us to ask
     with serving_app(create_app(Settings(catalog=CATALOG, device="cpu", model="tiny"))) as client:

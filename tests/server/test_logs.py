@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from service.logs import JsonFormatter, TextFormatter, Writer, configure
+from service.server.logs import JsonFormatter, TextFormatter, Writer, configure
 
 HOSTILE = [
     'x\n{"level": "info", "status": 200}',
