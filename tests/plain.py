@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from service.contract import INPUT, Facts, Objective, Readout, Rows, Sketch, Total, Trace, Tracing
-from service.engine.network.rules import RuleMode
+from service.contract import INPUT, Facts, Objective, Pairs, Readout, Rows, Rules, Sketch, Total, Trace, Tracing
+from service.engine.network.rules import arrived, rule_mode
 
 
 class _Follower(TorchFunctionMode):
@@ -47,7 +47,12 @@ class PlainProbe:
     def trace(
         self, rows: Rows, tracing: Tracing, objective: Objective | None = None, *, total: Total | None = None
     ) -> Trace:
-        pieces = [self._traced(rows.build(i, i + 1), i, tracing, objective) for i in range(rows.count)]
+        pieces = []
+        for i in range(rows.count):
+            x = rows.build(i, i + 1)
+            if isinstance(rows, Pairs):  # a picture, and what it is compared with
+                x = torch.cat([x, rows.references(i, i + 1)])
+            pieces.append(self._traced(x, i, tracing, objective))
         return Trace.joined([piece.totalled(total) for piece in pieces])
 
     def weight(self, layer: str) -> Tensor:
@@ -60,6 +65,10 @@ class PlainProbe:
         """Return an output, or a gradient there, as (N, C, h, w) where it has maps."""
         layout = self.facts.layers[address if address in self.facts.layers else address.partition("+")[0]].layout
         return layout.maps(output) if layout is not None else output
+
+    def _arrived(self, name: str, g: Tensor, source: Tensor, rule: Rules | None) -> Tensor:
+        g = arrived(rule, g, source)[:1]
+        return g if name == INPUT else self._maps(name, g)
 
     def _traced(self, x: Tensor, i: int, tracing: Tracing, objective: Objective | None) -> Trace:
         kept: dict[str, Tensor] = {}
@@ -85,10 +94,12 @@ class PlainProbe:
         try:
             with torch.enable_grad():
                 leaf = x.detach().clone().requires_grad_()
-                with RuleMode(tracing.rule) if tracing.rule else nullcontext(), _Follower(kept, awaited):
-                    outputs = self._table(leaf * 1)
-                maps = {name: self._maps(name, a) for name, a in kept.items()}
-                met = Trace(outputs[:, :0] if tracing.partial else outputs, maps, first=i)
+                given = leaf * 1
+                with rule_mode(tracing.rule, given) if tracing.rule else nullcontext(), _Follower(kept, awaited):
+                    raw = self.module(given)
+                outputs = self.readout(raw)
+                maps = {name: self._maps(name, a[:1]) for name, a in kept.items()}
+                met = Trace(outputs[:1, :0] if tracing.partial else outputs[:1], maps, first=i)
                 columns = objective(met) if objective is not None else x.new_empty(1, 0)
                 sources = [leaf if name == INPUT else kept[name] for name in tracing.wrt]
                 found = [
@@ -104,9 +115,10 @@ class PlainProbe:
             {name: maps[name].detach() for name in tracing.layers},
             columns.detach(),
             {
-                name: torch.stack([g[s] if name == INPUT else self._maps(name, g[s]) for g in found])
+                name: torch.stack([self._arrived(name, g[s], sources[s], tracing.rule) for g in found])
                 for s, name in enumerate(tracing.wrt)
                 if found
             },
             first=i,
+            references=outputs[1:].detach(),
         )

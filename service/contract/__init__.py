@@ -24,16 +24,17 @@ from service.contract.meaning import (
 from service.contract.probe import (
     Boxes,
     Objective,
+    Pairs,
     Part,
     Probe,
     Rows,
-    Rule,
     Sketch,
     Total,
     Trace,
     Tracing,
     fingerprint,
 )
+from service.contract.rules import Relevance, Rescale, Rule, Rules, Share
 
 __all__ = [
     "INPUT",
@@ -51,14 +52,19 @@ __all__ = [
     "Layout",
     "Map",
     "Objective",
+    "Pairs",
     "Part",
     "Prediction",
     "Probe",
     "Readout",
+    "Relevance",
+    "Rescale",
     "Rows",
     "Rule",
+    "Rules",
     "Scale",
     "Score",
+    "Share",
     "Sketch",
     "Target",
     "Targets",

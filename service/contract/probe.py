@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from service.contract.explanation import Box, Explanation
 from service.contract.facts import Facts
 from service.contract.meaning import Readout
+from service.contract.rules import Rules
 
 
 @dataclass(frozen=True)
@@ -54,21 +55,21 @@ class Boxes(Rows):
         return Boxes(1 + len(kept), build, key, image, filling, kept)
 
 
+@dataclass(frozen=True)
+class Pairs(Rows):
+    """Inputs, each beside another one that it is compared with, as `Rescale` does; one without a reference is none."""
+
+    references: Callable[[int, int], Tensor] = field(default=lambda i, j: torch.empty(0))  # those of rows i to j
+
+    @staticmethod
+    def beside(x: Tensor, references: Tensor) -> Pairs:
+        """Return inputs that are there with their references, (N, 3, H, W) each."""
+        return Pairs(len(x), lambda i, j: x[i:j], None, lambda i, j: references[i:j])
+
+
 def fingerprint(image: Tensor) -> bytes:
     """Return a digest of a picture's values, for the key of rows made of it."""
     return hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a backward does at operators instead of their derivative.
-
-    relu: at each ReLU, ReLU6 or clamp at zero, `deconvnet` keeps the positive part of the signal (Zeiler & Fergus
-    2014), `guided` that, where the rectifier is open (Springenberg et al. 2015), `linear` passes all of it, `leaky` all
-    where it is open and a hundredth where it is closed.
-    """
-
-    relu: Literal["deconvnet", "guided", "linear", "leaky"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Tracing:
 
     layers: tuple[str, ...] = ()
     wrt: tuple[str, ...] = ()
-    rule: Rule | None = None
+    rule: Rules | None = None
     partial: bool = False
 
 
@@ -97,6 +98,7 @@ class Trace:
     objective: Tensor = field(default_factory=lambda: torch.empty(0, 0))  # (N, T)
     gradients: Mapping[str, Tensor] = field(default_factory=dict)  # path or INPUT -> (T, N, ...), by column
     first: int = 0  # which row of all the first one of these is: long traces are cut
+    references: Tensor = field(default_factory=lambda: torch.empty(0, 0))  # (N, K), what they answer, of `Pairs`
     totals: tuple[Tensor, ...] = ()  # where a total was asked for
 
     @staticmethod
@@ -111,6 +113,7 @@ class Trace:
             activations={name: torch.cat([part.activations[name] for part in parts]) for name in one.activations},
             objective=torch.cat([part.objective for part in parts]),
             gradients={name: torch.cat([part.gradients[name] for part in parts], 1) for name in one.gradients},
+            references=torch.cat([part.references for part in parts]),
             totals=tuple(sum(rest, first) for first, *rest in zip(*(part.totals for part in parts), strict=True)),
         )
 
@@ -140,6 +143,7 @@ class Part:
     total: Total | None = None
     first: int = 0  # which row of its request the first one is
     readout: Readout | None = None  # makes a table of the network's answers; None: they are one
+    references: Tensor | None = None  # (n, 3, H, W), of `Pairs`
 
 
 class Probe(Protocol):

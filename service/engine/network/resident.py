@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.contract import Objective, Part, Trace, Tracing
+from service.contract import Objective, Part, Rescale, Trace, Tracing
 from service.engine.network.capture import install, uninstall
 from service.engine.network.examine import examine, probe_pictures
 from service.engine.network.trace import trace_parts
 from service.engine.network.variants import EXACT, Variant, candidates
+from service.errors import NotApplicable
 from service.models.identity import version
 from service.models.networks.forms import served
 from service.models.spec import ModelSpec
@@ -88,6 +89,11 @@ class Model:
 
     def _traced_singly(self, network: Variant, part: Part, tracing: Tracing) -> Trace | Exception:
         """Trace a part one row at a time."""
+        if isinstance(tracing.rule, Rescale):
+            return NotApplicable(
+                f"{self.facts.name} takes one picture at a time, so that none can be held against another one inside "
+                "of it; use 'saliency', which needs no second picture"
+            )
         pieces: list[Trace] = []
         for i in range(len(part.x)):
             row = replace(part, x=part.x[i : i + 1], first=part.first + i)

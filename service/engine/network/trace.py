@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
-from service.contract import INPUT, Layout, Part, Trace, Tracing
+from service.contract import INPUT, Layout, Part, Rescale, Trace, Tracing
 from service.engine.network.capture import ActivatedCapture, Done, Tape, recording
-from service.engine.network.rules import RuleMode
+from service.engine.network.rules import arrived, rule_mode
 from service.engine.network.variants import Variant
 from service.errors import NotApplicable
 
@@ -53,7 +53,8 @@ def trace_parts(
     differentiated = parts[0].objective is not None
     with torch.set_grad_enabled(differentiated), recording(tape), straight():
         # A copy, so that the gradient lands on ours, and a first layer in place overwrites no caller's picture.
-        leaf = network.laid_out(torch.cat([part.x.detach() for part in parts])).requires_grad_(INPUT in tracing.wrt)
+        x = torch.cat([*(part.x.detach() for part in parts), *_references(parts, tracing)])
+        leaf = network.laid_out(x).requires_grad_(INPUT in tracing.wrt)
         given = leaf.clone() if leaf.requires_grad else leaf
         raw = _recorded(network.module, given, tape, tracing)
         pieces = _pieces(parts, raw, tape, addresses)
@@ -63,6 +64,10 @@ def trace_parts(
         ]
         sources = {name: leaf if name == INPUT else tape.kept[name] for name in tracing.wrt}
         gradients = _gradients([c for c in columns if isinstance(c, Tensor)], sources) if tracing.wrt else []
+    gradients = [
+        {name: None if g is None else arrived(tracing.rule, g, sources[name]) for name, g in of.items()}
+        for of in gradients
+    ]
     results: list[Trace | Exception] = []
     start = 0
     for part, piece, column in zip(parts, pieces, columns, strict=True):
@@ -76,6 +81,16 @@ def trace_parts(
         except Exception as error:
             results.append(error)
     return results
+
+
+def _references(parts: Sequence[Part], tracing: Tracing) -> list[Tensor]:
+    """Return the second half of a batch of pairs: what each part's rows are compared with."""
+    if not isinstance(tracing.rule, Rescale):
+        return []
+    references = [part.references for part in parts if part.references is not None]
+    if len(references) < len(parts):
+        raise ValueError("a rule that compares takes `Pairs`")
+    return references
 
 
 def _result(
@@ -95,6 +110,7 @@ def _result(
         outputs=piece.outputs.detach(),
         activations={name: piece.activations[name].detach() for name in tracing.layers},
         objective=column.detach(),
+        references=piece.references.detach(),
         gradients={
             name: torch.stack([_reaching(name, of[name], rows, addresses) for of in own])
             for name in tracing.wrt
@@ -141,10 +157,13 @@ def _pieces(parts: Sequence[Part], raw: Tensor | None, tape: Tape, addresses: Ad
         start = rows.stop
         own = {name: a[rows] for name, a in kept.items()}
         try:
-            outputs = part.x.new_empty(len(part.x), 0) if raw is None else raw[rows]
-            if raw is not None and part.readout is not None:
-                outputs = part.readout(outputs)
-            found.append(Trace(outputs, own, first=part.first))
+            outputs = references = part.x.new_empty(len(part.x), 0)
+            if raw is not None:
+                outputs = raw[rows] if part.readout is None else part.readout(raw[rows])
+            if raw is not None and part.references is not None:
+                second = raw[len(raw) // 2 :][rows]
+                references = second if part.readout is None else part.readout(second)
+            found.append(Trace(outputs, own, first=part.first, references=references))
         except Exception as error:
             found.append(error)
     return found
@@ -154,7 +173,7 @@ def _recorded(module: nn.Module, x: Tensor, tape: Tape, tracing: Tracing) -> Ten
     """Run a forward; None where the tape ended it early."""
     with ExitStack() as modes:
         if tracing.rule is not None:
-            modes.enter_context(RuleMode(tracing.rule))
+            modes.enter_context(rule_mode(tracing.rule, x))
         if tape.activated:
             modes.enter_context(ActivatedCapture(tape))
         try:

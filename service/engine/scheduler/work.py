@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from service.contract import Objective, Part, Readout, Rows, Total, Trace, Tracing
+from service.contract import Objective, Pairs, Part, Readout, Rows, Total, Trace, Tracing
 from service.engine.scheduler.limits import out_of_memory
 from service.engine.scheduler.queue import Item, Share
 from service.engine.scheduler.run import Run
@@ -297,7 +297,8 @@ class TraceWork(Work[Trace]):
 
     def build(self, i: int, j: int) -> Part:
         """Return rows i to j with what is asked of them."""
-        return Part(self.rows_of.build(i, j), self.objective, self.total, i, self.readout)
+        references = self.rows_of.references(i, j) if isinstance(self.rows_of, Pairs) else None
+        return Part(self.rows_of.build(i, j), self.objective, self.total, i, self.readout, references)
 
     def together(self, pieces: Sequence[Part]) -> list[Trace | Exception]:
         """Trace all pieces in one pass."""

@@ -1,8 +1,4 @@
-"""Backwards that follow a rule instead of the derivative.
-
-A rule is a `TorchFunctionMode` around one forward, so that it meets functional calls, modules and in-place ones alike;
-nothing is registered on the network.
-"""
+"""Rectifiers whose backward follows a rule: deconvnet, guided backpropagation, and the like."""
 
 from typing import Any
 
@@ -12,6 +8,7 @@ from torch.overrides import TorchFunctionMode
 
 from service.contract import Rule
 from service.engine.network.activations import rectifier_of
+from service.engine.network.rules.slopes import answered
 
 # Small enough to change a living gradient by little, large enough to survive a chain of closed ReLUs.
 _LEAK = 1e-2
@@ -40,7 +37,7 @@ class _Rectify(torch.autograd.Function):
         return g, None, None
 
 
-class RuleMode(TorchFunctionMode):
+class Rectifying(TorchFunctionMode):
     """Lets the backward of all that is called within the block follow a rule."""
 
     def __init__(self, rule: Rule) -> None:
@@ -54,6 +51,4 @@ class RuleMode(TorchFunctionMode):
         if met is None:
             return func(*args, **kwargs)
         x, ceiling = met
-        result = _Rectify.apply(x, ceiling, self.rule.relu)
-        in_place = kwargs.get("inplace", False) or getattr(func, "__name__", "").endswith("_")
-        return x.copy_(result) if in_place else result
+        return answered(_Rectify.apply(x, ceiling, self.rule.relu), x, func, kwargs)

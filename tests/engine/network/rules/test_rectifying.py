@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from service.contract import Rule
-from service.engine.network.rules import RuleMode
+from service.engine.network.rules import rule_mode
 
 CALLS = {
     "F.relu": (F.relu, None),
@@ -41,7 +41,7 @@ def test_rectifiers_follow_the_rule(rule, call) -> None:
     generator = torch.Generator().manual_seed(0)
     x, first, second = (torch.randn(2, 6, 5, 5, generator=generator) * 4 for _ in range(3))
     leaf = x.clone().requires_grad_()
-    with RuleMode(Rule(rule)):
+    with rule_mode(Rule(rule), x):
         a = leaf * first
         kept = a.detach().clone()
         y = rectify(a)
@@ -53,7 +53,7 @@ def test_rectifiers_follow_the_rule(rule, call) -> None:
 def test_two_rectifiers_in_a_row_and_what_is_none() -> None:
     x = torch.tensor([[-1.0, 2.0, 3.0]], requires_grad=True)
     weight = torch.tensor([[1.0, 1.0, 1.0], [0.0, -1.0, 1.0], [2.0, 0.0, 0.0]])
-    with RuleMode(Rule("guided")):
+    with rule_mode(Rule("guided"), x):
         hidden = F.relu(x) @ weight.T  # (5, 1, 0)
         y = (F.relu(hidden) * torch.tensor([1.0, -1.0, 1.0])).sum() + torch.tanh(x).sum()
     (found,) = torch.autograd.grad(y, x)
@@ -64,7 +64,7 @@ def test_two_rectifiers_in_a_row_and_what_is_none() -> None:
 
 def test_outside_the_block_the_derivative_is_back() -> None:
     x = torch.tensor([-1.0, 1.0], requires_grad=True)
-    with RuleMode(Rule("linear")):
+    with rule_mode(Rule("linear"), x):
         pass
     (found,) = torch.autograd.grad(F.relu(x).sum(), x)
     assert found.tolist() == [0.0, 1.0]

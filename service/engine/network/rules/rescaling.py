@@ -1,0 +1,147 @@
+"""DeepLIFT's rescale rule: what a difference to a reference becomes, instead of what a derivative does.
+
+The first half of a batch are pictures, the second half their references, in the same order. Every operator answers
+with its own value; its slope at a picture is such that, for f(x) and f(x'), slope times (x - x') is f(x) - f(x').
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from service.engine.network.activations import activation_of
+from service.engine.network.rules.opening import opened, written_out
+from service.engine.network.rules.slopes import IN_PLACE, PRODUCTS, QUOTIENTS, answered, factors, learns, sloped
+
+_SINGLE = frozenset({"abs", "exp", "log", "pow", "reciprocal", "rsqrt", "sqrt", "square"})  # beside the activations
+_POOLS: Mapping[str, Callable[..., Any]] = {
+    "max_pool2d": F.max_pool2d,
+    "adaptive_max_pool2d": F.adaptive_max_pool2d,
+}
+_LEAST = 1e-7  # of the largest input: a smaller difference has the derivative for its slope
+
+
+class Rescaling(TorchFunctionMode):
+    """Lets differences to references be handed down within the block."""
+
+    def __init__(self, rows: int) -> None:
+        """Compare pictures with references.
+
+        Args:
+            rows: of the batch, both halves.
+        """
+        super().__init__()
+        self.rows = rows
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer with the network's own value, and the slope between picture and reference."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        if name in ("multi_head_attention_forward", "scaled_dot_product_attention"):
+            with self:  # what happens inside is met, too
+                return (opened(func) if name.startswith("multi") else written_out)(*args, **kwargs)
+        if name in PRODUCTS:
+            return self._product(func, name, args, kwargs)
+        x = args[0] if args else kwargs.get("input")
+        if not self._paired(x):
+            return func(*args, **kwargs)
+        if name == "softmax":
+            return self._softmax(func, x, args[1:], kwargs)
+        if name == "layer_norm":
+            return self._layer_norm(func, *args, **kwargs)
+        if name in _POOLS and not kwargs.get("return_indices", False) and len(args) < 7:
+            own = {key: value for key, value in kwargs.items() if key not in ("return_indices", "input")}
+            return self._max_pool(lambda t: _POOLS[name](t, *args[1:], **own, return_indices=True), x)
+        if name in QUOTIENTS and len(args) == 2 and self._paired(args[1]):
+            value = x.detach() / args[1].detach()
+            slope = _crossed(torch.mul, x.clone(), self._rescaled(torch.reciprocal, args[1]))
+            return answered(sloped(value, slope), x, func, kwargs)
+        if name in _SINGLE or activation_of(func, args, kwargs) is not None:
+            rest, own = args[1:], {key: value for key, value in kwargs.items() if key not in ("inplace", "input")}
+            return answered(self._rescaled(lambda t: func(t.clone(), *rest, **own), x), x, func, kwargs)
+        return func(*args, **kwargs)
+
+    def _paired(self, x: Any) -> bool:
+        """Whether a tensor's first half is the pictures' and a gradient is wanted of it."""
+        return learns(x) and x.ndim > 0 and len(x) > 0 and len(x) % self.rows == 0
+
+    def _rescaled(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Return f(x) of single numbers, with the slope (f(x) - f(x')) / (x - x')."""
+        with torch.enable_grad():
+            leaf = x.detach().clone().requires_grad_()
+            value = f(leaf)
+            (slope,) = torch.autograd.grad(value.sum(), leaf)
+        value, half = value.detach(), len(x) // 2
+        dx, dy = (t[:half] - t[half:] for t in (leaf.detach(), value))
+        apart = dx.abs() > _LEAST * leaf.detach().abs().amax()
+        ratio = torch.where(apart, dy / torch.where(apart, dx, 1), slope[:half])
+        return sloped(value, x * torch.cat([ratio, ratio]))
+
+    def _product(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        before, both = factors(args)
+        if len(both) < 2 or not all(map(self._paired, both)):
+            found: Tensor = func(*args, **kwargs)
+            return found
+        a, b = both
+        if name in IN_PLACE:
+            return answered(_crossed(torch.mul, a.clone(), b), a, func, kwargs)
+        return _crossed(lambda a, b: func(*before, a, b, **kwargs), a, b)
+
+    def _softmax(self, func: Any, x: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """Return exp(x) / sum exp(x), each of whose steps is rescaled; both of a pair are moved alike before."""
+        value: Tensor = func(x.detach(), *rest, **{key: v for key, v in kwargs.items() if key != "input"})
+        axis = rest[0] if rest else kwargs["dim"]
+        half = len(x) // 2
+        top = torch.maximum(*x.detach().amax(axis, keepdim=True).split(half))
+        exponential = self._rescaled(torch.exp, x - torch.cat([top, top]))
+        inverse = self._rescaled(torch.reciprocal, exponential.sum(axis, keepdim=True))
+        return sloped(value, _crossed(torch.mul, exponential, inverse))
+
+    def _layer_norm(
+        self,
+        func: Any,
+        x: Tensor,
+        shape: Any,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+        *rest: Any,
+    ) -> Tensor:
+        """Return (x - mean) / deviation, each of whose steps is rescaled."""
+        value: Tensor = func(x.detach(), shape, weight, bias, eps, *rest)
+        axes = tuple(range(-len(shape), 0))
+        centred = x - x.mean(axes, keepdim=True)
+        variance = _crossed(torch.mul, centred, centred).mean(axes, keepdim=True)
+        slope = _crossed(torch.mul, centred, self._rescaled(torch.rsqrt, variance + eps))
+        return sloped(value, slope if weight is None else slope * weight)
+
+    def _max_pool(self, pool: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
+        """Return maxima; the change is shared between both winners by way of the larger of both maxima."""
+        half = len(x) // 2
+        value, at = pool(x.detach())
+        (a, b), (at_a, at_b) = value.split(half), at.flatten(-2).split(half)
+        top = torch.maximum(a, b)
+        pictures, references = x.detach().flatten(-2).split(half)
+        own = x[:half].flatten(-2)
+
+        def part(change: Tensor, where: Tensor) -> Tensor:
+            dx = (pictures - references).gather(-1, where)
+            change = change.flatten(-2)
+            return own.gather(-1, where) * torch.where(dx != 0, change / torch.where(dx != 0, dx, 1), 0)
+
+        slope = (part(top - b, at_a) + part(a - top, at_b)).view_as(a)
+        return sloped(value, torch.cat([slope, torch.zeros_like(slope)]))
+
+
+def _crossed(f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """Return a product: f(a, b) - f(a', b') is f(a - a', mean of b and b') + f(mean of a and a', b - b')."""
+    means = []
+    for factor in (a.detach(), b.detach()):
+        half = sum(factor.split(len(factor) // 2)) / 2
+        means.append(torch.cat([half, half]))
+    return sloped(f(a.detach(), b.detach()), f(a, means[1]) + f(means[0], b))

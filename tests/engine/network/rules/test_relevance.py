@@ -1,0 +1,154 @@
+"""What each operator does with relevance, however a network calls it: by hand."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from service.contract import Relevance, Share
+from service.engine.network.rules import arrived, rule_mode
+
+EPSILON = Relevance(Share(epsilon=1e-12), Share(epsilon=1e-12))
+
+
+def _drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _relevance(network, *given: Tensor, rule: Relevance = EPSILON) -> tuple[list[Tensor], Tensor]:
+    """Return the relevance of each input where all outputs explain themselves, and the outputs."""
+    leaves = [x.clone().requires_grad_() for x in given]
+    with rule_mode(rule, leaves[0]):
+        y = network(*[leaf * 1 for leaf in leaves])
+    found = torch.autograd.grad(y.sum(), leaves, allow_unused=True)
+    return [
+        torch.zeros_like(leaf) if g is None else arrived(rule, g, leaf) for g, leaf in zip(found, leaves, strict=True)
+    ], y.detach()
+
+
+@pytest.mark.parametrize(
+    "multiply",
+    [lambda a, b: a * b, torch.mul, lambda a, b: a.mul_(b), lambda a, b: a.mul(b)],
+    ids=["*", "torch.mul", "mul_", "mul"],
+)
+def test_a_product_halves(multiply):
+    a, b = _drawn(2, 3), _drawn(2, 3, seed=1)
+    (ra, rb), y = _relevance(multiply, a, b)
+    torch.testing.assert_close(y, a * b)
+    torch.testing.assert_close(ra, a * b / 2)
+    torch.testing.assert_close(rb, a * b / 2)
+
+
+def test_a_factor_that_is_no_ones_input_gets_nothing():
+    factor = _drawn(2, 3, seed=1)
+    (ra,), y = _relevance(lambda a: factor * a, _drawn(2, 3))
+    torch.testing.assert_close(ra, y)
+
+
+def test_a_matrix_product_halves():
+    a, b = _drawn(2, 4, 3), _drawn(2, 3, 5, seed=1)
+    for multiply in (torch.matmul, torch.bmm, lambda a, b: a @ b, lambda a, b: torch.einsum("nij,njk->nik", a, b)):
+        (ra, rb), y = _relevance(multiply, a, b)
+        parts = a[:, :, :, None] * b[:, None]  # (n, i, j, k)
+        torch.testing.assert_close(y, parts.sum(2))
+        torch.testing.assert_close(ra, parts.sum(3) / 2)
+        torch.testing.assert_close(rb, parts.sum(1) / 2)
+
+
+def test_a_square_and_a_quotient():
+    a, b = _drawn(2, 3), _drawn(2, 3, seed=1).exp()
+    for square in (lambda a: a * a, lambda a: a**2, torch.square):
+        (ra,), y = _relevance(square, a)
+        torch.testing.assert_close(ra, y)
+    (ra, rb), y = _relevance(lambda a, b: a / b, a, b)
+    torch.testing.assert_close(ra, y)
+    assert not rb.any()
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm((3, 4, 4)), nn.GroupNorm(3, 6), nn.GroupNorm(1, 6), nn.RMSNorm(4)], ids=str
+)
+def test_a_norms_deviation_is_a_constant(norm):
+    x = _drawn(2, 3, 4, 4) if isinstance(norm, nn.LayerNorm) else _drawn(2, 6, 4, 4)
+    torch.manual_seed(0)
+    for parameter in norm.double().requires_grad_(False).parameters():
+        parameter.normal_()
+    (r,), y = _relevance(norm, x)
+    torch.testing.assert_close(y, norm(x))
+
+    def fixed(t: Tensor) -> Tensor:
+        """The same norm with the deviation of x."""
+        if isinstance(norm, nn.RMSNorm):
+            return t * (y / x)
+        groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 1
+        grouped, own = t.reshape(2, groups, -1), x.reshape(2, groups, -1)
+        deviation = (own.var(2, unbiased=False, keepdim=True) + norm.eps).sqrt()
+        scaled = ((grouped - grouped.mean(2, keepdim=True)) / deviation).view_as(t)
+        view = (-1, 1, 1) if isinstance(norm, nn.GroupNorm) else norm.normalized_shape
+        return scaled * norm.weight.view(view) + norm.bias.view(view)
+
+    leaf = x.clone().requires_grad_()
+    torch.testing.assert_close(r, torch.autograd.grad(fixed(leaf).sum(), leaf)[0] * x)
+
+
+class Norms(nn.Module):
+    """Convolutions whose batch norms follow in another order, in front, or behind something else."""
+
+    def __init__(self, transposed: bool = False) -> None:
+        super().__init__()
+        make = nn.ConvTranspose2d if transposed else nn.Conv2d
+        self.front, self.a, self.b = nn.BatchNorm2d(4), make(4, 6, 3), make(4, 6, 3, bias=False)
+        self.norm_a, self.norm_b = nn.BatchNorm2d(6), nn.BatchNorm2d(6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.front(x)
+        a, b = self.a(x), self.b(x)
+        b = self.norm_b(b)
+        return F.relu(self.norm_a(a), inplace=True) + F.relu(b)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_batch_norm_is_taken_together_with_its_convolution(transposed):
+    torch.manual_seed(0)
+    network = Norms(transposed).double()
+    network.train()(_drawn(8, 4, 7, 7))
+    network.eval().requires_grad_(False)
+    for norm in (network.norm_a, network.norm_b, network.front):
+        norm.weight.normal_()
+        norm.bias.normal_()
+    axis = 1 if transposed else 0
+    rule = Relevance(Share("alpha-beta"), Share())
+    (found,), y = _relevance(network, _drawn(2, 4, 7, 7), rule=rule)
+    torch.testing.assert_close(y, network(_drawn(2, 4, 7, 7)))
+    for conv, norm in ((network.a, network.norm_a), (network.b, network.norm_b)):  # the same network, merged by hand
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+        bias = norm.bias + ((0 if conv.bias is None else conv.bias) - norm.running_mean) * scale
+        conv.weight.copy_(conv.weight * scale.view([-1 if i == axis else 1 for i in range(4)]))
+        conv.bias = nn.Parameter(bias, requires_grad=False)
+    network.norm_a, network.norm_b = nn.Identity(), nn.Identity()
+    (expected,), _ = _relevance(network, _drawn(2, 4, 7, 7), rule=rule)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-9)
+    (apart,), _ = _relevance(network, _drawn(2, 4, 7, 7), rule=EPSILON)
+    assert float((apart - expected).abs().max()) > 1e-3 * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("weights", [False, True])
+def test_relevance_is_kept_through_attention(weights):
+    """Without biases: half of what attention hands on gets to the values, and the softmax keeps the rest in part."""
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, bias=False, batch_first=True).double().eval().requires_grad_(False)
+    x, values = _drawn(2, 5, 8), _drawn(2, 5, 8, seed=1)
+    (_, found), y = _relevance(lambda x, v: attention(x, x, v, need_weights=weights)[0], x, values)
+    torch.testing.assert_close(y, attention(x, x, values, need_weights=weights)[0])
+    torch.testing.assert_close(found.sum(), y.sum() / 2)
+    (at_tokens,), z = _relevance(lambda x: attention(x, x, x, need_weights=weights)[0], x)
+    assert float((at_tokens.sum() - z.sum()).abs()) > 0  # a softmax is no linear function of the tokens
+
+
+def test_sums_among_the_positive():
+    a, b = torch.tensor([[3.0, -1.0, 2.0]]), torch.tensor([[1.0, 3.0, -5.0]])
+    rule = Relevance(positive=True)
+    (ra, rb), y = _relevance(lambda a, b: a + b, a, b, rule=rule)
+    torch.testing.assert_close(ra, torch.tensor([[3.0, 0.0, -3.0]]))
+    torch.testing.assert_close(rb, torch.tensor([[1.0, 2.0, 0.0]]))
+    assert y.tolist() == [[4, 2, -3]]

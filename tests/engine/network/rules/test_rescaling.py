@@ -1,0 +1,97 @@
+"""Slope times the difference of the inputs is the difference of the outputs: at every operator, and all in all."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from service.contract import Rescale
+from service.engine.network.rules import rule_mode
+from tests import tiny
+
+
+def _drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def _explained(network, x: Tensor, references: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Return each input's part of each picture's change of the (weighed) sum of its outputs, and that change."""
+    leaf = torch.cat([x, references]).requires_grad_()
+    with rule_mode(Rescale(), leaf):
+        y = network(leaf * 1)
+    plain = network(leaf.detach().clone())
+    torch.testing.assert_close(y.detach(), plain, rtol=1e-12, atol=1e-12)
+    own, other = (t if weights is None else t * weights for t in y.split(len(x)))
+    (g,) = torch.autograd.grad(own.sum(), leaf)
+    assert not g[len(x) :].any()  # a picture has nothing of another one
+    return g[: len(x)] * (x - references), (own - other).detach().flatten(1).sum(1)
+
+
+SINGLE = {
+    "relu": F.relu,
+    "relu in place": lambda t: F.relu(t, inplace=True),
+    "relu6": F.relu6,
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "sigmoid": torch.sigmoid,
+    "hardswish": F.hardswish,
+    "square": lambda t: t**2,
+    "exp": torch.exp,
+}
+
+
+@pytest.mark.parametrize("name", SINGLE)
+def test_a_function_of_single_numbers_by_the_quotient(name):
+    x, references = _drawn(2, 3, 4, 4) * 3, _drawn(2, 3, 4, 4, seed=1) * 3
+    references[0, 0, 0, 0] = x[0, 0, 0, 0]  # nothing changes here
+    found, _ = _explained(SINGLE[name], x, references)
+    torch.testing.assert_close(found, SINGLE[name](x.clone()) - SINGLE[name](references.clone()))
+
+
+WHOLE = {
+    "max pool": nn.MaxPool2d(2),
+    "overlapping max pool": nn.MaxPool2d(3, 2, 1),
+    "adaptive max pool": nn.AdaptiveMaxPool2d(3),
+    "product": lambda t: t[:, :2] * t[:, 2:].sigmoid(),
+    "product in place": lambda t: t[:, :2].clone().mul_(t[:, 2:].sigmoid()),
+    "gate": lambda t: t * t.mean((2, 3), keepdim=True).sigmoid(),
+    "square": lambda t: t * t,
+    "quotient": lambda t: t / (1 + t**2),
+    "softmax": lambda t: t.softmax(-1),
+    "softmax of another axis": lambda t: F.softmax(t, dim=1),
+    "layer norm": nn.LayerNorm(8).double().requires_grad_(False),
+    "matrix product": lambda t: t @ t.mT,
+    "attention": lambda t: F.scaled_dot_product_attention(t, t.flip(1), t.relu()),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_nothing_is_missing(name):
+    x, references = _drawn(3, 4, 8, 8) * 2, _drawn(3, 4, 8, 8, seed=1)
+    y = WHOLE[name](x.clone())
+    found, change = _explained(WHOLE[name], x, references, _drawn(*y.shape[1:], seed=2))
+    torch.testing.assert_close(found.flatten(1).sum(1), change)
+
+
+def test_a_max_pool_shares_between_both_winners():
+    """Shrikumar et al. leave it open; the change from 5 to 7 goes by way of the larger of both maxima, 7."""
+    x, reference = torch.tensor([7.0, 1.0, 0.0, 2.0]), torch.tensor([3.0, 5.0, 0.0, 2.0])
+    found, _ = _explained(lambda t: F.max_pool2d(t, 2), x.view(1, 1, 2, 2), reference.view(1, 1, 2, 2))
+    assert found.flatten().tolist() == [2, 0, 0, 0]  # max(7, 5) - 5 to the picture's; 7 - 7 to the reference's
+
+
+@pytest.mark.parametrize("network", [tiny.classifier, tiny.vgg, tiny.functional, tiny.tokens])
+def test_whole_networks_are_complete(network):
+    x, references = _drawn(2, 3, 32, 32), 0.3 * _drawn(2, 3, 32, 32, seed=1)
+    weights = _drawn(5, seed=2)
+    found, change = _explained(network().double().requires_grad_(False), x, references, weights)
+    torch.testing.assert_close(found.flatten(1).sum(1), change)
+
+
+def test_a_linear_network_by_its_gradient():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AvgPool2d(2), nn.Flatten()).double().eval()
+    x, references = _drawn(2, 3, 8, 8), _drawn(2, 3, 8, 8, seed=1)
+    found, _ = _explained(network.requires_grad_(False), x, references)
+    leaf = x.clone().requires_grad_()
+    (g,) = torch.autograd.grad(network(leaf).sum(), leaf)
+    torch.testing.assert_close(found, g * (x - references))
