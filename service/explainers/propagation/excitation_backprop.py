@@ -1,0 +1,77 @@
+"""Excitation backprop: Zhang et al. 2016, "Top-down Neural Attention by Excitation Backprop", section 3.2."""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from service.contract import INPUT, Explanation, Facts, Map, Probe, Relevance, Rows, Share, Targets, Trace, Tracing
+from service.errors import NotApplicable
+from service.explainers.base import LayerExplainer, explainer
+
+_LEAST = 1e-12  # a logit that is zero is as probable as any other
+_PLUS = Share("alpha-beta", bias=False, epsilon=1e-12)
+
+
+@explainer(
+    "excitation-backprop",
+    reference="Zhang et al. 2016, section 3.2, equation 5",
+    requirement="A layer with spatial feature maps, or the input, in a network that rectifies with ReLU or ReLU6.",
+    cost="1 forward, and a backward from the output to the layer per target, each about twice a plain one",
+)
+class ExcitationBackprop(LayerExplainer):
+    """How probable it is that a walk from the class down through positive weights comes past a position.
+
+    The walk starts at the class with probability 1. From a neuron j it steps to one of its inputs i in proportion to
+    x_i+ w_ij+ (and x_i- w_ij-, where inputs may be negative), and never to a bias: P(i) = sum_j P(i | j) P(j); at a sum
+    in proportion to its positive terms, at a max pool to the winner. The map adds up a position's channels.
+
+    `details.sum` is the probability that got to the layer, per target: 1, except where a neuron that was walked to has
+    no positive input.
+    """
+
+    layer: Annotated[
+        str | None,
+        Field(
+            description="Path of the layer, or `input`; default: the last spatial feature map.",
+            examples=["layer3", "input"],
+        ),
+    ] = None
+
+    @classmethod
+    def require(cls, facts: Facts) -> None:
+        """Need rectifiers, and a layer with maps that a gradient of the outputs gets to."""
+        if facts.rectifiers == 0:
+            uses = ", ".join(facts.other_activations) or "none"
+            raise NotApplicable(
+                f"{cls.name} walks from neuron to neuron by how much they excite each other, and {facts.name} has no "
+                f"ReLU that makes its neurons so (its activation functions: {uses}); use 'lrp', which needs none"
+            )
+        facts.require_spatial(cls.name)
+        facts.require_gradient(cls.name, None)
+
+    def passes(self, facts: Facts, targets: int) -> int:
+        """Return an upper bound: the backward stops at the layer."""
+        return 1 + 2 * targets
+
+    def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
+        """Return one map a target, (h, w) >= 0: of the layer's size."""
+        path = INPUT if self.layer == INPUT else probe.facts.layer(self.layer).path
+        probe.facts.require_gradient(self.name, path)
+
+        def certain(seen: Trace) -> Tensor:
+            y = targets.scores(seen.outputs)
+            return y / torch.where(y.abs() < _LEAST, _LEAST, y).detach()  # relevance 1, whatever the logit
+
+        rule = Relevance(_PLUS, _PLUS, positive=True)
+        trace = probe.trace(Rows.of(image), Tracing(wrt=(path,), rule=rule), certain)
+        maps = trace.gradients[path][:, 0].sum(1).clamp(min=0)  # (T, h, w)
+        layer = None if path == INPUT else path
+        return Explanation(
+            maps=[
+                Map(self.name, maps[i], target=t, layer=layer) for i, t in enumerate(targets.chosen(trace.outputs[0]))
+            ],
+            details={"score": probe.facts.task.kinds[0], "sum": maps.sum((1, 2)).tolist()},
+            outputs=trace.outputs[0],
+        )

@@ -1,0 +1,95 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.errors import NotApplicable
+from service.explainers.propagation.excitation_backprop import ExcitationBackprop
+from tests import oracles, relevances, tiny
+from tests.explainers.conftest import assert_close, tiny_input
+from tests.oracles import Case
+
+TOLERANCE = 1e-4  # shares of nearly nothing, in single precision against double
+
+
+def oracle(case: Case) -> Tensor:
+    """A walk's probabilities by hand, from one operator to the one before; the sum over a layer's channels."""
+    rule, at = relevances.z_plus_without_bias, case.layer or None
+    return relevances.propagated(case, rule, rule, one=True, positive=True, at=at).sum(0)
+
+
+@pytest.mark.oracle("excitation-backprop")
+@pytest.mark.parametrize("network", [tiny.classifier, tiny.vgg])
+@pytest.mark.parametrize("layer", ["relu2", "conv2", "bn1", "conv1", "input"])
+def test_equals_the_walk_by_hand(small, network, layer):
+    subject = small(network)
+    found = subject.explain(ExcitationBackprop(layer=layer), tiny_input(), [1, 3])
+    for m, target in zip(found.maps, (1, 3), strict=True):
+        assert m.layer == (None if layer == "input" else layer)
+        case = Case(subject.plain, tiny_input(), layer.replace("input", ""), target=target)
+        assert_close(m.array, oracle(case), 1e-5)
+
+
+@pytest.mark.oracle("excitation-backprop")
+def test_equals_the_walk_by_hand_in_a_network_with_skips(subjects, x):
+    subject = subjects("resnet18")
+    found = subject.explain(ExcitationBackprop(layer="layer2"), x, [281]).maps[0].array
+    assert_close(found, oracle(Case(subject.plain, x, "layer2", target=281)), TOLERANCE)
+
+
+@pytest.mark.oracle("excitation-backprop")
+def test_one_hidden_layer_by_loops(small):
+    """P(i) = sum_j x_i w_ij+ / sum_k x_k w_kj+ P(j), where x >= 0."""
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        head = (nn.AvgPool2d(8), nn.Flatten(), nn.Linear(4 * 16, 6), nn.ReLU(), nn.Linear(6, 2))
+        return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), *head).eval()
+
+    subject = small(network)
+    found = subject.explain(ExcitationBackprop(layer="1"), tiny_input(), [1]).maps[0].array
+    with torch.no_grad():
+        a = subject.plain[:2](tiny_input())
+        x = subject.plain[2:4](a)[0]
+        h = subject.plain[4:6](x[None])[0]
+    to_class, to_hidden = subject.plain[6].weight[1].clamp(min=0), subject.plain[4].weight.clamp(min=0)
+    p_hidden = h * to_class / float((h * to_class).sum())
+    p = sum(p_hidden[j] * x * to_hidden[j] / float((x * to_hidden[j]).sum()) for j in range(6))
+    cells = a[0] / a[0].reshape(4, 4, 8, 4, 8).sum((2, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    expected = p.view(4, 4, 4).repeat_interleave(8, 1).repeat_interleave(8, 2) * cells
+    assert_close(found, expected.nan_to_num().sum(0))
+
+
+@pytest.mark.parametrize("layer", ["relu2", "relu1", "input"])
+def test_probabilities_add_up_to_one(small, layer):
+    found = small(tiny.vgg).explain(ExcitationBackprop(layer=layer), tiny_input(), [0, 1, 2])
+    assert found.details["sum"] == pytest.approx([1, 1, 1], abs=1e-4)
+    for m in found.maps:
+        assert float(m.array.sum()) == pytest.approx(1, abs=1e-4)
+
+
+def test_without_rectifiers_it_does_not_apply(small):
+    with pytest.raises(NotApplicable, match=r"has no ReLU.*gelu.*use 'lrp'"):
+        ExcitationBackprop.require(small(tiny.tokens).facts)
+
+
+@pytest.mark.oracle("excitation-backprop")
+def test_equals_zennits_z_plus_without_biases(small):
+    """Zennit, where it is installed: its composite of that name keeps biases, which the paper leaves out."""
+    rules = pytest.importorskip("zennit.rules", reason="zennit is not installed", exc_type=ImportError)
+    composites = pytest.importorskip("zennit.composites", reason="zennit is not installed", exc_type=ImportError)
+    subject, x = small(tiny.vgg), tiny_input().double()
+    network = oracles.plain_copy(subject.plain).double()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):  # merged by hand: nothing is added by what has no bias
+            convolution, scale = network.conv1, module.weight / torch.sqrt(module.running_var + module.eps)
+            convolution.weight.mul_(scale.view(-1, 1, 1, 1))
+            convolution.bias.copy_(module.bias + (convolution.bias - module.running_mean) * scale)
+            network.bn1 = nn.Identity()
+    plus = rules.ZPlus(zero_params="bias")
+    layers = [*composites.layer_map_base(), (nn.Conv2d, plus), (nn.Linear, rules.ZPlus(zero_params="bias"))]
+    with composites.LayerMapComposite(layers).context(network) as registered:
+        leaf = x.clone().requires_grad_()
+        outputs = registered(leaf)
+        (expected,) = torch.autograd.grad(outputs, leaf, torch.eye(5).double()[[2]])
+    found = subject.explain(ExcitationBackprop(layer="input"), tiny_input(), [2]).maps[0].array
+    assert_close(found, expected[0].sum(0).float(), 1e-4)
