@@ -58,6 +58,13 @@ class PlainProbe:
     def weight(self, layer: str) -> Tensor:
         return self.module.get_submodule(layer).weight.detach()
 
+    def offset(self, layer: str) -> Tensor | None:
+        module = self.module.get_submodule(layer.partition("#")[0])
+        if isinstance(module, nn.BatchNorm2d):  # what it makes of nothing
+            return module(torch.zeros(1, module.num_features, 1, 1)).flatten().detach()
+        bias = module.bias if isinstance(module, nn.Conv2d | nn.Linear) else None
+        return None if bias is None else bias.detach()
+
     def _table(self, x: Tensor) -> Tensor:
         return self.readout(self.module(x))
 

@@ -185,3 +185,7 @@ class Probe(Protocol):
     def weight(self, layer: str) -> Tensor:
         """Return the weight of a convolution, (out, in, kh, kw)."""
         ...
+
+    def offset(self, layer: str) -> Tensor | None:
+        """Return what a convolution, linear layer or batch norm adds to each channel (C,); None where nothing is."""
+        ...

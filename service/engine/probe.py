@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from service.contract import Boxes, Explanation, Objective, Readout, Rows, Sketch, Total, Trace, Tracing
 from service.engine.incremental import Incremental
 from service.engine.incremental.work import BoxesWork, plan_of
+from service.engine.network.offsets import offset_of
 from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
@@ -117,3 +118,8 @@ class ModelProbe:
         if not isinstance(module, nn.Conv2d):
             raise InvalidParameter.at("/params/layer", f"layer {layer!r} is not a convolution")
         return module.weight.detach()
+
+    def offset(self, layer: str) -> Tensor | None:
+        """See `Probe.offset`."""
+        module = self._model.modules.get(layer.partition("#")[0])
+        return offset_of(module) if module is not None else None

@@ -307,12 +307,13 @@ class TraceWork(Work[Trace]):
 
     def counted(self, result: Trace, rows: int) -> tuple[int, int]:
         """Return a forward of each row, and a backward for each column of its objective."""
+        rows *= 2 if isinstance(self.rows_of, Pairs) else 1
         return rows, rows * result.objective.shape[1] * bool(self.tracing.wrt)
 
     def take(self, result: Trace) -> None:
         """Keep the trace of some rows, from `next` on; totals are added up as they come."""
-        _, backwards = self.counted(result, 1)
-        self.passes = 1.0 + 2.0 * backwards
+        forwards, backwards = self.counted(result, 1)
+        self.passes = forwards + 2.0 * backwards
         sums = zip(self.totals, result.totals, strict=True) if self.pieces else ()
         self.totals = tuple(a + b for a, b in sums) or result.totals
         self.pieces.append(replace(result, totals=()))

@@ -171,4 +171,4 @@ def test_equals_zennit(small, rules):
         start[0, 1] = outputs[0, 1].detach()
         (expected,) = torch.autograd.grad(outputs, leaf, start)
     found = subject.explain(LRP(rules=rules), picture(), [1]).maps[0].array
-    assert_close(found, expected[0].sum(0).float(), 2e-3)  # its stabiliser moves averages by 1e-6 of small numbers
+    assert_close(found, expected[0].sum(0).float(), 1e-4)  # its merged batch norms divide by sqrt(1 + eps) once more

@@ -1,0 +1,98 @@
+"""FullGrad: Srinivas & Fleuret 2019, "Full-Gradient Representation for Neural Network Visualization"."""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from service.contract import INPUT, Explanation, Facts, Kind, Map, Probe, Rows, Targets, Trace, Tracing
+from service.explainers.base import Explainer, explainer
+
+
+@explainer(
+    "full-grad",
+    reference="Srinivas & Fleuret 2019, equations 2 and 8",
+    requirement="Any differentiable model; complete for one of linear layers, batch norms, ReLUs and max pools.",
+    cost="1 forward and a whole backward per target, which keep what all layers with an offset answer",
+)
+class FullGrad(Explainer):
+    """Input times gradient, and each layer's offset times the gradient at its output: what else the logit is made of.
+
+    y = x dy/dx + sum over layers of b_l dy/dz_l, where z_l = W x_l + b_l; a batch norm's offset is its shift less its
+    mean times its scale. `saliency` adds up the absolute value of each channel of each of these, scaled to 0..1 and
+    enlarged. `sum` keeps sign and size: its map adds up to the parts that have a place in the picture.
+
+    `details.without_place` is the part of layers without maps, which no map shows, and `details.completeness_residual`
+    what is missing from y_c all in all: near zero for networks of linear layers, ReLUs and max pools, and not for
+    smooth activations, ReLU6 where it is saturated, gates and layer norms, which have no such sum.
+    """
+
+    aggregate: Annotated[
+        Literal["saliency", "sum"], Field(description="Scaled absolute values, or what adds up to the logit.")
+    ] = "saliency"
+
+    @classmethod
+    def require(cls, facts: Facts) -> None:
+        """Need a gradient at the input."""
+        facts.require_gradient(cls.name)
+
+    def passes(self, facts: Facts, targets: int) -> int:
+        """Return passes, each backward counted as two."""
+        return 1 + 2 * targets
+
+    def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
+        """Return one (H, W) map a target: >= 0, or signed."""
+        layers = [info for info in probe.facts.layers.values() if info.gradient and "+" not in info.path]
+        offsets = {info.path: offset for info in layers if (offset := probe.offset(info.path)) is not None}
+        size = (image.shape[2], image.shape[3])
+
+        def logits(seen: Trace) -> Tensor:
+            return targets.scores(seen.outputs)
+
+        trace = probe.trace(Rows.of(image), Tracing(wrt=(INPUT, *offsets)), logits)
+        told = torch.zeros_like(trace.objective[0])
+        without_place = told.clone()
+        parts = trace.gradients[INPUT][:, 0] * image  # (T, C, h, w)
+        shown = self._shown(parts, size)
+        told += parts.sum((1, 2, 3))
+        for path, b in offsets.items():
+            g = trace.gradients[path][:, 0]
+            if probe.facts.layers[path].spatial:
+                parts = g * b[:, None, None]
+                shown += self._shown(parts, size)
+                told += parts.sum((1, 2, 3))
+            else:
+                without_place += self._unplaced(g, b)
+        explained = trace.objective[0]
+        kind: Kind = "positive" if self.aggregate == "saliency" else "signed"
+        return Explanation(
+            maps=[Map(self.name, shown[i], kind, target=t) for i, t in enumerate(targets.chosen(trace.outputs[0]))],
+            details={
+                "score": probe.facts.task.kinds[0],
+                "explained": explained.tolist(),
+                "without_place": without_place.tolist(),
+                "completeness_residual": (told + without_place - explained).tolist(),
+                "layers": len(offsets),
+            },
+            outputs=trace.outputs[0],
+        )
+
+    def _shown(self, parts: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return (T, H, W) of one layer's (T, C, h, w)."""
+        if self.aggregate == "sum":  # as much in all as before, spread over more pixels
+            share = parts.shape[2] * parts.shape[3] / (size[0] * size[1])
+            return share * F.interpolate(parts.sum(1, keepdim=True), size, mode="bilinear")[:, 0]
+        parts = parts.abs()
+        low, high = parts.amin((2, 3), keepdim=True), parts.amax((2, 3), keepdim=True)
+        scaled = torch.where(high > low, (parts - low) / torch.where(high > low, high - low, 1), 0)
+        # Enlarging is linear: the channels are added up first.
+        return F.interpolate(scaled.sum(1, keepdim=True), size, mode="bilinear")[:, 0]
+
+    @staticmethod
+    def _unplaced(g: Tensor, b: Tensor) -> Tensor:
+        """Return b g (T,) of a layer without maps: its channels are the axis of the offset's length, the last one."""
+        if g.ndim > 2 and g.shape[-1] != len(b):
+            g = g.movedim(1, -1)
+        return (g * b).flatten(1).sum(1)

@@ -1,0 +1,87 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from service.explainers.gradient.full_grad import FullGrad
+from tests import tiny
+from tests.explainers.conftest import assert_close, tiny_input
+from tests.oracles import Case, plain_copy
+
+TOLERANCE = 2e-4  # gradients of many layers
+
+
+def _scaled(plane: Tensor) -> Tensor:
+    """Return |plane| (h, w) scaled to 0..1; nothing where it is the same everywhere."""
+    plane = plane.abs()
+    low, high = plane.min(), plane.max()
+    return (plane - low) / (high - low) if high > low else torch.zeros_like(plane)
+
+
+def oracle(case: Case) -> Tensor:
+    """Each channel's |bias * gradient| and |input * gradient| scaled and enlarged, one after the other."""
+    network, total = plain_copy(case.network), torch.zeros(case.x.shape[2:])
+    outputs: list[tuple[nn.Module, Tensor]] = []
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            # A copy goes on: a function in place would overwrite what is kept.
+            module.register_forward_hook(lambda m, _, y: outputs.append((m, y)) or y.clone())
+    with torch.enable_grad():
+        leaf = case.x.clone().requires_grad_()
+        y = network(leaf)[0, case.target]
+        gradients = torch.autograd.grad(y, [leaf, *(output for _, output in outputs)])
+    parts = list((gradients[0] * case.x)[0])
+    for (module, output), g in zip(outputs, gradients[1:], strict=True):
+        if output.shape[2:] == (1, 1):
+            continue  # scaled alone, a single number is nothing
+        if isinstance(module, nn.BatchNorm2d):
+            offset = module.bias - module.running_mean * module.weight / (module.running_var + module.eps).sqrt()
+        elif module.bias is not None:
+            offset = module.bias
+        else:
+            continue
+        parts += list(offset[:, None, None] * g[0])
+    for part in parts:
+        total += F.interpolate(_scaled(part.detach())[None, None], case.x.shape[2:], mode="bilinear")[0, 0]
+    return total
+
+
+@pytest.mark.oracle("full-grad")
+@pytest.mark.parametrize("network", [tiny.classifier, tiny.vgg, tiny.functional])
+def test_equals_its_loop(small, network):
+    subject = small(network)
+    found = subject.explain(FullGrad(), tiny_input(), [1, 3])
+    for m, target in zip(found.maps, (1, 3), strict=True):
+        assert m.kind == "positive"
+        assert_close(m.array, oracle(Case(subject.plain, tiny_input(), target=target)), 1e-5)
+
+
+@pytest.mark.oracle("full-grad")
+@pytest.mark.parametrize("network", [tiny.classifier, tiny.vgg])
+def test_all_parts_add_up_to_the_logit(small, network):
+    """Equation 2: it holds for linear layers, batch norms, ReLUs and max pools."""
+    subject = small(network)
+    found = subject.explain(FullGrad(aggregate="sum"), tiny_input(), [0, 2])
+    y = subject.plain(tiny_input())[0, [0, 2]]
+    assert found.details["explained"] == pytest.approx(y.tolist(), abs=1e-6)
+    assert max(map(abs, found.details["completeness_residual"])) < 1e-5
+    placed = torch.stack([m.array.sum() for m in found.maps])  # enlarged by whole numbers, sums are kept
+    torch.testing.assert_close(placed + torch.tensor(found.details["without_place"]), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.oracle("full-grad")
+@pytest.mark.parametrize("name", ["resnet18", "vgg11"])
+def test_large_networks_are_complete(subjects, x, name):
+    found = subjects(name).explain(FullGrad(), x, [281])
+    assert abs(found.details["completeness_residual"][0]) < 1e-4 * abs(found.details["explained"][0]) + 1e-4
+
+
+def test_what_has_no_such_sum_says_so(small):
+    found = small(tiny.tokens).explain(FullGrad(), tiny_input(), [1])
+    assert abs(found.details["completeness_residual"][0]) > 1e-2 * abs(found.details["explained"][0])
+
+
+def test_every_call_of_a_module_has_its_part(small):
+    """`conv2` is called twice, and adds its bias twice."""
+    subject = small(tiny.functional)
+    assert subject.explain(FullGrad(), tiny_input(), [1]).details["layers"] == 5  # conv1, conv2 twice, norm, fc
