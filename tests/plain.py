@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from service.contract import INPUT, Facts, Objective, Pairs, Readout, Rows, Rules, Sketch, Total, Trace, Tracing
+from service.engine.network.attention import Attentions
 from service.engine.network.rules import arrived, rule_mode
 
 
@@ -97,12 +98,19 @@ class PlainProbe:
 
             return keep
 
+        def keep_attention(address: str, a: Tensor) -> Tensor:
+            if address not in addresses:
+                return a
+            kept[address] = a
+            return a.clone()
+
         hooks = [m.register_forward_hook(keeping(path)) for path, m in self.module.named_modules() if path]
         try:
             with torch.enable_grad():
                 leaf = x.detach().clone().requires_grad_()
                 given = leaf * 1
-                with rule_mode(tracing.rule, given) if tracing.rule else nullcontext(), _Follower(kept, awaited):
+                rule = rule_mode(tracing.rule, given) if tracing.rule else nullcontext()
+                with Attentions(len(x), keep_attention), rule, _Follower(kept, awaited):
                     raw = self.module(given)
                 outputs = self.readout(raw)
                 maps = {name: self._maps(name, a[:1]) for name, a in kept.items()}

@@ -8,7 +8,7 @@ Boxes are (x0, y0, x1, y1) in pixels, the last ones exclusive. Sizes and shapes 
 """
 
 from service.contract.explanation import Box, Explanation, Interpolation, Kind, Map
-from service.contract.facts import INPUT, Check, Facts, Head, LayerInfo, Layout
+from service.contract.facts import INPUT, Attention, Check, Facts, Head, LayerInfo, Layout
 from service.contract.meaning import (
     Asked,
     Clean,
@@ -39,6 +39,7 @@ from service.contract.rules import Relevance, Rescale, Rule, Rules, Share
 __all__ = [
     "INPUT",
     "Asked",
+    "Attention",
     "Box",
     "Boxes",
     "Check",

@@ -46,6 +46,14 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Attention:
+    """An attention of every token to all tokens of a picture."""
+
+    layout: Layout  # where the tokens are
+    read: tuple[int, ...]  # the tokens that the outputs are made of, in the end: a class token, or all with a place
+
+
+@dataclass(frozen=True)
 class LayerInfo:
     """One address inside a network, as seen in a forward pass at load."""
 
@@ -58,6 +66,7 @@ class LayerInfo:
     layout: Layout | None = None  # how it holds its maps
     gradient: bool = True  # whether a gradient of the outputs gets there
     projects: bool = True  # whether a gradient of what it answers gets from there to the input
+    attention: Attention | None = None  # where the address is of attention probabilities, of shape (heads, T, T)
 
     @property
     def activated(self) -> str:
@@ -106,6 +115,7 @@ class Facts:
     checks: tuple[Check, ...] = ()  # what was looked at when it was loaded
     black_box: str | None = None  # why nothing inside of it can be seen
     no_gradient: str | None = None  # why no gradient of the outputs reaches the input
+    no_attention: str | None = "it has none"  # why no attention has an address
     channels: str = "rgb"  # of the input, a letter each, in order: r, g, b; l is grey, a is opacity
 
     @property
@@ -170,6 +180,15 @@ class Facts:
                 f"{method} follows layer {self.default_layer!r} of {self.name} back to the input, and no gradient gets "
                 "there: something on the way passes none on (no_grad, detach, whole numbers, a compiled part); use "
                 "'feature-maps' or 'occlusion', which need none"
+            )
+
+    def require_attention(self, method: str) -> None:
+        """Raise `NotApplicable` where there is no attention over all tokens of a picture."""
+        if self.no_attention is not None:
+            use = "'occlusion'" if self.no_gradient else "'saliency' or 'occlusion'"
+            raise NotApplicable(
+                f"{method} reads attention of all tokens to all tokens, which {self.name} does not have: "
+                f"{self.no_attention}; use {use}, which need none"
             )
 
     def _named_by_default(self) -> str:

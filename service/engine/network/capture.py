@@ -59,6 +59,10 @@ class Tape:
             self.awaited[id(given)] = self.activated[address], given  # held, so that its id stays its own
         return going_on
 
+    def keep_wanted(self, address: str, output: Tensor) -> Tensor:
+        """Keep an output where it is wanted; return what the network goes on with."""
+        return self.keep(address, output) if address in self.layers else output
+
     def keep(self, address: str, output: Tensor) -> Tensor:
         """Keep an output; return what the network goes on with."""
         if address in self.differentiable and not output.requires_grad:

@@ -12,6 +12,7 @@ from service.contract import Facts, LayerInfo, Part, Tracing
 from service.engine.network.capture import install
 from service.engine.network.forms.adapted import prepared
 from service.engine.network.proofs.answering import Answering
+from service.engine.network.proofs.attentions import find_attentions
 from service.engine.network.proofs.checks import Checks, difference, state, written
 from service.engine.network.proofs.heads import prove
 from service.engine.network.proofs.layers import RELU, Layers, find_layers
@@ -90,7 +91,7 @@ class _Examination:
             self.checks.warn("state", told, "keep nothing of one picture for the next")
         else:
             self.checks.passed("state", "a forward changes no parameter and no buffer")
-        facts = self._facts(changes, raw, meant, found, layers)
+        facts = self._with_attentions(self._facts(changes, raw, meant, found, layers), watched, gradients)
         if not meant.task.looks and raw.ndim == 2:
             facts = self._with_head(facts, layers, raw)
         facts = replace(facts, checks=self.checks.finished())
@@ -250,6 +251,15 @@ class _Examination:
             )
         else:
             self.checks.passed("layer-gradients", "a gradient of the outputs gets to each layer with maps")
+
+    def _with_attentions(self, facts: Facts, watched: Watched | None, gradients: list[Tensor | None] | None) -> Facts:
+        """Give every attention over all tokens an address, or say why there is none."""
+        if watched is None:
+            return replace(facts, no_attention=f"what happens inside was not seen: {self.no_gradient}")
+        attentions, why = find_attentions(watched.attentions, facts.layers, gradients or ())
+        if attentions:
+            self.checks.passed("attention", f"{len(attentions)} attentions span all tokens")
+        return replace(facts, layers={**facts.layers, **attentions}, no_attention=why)
 
     def _with_head(self, facts: Facts, layers: Layers, outputs: Tensor) -> Facts:
         """Prove that the outputs are a linear map of averaged maps; make that layer the default one."""

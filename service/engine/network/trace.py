@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import checkpoint
 
 from service.contract import INPUT, Layout, Part, Rescale, Trace, Tracing
+from service.engine.network.attention import ADDRESS, Attentions
 from service.engine.network.capture import ActivatedCapture, Done, Tape, recording
 from service.engine.network.rules import arrived, rule_mode
 from service.engine.network.variants import Variant
@@ -174,6 +175,8 @@ def _recorded(module: nn.Module, x: Tensor, tape: Tape, tracing: Tracing) -> Ten
     with ExitStack() as modes:
         if tracing.rule is not None:
             modes.enter_context(rule_mode(tracing.rule, x))
+        if any(address.startswith(ADDRESS) for address in tape.layers):
+            modes.enter_context(Attentions(len(x), tape.keep_wanted))
         if tape.activated:
             modes.enter_context(ActivatedCapture(tape))
         try:

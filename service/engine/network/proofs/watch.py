@@ -14,6 +14,7 @@ from service.contract import Layout
 from service.engine.network.activations import Activations
 from service.engine.network.capture import Tape, recording
 from service.engine.network.forms.adapted import Endings
+from service.engine.network.proofs.attentions import Seen
 from service.engine.network.proofs.grids import grid_of
 from service.engine.network.trace import straight
 
@@ -173,6 +174,7 @@ class Watched:
     x: Tensor  # what it was given, to differentiate with respect to
     leaves: list[Tensor] = field(default_factory=list)  # of each call
     backwards: int = 0  # that were run
+    attentions: Seen = field(default_factory=Seen)
 
     @property
     def paths(self) -> list[str]:
@@ -222,7 +224,7 @@ def watch_gradients(run: Run, x: Tensor) -> Watched:
     same: dict[int, int] = {}
     since: list[int] = []
     going_on: list[Tensor] = []
-    watch, endings = Activations(len(x)), Endings()
+    watch, endings, attentions = Activations(len(x)), Endings(), Seen()
 
     def observe(path: str, module: nn.Module, output: Tensor) -> Tensor | None:
         call = Call(path, module, tuple(output.shape[1:]), only_pool=output.data_ptr() in watch.pooled)
@@ -245,6 +247,7 @@ def watch_gradients(run: Run, x: Tensor) -> Watched:
     given = x.clone().requires_grad_()
     with torch.enable_grad(), straight(), ExitStack() as modes:
         modes.enter_context(recording(Tape(observe=observe)))
+        modes.enter_context(attentions.watching(len(x)))
         modes.enter_context(watch)
         modes.enter_context(endings)
         returned = run(given * 1)
@@ -254,7 +257,7 @@ def watch_gradients(run: Run, x: Tensor) -> Watched:
     for call, handed, after in zip(calls, going_on, since, strict=True):
         # A function in place hands on the tensor that it was given: only what is called later follows its output.
         call.followed_by = next((name for at, name in called.get(id(handed), ()) if at >= after), None)
-    return Watched(calls, returned, endings, given, leaves)
+    return Watched(calls, returned, endings, given, leaves, attentions=attentions)
 
 
 def addresses(calls: Sequence[Call]) -> tuple[list[str], frozenset[str]]:

@@ -96,8 +96,7 @@ class Rescaling(TorchFunctionMode):
         """Return exp(x) / sum exp(x), each of whose steps is rescaled; both of a pair are moved alike before."""
         value: Tensor = func(x.detach(), *rest, **{key: v for key, v in kwargs.items() if key != "input"})
         axis = rest[0] if rest else kwargs["dim"]
-        half = len(x) // 2
-        top = torch.maximum(*x.detach().amax(axis, keepdim=True).split(half))
+        top = torch.maximum(*_halves(x.detach().amax(axis, keepdim=True)))
         exponential = self._rescaled(torch.exp, x - torch.cat([top, top]))
         inverse = self._rescaled(torch.reciprocal, exponential.sum(axis, keepdim=True))
         return sloped(value, _crossed(torch.mul, exponential, inverse))
@@ -122,12 +121,11 @@ class Rescaling(TorchFunctionMode):
 
     def _max_pool(self, pool: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         """Return maxima; the change is shared between both winners by way of the larger of both maxima."""
-        half = len(x) // 2
         value, at = pool(x.detach())
-        (a, b), (at_a, at_b) = value.split(half), at.flatten(-2).split(half)
+        (a, b), (at_a, at_b) = _halves(value), _halves(at.flatten(-2))
         top = torch.maximum(a, b)
-        pictures, references = x.detach().flatten(-2).split(half)
-        own = x[:half].flatten(-2)
+        pictures, references = _halves(x.detach().flatten(-2))
+        own = _halves(x)[0].flatten(-2)
 
         def part(change: Tensor, where: Tensor) -> Tensor:
             dx = (pictures - references).gather(-1, where)
@@ -142,6 +140,11 @@ def _crossed(f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Ten
     """Return a product: f(a, b) - f(a', b') is f(a - a', mean of b and b') + f(mean of a and a', b - b')."""
     means = []
     for factor in (a.detach(), b.detach()):
-        half = sum(factor.split(len(factor) // 2)) / 2
-        means.append(torch.cat([half, half]))
+        picture, reference = _halves(factor)
+        means.append(torch.cat([(picture + reference) / 2] * 2))
     return sloped(f(a.detach(), b.detach()), f(a, means[1]) + f(means[0], b))
+
+
+def _halves(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what is the pictures' of a tensor, and what is their references'."""
+    return t[: len(t) // 2], t[len(t) // 2 :]
