@@ -3,10 +3,10 @@
 from typing import Annotated, Literal
 
 from pydantic import Field
-from torch import Tensor
 
-from service.contract import INPUT, Explanation, Facts, Map, Probe, Relevance, Rows, Share, Targets, Trace, Tracing
-from service.explainers.base import Explainer, explainer
+from service.contract import Facts, Relevance, Share
+from service.explainers.base import explainer
+from service.explainers.propagation.relevance import RelevanceExplainer
 
 Composite = Literal[
     "epsilon",
@@ -25,7 +25,7 @@ Composite = Literal[
     requirement="Any differentiable model; best one of convolutions, linear layers and ReLUs.",
     cost="1 forward and a whole backward per target, each about twice a plain one",
 )
-class LRP(Explainer):
+class LRP(RelevanceExplainer):
     """What each pixel contributed to the logit, handed down layer by layer, so that nothing is lost on the way.
 
     Starts with R = y_c. A linear layer z_j = sum_i x_i w_ij + b_j gives its input R_i = sum_j (x_i w_ij / z_j) R_j, or
@@ -54,36 +54,7 @@ class LRP(Explainer):
         float, Field(ge=0, le=1000, description="How much more weights count that agree with the output, in `gamma`.")
     ] = 0.25
 
-    @classmethod
-    def require(cls, facts: Facts) -> None:
-        """Need a gradient at the input."""
-        facts.require_gradient(cls.name)
-
-    def passes(self, facts: Facts, targets: int) -> int:
-        """Return passes, each backward counted as two."""
-        return 1 + 2 * targets
-
-    def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
-        """Return one signed (H, W) map a target."""
-
-        def logits(seen: Trace) -> Tensor:
-            return targets.scores(seen.outputs)
-
-        trace = probe.trace(Rows.of(image), Tracing(wrt=(INPUT,), rule=self._rule(probe.facts)), logits)
-        maps = trace.gradients[INPUT][:, 0].sum(1)  # (T, H, W)
-        explained, got = trace.objective[0], maps.sum((1, 2))
-        return Explanation(
-            maps=[Map(self.name, maps[i], "signed", target=t) for i, t in enumerate(targets.chosen(trace.outputs[0]))],
-            details={
-                "score": probe.facts.task.kinds[0],
-                "explained": explained.tolist(),
-                "relevance": got.tolist(),
-                "lost": (explained - got).tolist(),
-            },
-            outputs=trace.outputs[0],
-        )
-
-    def _rule(self, facts: Facts) -> Relevance:
+    def rule(self, facts: Facts) -> Relevance:
         """Return the rules by their names (`-`: of the linear layers, of the convolutions, of the first layer)."""
         low = tuple((0 - mean) / std for mean, std in zip(facts.mean, facts.std, strict=True))
         high = tuple((1 - mean) / std for mean, std in zip(facts.mean, facts.std, strict=True))
