@@ -6,6 +6,7 @@ signals: an operator z = f(x) gives x * f^T(R / z). Independent of the package u
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -225,7 +226,7 @@ def propagated(
         at: the layer; None: the input.
         positive: share sums among their positive terms.
     """
-    network = with_module_relus(_Held(case.network)).double()
+    network = with_module_relus(_Held(copy.deepcopy(case.network))).double()
     assert isinstance(network, fx.GraphModule)
     with torch.no_grad():
         walk = Propagation(network, linear, convolution, first, positive=positive)

@@ -42,10 +42,15 @@ PARAMS = {
     "smooth-grad-cam++": [{"samples": 3}, {"samples": 2, "seed": 1, "layer": "relu1"}],
     "ss-cam": [{"samples": 2}, {"samples": 2, "seed": 1, "layer": "conv1"}],
     "xgrad-cam": [{}, {"layer": "relu1"}],
+    "lrp": [{}, {"rules": "epsilon-gamma-box"}, {"rules": "epsilon"}],
+    "excitation-backprop": [{}, {"layer": "input"}],
+    "full-grad": [{}, {"aggregate": "sum"}],
     "deconvnet": [{}, {"layer": "conv2", "keep": "channel"}],
     "feature-maps": [{}, {"layers": ["conv1", "relu2"]}],
 }
-APPLIES = {"cam": ["tiny"], "ram": ["tiny-regression"]}
+APPLIES = {"cam": ["tiny"], "ram": ["tiny-regression"]} | {
+    name: ["tiny-tokens"] for name, cls in registry().items() if cls.family == "attention"
+}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def _requests(pictures):
         }
         if registry()[method].needs_image:
             request["image"] = random.choice(pictures)
-        if registry()[method].takes_targets and model == "tiny":
+        if registry()[method].takes_targets and model != "tiny-regression":
             request["targets"] = random.sample(range(5), random.randint(1, 3))
         yield method, request
 

@@ -6,6 +6,7 @@ from inspect import signature
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.explainers.base import registry
 from tests.oracles import Case
@@ -13,12 +14,13 @@ from tests.parity import NETWORKS, Subject, its_test, plain, server
 
 SIZE = 64
 # What does not apply to each network; all else has to.
+ATTENTION = {name for name, cls in registry().items() if cls.family == "attention"}
 REFUSED = {
-    "efficientnet-lite0": {"ram"},
-    "resnet18": {"ram"},
-    "vgg16_bn": {"ram", "cam"},
-    "densenet121": {"ram"},
-    "lesion-count": {"cam"},
+    "efficientnet-lite0": {"ram", *ATTENTION},
+    "resnet18": {"ram", *ATTENTION},
+    "vgg16_bn": {"ram", "cam", *ATTENTION},
+    "densenet121": {"ram", *ATTENTION},
+    "lesion-count": {"cam", *ATTENTION},
 }
 PAIRS = [(network, method) for network in NETWORKS for method in registry()]
 
@@ -62,11 +64,30 @@ def test_a_refusal_is_foretold_and_its_reason_is_true(subject, network, method):
                 not _averages_features(plain(network), one.x),
                 "grad-cam",
             ),
+            f"{method} reads attention of all tokens to all tokens": (not _attends(plain(network), one.x), "saliency"),
         }.items()
         if reason.startswith(words)
     )
     assert true, reason
     assert f"use '{remedy}'" in reason.lower()
+
+
+def _attends(network: nn.Module, x: torch.Tensor) -> bool:
+    """Whether anything in a forward has the shape of attention: as many queries as keys, whose weights add up to 1."""
+    found = False
+
+    class Weights(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal found
+            out = func(*args, **(kwargs or {}))
+            square = isinstance(out, torch.Tensor) and out.ndim >= 3 and 1 < out.shape[-1] == out.shape[-2]
+            if square and out.is_floating_point() and bool((out >= 0).all()):
+                found |= torch.allclose(out.sum(-1), torch.ones(()), atol=1e-4)
+            return out
+
+    with Weights():
+        network(x)
+    return found
 
 
 def _averages_features(network: nn.Module, x: torch.Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
-from service.contract import INPUT, Layout, Part, Rescale, Trace, Tracing
+from service.contract import INPUT, Layout, Part, Relevance, Rescale, Trace, Tracing
 from service.engine.network.attention import ADDRESS, Attentions
 from service.engine.network.capture import ActivatedCapture, Done, Tape, recording
 from service.engine.network.rules import arrived, rule_mode
@@ -55,7 +55,8 @@ def trace_parts(
     with torch.set_grad_enabled(differentiated), recording(tape), straight():
         # A copy, so that the gradient lands on ours, and a first layer in place overwrites no caller's picture.
         x = torch.cat([*(part.x.detach() for part in parts), *_references(parts, tracing)])
-        leaf = network.laid_out(x).requires_grad_(INPUT in tracing.wrt)
+        # Relevance is shared among all that depends on the picture, also with what goes around a layer.
+        leaf = network.laid_out(x).requires_grad_(INPUT in tracing.wrt or isinstance(tracing.rule, Relevance))
         given = leaf.clone() if leaf.requires_grad else leaf
         raw = _recorded(network.module, given, tape, tracing)
         pieces = _pieces(parts, raw, tape, addresses)

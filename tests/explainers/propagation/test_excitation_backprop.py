@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -30,10 +32,11 @@ def test_equals_the_walk_by_hand(small, network, layer):
 
 
 @pytest.mark.oracle("excitation-backprop")
-def test_equals_the_walk_by_hand_in_a_network_with_skips(subjects, x):
+@pytest.mark.parametrize("layer", ["layer2", "layer1.1.bn2", "layer1.1.conv2"])  # and what goes around a skip
+def test_equals_the_walk_by_hand_in_a_network_with_skips(subjects, x, layer):
     subject = subjects("resnet18")
-    found = subject.explain(ExcitationBackprop(layer="layer2"), x, [281]).maps[0].array
-    assert_close(found, oracle(Case(subject.plain, x, "layer2", target=281)), TOLERANCE)
+    found = subject.explain(ExcitationBackprop(layer=layer), x, [281]).maps[0].array
+    assert_close(found, oracle(Case(subject.plain, x, layer, target=281)), TOLERANCE)
 
 
 @pytest.mark.oracle("excitation-backprop")
@@ -78,7 +81,7 @@ def test_equals_zennits_z_plus_without_biases(small):
     rules = pytest.importorskip("zennit.rules", reason="zennit is not installed", exc_type=ImportError)
     composites = pytest.importorskip("zennit.composites", reason="zennit is not installed", exc_type=ImportError)
     subject, x = small(tiny.vgg), tiny_input().double()
-    network = oracles.plain_copy(subject.plain).double()
+    network = copy.deepcopy(oracles.plain_copy(subject.plain)).double()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):  # merged by hand: nothing is added by what has no bias
             convolution, scale = network.conv1, module.weight / torch.sqrt(module.running_var + module.eps)

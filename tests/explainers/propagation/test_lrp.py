@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -164,7 +166,7 @@ def test_equals_zennit(small, rules):
     case = Case(subject.plain, x)
     bounds = {"low": case.colour(0).double(), "high": case.colour(1).double()} if rules.endswith("box") else {}
     composite = getattr(composites, name)(canonizers=[canonizers.SequentialMergeBatchNorm()], **bounds)
-    with composite.context(oracles.plain_copy(subject.plain).double()) as network:
+    with composite.context(copy.deepcopy(oracles.plain_copy(subject.plain)).double()) as network:
         leaf = x.clone().requires_grad_()
         outputs = network(leaf)
         start = torch.zeros_like(outputs)

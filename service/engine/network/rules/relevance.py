@@ -81,7 +81,8 @@ class Sharing(TorchFunctionMode):
             value = func(x.detach().clone(), *args[1:], **own)
             return answered(proportional(value, x), x, func, kwargs)
         if name in _ADD and self.rule.positive and len(args) == 2 and learns(args[1]) and not kwargs:
-            return answered(_among_the_positive(*args), x, func, kwargs)
+            kept = x.clone() if name in ("add_", "__iadd__") else x  # it is overwritten
+            return answered(_among_the_positive(kept, args[1]), x, func, kwargs)
         if name in _CONSTANT:
             return func(*args, **kwargs).detach()
         if name in QUOTIENTS and len(args) == 2 and learns(args[1]):

@@ -1,5 +1,7 @@
 """What each operator does with relevance, however a network calls it: by hand."""
 
+import operator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -145,10 +147,11 @@ def test_relevance_is_kept_through_attention(weights):
     assert float((at_tokens.sum() - z.sum()).abs()) > 0  # a softmax is no linear function of the tokens
 
 
-def test_sums_among_the_positive():
+@pytest.mark.parametrize("add", [torch.add, lambda a, b: a + b, lambda a, b: a.add_(b), operator.iadd])
+def test_sums_among_the_positive(add):
     a, b = torch.tensor([[3.0, -1.0, 2.0]]), torch.tensor([[1.0, 3.0, -5.0]])
     rule = Relevance(positive=True)
-    (ra, rb), y = _relevance(lambda a, b: a + b, a, b, rule=rule)
+    (ra, rb), y = _relevance(add, a, b, rule=rule)
     torch.testing.assert_close(ra, torch.tensor([[3.0, 0.0, -3.0]]))
     torch.testing.assert_close(rb, torch.tensor([[1.0, 2.0, 0.0]]))
     assert y.tolist() == [[4, 2, -3]]
