@@ -21,6 +21,7 @@ from service.cli import main
 from service.explainers.base import families, registry
 from service.settings import Settings
 from tests.conftest import CATALOG, encoded, photograph
+from tests.tiny import model_of
 
 TINY = ("--catalog", str(CATALOG), "--model", "tiny", "--device", "cpu")
 PNG = encoded(photograph("chelsea").resize((61, 40)))
@@ -97,7 +98,7 @@ def test_every_method_explains(cat: str, tmp_path: Path) -> None:
         "occlusion": ["-p", "window=16"],
     }
     for name, cls in registry().items():
-        model = "tiny-regression" if name == "ram" else "tiny"
+        model = model_of(name)
         file = tmp_path / f"{name}.json"
         words = [cat] if cls.needs_image else []
         output("explain", name, *words, "-o", str(file), *quick.get(name, []), *TINY[:3], model, "--device", "cpu")

@@ -10,6 +10,7 @@ import pytest
 from service.explainers.base import registry
 from service.settings import Settings
 from tests.conftest import CATALOG, encoded, photograph, serving
+from tests.tiny import model_of
 
 THREADS, REQUESTS = 8, 300
 # Small enough for hundreds; what is not here runs with its defaults.
@@ -43,13 +44,10 @@ PARAMS = {
     "ss-cam": [{"samples": 2}, {"samples": 2, "seed": 1, "layer": "conv1"}],
     "xgrad-cam": [{}, {"layer": "relu1"}],
     "lrp": [{}, {"rules": "epsilon-gamma-box"}, {"rules": "epsilon"}],
-    "excitation-backprop": [{}, {"layer": "input"}],
+    "excitation-backprop": [{}, {"at": "input"}, {"layer": "relu1"}],
     "full-grad": [{}, {"aggregate": "sum"}],
     "deconvnet": [{}, {"layer": "conv2", "keep": "channel"}],
     "feature-maps": [{}, {"layers": ["conv1", "relu2"]}],
-}
-APPLIES = {"cam": ["tiny"], "ram": ["tiny-regression"]} | {
-    name: ["tiny-tokens"] for name, cls in registry().items() if cls.family == "attention"
 }
 
 
@@ -63,7 +61,8 @@ def _requests(pictures):
     random.seed(0)
     for i in range(REQUESTS):
         method = list(registry())[i % len(registry())]
-        model = random.choice(APPLIES.get(method, ["tiny", "tiny-regression"]))
+        any_will_do = model_of(method) == "tiny" and method != "cam"
+        model = random.choice(["tiny", "tiny-regression"]) if any_will_do else model_of(method)
         params = dict(random.choice(PARAMS.get(method, [{}])))
         if model == "tiny-regression":
             params.pop("score", None)  # its only score is its value

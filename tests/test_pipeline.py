@@ -23,6 +23,7 @@ from service.explainers.features.filters import Filters
 from service.explainers.perturbation.occlusion import Occlusion
 from service.pipeline import PREDICTIONS, Pipeline, Seen, applicability
 from tests.conftest import encoded, photograph
+from tests.tiny import model_of
 
 PHOTO = photograph("chelsea").resize((61, 40))
 PNG = encoded(PHOTO)
@@ -208,9 +209,8 @@ def test_a_prediction_answers_as_many_as_are_asked_for(pipeline):
 @pytest.mark.parametrize("name", registry())
 def test_all_steps_at_once_are_the_steps(pipeline, name):
     cls = registry()[name]
-    model = "tiny-regression" if name == "ram" else "tiny"
     params = {"filters": {"steps": 2, "channels": [0]}, "extremal-perturbation": {"steps": 10}}
-    fields = {"model": model, "params": params.get(name, {})}
+    fields = {"model": model_of(name), "params": params.get(name, {})}
     plan = pipeline.plan(Ask.explain(name, fields, PNG if cls.needs_image else None))
     answer = pipeline.work(plan, Run(), ALL)
     run = Run()

@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from service.explainers.base import registry
+
 SIZE = 32
+
+
+def model_of(method: str) -> str:
+    """Return which of the catalogue's networks a method is asked about where any will do that it applies to."""
+    return (
+        "tiny-regression" if method == "ram" else "tiny-tokens" if registry()[method].family == "attention" else "tiny"
+    )
 
 
 def _seeded(build: Callable[[], nn.Module]) -> nn.Module:

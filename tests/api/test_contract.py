@@ -13,6 +13,7 @@ from PIL import Image
 from service.client import wire
 from service.explainers.base import registry
 from tests.conftest import encoded, photograph
+from tests.tiny import model_of
 
 PHOTO = photograph("chelsea").resize((61, 40))
 PNG = encoded(PHOTO)
@@ -23,14 +24,13 @@ QUICK = {
     "guided-ig": {"steps": 8},
     "occlusion": {"window": 8, "stride": 8},
 }
-MODEL = {"ram": "tiny-regression"}
 METHODS = sorted(registry())
 TARGETED = [name for name, cls in registry().items() if cls.takes_targets]
 
 
 def fields(method: str, **more: Any) -> dict[str, Any]:
     """Return a quick request of a method, without the picture."""
-    return {"model": MODEL.get(method, "tiny"), "params": QUICK.get(method, {}), **more}
+    return {"model": model_of(method), "params": QUICK.get(method, {}), **more}
 
 
 def post(client: httpx.Client, method: str, accept: str = "*/*", **more: Any) -> httpx.Response:
@@ -65,7 +65,7 @@ def picture(text: str) -> Image.Image:
 def test_answer_is_as_documented(client: httpx.Client, method: str) -> None:
     cls, raw = registry()[method], answer(client, method)
     found = wire.ExplainResponse.model_validate(raw)
-    assert (found.method, found.model.name) == (method, MODEL.get(method, "tiny"))
+    assert (found.method, found.model.name) == (method, model_of(method))
     assert cls.model_validate(found.params).model_dump(exclude={"layer", "layers"}) == cls.model_validate(
         QUICK.get(method, {})
     ).model_dump(exclude={"layer", "layers"})

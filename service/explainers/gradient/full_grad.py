@@ -44,7 +44,11 @@ class FullGrad(Explainer):
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one (H, W) map a target: >= 0, or signed."""
-        layers = [info for info in probe.facts.layers.values() if info.gradient and "+" not in info.path]
+        layers = [
+            info
+            for info in probe.facts.layers.values()
+            if info.gradient and info.attention is None and "+" not in info.path
+        ]
         offsets = {info.path: offset for info in layers if (offset := probe.offset(info.path)) is not None}
         size = (image.shape[2], image.shape[3])
 

@@ -1,14 +1,15 @@
 """Excitation backprop: Zhang et al. 2016, "Top-down Neural Attention by Excitation Backprop", section 3.2."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from service.contract import INPUT, Explanation, Facts, Map, Probe, Relevance, Rows, Share, Targets, Trace, Tracing
 from service.errors import NotApplicable
 from service.explainers.base import LayerExplainer, explainer
+from service.explainers.fields import Layer
 
 _LEAST = 1e-12  # a logit that is zero is as probable as any other
 _PLUS = Share("alpha-beta", bias=False, epsilon=1e-12)
@@ -31,13 +32,16 @@ class ExcitationBackprop(LayerExplainer):
     no positive input.
     """
 
-    layer: Annotated[
-        str | None,
-        Field(
-            description="Path of the layer, or `input`; default: the last spatial feature map.",
-            examples=["layer3", "input"],
-        ),
-    ] = None
+    layer: Layer = None
+    at: Annotated[
+        Literal["layer", "input"], Field(description="Where the walk ends: at the layer, or at the input's pixels.")
+    ] = "layer"
+
+    @model_validator(mode="after")
+    def _one_end(self) -> "ExcitationBackprop":
+        if self.at == "input" and self.layer is not None:
+            raise ValueError("the walk ends at the layer or at the input; leave `layer` out, or set `at` to 'layer'")
+        return self
 
     @classmethod
     def require(cls, facts: Facts) -> None:
@@ -56,8 +60,8 @@ class ExcitationBackprop(LayerExplainer):
         return 1 + 2 * targets
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
-        """Return one map a target, (h, w) >= 0: of the layer's size."""
-        path = INPUT if self.layer == INPUT else probe.facts.layer(self.layer).path
+        """Return one map >= 0 a target: (h, w) of the layer, or (H, W)."""
+        path = INPUT if self.at == "input" else probe.facts.layer(self.layer).path
         probe.facts.require_gradient(self.name, path)
 
         def certain(seen: Trace) -> Tensor:

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from service.errors import NotApplicable
@@ -19,12 +20,16 @@ def oracle(case: Case) -> Tensor:
     return relevances.propagated(case, rule, rule, one=True, positive=True, at=at).sum(0)
 
 
+def _ending(layer: str) -> ExcitationBackprop:
+    return ExcitationBackprop(at="input") if layer == "input" else ExcitationBackprop(layer=layer)
+
+
 @pytest.mark.oracle("excitation-backprop")
 @pytest.mark.parametrize("network", [tiny.classifier, tiny.vgg])
 @pytest.mark.parametrize("layer", ["relu2", "conv2", "bn1", "conv1", "input"])
 def test_equals_the_walk_by_hand(small, network, layer):
     subject = small(network)
-    found = subject.explain(ExcitationBackprop(layer=layer), tiny_input(), [1, 3])
+    found = subject.explain(_ending(layer), tiny_input(), [1, 3])
     for m, target in zip(found.maps, (1, 3), strict=True):
         assert m.layer == (None if layer == "input" else layer)
         case = Case(subject.plain, tiny_input(), layer.replace("input", ""), target=target)
@@ -64,10 +69,15 @@ def test_one_hidden_layer_by_loops(small):
 
 @pytest.mark.parametrize("layer", ["relu2", "relu1", "input"])
 def test_probabilities_add_up_to_one(small, layer):
-    found = small(tiny.vgg).explain(ExcitationBackprop(layer=layer), tiny_input(), [0, 1, 2])
+    found = small(tiny.vgg).explain(_ending(layer), tiny_input(), [0, 1, 2])
     assert found.details["sum"] == pytest.approx([1, 1, 1], abs=1e-4)
     for m in found.maps:
         assert float(m.array.sum()) == pytest.approx(1, abs=1e-4)
+
+
+def test_one_end_is_chosen():
+    with pytest.raises(ValidationError, match="leave `layer` out"):
+        ExcitationBackprop(at="input", layer="relu1")
 
 
 def test_without_rectifiers_it_does_not_apply(small):
@@ -94,5 +104,5 @@ def test_equals_zennits_z_plus_without_biases(small):
         leaf = x.clone().requires_grad_()
         outputs = registered(leaf)
         (expected,) = torch.autograd.grad(outputs, leaf, torch.eye(5).double()[[2]])
-    found = subject.explain(ExcitationBackprop(layer="input"), tiny_input(), [2]).maps[0].array
+    found = subject.explain(ExcitationBackprop(at="input"), tiny_input(), [2]).maps[0].array
     assert_close(found, expected[0].sum(0).float(), 1e-4)
