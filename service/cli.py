@@ -85,10 +85,10 @@ def main() -> None:
 def serve(**options: Any) -> None:
     """Serve models over HTTP."""
     settings = _settings(**options)
-    from service.server import logs
     from service.app import choose_device, create_app
     from service.models.catalogue import requested
     from service.process import prepare_process
+    from service.server import logs
     from service.server.server import Server
 
     logs.configure(settings.log_level, settings.log_format)

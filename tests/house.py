@@ -23,7 +23,7 @@ FILE, CLASS, ROOM, HALL = 400, 250, 1500, 2500  # lines; a room is a folder with
 PARTS: Mapping[str, tuple[str, str]] = {
     "": ("", ""),
     "__main__": ("cli", ""),
-    "cli": ("app server gallery methods", "click orjson pydantic"),
+    "cli": ("app server server.logs gallery methods", "click orjson pydantic"),
     "deploy": ("app", "fastapi starlette uvicorn ray"),
     "app": ("api tuning models settings metrics spans", "fastapi starlette torch"),
     "server": ("api settings", "fastapi h11 starlette uvicorn"),
