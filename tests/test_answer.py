@@ -7,7 +7,7 @@ from PIL import Image
 
 from service import rendering
 from service.answer import Needs, Shown, shown
-from service.api import encoders
+from service.api.formats import encoders
 from service.contract import Map, Target
 from service.images import Picture, Transform, prepare
 from service.rendering import OutputOptions

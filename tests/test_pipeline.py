@@ -10,7 +10,7 @@ import torch
 
 from service import pipeline as module
 from service.answer import Needs
-from service.api.encoders import png
+from service.api.formats.encoders import png
 from service.ask import Ask
 from service.contract import Explanation, Map, Target
 from service.engine.scheduler.run import Run

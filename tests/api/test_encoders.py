@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from service.api import encoders
+from service.api.formats import encoders
 from service.errors import InvalidParameter
 from tests.conftest import photograph
 

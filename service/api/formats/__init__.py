@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from service.answer import Answer, Needs, Shown
-from service.api import encoders
+from service.api.formats import encoders
 from service.contract import Prediction
 from service.errors import InvalidParameter
 from service.rendering import Floats, OutputOptions
