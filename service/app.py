@@ -15,7 +15,9 @@ from service import spans
 from service.api import documentation, models, problems, routes
 from service.api.context import Context
 from service.api.middleware import Bodies, CrossSite, Keys, Recording, Refusing
+from service.api.readiness import Readiness
 from service.engine.scheduler.device import Device
+from service.engine.scheduler.run import Run
 from service.engine.store import Status, Store
 from service.errors import CatalogError
 from service.metrics import Metrics
@@ -103,15 +105,21 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
     )
     store = Store(specs, default, device, Tuner(device, settings))
     _watch(metrics, device, store)
+    pipeline = Pipeline(settings, store, device)
+
+    def check(name: str) -> None:
+        pipeline.check(Run(timeout_s=settings.readiness_timeout_s, priority=100), name)
+
     return Context(
         settings=settings,
         store=store,
         metrics=metrics,
         device=device,
-        pipeline=Pipeline(settings, store, device),
+        pipeline=pipeline,
         pool=ThreadPoolExecutor(settings.worker_threads, "heatlens-request", leave_cores_to_the_device),
         long_pool=ThreadPoolExecutor(settings.worker_threads, "heatlens-long", leave_cores_to_the_device),
         health_pool=ThreadPoolExecutor(2, "heatlens-health", leave_cores_to_the_device),
+        readiness=Readiness(check, settings.readiness_timeout_s),
     )
 
 
@@ -120,6 +128,7 @@ def close(context: Context) -> None:
     context.store.close()
     context.device.close()
     context.store.join(15)
+    context.readiness.close()
     for pool in (context.pool, context.long_pool, context.health_pool):
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -6,6 +6,7 @@ from typing import cast
 
 from fastapi import Request
 
+from service.api.readiness import Readiness
 from service.engine.scheduler.device import Device
 from service.engine.store import Store
 from service.metrics import Metrics
@@ -24,7 +25,8 @@ class Context:
     metrics: Metrics
     pool: ThreadPoolExecutor  # the requests'
     long_pool: ThreadPoolExecutor  # those of many passes, which must not keep small ones from a thread
-    health_pool: ThreadPoolExecutor  # readiness must not wait behind requests for a thread
+    health_pool: ThreadPoolExecutor  # metrics must not wait behind requests for a thread
+    readiness: Readiness
 
 
 def context(request: Request) -> Context:

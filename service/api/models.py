@@ -10,7 +10,6 @@ from service.api.documentation import refusals
 from service.api.running import in_pool
 from service.client import wire
 from service.engine.network.resident import Model
-from service.engine.scheduler.run import Run
 from service.engine.store import Entry, Store
 from service.errors import Draining, EngineUnavailable, ModelUnavailable
 from service.methods.table import table
@@ -213,8 +212,7 @@ async def ready(
     if model == "*" and not store.settled:
         waiting = [name for name, entry in store.entries.items() if entry.status == "loading"]
         raise ModelUnavailable(f"still loading: {', '.join(waiting)}")
-    name = None if model == "*" else model
+    name = store.default if model in (None, "*") else model
     store.get(name)
-    run = Run(timeout_s=service.settings.readiness_timeout_s, priority=100)
-    await in_pool(service.health_pool, lambda: service.pipeline.check(run, name))
+    await service.readiness.of(name)
     return wire.Ready(status="ready", models={name: entry.status for name, entry in store.entries.items()})
