@@ -25,7 +25,8 @@ from service.settings import Settings
 # Tests find what they find, whatever was measured on this machine before.
 os.environ |= {"HEATLENS_TUNE": "false", "HEATLENS_CACHE_DIR": "/nonexistent"}
 CATALOG = Path(__file__).parent / "catalog.toml"
-torch.set_num_threads(2)
+# Workers side by side share the cores.
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 def photograph(name: str) -> Image.Image:
