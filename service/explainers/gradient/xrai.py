@@ -115,7 +115,7 @@ class XRAI(InputGradient):
         found = integrated(probe, image, targets, self.score, self.baseline, "gauss-legendre", self.steps)
         picture = probe.facts.shown(image)[0].cpu()
         segments = [part for count in self.counts for part in grown(cut(picture, self.segments, count), self.growth)]
-        largest = found.values.amax(1).cpu().numpy()  # (T, H, W)
+        largest = probe.facts.coloured(found.values).amax(1).cpu().numpy()  # (T, H, W); opacity is no colour
         joined = [ranked(one, segments, self.smallest) for one in largest]
         return Explanation(
             maps=[
