@@ -46,8 +46,12 @@ class VarGrad(InputGradient):
         centre = torch.zeros_like(gradient) if self.statistic == "square" else gradient
 
         def total(piece: Trace) -> Sequence[Tensor]:
-            d = piece.gradients[INPUT].double() - centre[:, None]  # (T, n, C, H, W)
-            return [d.sum(1), d.square().sum(1)]
+            first, second = torch.zeros(2, *centre.shape, dtype=torch.float64, device=centre.device)
+            for g in piece.gradients[INPUT].unbind(1):  # one copy's after the other: doubles of a batch would be large
+                d = g.double() - centre  # (T, C, H, W)
+                first += d
+                second.addcmul_(d, d)
+            return [first, second]
 
         copies, n = noisy(image, self.samples, self.noise, self.seed), self.samples
         first, second = probe.trace(copies, AT_INPUT, scored(targets, self.score), total=total).totals
