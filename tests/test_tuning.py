@@ -93,6 +93,23 @@ def test_batches_fit_in_the_memory_that_is_set(tmp_path):
     close(context)
 
 
+@pytest.mark.parametrize(("off", "same"), [(0.0, True), (5e-4, True), (2e-3, False), (float("nan"), False)])
+def test_what_is_remembered_belongs_to_what_answers_alike(service, tmp_path, off, same):
+    """Another library's version may compute otherwise with the same weights; another machine differs by rounding."""
+    model, tuner = service.store.get("tiny"), _tuner(service)
+    tuner.measure(model, threading.Event())
+    (file,) = tmp_path.glob("measured-*.json")
+    kept = json.loads(file.read_text())
+    with torch.inference_mode():
+        expected = model.module(model.example()[:1])[0]
+    assert kept["answer"] == pytest.approx(expected.tolist(), rel=1e-5)
+    kept["answer"][2] += off * float(expected.abs().max())
+    file.write_text(json.dumps(kept))
+    assert _tuner(service).recall(model) is same
+    file.write_text(json.dumps(kept | {"answer": kept["answer"][1:]}))
+    assert not _tuner(service).recall(model)
+
+
 def test_a_damaged_memory_is_measured_anew(service, tmp_path):
     model, tuner = service.store.get("tiny"), _tuner(service)
     tuner.measure(model, threading.Event())

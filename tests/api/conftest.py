@@ -14,6 +14,8 @@ from fastapi import FastAPI
 
 from service.api.context import Context
 from service.app import create_app
+from service.engine.scheduler.work import rows_key
+from service.precision import DTYPES
 from service.settings import Settings
 from tests.conftest import CATALOG, serving_app
 
@@ -35,6 +37,11 @@ class Held:
 
     def _watch(self, model: Any, device: Any) -> None:
         forward, release, cancel = model.forward, device.admission.release, device.cancel
+        # All rows go by way of `forward`, whole and so many at a time, however fast that turns out to be.
+        model.incremental = None
+        for precision in DTYPES:
+            key = rows_key(model, model.facts.input_shape, precision)
+            device.limits.set(key, device.limits.of(key))
 
         def held(rows: Any, precision: Any = "fp32") -> Any:
             self.batches.append(len(rows))

@@ -255,6 +255,35 @@ def test_ready_models_answer_while_another_is_examined(device, held):
         assert device._thread in held.threads
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_nothing_is_compiled_while_requests_wait_for_the_device(device, monkeypatch, compiled):
+    """The batches and gradients that requests bring were first met on the loader's thread, where parts are compiled."""
+    monkeypatch.setattr("service.engine.store.compiles", lambda module: compiled)
+    met = []
+
+    class Noting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = tiny.classifier()
+
+        def forward(self, x):
+            met.append((threading.current_thread(), torch.is_inference_mode_enabled(), len(x)))
+            return self.inner(x)
+
+    with _started(device, [_spec("noting", lambda: Noting().eval())]) as store:
+        assert store.wait(60)
+        model = store.get(None)
+        layer, x = model.facts.default_layer, model.example()[:1]
+        ModelProbe(model, device, Run()).trace(Rows.of(x), Tracing((layer,), (layer,)), lambda s: s.outputs[:, :1])
+    served = [kind for thread, *kind in met if thread is device._thread]
+    first = {tuple(kind): thread for thread, *kind in reversed(met)}
+    assert [True, 8] in served
+    assert [False, 1] in served
+    early = {kind for kind, thread in first.items() if thread is not device._thread}
+    assert ((True, 8) in early) == compiled
+    assert {(True, 1), (False, 1)} <= early
+
+
 def test_one_that_takes_long_does_not_hold_up_the_rest(device, held):
     ready = {name: threading.Event() for name in ("one", "last")}
 

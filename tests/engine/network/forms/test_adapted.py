@@ -1,6 +1,8 @@
 """Whatever a network is wrapped in, the engine runs the network: one tensor out, float32, in evaluation mode."""
 
 import copy
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from service.engine.network.forms.adapted import Adapted, Cut, Endings, cached, prepared
+from service.engine.network.forms.adapted import Adapted, Cut, Endings, cached, compiles, prepared
 from service.engine.network.forms.outlet import Outlet
+from service.models.networks.forms import BlackBox
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -141,3 +144,15 @@ def test_tensors_that_a_network_keeps_are_found() -> None:
     for holder, key, value in found:
         holder[key] = value + 1
     assert float(network[0].grids["a"][0][0]) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_what_is_compiled_at_its_first_forwards_is_known(monkeypatch) -> None:
+    compiler = SimpleNamespace(counters={"frames": {}})
+    monkeypatch.setitem(sys.modules, "torch._dynamo.utils", compiler)
+    plain = nn.Sequential(nn.Linear(2, 2))
+    assert not compiles(plain)
+    assert compiles(nn.Sequential(torch.jit.script(nn.Linear(2, 2))))
+    assert compiles(nn.Sequential(BlackBox(torch.jit.script(nn.Linear(2, 2)))))
+    compiler.counters["frames"]["total"] = 1  # a function somewhere in this process was
+    assert compiles(plain)
