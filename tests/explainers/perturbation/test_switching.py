@@ -1,14 +1,20 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
 from service.contract import Targets
+from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.explainers.perturbation.kernel_shap import KernelSHAP
 from service.explainers.perturbation.lime import LIME
+from service.explainers.perturbation.rise import RISE
 from service.explainers.perturbation.segment_ablation import SegmentAblation
 from service.explainers.perturbation.switching import explained
 from service.explainers.segments import slic, squares
 from tests import tiny
+from tests.engine.scheduler.doubles import held
 from tests.explainers.conftest import Watched, assert_close, tiny_input
 
 
@@ -101,3 +107,34 @@ def test_what_a_fit_explains():
     assert exact == 1
     assert flat is None
     assert poor == pytest.approx(1 - 7 / 6.75)
+
+
+def test_rows_of_several_requests_share_batches_and_answer_as_alone(small, monkeypatch):
+    subject, x = small(tiny.classifier), tiny_input()
+    methods = [RISE(masks=20), LIME(samples=16, count=4), KernelSHAP(samples=16, count=5), SegmentAblation(count=9)]
+    targets, runs = Targets(subject.facts, [1]), [Run() for _ in methods]
+    alone = [subject.explain(method, x, [1]).maps[0].array for method in methods]
+    device, queued = Device(torch.device("cpu"), max_batch_rows=64), threading.Semaphore(0)
+    put = device.put
+
+    def counted(work, run):
+        ticket = put(work, run)
+        queued.release()
+        return ticket
+
+    with ThreadPoolExecutor(len(methods)) as pool:
+        with held(device):
+            monkeypatch.setattr(device, "put", counted)
+            asked = [
+                pool.submit(method.explain, subject.probe(run, device), x, targets)
+                for method, run in zip(methods, runs, strict=True)
+            ]
+            for _ in methods:
+                assert queued.acquire(timeout=20)
+        found = [one.result().maps[0].array for one in asked]
+    device.close()
+    for a, b in zip(found, alone, strict=True):
+        assert_close(a, b, 1e-4)
+    rows = sum(run.usage.forwards for run in runs)
+    assert [run.usage.batches for run in runs] == [1] * len(methods)
+    assert {run.usage.batch_rows for run in runs} == {rows}
