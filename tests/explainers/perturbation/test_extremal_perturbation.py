@@ -117,7 +117,7 @@ def test_a_mask_of_the_area_asked_for_keeps_more_than_any_of_thirty_random_ones(
     others = []
     for _ in range(30):
         cells = (torch.rand(*spread.grid, generator=random) < 0.03).float()
-        other = spread(cells)
+        other = spread(cells).mask
         other = other * (area / other.mean()).clamp(max=1)
         with torch.no_grad():
             others.append(float(subject.plain(other * x + (1 - other) * dull)[0, 281]))
@@ -129,9 +129,14 @@ def test_a_mask_of_the_area_asked_for_keeps_more_than_any_of_thirty_random_ones(
 def test_masks_are_smooth_maxima_of_kernels(size, grain, sigma):
     spread = Spread(size, grain, sigma, torch.device("cpu"))
     p = torch.rand(*spread.grid, generator=torch.Generator().manual_seed(0))
-    assert_close(spread(p), spread_of(p, size, grain, sigma), 1e-5)
-    assert spread(torch.zeros_like(p)).eq(0).all()
-    assert 0 <= float(spread(p).min()) <= float(spread(p).max()) <= 1
+    smooth = spread(p)
+    assert_close(smooth.mask, spread_of(p, size, grain, sigma), 1e-5)
+    assert spread(torch.zeros_like(p)).mask.eq(0).all()
+    assert 0 <= float(smooth.mask.min()) <= float(smooth.mask.max()) <= 1
+    at_mask = torch.randn(size, generator=torch.Generator().manual_seed(1))
+    leaf = p.clone().requires_grad_()
+    (expected,) = torch.autograd.grad((spread_of(leaf, size, grain, sigma) * at_mask).sum(), leaf)
+    assert_close(spread.gradient(p, smooth, at_mask), expected, 1e-5)
 
 
 def test_targets_and_areas_search_each_for_itself(small):
