@@ -14,6 +14,7 @@ from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import RowsWork
 from service.errors import CatalogError, NotApplicable
+from service.explainers.base import registry
 from service.explainers.cam.grad_cam import GradCAM
 from service.explainers.cam.score_cam import ScoreCAM
 from service.images import Transform
@@ -37,11 +38,16 @@ def _load(device, name):
     return device.call(lambda: Model(spec, module, device.device))
 
 
+RECTIFIED = {"deconvnet", "excitation-backprop", "guided-backprop", "guided-grad-cam"}  # need a ReLU
+ATTENTION = {name for name, cls in registry().items() if cls.family == "attention"}
+
+
 @pytest.mark.parametrize(
     ("name", "refused"),
     [
-        ("vit_b_32", {"cam", "ram", "deconvnet"}),
-        ("swin_t", {"ram", "deconvnet"}),  # its last block's maps are averaged into one linear layer: CAM holds
+        ("vit_b_32", {"cam", "ram"} | RECTIFIED),
+        # Its last block's maps are averaged into one linear layer: CAM holds; its attention is of windows.
+        ("swin_t", {"ram"} | RECTIFIED | ATTENTION),
     ],
 )
 def test_transformers_load_predict_and_say_what_does_not_apply(device, name, refused):
@@ -52,6 +58,9 @@ def test_transformers_load_predict_and_say_what_does_not_apply(device, name, ref
     reasons = {method: reason for method, reason in applicability(model.facts).items() if reason}
     assert set(reasons) == refused
     assert all("use '" in reason.lower() for reason in reasons.values())
+    attentions = [info.shape for info in model.facts.layers.values() if info.attention is not None]
+    assert attentions == ([(12, 50, 50)] * 12 if name == "vit_b_32" else [])
+    assert ("attention" in {check.name for check in model.facts.checks}) == bool(attentions)
 
 
 # Network: (layer of its proved head, default layer as an expert chooses it).
