@@ -36,8 +36,10 @@ from service.settings import Settings
 from tests import oracles
 from tests.conftest import encoded, photograph, serving
 from tests.oracles import Case, Peer
+from tests.transformers import Vision
 
 NETWORKS = ("efficientnet-lite0", "resnet18", "vgg16_bn", "densenet121", "lesion-count")
+TRANSFORMER = "transformer"  # for the methods that read attention: what other oracles look at are convolutions' maps
 MOST_CHANNELS = 96  # of the layer that methods look at whose cost grows with it, or that a blank picture has to wake
 # Of what a method would do by the dozen; where its least is more, that.
 FEW: Mapping[str, Any] = {
@@ -58,6 +60,8 @@ TOLERANCE = 2e-5  # a hundred layers' rounding; a method's test may name more
 @functools.cache
 def plain(name: str) -> nn.Module:
     """Return a network: an embedded one with its weights, or one of torchvision with seeded random ones."""
+    if name == TRANSFORMER:
+        return Vision("fused", size=64, width=32, heads=4, depth=3)
     network = EMBEDDED[name]().build([]) if name in EMBEDDED else oracles.network(name, size=64)
     return network.eval().requires_grad_(False)
 
@@ -147,7 +151,7 @@ class Subject:
             layer = layer.partition("+")[0]  # as a module, which peers can address
         chosen = {"layer": layer, "layers": [layer]}
         params = few(method) | {name: value for name, value in chosen.items() if name in fields}
-        target = TARGET
+        target = min(TARGET, self.facts["outputs"] - 1)
         if self.facts["task"] == "regression":
             target = 0
             params |= {"score": "value"} if "score" in fields else {}
@@ -198,10 +202,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("methods", nargs="*", help="default: all")
     parser.add_argument("--size", type=int, default=224, help="side of the input, pixels")
-    parser.add_argument("--network", action="append", choices=NETWORKS, help="default: all; may be repeated")
+    parser.add_argument(
+        "--network", action="append", choices=(*NETWORKS, TRANSFORMER), help="default: all; may be repeated"
+    )
     parser.add_argument("--narrow", action="store_true", help="let all methods look at a layer of few channels")
     options = parser.parse_args()
-    names = options.network or NETWORKS
+    names = options.network or (*NETWORKS, TRANSFORMER)
     methods = [registry()[name] for name in options.methods or registry()]
     beyond = 0
     print("| method | network | layer | truth | error | tolerance | s |\n| --- | --- | --- | --- | --- | --- | --- |")
@@ -209,6 +215,8 @@ def main() -> None:
         for name in names:
             subject = Subject(client, name, options.size)
             for method in methods:
+                if name == TRANSFORMER and method.family != "attention":
+                    continue
                 if (reason := subject.reason(method)) is not None:
                     print(f"| {method.name} | {name} | | refused: {reason} | | | |")
                     continue

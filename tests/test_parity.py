@@ -1,4 +1,4 @@
-"""Every method through the HTTP server, against its oracle, on four classifiers and a regression at 64 px."""
+"""Every method through the HTTP server, against its oracle, on five classifiers and a regression at 64 px."""
 
 from collections.abc import Callable, Iterator
 from inspect import signature
@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.explainers.base import registry
 from tests.oracles import Case
-from tests.parity import NETWORKS, Subject, its_test, plain, server
+from tests.parity import NETWORKS, TRANSFORMER, Subject, its_test, plain, server
 
 SIZE = 64
 # What does not apply to each network; all else has to.
@@ -23,13 +23,15 @@ REFUSED = {
     "lesion-count": {"cam", *ATTENTION},
 }
 PAIRS = [(network, method) for network in NETWORKS for method in registry()]
+PAIRS += [(TRANSFORMER, method) for method in sorted(ATTENTION)]
+REFUSED[TRANSFORMER] = set()
 
 
 @pytest.fixture(scope="module")
 def subject() -> Iterator[Callable[[str], Subject]]:
     """Make the subject of a network; one server has them all."""
-    with server(SIZE) as client:
-        made = {name: Subject(client, name, SIZE) for name in NETWORKS}
+    with server(SIZE, names := (*NETWORKS, TRANSFORMER)) as client:
+        made = {name: Subject(client, name, SIZE) for name in names}
         yield made.__getitem__
 
 

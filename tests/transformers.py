@@ -78,9 +78,19 @@ class Vision(nn.Module):
                 nn.init.normal_(block.qkv.weight, std=0.4)
         self.eval().requires_grad_(False)
 
+    def places_of(self, patches: Tensor) -> Tensor:
+        """Return what tells tokens where they are, between those of the network's own size for another one."""
+        grid = (patches.shape[2], patches.shape[3])
+        own = round((self.places.shape[1] - self.prefix) ** 0.5)
+        if grid == (own, own):
+            return self.places
+        maps = self.places[:, self.prefix :].mT.unflatten(2, (own, own))
+        return torch.cat([self.places[:, : self.prefix], F.interpolate(maps, grid, mode="bilinear").flatten(2).mT], 1)
+
     def forward(self, x: Tensor) -> Tensor:
-        t = self.patches(x).flatten(2).mT
-        t = torch.cat([self.token.expand(len(t), -1, -1), t], 1) + self.places
+        t = self.patches(x)
+        places = self.places_of(t)
+        t = torch.cat([self.token.expand(len(t), -1, -1), t.flatten(2).mT], 1) + places
         for block in self.blocks:
             t = block(t)
         t = self.norm(t)

@@ -17,8 +17,8 @@ def oracle(case: Case) -> Tensor:
     network = case.network
     assert isinstance(network, Vision)
     with torch.enable_grad():
-        t = network.patches(case.x.clone().requires_grad_()).flatten(2).mT
-        t = torch.cat([network.token, t], 1) + network.places
+        maps = network.patches(case.x.clone().requires_grad_())
+        t = torch.cat([network.token, maps.flatten(2).mT], 1) + network.places_of(maps)
         kept = []
         for block in network.blocks:
             q, k, v = (u.unflatten(2, (block.heads, -1)).transpose(1, 2) for u in block.qkv(block.norm1(t)).chunk(3, 2))
