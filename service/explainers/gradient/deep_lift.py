@@ -15,6 +15,7 @@ from service.explainers.gradient.inputs import over_colours
     reference="Shrikumar et al. 2017, sections 3.2 and 3.5.1",
     requirement="Any differentiable model that takes several pictures at a time.",
     cost="2 forwards and 2 whole backwards per target, for each baseline",
+    kind="signed",
 )
 class DeepLIFT(Explainer):
     """How much each pixel adds to the difference between the picture's logit and a baseline's.

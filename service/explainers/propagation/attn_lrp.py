@@ -14,6 +14,7 @@ from service.explainers.propagation.relevance import RelevanceExplainer
     reference="Achtibat et al. 2024, section 3; gamma rules: section 4 and appendix B.3, for vision transformers",
     requirement="Any differentiable model; made for vision transformers, whose attention may be of windows, too.",
     cost="1 forward and a whole backward per target, each about twice a plain one",
+    kind="signed",
 )
 class AttnLRP(RelevanceExplainer):
     """What each pixel contributed to the logit, through attention as well: LRP with rules for what transformers do.

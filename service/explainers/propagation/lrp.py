@@ -24,6 +24,7 @@ Composite = Literal[
     reference="Bach et al. 2015, section 2.4; Montavon et al. 2019, section 10.3",
     requirement="Any differentiable model; best one of convolutions, linear layers and ReLUs.",
     cost="1 forward and a whole backward per target, each about twice a plain one",
+    kind="signed",
 )
 class LRP(RelevanceExplainer):
     """What each pixel contributed to the logit, handed down layer by layer, so that nothing is lost on the way.
