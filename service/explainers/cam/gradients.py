@@ -1,6 +1,6 @@
 """Maps of layers and what the targets' scores say of them: what the CAMs by gradients share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,8 +22,17 @@ class AtLayer:
     targets: Targets  # fixed
 
 
-def at_layers(probe: Probe, image: Tensor, targets: Targets, layers: Sequence[str], method: str) -> list[AtLayer]:
+def at_layers(
+    probe: Probe,
+    image: Tensor,
+    targets: Targets,
+    layers: Sequence[str],
+    method: str,
+    columns: Callable[[Tensor], Tensor] | None = None,
+) -> list[AtLayer]:
     """Run one forward, and for each target one backward that stops at the earliest of the layers.
+
+    What is differentiated are `columns` (n, T) of outputs (n, K); default: the targets' logits.
 
     Raises:
         NotApplicable: no gradient of the outputs gets to one of them.
@@ -32,10 +41,10 @@ def at_layers(probe: Probe, image: Tensor, targets: Targets, layers: Sequence[st
     for path in paths:
         probe.facts.require_gradient(method, path)
 
-    def logits(seen: Trace) -> Tensor:
-        return targets.scores(seen.outputs)
+    def differentiated(seen: Trace) -> Tensor:
+        return targets.scores(seen.outputs) if columns is None else columns(seen.outputs)
 
-    trace = probe.trace(Rows.of(image), Tracing(layers=paths, wrt=paths), logits)
+    trace = probe.trace(Rows.of(image), Tracing(layers=paths, wrt=paths), differentiated)
     outputs = trace.outputs[0]
     fixed = targets.fixed(outputs)
     return [AtLayer(path, trace.activations[path][0], trace.gradients[path][:, 0], outputs, fixed) for path in layers]
@@ -56,9 +65,11 @@ class GradientCAM(LayerExplainer):
         """Return an upper bound: the backward stops at the layer."""
         return 1 + 2 * targets
 
-    def _at_layer(self, probe: Probe, image: Tensor, targets: Targets) -> AtLayer:
+    def _at_layer(
+        self, probe: Probe, image: Tensor, targets: Targets, columns: Callable[[Tensor], Tensor] | None = None
+    ) -> AtLayer:
         """Run one forward, and a backward to the layer for each target."""
-        (at,) = at_layers(probe, image, targets, [probe.facts.layer(self.layer).path], self.name)
+        (at,) = at_layers(probe, image, targets, [probe.facts.layer(self.layer).path], self.name, columns)
         return at
 
     def _explained(
