@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from service.explainers.cam.components import first_component
+
+
+def seeded(*shape: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def by_svd(a: Tensor, *, centre: bool) -> tuple[Tensor, float]:
+    """Return u_1 s_1 (h, w) by a singular value decomposition in double, of unknown sign, and its share of energy."""
+    x = a.double().flatten(1).T.numpy()
+    x = x - x.mean(0) if centre else x
+    u, s, _ = np.linalg.svd(x, full_matrices=False)
+    return torch.from_numpy(u[:, 0] * s[0]).view(a.shape[1:]).float(), float(s[0] ** 2 / (s**2).sum())
+
+
+def up_to_sign(found: Tensor, expected: Tensor) -> Tensor:
+    return expected if float((found * expected).sum()) > 0 else -expected
+
+
+@pytest.mark.parametrize("centre", [True, False])
+@pytest.mark.parametrize("shape", [(3, 5, 7), (64, 4, 4), (16, 4, 4), (1, 6, 6), (8, 1, 1), (8, 1, 5)])
+def test_it_is_that_of_the_singular_value_decomposition(shape, centre):
+    a = seeded(*shape) + 0.5
+    found = first_component(a, centre=centre)
+    if shape[1:] == (1, 1) and centre:  # one position is its own mean
+        assert found.projected.eq(0).all()
+        assert found.share == 0
+        return
+    expected, share = by_svd(a, centre=centre)
+    torch.testing.assert_close(found.projected, up_to_sign(found.projected, expected), rtol=1e-5, atol=1e-6)
+    assert found.share == pytest.approx(share, rel=1e-6)
+
+
+@pytest.mark.parametrize("centre", [True, False])
+def test_it_is_large_where_the_features_are_strong_whatever_their_sign(centre):
+    """Turning all channels over turns singular vectors over, but not what is strong."""
+    a = 0.1 * seeded(6, 5, 5)
+    a[:, 1:3, 1:3] += torch.tensor([3.0, -2, 1, 2, -1, 1])[:, None, None]
+    one, other = first_component(a, centre=centre), first_component(-a, centre=centre)
+    torch.testing.assert_close(one.projected, other.projected)
+    assert one.projected.argmax() in (6, 7, 11, 12)
+    assert one.share > 0.8
+
+
+def test_where_all_positions_are_as_strong_its_largest_value_is_positive():
+    """Rank one, one direction, no centring: the energy says nothing."""
+    a = torch.ones(3, 2, 2)
+    found = first_component(a, centre=False)
+    torch.testing.assert_close(found.projected, torch.full((2, 2), 3**0.5))
+    assert found.share == pytest.approx(1)
+
+
+def test_maps_of_nothing_have_no_component():
+    for centre in (True, False):
+        found = first_component(torch.zeros(4, 3, 3), centre=centre)
+        assert found.projected.eq(0).all()
+        assert found.share == 0
