@@ -7,13 +7,14 @@ found = MyMethod().explain(probe, x, Targets(facts, [281]))
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from service.contract import INPUT, Facts, Objective, Pairs, Readout, Rows, Rules, Sketch, Total, Trace, Tracing
+from service.contract import INPUT, At, Facts, Objective, Pairs, Readout, Rows, Rules, Sketch, Total, Trace, Tracing
 from service.engine.network.attention import Attentions
 from service.engine.network.rules import arrived, rule_mode
 
@@ -21,9 +22,11 @@ from service.engine.network.rules import arrived, rule_mode
 class _Follower(TorchFunctionMode):
     """Keeps what the first function of a name makes of a tensor: `conv+relu` is what `relu` makes of conv's output."""
 
-    def __init__(self, kept: dict[str, Tensor], awaited: dict[int, str]) -> None:
+    def __init__(
+        self, kept: dict[str, Tensor], awaited: dict[int, str], instead: Callable[[Tensor], Tensor] = torch.clone
+    ) -> None:
         super().__init__()
-        self.kept, self.awaited = kept, awaited
+        self.kept, self.awaited, self.instead = kept, awaited, instead
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         address = self.awaited.get(id(args[0])) if args else None
@@ -31,7 +34,7 @@ class _Follower(TorchFunctionMode):
         if address is None or address.rpartition("+")[2] not in func.__name__:
             return result
         self.kept[address] = result
-        return result.clone()
+        return self.instead(result)
 
 
 class PlainProbe:
@@ -42,8 +45,9 @@ class PlainProbe:
         self.readout = readout or facts.task.whole
 
     def scores(self, rows: Rows, *, sketch: Sketch | None = None) -> Tensor:
+        run = partial(self._started, rows) if isinstance(rows, At) else self._table
         with torch.no_grad():
-            return torch.cat([self._table(rows.build(i, i + 1)) for i in range(rows.count)])
+            return torch.cat([run(rows.build(i, i + 1)) for i in range(rows.count)])
 
     def trace(
         self, rows: Rows, tracing: Tracing, objective: Objective | None = None, *, total: Total | None = None
@@ -68,6 +72,35 @@ class PlainProbe:
 
     def _table(self, x: Tensor) -> Tensor:
         return self.readout(self.module(x))
+
+    def _started(self, rows: At, maps: Tensor) -> Tensor:
+        """Run all of the network on the picture, with other maps (1, C, h, w) where the layer has answered."""
+        path, _, function = rows.layer.partition("+")
+        path, _, number = path.partition("#")
+        layout = self.facts.layers[rows.layer if rows.layer in self.facts.layers else path].layout
+        calls: Counter[str] = Counter()
+        awaited: dict[int, str] = {}
+        held = []
+
+        def instead(output: Tensor) -> Tensor:
+            return layout.filled(output, maps) if layout is not None else maps.clone()
+
+        def hook(_: nn.Module, __: Any, output: Any) -> Any:
+            calls[path] += 1
+            held.append(output)
+            if number and calls[path] != int(number):
+                return output
+            if function:
+                awaited[id(output)] = f"{path}+{function}"
+                return output
+            return (instead(output[0]), *output[1:]) if isinstance(output, tuple) else instead(output)
+
+        handle = self.module.get_submodule(path).register_forward_hook(hook)
+        try:
+            with _Follower({}, awaited, instead):
+                return self._table(rows.image.clone())
+        finally:
+            handle.remove()
 
     def _maps(self, address: str, output: Tensor) -> Tensor:
         """Return an output, or a gradient there, as (N, C, h, w) where it has maps."""

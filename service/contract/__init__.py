@@ -22,6 +22,7 @@ from service.contract.meaning import (
     View,
 )
 from service.contract.probe import (
+    At,
     Boxes,
     Objective,
     Pairs,
@@ -39,6 +40,7 @@ from service.contract.rules import Relevance, Rescale, Rule, Rules, Share
 __all__ = [
     "INPUT",
     "Asked",
+    "At",
     "Attention",
     "Box",
     "Boxes",

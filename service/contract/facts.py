@@ -44,6 +44,19 @@ class Layout:
             output = output[:, self.prefix : self.prefix + self.grid[0] * self.grid[1]].mT
         return output if self.axes == "chw" else output.reshape(*output.shape[:2], *self.grid)
 
+    def filled(self, output: Tensor, maps: Tensor) -> Tensor:
+        """Return outputs with other maps (N, C, h, w) in the place of those of an output (1, ...) or (N, ...).
+
+        Tokens without a place keep what the output has.
+        """
+        if self.axes == "tokens":
+            places = self.grid[0] * self.grid[1]
+            rest = output[:, self.prefix + places :], output[:, : self.prefix]
+            behind, before = (part.expand(len(maps), *part.shape[1:]) for part in rest)
+            return torch.cat([before, maps.flatten(2).mT, behind], 1)
+        laid_out = maps.permute(0, 2, 3, 1) if self.axes == "hwc" else maps.flatten(2) if self.axes == "ct" else maps
+        return laid_out.contiguous()
+
 
 @dataclass(frozen=True)
 class Attention:

@@ -67,6 +67,17 @@ class Pairs(Rows):
         return Pairs(len(x), lambda i, j: x[i:j], None, lambda i, j: references[i:j])
 
 
+@dataclass(frozen=True)
+class At(Rows):
+    """Maps (C, h, w) that a layer answers instead of those it has for a picture: rows that start at the layer.
+
+    What the layer has beside its maps, such as a class token, and what goes around it is the picture's.
+    """
+
+    image: Tensor = field(default_factory=lambda: torch.empty(0))  # (1, 3, H, W)
+    layer: str = ""  # with maps
+
+
 def fingerprint(image: Tensor) -> bytes:
     """Return a digest of a picture's values, for the key of rows made of it."""
     return hashlib.sha256(image.cpu().contiguous().numpy().tobytes()).digest()

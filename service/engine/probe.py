@@ -5,16 +5,31 @@ from collections.abc import Hashable
 import torch
 from torch import Tensor, nn
 
-from service.contract import Boxes, Explanation, Objective, Readout, Rows, Sketch, Total, Trace, Tracing
+from service.contract import (
+    At,
+    Boxes,
+    Explanation,
+    Objective,
+    Readout,
+    Rows,
+    Sketch,
+    Total,
+    Trace,
+    Tracing,
+    fingerprint,
+)
 from service.engine.incremental import Incremental
 from service.engine.incremental.work import BoxesWork, plan_of
 from service.engine.network.offsets import offset_of
 from service.engine.network.resident import Model
+from service.engine.scheduler.at import AtWork
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import RowsWork, TraceWork
+from service.engine.scheduler.work import RowsWork, TraceWork, rows_key
 from service.errors import InvalidParameter, ModelOutput
 from service.precision import Precision
+
+_TAILS = 4  # times as many rows as whole ones take: what is behind a layer is a part of the network
 
 
 class ModelProbe:
@@ -34,8 +49,9 @@ class ModelProbe:
 
     def scores(self, rows: Rows, *, sketch: Sketch | None = None) -> Tensor:
         """See `Probe.scores`."""
-        run, precision, key = self._run, self._precision, self._key(rows)
-        work = self._boxes(rows) if isinstance(rows, Boxes) else None
+        run, key = self._run, self._key(rows)
+        precision = "fp32" if isinstance(rows, At) else self._precision
+        work = self._boxes(rows) if isinstance(rows, Boxes) else self._at(rows) if isinstance(rows, At) else None
         work = work or RowsWork(
             self._model, self._shape, rows, precision=precision, cache_key=key, readout=self._readout
         )
@@ -79,6 +95,17 @@ class ModelProbe:
         limits, row_s = self._scheduler.limits, sum(incremental.seconds) / plan.gain
         limits.set(work.key, min(plan.rows, limits.fitting(plan.row_bytes), int(self._model.max_batch_s / row_s)))
         self._run.usage.incremental = plan.arithmetic
+        return work
+
+    def _at(self, rows: At) -> RowsWork:
+        """Return work that runs the network from a layer on."""
+        tails, layer = self._model.tails, rows.layer
+        way = self._scheduler.call(lambda: tails.way(layer))
+        # Where something goes around the layer, and is handed on, it is one picture's.
+        shared = None if way.alone or not way.replays else fingerprint(rows.image)
+        work = AtWork(self._model, tails, rows, shared, cache_key=self._key(rows), readout=self._readout)
+        limits = self._scheduler.limits
+        limits.set(work.key, _TAILS * limits.of(rows_key(self._model, self._shape, "fp32")))
         return work
 
     @property

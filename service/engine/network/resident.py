@@ -1,8 +1,8 @@
 """A network resident on a device."""
 
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from service.contract import Objective, Part, Rescale, Trace, Tracing
 from service.engine.network.capture import install, uninstall
 from service.engine.network.examine import examine, probe_pictures
+from service.engine.network.tails.tails import Tails
 from service.engine.network.trace import trace_parts
 from service.engine.network.variants import EXACT, Variant, candidates
 from service.errors import NotApplicable
@@ -45,6 +46,7 @@ class Model:
         self.proved.set()
         self.max_batch_s = 0.25
         self.preferred: Precision = "fp32"  # where a method tolerates less and nobody asked for more
+        self.tails = Tails(self.module, self.examined.addresses, self.example, self._quiet, singly=self.examined.singly)
         self.row_bytes = self.examined.row_bytes
 
     @property
@@ -60,14 +62,21 @@ class Model:
 
     def forward(self, rows: Tensor, precision: Precision = "fp32") -> Tensor:
         """Return answers (N, ...) float32 of inputs (N, C, H, W) float32: a readout makes a table (N, K) of them."""
-        with ExitStack() as modes:
-            modes.enter_context(torch.inference_mode(not self.examined.keeps))
-            if self.examined.keeps:  # what it keeps of this forward has to be of use where gradients are recorded
-                modes.enter_context(torch.no_grad())
+        with self._quiet():
+            if self.examined.keeps:
                 rows = rows.clone()
             if precision not in self.variants:
                 self.variants[precision] = candidates(self.module, self.example(), precision)[-1]
             return self.variants[precision](rows)
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Record nothing for gradients."""
+        with ExitStack() as modes:
+            modes.enter_context(torch.inference_mode(not self.examined.keeps))
+            if self.examined.keeps:  # what it keeps of this forward has to be of use where gradients are recorded
+                modes.enter_context(torch.no_grad())
+            yield
 
     def example(self) -> Tensor:
         """Return two seeded pictures (2, C, H, W) on the device."""

@@ -1,0 +1,160 @@
+"""Rows that start at a layer: the network from there on, as far as numbers show that it can be run alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from service.contract import Layout
+from service.engine.network.capture import ActivatedCapture, Done, recording
+from service.engine.network.tails.replay import AnotherWay, Noting, Prefix, Replaying, Start
+from service.engine.network.trace import Addresses
+from service.engine.network.variants import EXACT
+
+_ROWS = 3  # that a way is tried with
+
+
+@dataclass(frozen=True)
+class Way:
+    """How rows that start at a layer are run."""
+
+    replays: bool  # what comes before the layer is not run again: one picture's is handed on
+    expands: bool = False  # what goes around the layer is handed on once for each row, as not all of it broadcasts
+    alone: bool = False  # nothing goes around the layer: rows of several pictures may share a batch
+    singly: bool = False  # one row at a time
+
+
+class Tails:
+    """A network's tails. Everything in here runs on the device thread."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        addresses: Addresses,
+        pictures: Callable[[], Tensor],
+        quiet: Callable[[], AbstractContextManager[None]],
+        *,
+        singly: bool,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            module: the network, with recording hooks.
+            addresses: of its layers.
+            pictures: makes two of them, (2, C, H, W), to try ways with.
+            quiet: records nothing for gradients.
+            singly: whether it is run on one picture at a time.
+        """
+        self.module, self.addresses, self._pictures, self._quiet = module, addresses, pictures, quiet
+        self._singly = singly
+        self._ways: dict[str, Way] = {}
+
+    def way(self, layer: str) -> Way:
+        """Return how rows that start at a layer are run; the first time, it is found out."""
+        if layer not in self._ways:
+            self._ways[layer] = Way(False, singly=True) if self._singly else self._found(layer)
+        return self._ways[layer]
+
+    def prefix(self, layer: str, image: Tensor) -> Prefix:
+        """Run a picture (1, C, H, W) up to a layer."""
+        return self._prefix(layer, image, Noting() if self.way(layer).replays else None)
+
+    def outputs(self, layer: str, pieces: Sequence[tuple[Prefix, Tensor]]) -> Tensor:
+        """Return answers (N, ...) float32 to rows that start at a layer, one after the other.
+
+        Args:
+            layer: where they start.
+            pieces: each a picture's prefix, and maps (n, C, h, w). Where the way `replays`, but not `alone`, they are
+                all of one picture.
+        """
+        way, one = self.way(layer), pieces[0][0]
+        rows = torch.cat([self._filled(layer, prefix.output, maps) for prefix, maps in pieces])
+        if way.replays:
+            with suppress(AnotherWay):  # what it calls depends on more than the picture
+                return self._replayed(layer, one, rows, expands=way.expands)
+        images = torch.cat([prefix.image.expand(len(maps), *prefix.image.shape[1:]) for prefix, maps in pieces])
+        if not way.singly:
+            return self._whole(layer, images, rows)
+        return torch.cat([self._whole(layer, images[i : i + 1], rows[i : i + 1]) for i in range(len(rows))])
+
+    def _prefix(self, layer: str, image: Tensor, noting: Noting | None) -> Prefix:
+        met: list[Prefix] = []
+
+        def reached(output: Tensor) -> Tensor:
+            met.append(Prefix(image, noting.settled() if noting is not None else [], output.clone()))
+            raise Done
+
+        modes, given = [noting] if noting is not None else [], image.clone()
+        with self._quiet(), self._started(layer, reached, *modes), suppress(Done):
+            self.module(given)
+        return met[0]
+
+    def _filled(self, layer: str, output: Tensor, maps: Tensor) -> Tensor:
+        """Return maps (n, C, h, w) as the layer answers with them."""
+        layout = self.addresses.layout(layer) or Layout("chw", (maps.shape[2], maps.shape[3]))
+        return layout.filled(output, maps.to(output))
+
+    def _replayed(self, layer: str, prefix: Prefix, rows: Tensor, *, expands: bool) -> Tensor:
+        """Run what is behind the layer."""
+        replaying = Replaying(prefix, len(rows), expands=expands)
+
+        def reached(_: Tensor) -> Tensor:
+            replaying.over = True
+            return rows.clone()  # which the network may write to
+
+        with self._quiet(), self._started(layer, reached, replaying):
+            outputs: Tensor = self.module(prefix.image)  # of which nothing is computed
+        return outputs.float()
+
+    def _whole(self, layer: str, images: Tensor, rows: Tensor) -> Tensor:
+        """Run all of the network on a picture for each row."""
+        given = images.clone()
+        with self._quiet(), self._started(layer, lambda _: rows.clone()):
+            outputs: Tensor = self.module(given)
+        return outputs.float()
+
+    @contextmanager
+    def _started(
+        self,
+        layer: str,
+        reached: Callable[[Tensor], Tensor],
+        *modes: AbstractContextManager[object],
+    ) -> Iterator[None]:
+        tape = Start(layer, frozenset(self.addresses.repeated), reached)
+        with ExitStack() as stack:
+            stack.enter_context(recording(tape))
+            for mode in modes:
+                stack.enter_context(mode)
+            if tape.activated:
+                stack.enter_context(ActivatedCapture(tape))
+            yield
+
+    def _found(self, layer: str) -> Way:
+        """Find the least that has to be run, by holding each way against all of the network for each row."""
+        pictures = self._pictures()
+        picture, other = pictures[:1], pictures[1:]
+        try:
+            mine, theirs = self._prefix(layer, picture, Noting()), self._prefix(layer, other, Noting())
+        except Exception:  # it does not run under a mode
+            return Way(False)
+        layout = self.addresses.layout(layer)
+        maps = layout.maps(mine.output) if layout is not None else mine.output
+        generator = torch.Generator().manual_seed(0)
+        shares = torch.rand(_ROWS, 1, *maps.shape[2:], generator=generator).to(maps)
+        rows = self._filled(layer, mine.output, maps * shares)
+        expected = self._whole(layer, picture.expand(_ROWS, *picture.shape[1:]), rows)
+
+        def agrees(prefix: Prefix, *, expands: bool) -> bool:
+            try:
+                found = self._replayed(layer, prefix, rows, expands=expands)
+            except Exception:
+                return False
+            off = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+            return off <= EXACT * float(expected.abs().max())
+
+        for expands in (False, True):
+            if agrees(mine, expands=expands):
+                return Way(True, expands, alone=agrees(theirs, expands=expands))
+        return Way(False)
