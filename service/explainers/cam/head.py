@@ -1,10 +1,12 @@
-"""Heads of averaged features: what CAM and RAM share."""
+"""Heads of averaged features: what CAM and RAM need, and what saves others their rows."""
 
 import torch
 from torch import Tensor
 
 from service.contract import Explanation, Facts, Head, Map, Probe, Rows, Targets, Tracing
 from service.errors import NotApplicable
+
+EXACT = 1e-5  # the residual of a head that is one up to rounding
 
 
 def linear_head(facts: Facts, method: str, *, measures: bool) -> Head:
@@ -28,6 +30,16 @@ def linear_head(facts: Facts, method: str, *, measures: bool) -> Head:
             f"{method} needs global average pooling straight into one linear layer; on {facts.name} no layer "
             "satisfies sum(map)/(h*w) + bias == output. Use 'grad-cam', which needs no such head"
         )
+    return facts.head
+
+
+def head_behind(facts: Facts, layer: str) -> Head | None:
+    """Return the proved head that averages a layer's maps, so that outputs of other maps are known; None: it has none.
+
+    outputs(A) = weight @ mean(A) + bias for any A of this layer.
+    """
+    if facts.head is None or facts.head.layer != layer or facts.task.looks or facts.head.residual > EXACT:
+        return None
     return facts.head
 
 

@@ -1,0 +1,178 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from service.engine.scheduler.run import Run
+from service.explainers.cam.ablation_cam import AblationCAM
+from tests import oracles, tiny
+from tests.explainers.cam.test_cam import HEADS
+from tests.explainers.conftest import Watched, assert_close, assert_within, narrow_layer, tiny_input
+from tests.oracles import Case, Peer
+
+
+@torch.no_grad()
+def drops(case: Case) -> Tensor:
+    """Return y - y(without channel k), (K,), by one forward of the whole network for each channel."""
+    path, _, rectified = case.layer.partition("+")
+    network, inner = oracles.isolated(case.network, path)
+    score = case.params.get("score", "logit")
+    clean = oracles.score_of(network, case.x, case.target, score).double()
+    found = []
+    for k in range(oracles.layer_output(case.network, case.x, case.layer).shape[1]):
+
+        def without(_module, _inputs, output, k=k):
+            changed = output.relu() if rectified else output.clone()
+            changed[:, k] = 0
+            return changed
+
+        hook = inner.register_forward_hook(without)
+        found.append(clean - oracles.score_of(network, case.x, case.target, score).double())
+        hook.remove()
+    return torch.cat(found)
+
+
+def oracle(case: Case) -> Tensor:
+    """ReLU(sum_k (y - y without k) A_k), channel after channel."""
+    a = oracles.layer_output(case.network, case.x, case.layer)[0].double()
+    found = oracles.weighted_sum(drops(case), a)
+    return (found if case.params.get("relu") is False else found.clamp_min(0)).float()
+
+
+def tolerance(case: Case) -> float:
+    """Return what rounding may do to the map, relative to its largest value: nearly equal logits cancel out."""
+    a = oracles.layer_output(case.network, case.x, case.layer)[0].double()
+    w = drops(case)
+    with torch.no_grad():
+        y = float(case.network(case.x).abs().max())
+    largest = float(oracles.weighted_sum(w, a).abs().max())
+    return 2e-6 * y * float(a.abs().sum(0).max()) / largest
+
+
+def pytorch_grad_cam(case: Case) -> Tensor:
+    """Return its map, which is divided by the logit."""
+    with torch.no_grad():
+        y = case.network(case.x)[0, case.target]
+    return (oracles.pytorch_grad_cam_raw("AblationCAM", case, relu=False) * y).clamp_min(0).float()
+
+
+PEERS = {"pytorch-grad-cam": Peer(pytorch_grad_cam)}
+
+
+@pytest.mark.oracle("ablation-cam")
+@pytest.mark.parametrize("params", [{}, {"score": "probability", "relu": False}], ids=["default", "probability"])
+def test_equals_the_definition(subject, x, params):
+    layer = narrow_layer(subject, 64)
+    found = subject.explain(AblationCAM(layer=layer, **params), x, [281, 7])
+    for m, target in zip(found.maps, (281, 7), strict=True):
+        case = Case(subject.plain, x, layer, target, params)
+        assert_close(m.array, oracle(case), max(1e-5, tolerance(case)))
+
+
+@pytest.mark.oracle("ablation-cam")
+@pytest.mark.parametrize("name", HEADS)
+def test_on_a_linear_head_each_drop_is_the_weight_times_the_mean(subjects, x, name):
+    subject = subjects(name)
+    run = Run()
+    found = subject.explain(AblationCAM(), x, [281])
+    a = oracles.layer_output(subject.plain, x, subject.facts.head.layer)[0]
+    expected = subject.facts.head.weight[281] * a.mean((1, 2))
+    assert found.details["by_head"]
+    assert_close(torch.tensor(found.details["drops"][0]), expected)
+    AblationCAM().explain(subject.probe(run), x, _targets(subject))
+    assert run.usage.forwards == 1
+
+
+def _targets(subject):
+    from service.contract import Targets
+
+    return Targets(subject.facts, [281])
+
+
+def test_what_the_head_says_is_what_rows_say(small):
+    """The same layer, once by the head's weights and once by the network itself."""
+    subject, x = small(tiny.classifier), tiny_input()
+    case = Case(subject.plain, x, "relu2", 3)
+    found = subject.explain(AblationCAM(score="probability"), x, [3])
+    assert found.details["by_head"]
+    expected = drops(Case(subject.plain, x, "relu2", 3, {"score": "probability"}))
+    assert_close(torch.tensor(found.details["drops"][0]), expected.float(), 1e-4)
+    assert_within(torch.tensor(subject.explain(AblationCAM(), x, [3]).details["drops"][0]), drops(case).float(), 1e-6)
+
+
+def dead() -> nn.Module:
+    """Of the first layer's eight channels three never answer, rectified."""
+    network = tiny.classifier()
+    network.bn1.weight.data[[0, 3, 5]] = 0
+    network.bn1.bias.data[[0, 3, 5]] = -1
+    return network
+
+
+@pytest.mark.oracle("ablation-cam")
+def test_a_channel_of_zeros_loses_nothing_and_takes_no_row(small):
+    subject, x, run = small(dead), tiny_input(), Run()
+    from service.contract import Targets
+
+    found = AblationCAM(layer="relu1").explain(subject.probe(run), x, Targets(subject.facts, [2]))
+    assert found.details["zero_channels"] == 3
+    assert found.avoided == 3
+    assert run.usage.forwards == 1 + 5
+    (lost,) = found.details["drops"]
+    assert [k for k, one in enumerate(lost) if one == 0] == [0, 3, 5]
+    case = Case(subject.plain, x, "relu1", 2)
+    assert_close(found.maps[0].array, oracle(case), max(1e-5, tolerance(case)))
+
+
+def silent() -> nn.Module:
+    network = tiny.classifier()
+    network.bn1.weight.data.zero_()
+    network.bn1.bias.data.fill_(-1)
+    return network
+
+
+def test_where_nothing_answers_nothing_is_lost(small):
+    found = small(silent).explain(AblationCAM(layer="relu1"), tiny_input(), [2])
+    assert found.maps[0].array.eq(0).all()
+    assert found.details["drops"] == [[0.0] * 8]
+
+
+@pytest.mark.oracle("ablation-cam")
+def test_of_maps_below_zero_pytorch_grad_cam_makes_another_map(small):
+    """It writes a number far below the least one where a zero belongs."""
+    subject, x = small(tiny.classifier), tiny_input()
+    case = Case(subject.plain, x, "bn1", 1, {"relu": False})
+    found = subject.explain(AblationCAM(layer="bn1", relu=False), x, [1]).maps[0].array
+    expected = oracle(case)
+    assert_close(found, expected, max(1e-5, tolerance(case)))
+    theirs = oracles.pytorch_grad_cam_raw("AblationCAM", case, relu=False)
+    assert oracles.spearman(theirs, expected) < 0.9
+    positive = Case(subject.plain, x, "relu1", 1)
+    assert_close(pytorch_grad_cam(positive), oracle(positive), max(1e-4, 10 * tolerance(positive)))
+
+
+@pytest.mark.oracle("ablation-cam")
+def test_of_tokens_each_channel_is_left_out_in_turn(small):
+    subject, x = small(tiny.tokens), tiny_input()
+    kept = []
+    hook = subject.plain.norm.register_forward_hook(lambda _, __, output: kept.append(output))
+    y = subject.plain(x)[0, 3]
+    hook.remove()
+    weights = []
+    for k in range(16):
+        t = kept[0].clone()
+        t[..., k] = 0
+        weights.append(y - subject.plain.fc(nn.functional.gelu(t).mean(1))[0, 3])
+    expected = (kept[0][0] @ torch.stack(weights)).relu().view(4, 4)
+    assert_close(subject.explain(AblationCAM(layer="norm"), x, [3]).maps[0].array, expected, 1e-4)
+
+
+def test_sketches_come_from_the_strongest_channels_and_end_with_the_map(small):
+    subject, x = small(tiny.classifier), tiny_input()
+    from service.contract import Targets
+
+    watched = Watched(subject)
+    found = AblationCAM(layer="relu1", relu=False).explain(watched, x, Targets(subject.facts, [1]))
+    (shown,) = watched.shown
+    assert torch.equal(shown[-1], found.maps[0].array)
+    a = oracles.layer_output(subject.plain, x, "relu1")[0]
+    first = int(a.square().sum((1, 2)).argmax())
+    assert_close(shown[0], found.details["drops"][0][first] * a[first], 1e-4)
