@@ -20,7 +20,7 @@ REFUSED = {
     "resnet18": {"ram", *ATTENTION},
     "vgg16_bn": {"ram", "cam", *ATTENTION},
     "densenet121": {"ram", *ATTENTION},
-    "lesion-count": {"cam", *ATTENTION},
+    "lesion-count": {"cam", "finer-cam", *ATTENTION},
 }
 PAIRS = [(network, method) for network in NETWORKS for method in registry()]
 PAIRS += [(TRANSFORMER, method) for method in sorted(ATTENTION)]
@@ -62,6 +62,7 @@ def test_a_refusal_is_foretold_and_its_reason_is_true(subject, network, method):
         for words, verdict in {
             "ram needs a regression model": (outputs > 1, "cam"),
             "cam needs a classification model": (outputs == 1, "ram"),
+            "finer-cam compares classes": (outputs == 1, "grad-cam"),
             "cam needs global average pooling": (
                 not _averages_features(plain(network), one.x),
                 "grad-cam",
