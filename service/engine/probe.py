@@ -100,12 +100,13 @@ class ModelProbe:
     def _at(self, rows: At) -> RowsWork:
         """Return work that runs the network from a layer on."""
         tails, layer = self._model.tails, rows.layer
-        way = self._scheduler.call(lambda: tails.way(layer))
+        way = tails.known(layer) or self._scheduler.call(lambda: tails.way(layer))
         # Where something goes around the layer, and is handed on, it is one picture's.
         shared = None if way.alone or not way.replays else fingerprint(rows.image)
         work = AtWork(self._model, tails, rows, shared, cache_key=self._key(rows), readout=self._readout)
         limits = self._scheduler.limits
-        limits.set(work.key, _TAILS * limits.of(rows_key(self._model, self._shape, "fp32")))
+        rows_at_once = _TAILS * limits.of(rows_key(self._model, self._shape, "fp32"))
+        limits.set(work.key, min(rows_at_once, limits.fitting(self._model.row_bytes)))
         return work
 
     @property

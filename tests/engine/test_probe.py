@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from service.contract import INPUT, Boxes, Rows, Tracing, fingerprint
+from service.contract import INPUT, At, Boxes, Rows, Tracing, fingerprint
 from service.engine.incremental import Incremental
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
@@ -14,7 +14,7 @@ from service.images import Transform
 from service.models.spec import ModelSpec
 from service.tasks import task
 from tests import oracles, tiny
-from tests.engine.scheduler.doubles import held
+from tests.engine.scheduler.doubles import held, together
 from tests.plain import PlainProbe
 
 TRACINGS = [
@@ -97,12 +97,12 @@ def test_before_anything_is_done_there_is_nothing_to_sketch(model, device):
         assert run.sketch() is None
 
 
-def _put_off(model, device, run):
+def _put_off(model, device, run, rows=None):
     """Return the work that a probe would wait for."""
     works = []
     probe = ModelProbe(model, device, run)
     submit, device.submit = device.submit, lambda work, run: works.append(work) or torch.zeros(2, 5)
-    probe.scores(Rows.of(_noise(2)), sketch=lambda outputs: outputs)
+    probe.scores(rows or Rows.of(_noise(2)), sketch=lambda outputs: outputs)
     device.submit = submit
     return works[0]
 
@@ -197,3 +197,44 @@ def test_the_weight_of_a_convolution_is_there_and_of_nothing_else(model, device)
         with pytest.raises(InvalidParameter, match="not a convolution") as raised:
             probe.weight(layer)
         assert [error.pointer for error in raised.value.errors] == ["/params/layer"]
+
+
+def _started(probe, x, count=9, key=None):
+    """Rows that start at a layer: its maps, dimmed step by step."""
+    a = probe.trace(Rows.of(x), Tracing(("conv1",))).activations["conv1"]
+    return At(count, lambda i, j: a * torch.arange(i, j).view(-1, 1, 1, 1) / count, key, x, "conv1")
+
+
+def test_rows_at_a_layer_are_the_networks_outputs_with_that_layers_replaced(model, device, plain):
+    x, run = _noise(1), Run()
+    probe = ModelProbe(model, device, run, "bf16")
+    rows = _started(probe, x)
+    found = probe.scores(rows)
+    torch.testing.assert_close(found, plain.scores(rows), rtol=1e-5, atol=1e-6)
+    assert len(torch.unique(found, dim=0)) == 9
+    assert run.usage.precision == "fp32"  # whatever was asked for: what is behind a layer has no copy
+    assert run.usage.forwards == 1 + 9
+
+
+def test_rows_at_a_layer_of_several_requests_share_a_batch(model, device, plain):
+    """Their pictures differ, and each gets its own answers."""
+    pictures = [_noise(1, seed) for seed in range(3)]
+    asked = [_started(plain, x, 3) for x in pictures]
+    ModelProbe(model, device, Run()).scores(asked[0])  # how such rows are run is known then
+    runs = [Run() for _ in asked]
+    works = [_put_off(model, device, run, rows) for run, rows in zip(runs, asked, strict=True)]
+    found = together(device, list(zip(works, runs, strict=True)))
+    for outputs, rows in zip(found, asked, strict=True):
+        torch.testing.assert_close(outputs, plain.scores(rows), rtol=1e-5, atol=1e-6)
+    # A batch has four rows at most: none of these works has as many of its own.
+    assert max(run.usage.batch_rows / run.usage.batches for run in runs) == 4
+
+
+def test_equal_rows_at_a_layer_are_computed_once(model, device):
+    def ask(seed=0):
+        run, x = Run(), _noise(1, seed)
+        probe = ModelProbe(model, device, run)
+        probe.scores(_started(probe, x, key=("mine", fingerprint(x))))
+        return run.usage.cache
+
+    assert [ask(), ask(), ask(1)] == ["miss", "hit", "miss"]

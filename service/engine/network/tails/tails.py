@@ -27,7 +27,7 @@ class Way:
 
 
 class Tails:
-    """A network's tails. Everything in here runs on the device thread."""
+    """A network's tails. All but what is `known` runs on the device thread."""
 
     def __init__(
         self,
@@ -57,6 +57,10 @@ class Tails:
             self._ways[layer] = Way(False, singly=True) if self._singly else self._found(layer)
         return self._ways[layer]
 
+    def known(self, layer: str) -> Way | None:
+        """Return how rows that start at a layer are run, where that is known already; any thread may ask."""
+        return self._ways.get(layer)
+
     def prefix(self, layer: str, image: Tensor) -> Prefix:
         """Run a picture (1, C, H, W) up to a layer."""
         return self._prefix(layer, image, Noting() if self.way(layer).replays else None)
@@ -70,7 +74,8 @@ class Tails:
                 all of one picture.
         """
         way, one = self.way(layer), pieces[0][0]
-        rows = torch.cat([self._filled(layer, prefix.output, maps) for prefix, maps in pieces])
+        filled = [self._filled(layer, prefix.output, maps) for prefix, maps in pieces]
+        rows = filled[0] if len(filled) == 1 else torch.cat(filled)
         if way.replays:
             with suppress(AnotherWay):  # what it calls depends on more than the picture
                 return self._replayed(layer, one, rows, expands=way.expands)
