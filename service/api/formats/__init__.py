@@ -188,8 +188,8 @@ ZIP = Format(
 EVENTS = Format(
     "text/event-stream",
     (),
-    "Events `progress` (rows_done, rows_total, seconds_left), `partial` (the same and maps of what is done so far, for "
-    "score-cam and occlusion), then `result` (an ExplainResponse) or `error` (a Problem).",
+    "Events `progress` (rows_done, rows_total, seconds_left), `partial` (the same and maps of what is done so far, of "
+    "methods whose rows tell one by one, as score-cam), then `result` (an ExplainResponse) or `error` (a Problem).",
     JSON.needs,
     _json,
     streams=True,
