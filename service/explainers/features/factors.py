@@ -48,9 +48,9 @@ def _improved(mine: Tensor, other: Tensor, cross: Tensor) -> Tensor:
     `cross` (m, k) is the table, turned so that it is m x n, times the other one.
     """
     gram, mine = other.T @ other, mine.clone()
-    for j in range(mine.shape[1]):
-        if float(gram[j, j]) > 0:
-            mine[:, j] = (mine[:, j] + (cross[:, j] - mine @ gram[:, j]) / gram[j, j]).clamp(min=0)
+    for j, own in enumerate(gram.diagonal().tolist()):
+        if own > 0:
+            mine[:, j].add_((cross[:, j] - mine @ gram[:, j]) / own).clamp_(min=0)
     return mine
 
 
