@@ -12,7 +12,7 @@ from service.explainers.base import explainer
 from service.explainers.baselines import baseline
 from service.explainers.cam.gradients import AtLayer, GradientCAM
 from service.explainers.cam.masks import enlarged, min_max
-from service.explainers.fields import ScoreOf
+from service.explainers.fields import Relu, ScoreOf
 
 
 @explainer(
@@ -34,6 +34,7 @@ class GroupCAM(GradientCAM):
     groups: Annotated[
         int, Field(ge=4, le=128, description="How many groups; as many as channels, where there are fewer of these.")
     ] = 32
+    relu: Relu = True
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return an upper bound: the backward stops at the layer."""
@@ -41,7 +42,7 @@ class GroupCAM(GradientCAM):
         return super().passes(facts, targets) + 1 + targets * groups
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
-        """Return one (h, w) map >= 0 a target."""
+        """Return one (h, w) map a target: >= 0, or signed without `relu`."""
         at = self._at_layer(probe, image, targets)
         m = self._grouped(at)  # (T, L, h, w)
         # Group after group, each of all targets, so that a sketch tells of all of them.
@@ -60,9 +61,11 @@ class GroupCAM(GradientCAM):
             groups, of = shown[: len(f) - 1].T
             w = torch.zeros_like(m[:, :, 0, 0])  # (T, L)
             w[of, groups] = f[torch.arange(1, len(f)), of] - f[0, of]
-            cam = torch.einsum("tl,tlhw->thw", w, m).relu()
+            cam = torch.einsum("tl,tlhw->thw", w, m)
             details = {"score": self.score, "gains": w.tolist(), "groups": m.shape[1]}
-            return self._explained(probe, at, cam, details=details)
+            if self.relu:
+                return self._explained(probe, at, cam.relu(), details=details)
+            return self._explained(probe, at, cam, "signed", details)
 
         named = tuple((target.index, target.terms) for target in at.targets.chosen(at.outputs))
         key = "groups", fingerprint(image), at.layer, self.groups, named

@@ -49,18 +49,23 @@ def gains(case: Case) -> tuple[list[float], list[Tensor]]:
 
 def oracle(case: Case) -> Tensor:
     """ReLU(sum_l w_l M_l), group after group."""
-    return oracles.weighted_sum(*gains(case)).clamp_min(0)
+    found = oracles.weighted_sum(*gains(case))
+    return found if case.params.get("relu") is False else found.clamp_min(0)
 
 
 @pytest.mark.oracle("group-cam")
-@pytest.mark.parametrize("params", [{}, {"groups": 5, "score": "probability"}], ids=["default", "probability"])
+@pytest.mark.parametrize("params", [{}, {"groups": 5, "score": "probability"}], ids=["logit", "probability"])
 def test_equals_the_definition(subject, x, params):
-    layer = narrow_layer(subject, 64)
+    layer, params = narrow_layer(subject, 64), {"relu": False, **params}  # all may lose against the blurred picture
     found = subject.explain(GroupCAM(layer=layer, **params), x, [281, 7])
     for m, target, w in zip(found.maps, (281, 7), found.details["gains"], strict=True):
         case = Case(subject.plain, x, layer, target, params)
         assert_close(m.array, oracle(case), TOLERANCE)
         assert_close(torch.tensor(w), torch.tensor(gains(case)[0]), TOLERANCE)
+    rectified = subject.explain(GroupCAM(layer=layer, **{**params, "relu": True}), x, [281, 7])
+    for m, positive in zip(found.maps, rectified.maps, strict=True):
+        assert torch.equal(positive.array, m.array.relu())
+        assert (m.kind, positive.kind) == ("signed", "positive")
 
 
 def test_a_group_that_says_nothing_for_the_class_takes_no_row(small):
