@@ -67,7 +67,7 @@ def _requests(pictures):
     random.seed(0)
     for i in range(REQUESTS):
         method = list(registry())[i % len(registry())]
-        any_will_do = model_of(method) == "tiny" and method != "cam"
+        any_will_do = model_of(method) == "tiny" and method not in ("cam", "finer-cam")
         model = random.choice(["tiny", "tiny-regression"]) if any_will_do else model_of(method)
         params = dict(random.choice(PARAMS.get(method, [{}])))
         if model == "tiny-regression":
