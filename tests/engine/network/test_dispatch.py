@@ -2,10 +2,8 @@
 
 import subprocess
 import sys
-import threading
 
 import torch
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from service.engine.network.dispatch import Dispatch
 
@@ -27,27 +25,6 @@ def test_every_operator_is_met() -> None:
     assert found.tolist() == [1, 1]
     torch.ones(2)
     assert len(names.met) == 3
-
-
-def test_one_thread_at_a_time_watches() -> None:
-    """PyTorch would think of itself as watched for ever after two threads at once."""
-    waits, ended = threading.Event(), threading.Event()
-
-    def other() -> None:
-        waits.set()
-        with Names():
-            torch.ones(2)
-        ended.set()
-
-    thread = threading.Thread(target=other)
-    with Names():
-        thread.start()
-        assert waits.wait(60)
-        assert not ended.is_set()
-        assert is_in_torch_dispatch_mode()
-    assert ended.wait(60)
-    thread.join(60)
-    assert not is_in_torch_dispatch_mode()
 
 
 def test_the_compiler_is_not_imported() -> None:
