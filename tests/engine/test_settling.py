@@ -12,6 +12,7 @@ from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.settling import prove_boxes, settle
+from service.engine.store import Store
 from service.images import Transform
 from service.models.spec import ModelSpec
 from service.tasks import task
@@ -53,6 +54,31 @@ def test_a_request_for_boxes_waits_for_the_proof_and_no_longer(device) -> None:
     thread.join(60)
     torch.testing.assert_close(found[0], tiny.classifier()(boxes.build(0, boxes.count)), rtol=1e-4, atol=1e-5)
     assert model.boxes is not None
+
+
+def test_the_first_request_of_a_fresh_model_computes_what_boxes_reach(device) -> None:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 32, 3, padding=1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 5)).eval()
+    spec = ModelSpec(
+        "mine",
+        lambda: network,
+        Transform(96, (96, 96), (0.5,) * 3, (0.25,) * 3),
+        task("classification"),
+    )
+    store = Store({"mine": spec}, "mine", device)
+    store.start()
+    try:
+        assert store.wait(60, proofs=False)
+        model, run = store.get(None), Run()
+        x = model.example()[:1]
+        boxes = Boxes.on(x, torch.zeros(3, 96, 96), [(i, i, i + 16, i + 16) for i in range(0, 80, 8)])
+        found = ModelProbe(model, device, run).scores(boxes)
+        torch.testing.assert_close(found, network(boxes.build(0, boxes.count)), rtol=1e-4, atol=1e-5)
+        assert 0 < run.usage.incremental < 0.5  # of the multiplications of whole rows
+    finally:
+        store.close()
+        store.join(60)
 
 
 class Keeps(nn.Module):

@@ -115,7 +115,8 @@ class Answering:
             raw = joined([self.outlet(one, 1) for one in changes.returned])
             self.as_it_is = False
         if "answer" not in {line.name for line in self.checks.lines}:
-            self.checks.passed("answer", f"{self.outlet}: {tuple(raw.shape[1:])} a picture")
+            kind = str(raw.dtype).removeprefix("torch.")
+            self.checks.passed("answer", f"{self.outlet}: {tuple(raw.shape[1:])} a picture, {kind}")
         return raw.float()
 
     def watched(self) -> Watched | None:

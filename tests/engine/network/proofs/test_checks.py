@@ -67,6 +67,7 @@ def test_a_sound_network_passes_all_within_the_budget(device) -> None:
     assert {line.outcome for line in lines.values()} == {"passed"}
     assert set(lines) >= {"answer", "finite", "input", "repeatable", "alone", "task", "gradient", "size", "state"}
     assert "layer-gradients" in lines
+    assert lines["answer"].found.endswith("(5,) a picture, float32")
     assert model.module is model.examined.module
     assert "conv1" in model.modules
 
