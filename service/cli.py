@@ -1,5 +1,6 @@
 """`heatlens serve | explain | gallery | predict | models | methods`."""
 
+import gc
 import json
 import logging
 import re
@@ -65,6 +66,17 @@ def _errors() -> Iterator[None]:
         raise click.ClickException(getattr(error, "detail", str(error))) from None
 
 
+@contextmanager
+def _lasting() -> Iterator[None]:
+    """Look for no garbage in what lasts as long as the process: neither while it is imported, nor ever after."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.freeze()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="heatlens")
 def main() -> None:
@@ -85,18 +97,19 @@ def main() -> None:
 def serve(**options: Any) -> None:
     """Serve models over HTTP."""
     settings = _settings(**options)
-    from service.app import choose_device, create_app
-    from service.models.catalogue import requested
-    from service.process import prepare_process
-    from service.server import logs
-    from service.server.server import Server
+    with _lasting():
+        from service.app import choose_device, create_app
+        from service.models.catalogue import requested
+        from service.process import prepare_process
+        from service.server import logs
+        from service.server.server import Server
 
-    logs.configure(settings.log_level, settings.log_format)
-    prepare_process()
-    with _errors():
-        requested(settings.model, settings.catalog)  # a mistake ends the command, not a server half started
-        choose_device(settings.device)
-        app = create_app(settings)
+        logs.configure(settings.log_level, settings.log_format)
+        prepare_process()
+        with _errors():
+            requested(settings.model, settings.catalog)  # a mistake ends the command, not a server half started
+            choose_device(settings.device)
+            app = create_app(settings)
     server = Server(app, settings)
     server.run()
     sys.exit(server.status)

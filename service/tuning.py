@@ -2,7 +2,7 @@
 
 For each precision: the fastest way to run the network, and the smallest batch that comes near its throughput
 (`NEAR_BEST`). Of the precisions: the fastest one whose Score-CAM maps agree with those of float32 (`AGREEMENT`), where
-it pays (`PAYS`). Until that is known, and where it is not to be measured, everything runs plainly in float32.
+it pays (`PAYS`). Until that is known, and where it is not to be measured, all runs in float32, as `settle` chose.
 """
 
 import hashlib

@@ -1,6 +1,7 @@
 """The command line answers as HTTP does, and says in a line what is wrong."""
 
 import base64
+import gc
 import io
 import json
 import os
@@ -251,6 +252,7 @@ def test_help_names_the_defaults() -> None:
 )
 def test_serve_refuses_to_start(words: tuple[str, ...], code: int, says: str) -> None:
     assert says in wrong(code, "serve", *words)
+    assert gc.isenabled()
 
 
 def test_real_process() -> None:
