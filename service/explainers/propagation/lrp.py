@@ -32,7 +32,8 @@ class LRP(RelevanceExplainer):
     Starts with R = y_c. A linear layer z_j = sum_i x_i w_ij + b_j gives its input R_i = sum_j (x_i w_ij / z_j) R_j, or
     shares by another rule; batch norms are taken together with the convolution in front of them, sums and averages
     share by size, max pools give all to the winner, activation functions pass on, products halve. The map adds up the
-    colours of a pixel. A class whose logit is below zero has a map of opposite sign.
+    colours of a pixel. A class whose logit is below zero has a map of opposite sign, and maps of two classes may look
+    alike: what speaks for one rather than the other is the map of a target that is held `against` it, their difference.
 
     `details.explained` is y_c, `details.relevance` what got to the pixels, and `details.lost` the rest, per target:
     what biases and epsilon took, and what stopped at a function that no rule speaks of.
