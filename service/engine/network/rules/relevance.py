@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from service.contract import Relevance, Share
@@ -34,7 +35,9 @@ _CONVOLUTIONS = frozenset(f"conv{kind}{d}d" for kind in ("", "_transpose") for d
 _ADD = frozenset({"add", "add_", "__radd__", "__iadd__"})
 # Functions of single numbers beside the activations, and norms that only divide.
 _PASSING = frozenset({"pow", "square", "rms_norm", "normalize", "local_response_norm"})
-_CONSTANT = frozenset({"sqrt", "rsqrt", "std", "var", "norm", "vector_norm"})  # what deviations are made of
+# What deviations are made of; the last two answer with a mean beside them, which is none.
+_CONSTANT = frozenset({"sqrt", "rsqrt", "std", "var", "norm", "linalg_norm", "linalg_vector_norm"})
+_WITH_MEANS = frozenset({"std_mean", "var_mean"})
 _EPSILON = 1e-6
 
 
@@ -70,14 +73,12 @@ class Sharing(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in _CONVOLUTIONS or name == "linear":
             return self._linear(func, name, args, kwargs)
-        if name == "batch_norm":
+        if func is F.batch_norm:
             return self._batch_norm(func, *args, **kwargs)
         if name in _NORMS:
-            value, names = func(*args, **kwargs), ("input", "normalized_shape", "num_groups", "weight", "bias", "eps")
-            given = (*args[:5], *(kwargs[key] for key in names if key in kwargs))
-            return _NORMS[name](value, *given)
+            return _NORMS[name](func(*args, **kwargs), x, *args[1:], **kwargs)
         if name in _PASSING or activation_of(func, args, kwargs) is not None:
-            own = {key: value for key, value in kwargs.items() if key != "inplace"}
+            own = {key: value for key, value in kwargs.items() if key not in ("inplace", "input")}
             value = func(x.detach().clone(), *args[1:], **own)
             return answered(proportional(value, x), x, func, kwargs)
         if name in _ADD and self.rule.positive and len(args) == 2 and learns(args[1]) and not kwargs:
@@ -85,6 +86,9 @@ class Sharing(TorchFunctionMode):
             return answered(_among_the_positive(kept, args[1]), x, func, kwargs)
         if name in _CONSTANT:
             return func(*args, **kwargs).detach()
+        if name in _WITH_MEANS:
+            deviation, mean = func(*args, **kwargs)
+            return deviation.detach(), mean
         if name in QUOTIENTS and len(args) == 2 and learns(args[1]):
             return func(x, args[1].detach(), **kwargs)
         return func(*args, **kwargs)
@@ -184,19 +188,31 @@ def _among_the_positive(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _layer_norm(
-    value: Tensor, x: Tensor, shape: Sequence[int], weight: Tensor | None = None, _: Any = None, eps: float = 1e-5
+    value: Tensor,
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
 ) -> Tensor:
     """Return a layer norm whose deviation is a constant: what is left is linear."""
-    axes = tuple(range(-len(shape), 0))
+    axes = tuple(range(-len(normalized_shape), 0))
     slope = (x - x.mean(axes, keepdim=True)) * torch.rsqrt(x.detach().var(axes, False, keepdim=True) + eps)
     return sloped(value, slope if weight is None else slope * weight)
 
 
 def _group_norm(
-    value: Tensor, x: Tensor, groups: int, weight: Tensor | None = None, _: Any = None, eps: float = 1e-5
+    value: Tensor,
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
 ) -> Tensor:
     """Return the same for the norm of groups of channels."""
-    grouped = x.reshape(len(x), groups, -1)
+    grouped = x.reshape(len(x), num_groups, -1)
     slope = (grouped - grouped.mean(2, keepdim=True)) * torch.rsqrt(grouped.detach().var(2, False, keepdim=True) + eps)
     slope = slope.view_as(x)
     return sloped(value, slope if weight is None else slope * weight.view(-1, *[1] * (x.ndim - 2)))

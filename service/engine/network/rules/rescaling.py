@@ -105,15 +105,15 @@ class Rescaling(TorchFunctionMode):
         self,
         func: Any,
         x: Tensor,
-        shape: Any,
+        normalized_shape: Any,
         weight: Tensor | None = None,
         bias: Tensor | None = None,
         eps: float = 1e-5,
         *rest: Any,
     ) -> Tensor:
         """Return (x - mean) / deviation, each of whose steps is rescaled."""
-        value: Tensor = func(x.detach(), shape, weight, bias, eps, *rest)
-        axes = tuple(range(-len(shape), 0))
+        value: Tensor = func(x.detach(), normalized_shape, weight, bias, eps, *rest)
+        axes = tuple(range(-len(normalized_shape), 0))
         centred = x - x.mean(axes, keepdim=True)
         variance = _crossed(torch.mul, centred, centred).mean(axes, keepdim=True)
         slope = _crossed(torch.mul, centred, self._rescaled(torch.rsqrt, variance + eps))

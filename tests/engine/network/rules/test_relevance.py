@@ -93,6 +93,29 @@ def test_a_norms_deviation_is_a_constant(norm):
     torch.testing.assert_close(r, torch.autograd.grad(fixed(leaf).sum(), leaf)[0] * x)
 
 
+def test_a_norm_is_the_same_however_it_is_called():
+    x, w, b = _drawn(2, 4, 4), _drawn(4, seed=1), _drawn(4, seed=2)
+    calls = (
+        lambda t: F.layer_norm(t, (4,), w, b, 1e-3),
+        lambda t: F.layer_norm(t, normalized_shape=(4,), weight=w, bias=b, eps=1e-3),
+        lambda t: torch.layer_norm(t, (4,), w, b, 1e-3, False),
+        lambda t: (t - t.mean(-1, keepdim=True)) / torch.sqrt(t.var(-1, False, keepdim=True) + 1e-3) * w + b,
+        lambda t: _by_pieces(t) * w + b,
+    )
+    (expected,), y = _relevance(calls[0], x)
+    for call in calls:
+        (found,), z = _relevance(call, x)
+        torch.testing.assert_close(z, y)
+        torch.testing.assert_close(found, expected)
+    one, other = (_relevance(lambda t, e=e: F.layer_norm(t, (4,), weight=w, eps=e), x)[0][0] for e in (1e-3, 1.0))
+    assert not torch.allclose(one, other)
+
+
+def _by_pieces(t: Tensor) -> Tensor:
+    variance, mean = torch.var_mean(t, -1, correction=0, keepdim=True)
+    return (t - mean) * torch.rsqrt(variance + 1e-3)
+
+
 class Norms(nn.Module):
     """Convolutions whose batch norms follow in another order, in front, or behind something else."""
 

@@ -60,6 +60,7 @@ WHOLE = {
     "softmax": lambda t: t.softmax(-1),
     "softmax of another axis": lambda t: F.softmax(t, dim=1),
     "layer norm": nn.LayerNorm(8).double().requires_grad_(False),
+    "layer norm by names": lambda t: F.layer_norm(t, normalized_shape=(8,), eps=1e-3),
     "matrix product": lambda t: t @ t.mT,
     "attention": lambda t: F.scaled_dot_product_attention(t, t.flip(1), t.relu()),
 }
