@@ -16,7 +16,10 @@ from service.engine.network.activations import activation_of
 from service.engine.network.rules.opening import opened, written_out
 from service.engine.network.rules.slopes import IN_PLACE, PRODUCTS, QUOTIENTS, answered, factors, learns, sloped
 
-_SINGLE = frozenset({"abs", "exp", "log", "pow", "reciprocal", "rsqrt", "sqrt", "square"})  # beside the activations
+# Functions of single numbers beside the activations.
+_SINGLE = frozenset(
+    {"abs", "exp", "log", "pow", "reciprocal", "rsqrt", "sqrt", "square", "__rdiv__", "__rtruediv__", "__rpow__"}
+)
 _POOLS: Mapping[str, Callable[..., Any]] = {
     "max_pool2d": F.max_pool2d,
     "adaptive_max_pool2d": F.adaptive_max_pool2d,
@@ -54,6 +57,8 @@ class Rescaling(TorchFunctionMode):
             return self._softmax(func, x, args[1:], kwargs)
         if name == "layer_norm":
             return self._layer_norm(func, *args, **kwargs)
+        if name == "group_norm":
+            return self._group_norm(func, *args, **kwargs)
         if name in _POOLS and not kwargs.get("return_indices", False) and len(args) < 7:
             own = {key: value for key, value in kwargs.items() if key not in ("return_indices", "input")}
             return self._max_pool(lambda t: _POOLS[name](t, *args[1:], **own, return_indices=True), x)
@@ -113,11 +118,29 @@ class Rescaling(TorchFunctionMode):
     ) -> Tensor:
         """Return (x - mean) / deviation, each of whose steps is rescaled."""
         value: Tensor = func(x.detach(), normalized_shape, weight, bias, eps, *rest)
-        axes = tuple(range(-len(normalized_shape), 0))
+        slope = self._standardised(x, tuple(range(-len(normalized_shape), 0)), eps)
+        return sloped(value, slope if weight is None else slope * weight)
+
+    def _group_norm(
+        self,
+        func: Any,
+        x: Tensor,
+        num_groups: int,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        eps: float = 1e-5,
+        *rest: Any,
+    ) -> Tensor:
+        """Return the same over groups of channels."""
+        value: Tensor = func(x.detach(), num_groups, weight, bias, eps, *rest)
+        slope = self._standardised(x.reshape(len(x), num_groups, -1), (2,), eps).view_as(x)
+        return sloped(value, slope if weight is None else slope * weight.view(-1, *[1] * (x.ndim - 2)))
+
+    def _standardised(self, x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+        """Return x less its mean, over its deviation."""
         centred = x - x.mean(axes, keepdim=True)
         variance = _crossed(torch.mul, centred, centred).mean(axes, keepdim=True)
-        slope = _crossed(torch.mul, centred, self._rescaled(torch.rsqrt, variance + eps))
-        return sloped(value, slope if weight is None else slope * weight)
+        return _crossed(torch.mul, centred, self._rescaled(torch.rsqrt, variance + eps))
 
     def _max_pool(self, pool: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         """Return maxima; the change is shared between both winners by way of the larger of both maxima."""

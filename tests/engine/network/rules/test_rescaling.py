@@ -37,6 +37,8 @@ SINGLE = {
     "hardswish": F.hardswish,
     "square": lambda t: t**2,
     "exp": torch.exp,
+    "one over": lambda t: 1 / (t + 20),
+    "power of two": lambda t: 2**t,
 }
 
 
@@ -60,6 +62,7 @@ WHOLE = {
     "softmax": lambda t: t.softmax(-1),
     "softmax of another axis": lambda t: F.softmax(t, dim=1),
     "layer norm": nn.LayerNorm(8).double().requires_grad_(False),
+    "group norm": nn.GroupNorm(2, 4).double().requires_grad_(False),
     "layer norm by names": lambda t: F.layer_norm(t, normalized_shape=(8,), eps=1e-3),
     "matrix product": lambda t: t @ t.mT,
     "attention": lambda t: F.scaled_dot_product_attention(t, t.flip(1), t.relu()),
