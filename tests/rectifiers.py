@@ -37,6 +37,10 @@ class _TapTracer(fx.Tracer):
     module that is called several times has one tap, which the last call leaves its value in.
     """
 
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Take a convolution whole, whatever it does with its padding."""
+        return isinstance(m, nn.Conv2d) or super().is_leaf_module(m, module_qualified_name)
+
     def call_module(
         self,
         m: nn.Module,

@@ -158,8 +158,9 @@ class Propagation(fx.Interpreter):
         if isinstance(module, nn.Conv2d):
 
             def convolve(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-                padding = module.padding
-                return functional.conv2d(x, w, b, module.stride, padding, module.dilation, module.groups)
+                given = {"weight": w} | ({} if module.bias is None else {"bias": torch.zeros_like(module.bias)})
+                z = torch.func.functional_call(module, given, x)  # however it pads
+                return z if b is None else z + b.view(-1, 1, 1)
 
             w, b = module.weight, module.bias
             if n in folded:
