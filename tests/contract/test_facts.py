@@ -59,6 +59,17 @@ def test_a_method_that_needs_maps_is_refused_where_there_are_none():
         _facts(TOKENS).require_spatial("cam")
 
 
+def test_a_method_that_reads_attention_is_refused_with_the_reason():
+    _facts(TOKENS, no_attention=None).require_attention("attention")
+    with pytest.raises(
+        NotApplicable, match=r"rollout reads attention.*net does not have: of windows; use 'saliency' or"
+    ):
+        _facts(TOKENS, no_attention="of windows").require_attention("rollout")
+    with pytest.raises(NotApplicable, match=r"; use 'occlusion', which"):
+        _facts(TOKENS, no_attention="of windows", no_gradient="none gets there").require_attention("rollout")
+    assert _facts(TOKENS).no_attention is not None  # who has not looked has found none
+
+
 def test_what_a_layer_becomes_behind_its_activation_function():
     assert CONV.activated == "conv1+relu"
     assert dataclasses.replace(CONV, followed_by=None).activated == "conv1"

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from service.contract import INPUT, Boxes, Rows, Trace, fingerprint
+from service.contract import INPUT, Boxes, Pairs, Rows, Trace, fingerprint
 
 H, W = 6, 9
 IMAGE = torch.randn(1, 3, H, W, generator=torch.Generator().manual_seed(0))
@@ -46,6 +46,14 @@ def test_rows_that_are_there_are_sliced():
     assert rows.build(1, 3).flatten().tolist() == [1, 2]
 
 
+def test_pairs_are_sliced_together():
+    x = torch.arange(5.0).view(5, 1, 1, 1)
+    pairs = Pairs.beside(x, x + 10)
+    assert pairs.count == 5
+    assert pairs.build(1, 3).flatten().tolist() == [1, 2]
+    assert pairs.references(1, 3).flatten().tolist() == [11, 12]
+
+
 def test_a_fingerprint_tells_pictures_apart_by_their_values():
     other = IMAGE.clone()
     other[0, 0, 0, 0] += 1e-6
@@ -64,6 +72,7 @@ def _trace(first: int, count: int) -> Trace:
         objective=torch.stack([row, 10 * row], 1),
         gradients={INPUT: torch.stack([row, 10 * row]).view(2, -1, 1, 1, 1).expand(-1, -1, 3, 2, 2)},
         first=first,
+        references=-row.view(-1, 1).expand(-1, 4),
     )
 
 
@@ -71,6 +80,7 @@ def test_a_trace_in_pieces_is_the_whole_one():
     whole, joined = _trace(0, 7), Trace.joined([_trace(0, 3), _trace(3, 1), _trace(4, 3)])
     assert joined.first == 0
     assert torch.equal(joined.outputs, whole.outputs)
+    assert torch.equal(joined.references, whole.references)
     assert torch.equal(joined.objective, whole.objective)
     assert torch.equal(joined.activations["conv"], whole.activations["conv"])
     assert torch.equal(joined.gradients[INPUT], whole.gradients[INPUT])

@@ -189,6 +189,17 @@ def test_equal_boxes_are_computed_once_in_whatever_way(model, device, incrementa
     assert (first.usage.cache, second.usage.cache) == ("miss", "hit")
 
 
+def test_the_offset_of_an_affine_layer_is_what_it_adds(tiny, device):
+    model = tiny.store.get("tiny-functional")
+    probe, network = ModelProbe(model, device, Run()), model.module
+    assert torch.equal(probe.offset("conv1"), network.conv1.bias)
+    assert torch.equal(probe.offset("conv2#2"), network.conv2.bias)  # of each of its calls
+    at_zero = network.norm(torch.zeros(1, 8, 1, 1)).detach().flatten()
+    torch.testing.assert_close(probe.offset("norm"), at_zero)
+    assert probe.offset("relu6#1") is None
+    assert probe.offset("attention#1") is None
+
+
 def test_the_weight_of_a_convolution_is_there_and_of_nothing_else(model, device):
     probe = ModelProbe(model, device, Run())
     assert torch.equal(probe.weight("conv1"), model.module.conv1.weight)

@@ -8,12 +8,15 @@ from torch import nn
 from torch.utils import checkpoint as checkpoints
 from torch.utils.checkpoint import checkpoint
 
-from service.contract import INPUT, Layout, Part, Rule, Trace, Tracing
+from service.contract import INPUT, Layout, Part, Relevance, Rescale, Rule, Trace, Tracing
 from service.engine.network.capture import install
 from service.engine.network.trace import Addresses, straight, trace_parts
 from service.engine.network.variants import Variant
 from service.errors import NotApplicable
+from service.tasks import task
 from tests import tiny
+
+RESCALED = Tracing(wrt=(INPUT,), rule=Rescale())
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,39 @@ def test_parts_of_several_requests_get_their_own(network) -> None:
         torch.testing.assert_close(trace.gradients["conv2"], torch.stack(at_layer) * factor)
         torch.testing.assert_close(trace.gradients[INPUT], torch.stack(at_input) * factor)
     assert found[1].first == 5
+
+
+def test_pairs_of_several_requests_are_held_against_each_other(network) -> None:
+    """Pictures first, then their references: each part gets its own rows of both halves."""
+    first, second = _pictures(2), _pictures(3, 1)
+    parts = [
+        Part(x, lambda seen: seen.outputs[:, [1]], references=0.5 * x, readout=task("classification").whole)
+        for x in (first, second)
+    ]
+    for x, trace in zip((first, second), trace_parts(network, Addresses(), parts, RESCALED), strict=True):
+        y, change = network.module(x), network.module(x) - network.module(0.5 * x)
+        torch.testing.assert_close(trace.outputs, y)
+        torch.testing.assert_close(trace.references, y - change)
+        parts_of = (trace.gradients[INPUT][0] * 0.5 * x).sum((1, 2, 3))
+        torch.testing.assert_close(parts_of, change[:, 1], rtol=1e-4, atol=1e-5)
+        (alone,) = trace_parts(network, Addresses(), [Part(x, parts[0].objective, references=0.5 * x)], RESCALED)
+        torch.testing.assert_close(alone.gradients[INPUT], trace.gradients[INPUT])
+
+
+def test_a_rule_that_compares_takes_pairs(network) -> None:
+    with pytest.raises(ValueError, match="takes `Pairs`"):
+        trace_parts(network, Addresses(), [Part(_pictures(1), lambda seen: seen.outputs)], RESCALED)
+
+
+def test_relevance_is_what_arrives_at_layers_and_at_the_input(network) -> None:
+    """Nothing is lost behind the last layer with a bias but what that bias takes."""
+    part = Part(_pictures(2), lambda seen: seen.outputs[:, [2]])
+    (found,) = trace_parts(network, Addresses(), [part], Tracing(wrt=("gap", INPUT), rule=Relevance()))
+    weight, bias = network.module.fc.weight[2], network.module.fc.bias[2]
+    at_pool = found.gradients["gap"][0].flatten(1)
+    torch.testing.assert_close(at_pool.sum(1) + bias, found.outputs[:, 2], rtol=1e-4, atol=1e-5)
+    assert at_pool.shape[1] == len(weight)
+    assert found.gradients[INPUT].shape == (1, 2, 3, 32, 32)
 
 
 def test_an_objective_that_fails_fails_alone(network) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from service.contract import INPUT, Rows, Trace, Tracing
+from service.contract import INPUT, Pairs, Rows, Trace, Tracing
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.limits import out_of_memory
 from service.engine.scheduler.queue import Share
@@ -20,10 +20,11 @@ class Tracer:
     """Answers its input as outputs, doubles it as the layer `a`, and has gradients of ones."""
 
     def __init__(self, clock=None, fail=None):
-        self.clock, self.fail, self.passes = clock, fail, []
+        self.clock, self.fail, self.passes, self.seen = clock, fail, [], []
 
     def trace_parts(self, parts, tracing):
         self.passes.append([len(part.x) for part in parts])
+        self.seen.append(list(parts))
         if self.clock is not None:
             self.clock.now += 1
         if self.fail is not None:
@@ -168,10 +169,10 @@ def test_time_is_shared_out_by_passes():
     assert [one.seconds for one in done] == pytest.approx([3 / 17, 14 / 17])
 
 
-def _traced(count, piece, objective=lambda seen: seen.outputs[:, :2], total=None, tracing=BOTH):
+def _traced(count, piece, objective=lambda seen: seen.outputs[:, :2], total=None, tracing=BOTH, rows=Rows.of):
     x = torch.arange(float(count * 4)).view(count, 1, 2, 2)
     network = Tracer()
-    work = TraceWork(network, (1, 2, 2), Rows.of(x), tracing, objective, total)
+    work = TraceWork(network, (1, 2, 2), rows(x), tracing, objective, total)
     while work.next < count:
         (done,) = _run([work], [min(piece, count - work.next)])
         _kept(work, done)
@@ -209,6 +210,16 @@ def test_a_trace_is_charged_by_what_its_objective_turned_out_to_ask_for():
     assert work.passes == 1 + 2 * 4
     _, work, _ = _traced(3, 1, tracing=Tracing(("a",)))
     assert work.passes == 1
+
+
+def test_a_pair_is_charged_as_the_two_rows_that_it_is():
+    network, work, _ = _traced(5, 2, rows=lambda x: Pairs.beside(x, -x))
+    assert [[tuple(-part.references.flatten()) for part in parts] for parts in network.seen] == [
+        [tuple(part.x.flatten()) for part in parts] for parts in network.seen
+    ]
+    assert work.passes == 2 * (1 + 2 * 2)
+    assert work.counted(work.pieces[0], 2) == (4, 8)
+    assert _traced(3, 1)[0].seen[0][0].references is None
 
 
 def test_traces_share_a_pass_only_where_they_ask_for_the_same():
