@@ -3,7 +3,7 @@
     python -m tests.training.tiny_vit [--steps N] [--seed S] [--out PATH]
 
 Each picture has two discs on cloudy ground: one with stripes, whose direction is the class, and a plain one, which
-says nothing. Colours, sizes and places say nothing of the class either.
+says nothing. Colours, sizes and places say nothing of the class either. Two to three minutes on one core.
 """
 
 import math
@@ -111,9 +111,9 @@ def train(steps: int, seed: int, batch: int = 64) -> Vision:
         loss.backward()
         optimiser.step()
         schedule.step()
-        if step % 100 == 99:
+        if step % 50 == 49:
             took = time.perf_counter() - started
-            click.echo(f"step {step + 1}: loss {float(loss):.3f}, {took:.0f} s")
+            click.echo(f"step {step + 1}: loss {float(loss.detach()):.3f}, {took:.0f} s")
     return network.eval().requires_grad_(False)
 
 
@@ -132,7 +132,7 @@ def main(steps: int, seed: int, out: Path) -> None:
     """Train, measure and save."""
     network = train(steps, seed)
     click.echo(f"accuracy on held-out pictures: {accuracy(network):.3f}")
-    save_file({name: tensor.half().float().contiguous() for name, tensor in network.state_dict().items()}, out)
+    save_file({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}, out)
 
 
 if __name__ == "__main__":
