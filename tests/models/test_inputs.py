@@ -145,7 +145,7 @@ def test_same_outputs_and_maps(context: Any, one: str, other: str, tolerance: fl
         facts = [context.store.get(model).facts for model in (one, other)]
         if not all(_applies(explainer, fact) for fact in facts):
             continue
-        if (name in SCALED or cls.family in ("gradient", "propagation")) and one not in ("blue-first", "alpha"):
+        if name in SCALED and one not in ("blue-first", "alpha"):
             continue  # these are on the scale of the input
         if one == "grey" and (name in ("blur-ig", "deep-lift") or "segments" in cls.model_fields):
             continue  # superpixels follow colours; levels decide which of a blur's equal neighbours a pool takes
