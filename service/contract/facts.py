@@ -127,6 +127,7 @@ class Facts:
     task_assumed: bool = False  # whether neither the source, the catalogue nor the numbers said what the task is
     checks: tuple[Check, ...] = ()  # what was looked at when it was loaded
     black_box: str | None = None  # why nothing inside of it can be seen
+    opaque: str | None = None  # why the operators of a part of it cannot be seen, which rules would have to meet
     no_gradient: str | None = None  # why no gradient of the outputs reaches the input
     no_attention: str | None = "it has none"  # why no attention has an address
     channels: str = "rgb"  # of the input, a letter each, in order: r, g, b; l is grey, a is opacity
@@ -193,6 +194,15 @@ class Facts:
                 f"{method} follows layer {self.default_layer!r} of {self.name} back to the input, and no gradient gets "
                 "there: something on the way passes none on (no_grad, detach, whole numbers, a compiled part); use "
                 "'feature-maps' or 'occlusion', which need none"
+            )
+
+    def require_operators(self, method: str) -> None:
+        """Raise `NotApplicable` where rules would miss operators of the network: maps would be wrong in silence."""
+        if self.opaque is not None:
+            use = "'occlusion'" if self.no_gradient else "'saliency' or 'occlusion'"
+            raise NotApplicable(
+                f"{method} changes what operators of {self.name} hand back, and {self.opaque}; use {use}, which leave "
+                "them as they are"
             )
 
     def require_attention(self, method: str) -> None:

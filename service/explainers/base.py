@@ -138,7 +138,7 @@ def _find() -> None:
 
 def families() -> Mapping[str, str]:
     """Return every family of methods with the sentence that says what its methods have in common."""
-    found = sorted({cls.family for cls in registry().values()})
+    found = sorted({cls.family for cls in registry().values() if cls.__module__.startswith(f"{__package__}.")})
     return {name: inspect.getdoc(importlib.import_module(f"service.explainers.{name}")) or "" for name in found}
 
 

@@ -183,7 +183,9 @@ def test_several_targets_answer_in_order(client: httpx.Client, method: str) -> N
     assert maps[0] == maps[3]
     assert maps[0]["array"] != maps[1]["array"]
     alone = answer(client, method, targets=[2])["maps"][0]
-    np.testing.assert_allclose(maps[2]["array"]["data"], alone["array"]["data"], rtol=1e-4, atol=1e-7)
+    expected = np.asarray(alone["array"]["data"])
+    # What is nearly zero is a difference of larger numbers, which depend on how many rows were run together.
+    np.testing.assert_allclose(maps[2]["array"]["data"], expected, rtol=1e-4, atol=2e-4 * np.abs(expected).max())
     assert maps[2]["target"]["score"] == pytest.approx(alone["target"]["score"], rel=1e-5)
 
 

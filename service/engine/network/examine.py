@@ -227,6 +227,7 @@ class _Examination:
             channels=spec.transform.channels,
             task_assumed=found.assumed is not None,
             black_box=black_box,
+            opaque=self._why_opaque(),
             no_gradient=self.no_gradient,
         )
         if facts.labels and len(facts.labels) != facts.outputs:
@@ -287,6 +288,14 @@ class _Examination:
             return False
         kept = found.activations
         return torch.equal(kept[plain.path].relu(), kept[plain.path + RELU])
+
+    def _why_opaque(self) -> str | None:
+        if isinstance(self.network, BlackBox):
+            return f"{self.network.form}, so that its operators cannot be seen"
+        for path, module in self.network.named_modules():
+            if isinstance(module, torch.jit.ScriptModule | BlackBox):
+                return f"its part {path!r} is compiled, so that the operators in there cannot be seen"
+        return None
 
     def _why_nothing_inside(self, layers: Layers) -> str | None:
         if layers.infos:

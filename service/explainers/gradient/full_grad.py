@@ -35,8 +35,9 @@ class FullGrad(Explainer):
 
     @classmethod
     def require(cls, facts: Facts) -> None:
-        """Need a gradient at the input."""
+        """Need a gradient at the input, and operators that can be seen."""
         facts.require_gradient(cls.name)
+        facts.require_operators(cls.name)
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two."""

@@ -52,3 +52,4 @@ def require_rectifiers(facts: Facts, method: str) -> None:
             f"{method} rectifies the gradient where the network rectified its features, and {facts.name} has no ReLU "
             f"(its activation functions: {uses}); use 'saliency' or 'integrated-gradients', which need none"
         )
+    facts.require_operators(method)

@@ -69,6 +69,7 @@ class DeconvNet(Explainer):
             )
         facts.require_spatial(cls.name)
         facts.require_projection(cls.name)
+        facts.require_operators(cls.name)
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two."""

@@ -54,6 +54,7 @@ class ExcitationBackprop(LayerExplainer):
             )
         facts.require_spatial(cls.name)
         facts.require_gradient(cls.name, None)
+        facts.require_operators(cls.name)
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two, and all of it twice: rules take about as much again."""

@@ -13,8 +13,9 @@ class RelevanceExplainer(Explainer):
 
     @classmethod
     def require(cls, facts: Facts) -> None:
-        """Need a gradient at the input."""
+        """Need a gradient at the input, and operators that can be seen."""
         facts.require_gradient(cls.name)
+        facts.require_operators(cls.name)
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two, and all of it twice: rules take about as much again."""

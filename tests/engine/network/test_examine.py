@@ -163,6 +163,10 @@ def test_methods_see_maps_whatever_the_layout(device, layout, prefix, found, siz
     assert score_cam.shape == (height, width)
 
 
+# Those that ask for averaged maps in front of a linear layer, or for rectifiers alone.
+REFUSED = {"cam", "ram", "deconvnet", "excitation-backprop", "guided-backprop", "guided-grad-cam"}
+
+
 def test_behind_the_last_block_of_a_transformer_only_the_class_token_is_read(device):
     """The default layer is the last one in which all of its places still matter."""
     torch.manual_seed(0)
@@ -173,7 +177,7 @@ def test_behind_the_last_block_of_a_transformer_only_the_class_token_is_read(dev
     assert model.facts.default_layer == "encoder.layers.encoder_layer_1.ln_1"
     assert str(model.facts.layers["encoder.ln"].layout) == "tokens+1"
     reasons = applicability(model.facts)
-    assert {name for name, reason in reasons.items() if reason} == {"cam", "ram", "deconvnet"}
+    assert {name for name, reason in reasons.items() if reason} == REFUSED
     probe, x = ModelProbe(model, device, Run()), model.example()[:1]
     with pytest.raises(NotApplicable, match="earlier layer"):
         GradCAM(layer="encoder.ln").explain(probe, x, Targets(model.facts, [2]))

@@ -335,6 +335,25 @@ def test_a_network_that_answers_always_the_same_is_warned_of(device) -> None:
     assert checks(model)["responds"].outcome == "warning"
 
 
+# Methods that change what operators hand back.
+BY_RULES = {
+    *("attn-lrp", "deconvnet", "deep-lift", "excitation-backprop", "full-grad", "guided-backprop", "guided-grad-cam"),
+    "lrp",
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+def test_rules_are_refused_where_a_part_is_compiled(device) -> None:
+    """They would not meet the operators in there: their maps would be gradients under another name."""
+    network = tiny.classifier()
+    name, child = next((name, child) for name, child in network.named_children() if any(True for _ in child.modules()))
+    setattr(network, name, torch.jit.script(child))
+    reasons = applicability(load(device, network).facts)
+    for method in BY_RULES:
+        assert f"its part {name!r} is compiled" in reasons[method], method
+    assert reasons["saliency"] is None
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
 @pytest.mark.parametrize("compiled", [torch.jit.script, lambda m: torch.jit.trace(m, torch.randn(2, 3, SIZE, SIZE))])
 def test_compiled_networks_are_black_boxes_with_the_true_reason(device, compiled) -> None:
@@ -347,6 +366,7 @@ def test_compiled_networks_are_black_boxes_with_the_true_reason(device, compiled
     assert apply >= {"occlusion", "saliency"}
     assert {name for name in apply if "layer" in registry()[name].model_fields} == set()
     assert "TorchScript" in reasons["grad-cam"]
+    assert all(reasons[name] for name in BY_RULES)
     saliency = Saliency().explain(ModelProbe(model, device, Run()), x[:1], Targets(model.facts, [1])).maps[0].array
     leaf = x[:1].clone().requires_grad_()
     (expected,) = torch.autograd.grad(plain(leaf)[0, 1], leaf)
