@@ -28,7 +28,10 @@ def shared(share: Share, f: Linear, x: Tensor, w: Tensor, b: Tensor | None, z: T
         b: its bias.
         z: what it answers, where that is known already.
     """
-    z = f(x, w, b) if z is None else z.detach() if share.by != "epsilon" or not share.bias else sloped(z, f(x, w, None))
+    if z is None:
+        z = f(x, w, b)
+    elif share.by in ("epsilon", "gamma"):
+        z = sloped(z, f(x, w, None))
     kept = b if share.bias else None
     value, raised, lowered = z.detach(), _part(kept, 1), _part(kept, -1)
 
@@ -45,11 +48,10 @@ def shared(share: Share, f: Linear, x: Tensor, w: Tensor, b: Tensor | None, z: T
             if share.alpha != 1:
                 slope = slope + by(_signed(f, x, _down(w), _up(w), lowered), 1 - share.alpha)
         case "gamma":
-            more, less = w + share.gamma * _up(w), w + share.gamma * _down(w)
-            plus = None if kept is None else kept + share.gamma * kept.clamp(min=0)
-            minus = None if kept is None else kept + share.gamma * kept.clamp(max=0)
-            slope = by(_signed(f, x, more, less, plus), (value > 0).to(value))
-            slope = slope + by(_signed(f, x, less, more, minus), (value < 0).to(value))
+            plain = z if share.bias else f(x, w, None)
+            raising = _signed(f, x, _up(w), _down(w), raised)
+            slope = by(plain + share.gamma * raising, (value > 0).to(value))
+            slope = slope + by(plain + share.gamma * (plain - raising), (value < 0).to(value))
         case "box":
             low, high = (torch.tensor(bound).to(x).view(-1, 1, 1).expand_as(x) for bound in (share.low, share.high))
             unit = x / nonzero(x.detach())  # one, whose derivative shares what is no multiple of x
