@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from service.errors import NotApplicable
 from service.explainers.baselines import baseline
 from service.explainers.gradient.deep_lift import DeepLIFT
-from tests import oracles, tiny
+from tests import oracles, relevances, tiny
 from tests.explainers.conftest import assert_close, tiny_input
 from tests.oracles import Case
 from tests.rectifiers import Rectifier, with_module_relus
@@ -25,6 +25,11 @@ class _Held(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
+
+
+def tolerance(case: Case) -> float:
+    """Return what to allow for single precision."""
+    return relevances.tolerance(case, TOLERANCE)
 
 
 def oracle(case: Case) -> Tensor:

@@ -15,6 +15,11 @@ from tests.transformers import Block, Vision
 TOLERANCE = 1e-3  # shares of nearly nothing, in single precision against double
 
 
+def tolerance(case: Case) -> float:
+    """Return what to allow for single precision."""
+    return relevances.tolerance(case, TOLERANCE)
+
+
 def oracle(case: Case) -> Tensor:
     """Relevance by the gamma rules by hand, from one operator to the one before; a network without attention."""
     linear = functools.partial(relevances.gamma, strength=case.params.get("gamma_linear", 0.05))

@@ -23,6 +23,11 @@ RULES = (
 )
 
 
+def tolerance(case: Case) -> float:
+    """Return what to allow for single precision."""
+    return relevances.tolerance(case, TOLERANCE)
+
+
 def oracle(case: Case) -> Tensor:
     """Relevance propagated by hand, from one operator to the one before; the sum over the colours."""
     shares = {
