@@ -7,7 +7,6 @@ of a network's own. Fused kernels have none: attention is written out where they
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -70,6 +69,6 @@ class Attentions(TorchFunctionMode):
             met = self.meet(f"{ADDRESS}{self.count}", weights.view(self.rows, heads, queries, keys))
             return met.view(weights.shape)
         elif keys > 1 and lead % self.rows == 0:
-            windows = torch.Size(batch).numel() // self.rows
-            self.others.append(f"windows of {keys} tokens attend, each to itself ({windows} of them and their heads)")
+            windows = lead // self.rows if lead > self.rows else batch[1]
+            self.others.append(f"windows of {keys} tokens attend, each to itself ({windows} of them)")
         return weights
