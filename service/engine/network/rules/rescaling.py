@@ -63,9 +63,7 @@ class Rescaling(TorchFunctionMode):
             own = {key: value for key, value in kwargs.items() if key not in ("return_indices", "input")}
             return self._max_pool(lambda t: _POOLS[name](t, *args[1:], **own, return_indices=True), x)
         if name in QUOTIENTS and len(args) == 2 and self._paired(args[1]):
-            value = x.detach() / args[1].detach()
-            slope = _crossed(torch.mul, x.clone(), self._rescaled(torch.reciprocal, args[1]))
-            return answered(sloped(value, slope), x, func, kwargs)
+            return answered(_over(x.clone(), args[1]), x, func, kwargs)
         if name in _SINGLE or activation_of(func, args, kwargs) is not None:
             rest, own = args[1:], {key: value for key, value in kwargs.items() if key not in ("inplace", "input")}
             return answered(self._rescaled(lambda t: func(t.clone(), *rest, **own), x), x, func, kwargs)
@@ -103,8 +101,7 @@ class Rescaling(TorchFunctionMode):
         axis = rest[0] if rest else kwargs["dim"]
         top = torch.maximum(*_halves(x.detach().amax(axis, keepdim=True)))
         exponential = self._rescaled(torch.exp, x - torch.cat([top, top]))
-        inverse = self._rescaled(torch.reciprocal, exponential.sum(axis, keepdim=True))
-        return sloped(value, _crossed(torch.mul, exponential, inverse))
+        return sloped(value, _over(exponential, exponential.sum(axis, keepdim=True)))
 
     def _layer_norm(
         self,
@@ -140,7 +137,7 @@ class Rescaling(TorchFunctionMode):
         """Return x less its mean, over its deviation."""
         centred = x - x.mean(axes, keepdim=True)
         variance = _crossed(torch.mul, centred, centred).mean(axes, keepdim=True)
-        return _crossed(torch.mul, centred, self._rescaled(torch.rsqrt, variance + eps))
+        return _over(centred, self._rescaled(torch.sqrt, variance + eps))
 
     def _max_pool(self, pool: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         """Return maxima; the change is shared between both winners by way of the larger of both maxima."""
@@ -161,11 +158,22 @@ class Rescaling(TorchFunctionMode):
 
 def _crossed(f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
     """Return a product: f(a, b) - f(a', b') is f(a - a', mean of b and b') + f(mean of a and a', b - b')."""
-    means = []
-    for factor in (a.detach(), b.detach()):
-        picture, reference = _halves(factor)
-        means.append(torch.cat([(picture + reference) / 2] * 2))
-    return sloped(f(a.detach(), b.detach()), f(a, means[1]) + f(means[0], b))
+    return sloped(f(a.detach(), b.detach()), f(a, _mean(b)) + f(_mean(a), b))
+
+
+def _over(x: Tensor, d: Tensor) -> Tensor:
+    """Return a quotient y = x / d: as x = y d, y - y' is (x - x' - mean of y and y' (d - d')) / mean of d and d'.
+
+    By the inverse of d instead it would be a difference of two large numbers where a reference has no contrast.
+    """
+    y = x.detach() / d.detach()
+    return sloped(y, (x - _mean(y) * d) / _mean(d))
+
+
+def _mean(t: Tensor) -> Tensor:
+    """Return the mean of a picture's numbers and its reference's, for both."""
+    picture, reference = _halves(t.detach())
+    return torch.cat([(picture + reference) / 2] * 2)
 
 
 def _halves(t: Tensor) -> tuple[Tensor, Tensor]:
