@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from service.contract import INPUT, At, Facts, Objective, Pairs, Readout, Rows, Rules, Sketch, Total, Trace, Tracing
+from service.contract import INPUT, At, Facts, Objective, Pairs, Readout, Rows, Sketch, Total, Trace, Tracing
 from service.engine.network.attention import Attentions
 from service.engine.network.rules import arrived, rule_mode
 
@@ -102,14 +102,16 @@ class PlainProbe:
         finally:
             handle.remove()
 
-    def _maps(self, address: str, output: Tensor) -> Tensor:
+    def _maps(self, address: str, output: Tensor, tracing: Tracing) -> Tensor:
         """Return an output, or a gradient there, as (N, C, h, w) where it has maps."""
+        if tracing.whole:
+            return output
         layout = self.facts.layers[address if address in self.facts.layers else address.partition("+")[0]].layout
         return layout.maps(output) if layout is not None else output
 
-    def _arrived(self, name: str, g: Tensor, source: Tensor, rule: Rules | None) -> Tensor:
-        g = arrived(rule, g, source)[:1]
-        return g if name == INPUT else self._maps(name, g)
+    def _arrived(self, name: str, g: Tensor, source: Tensor, tracing: Tracing) -> Tensor:
+        g = arrived(tracing.rule, g, source)[:1]
+        return g if name == INPUT else self._maps(name, g, tracing)
 
     def _traced(self, x: Tensor, i: int, tracing: Tracing, objective: Objective | None) -> Trace:
         kept: dict[str, Tensor] = {}
@@ -146,7 +148,7 @@ class PlainProbe:
                 with Attentions(len(x), keep_attention), rule, _Follower(kept, awaited):
                     raw = self.module(given)
                 outputs = self.readout(raw)
-                maps = {name: self._maps(name, a[:1]) for name, a in kept.items()}
+                maps = {name: self._maps(name, a[:1], tracing) for name, a in kept.items()}
                 met = Trace(outputs[:1, :0] if tracing.partial else outputs[:1], maps, first=i)
                 columns = objective(met) if objective is not None else x.new_empty(1, 0)
                 sources = [leaf if name == INPUT else kept[name] for name in tracing.wrt]
@@ -163,7 +165,7 @@ class PlainProbe:
             {name: maps[name].detach() for name in tracing.layers},
             columns.detach(),
             {
-                name: torch.stack([self._arrived(name, g[s], sources[s], tracing.rule) for g in found])
+                name: torch.stack([self._arrived(name, g[s], sources[s], tracing) for g in found])
                 for s, name in enumerate(tracing.wrt)
                 if found
             },

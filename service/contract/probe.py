@@ -92,12 +92,15 @@ class Tracing:
         wrt: paths, or `INPUT`, to differentiate with respect to. The backward stops at the earliest.
         rule: what the backward does at some operators instead of their derivative.
         partial: stop the forward once every layer has answered; there are no outputs then.
+        whole: leave what layers answer, and gradients there, as they lie in the network, instead of as maps: with
+            tokens that have no place in the picture.
     """
 
     layers: tuple[str, ...] = ()
     wrt: tuple[str, ...] = ()
     rule: Rules | None = None
     partial: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True)

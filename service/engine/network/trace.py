@@ -49,6 +49,8 @@ def trace_parts(
         parts: rows, and what is asked of them.
         tracing: what to keep, and what to differentiate with respect to.
     """
+    if tracing.whole:
+        addresses = Addresses(addresses.repeated)
     wanted = {*tracing.layers, *tracing.wrt} - {INPUT}
     tape = Tape(wanted, differentiable=set(tracing.wrt) - {INPUT}, repeated=addresses.repeated, stop=tracing.partial)
     differentiated = parts[0].objective is not None

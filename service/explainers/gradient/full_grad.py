@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.contract import INPUT, Explanation, Facts, Kind, Map, Probe, Rows, Targets, Trace, Tracing
+from service.contract import INPUT, Explanation, Facts, Kind, LayerInfo, Map, Probe, Rows, Targets, Trace, Tracing
 from service.explainers.base import Explainer, explainer
 
 
@@ -24,9 +24,10 @@ class FullGrad(Explainer):
     mean times its scale. `saliency` adds up the absolute value of each channel of each of these, scaled to 0..1 and
     enlarged. `sum` keeps sign and size: its map adds up to the parts that have a place in the picture.
 
-    `details.without_place` is the part of layers without maps, which no map shows, and `details.completeness_residual`
-    what is missing from y_c all in all: near zero for networks of linear layers, ReLUs and max pools, and not for
-    smooth activations, ReLU6 where it is saturated, gates and layer norms, which have no such sum.
+    `details.without_place` is the part of layers without maps and of tokens without a place, which no map shows, and
+    `details.completeness_residual` what is missing from y_c all in all: near zero for networks of linear layers, ReLUs
+    and max pools, and not for smooth activations, ReLU6 where it is saturated, gates and layer norms, which have no
+    such sum.
     """
 
     aggregate: Annotated[
@@ -56,20 +57,21 @@ class FullGrad(Explainer):
         def logits(seen: Trace) -> Tensor:
             return targets.scores(seen.outputs)
 
-        trace = probe.trace(Rows.of(image), Tracing(wrt=(INPUT, *offsets)), logits)
-        told = torch.zeros_like(trace.objective[0])
-        without_place = told.clone()
-        parts = trace.gradients[INPUT][:, 0] * image  # (T, C, h, w)
-        shown = self._shown(parts, size)
-        told += parts.sum((1, 2, 3))
+        trace = probe.trace(Rows.of(image), Tracing(wrt=(INPUT, *offsets), whole=True), logits)
+        parts = trace.gradients[INPUT][:, 0] * image  # (T, C, H, W)
+        shown, told = self._shown(parts, size), parts.sum((1, 2, 3))
+        without_place = torch.zeros_like(told)
         for path, b in offsets.items():
-            g = trace.gradients[path][:, 0]
-            if probe.facts.layers[path].spatial:
-                parts = g * b[:, None, None]
-                shown += self._shown(parts, size)
-                told += parts.sum((1, 2, 3))
-            else:
-                without_place += self._unplaced(g, b)
+            layout = probe.facts.layers[path].layout
+            parts = self._weighed(trace.gradients[path][:, 0], b, probe.facts.layers[path])
+            everywhere = parts.flatten(1).sum(1)
+            if layout is None:
+                without_place += everywhere
+                continue
+            maps = layout.maps(parts)
+            shown += self._shown(maps, size)
+            told += maps.sum((1, 2, 3))
+            without_place += everywhere - maps.sum((1, 2, 3))  # of tokens such as a class token
         explained = trace.objective[0]
         kind: Kind = "positive" if self.aggregate == "saliency" else "signed"
         return Explanation(
@@ -96,8 +98,10 @@ class FullGrad(Explainer):
         return F.interpolate(scaled.sum(1, keepdim=True), size, mode="bilinear")[:, 0]
 
     @staticmethod
-    def _unplaced(g: Tensor, b: Tensor) -> Tensor:
-        """Return b g (T,) of a layer without maps: its channels are the axis of the offset's length, the last one."""
-        if g.ndim > 2 and g.shape[-1] != len(b):
-            g = g.movedim(1, -1)
-        return (g * b).flatten(1).sum(1)
+    def _weighed(g: Tensor, b: Tensor, info: LayerInfo) -> Tensor:
+        """Return b g of gradients (T, ...), by the axis of the channels: the last one of tokens and linear layers."""
+        if info.layout is not None:
+            last = info.layout.axes in ("hwc", "tokens")
+        else:
+            last = info.kernel is None and not info.type.startswith("BatchNorm") and g.shape[-1] == len(b)
+        return g * (b if last else b.view(-1, *[1] * (g.ndim - 2)))

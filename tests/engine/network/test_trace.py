@@ -292,3 +292,19 @@ def test_threads_that_run_blocks_straight_do_not_undo_each_other() -> None:
     assert go.wait(60)
     thread.join(60)
     assert checkpoints.CheckpointFunction is before
+
+
+def test_what_is_asked_for_whole_lies_as_in_the_network() -> None:
+    network = tiny.tokens().requires_grad_(False)
+    install(network)
+    addresses = Addresses(layouts={"norm": Layout("tokens", (3, 5), 1)})
+    part = Part(_pictures(2), lambda seen: seen.outputs[:, [1]])
+    whole, maps = (
+        trace_parts(Variant("plain", network), addresses, [part], Tracing(("norm",), ("norm",), whole=whole))[0]
+        for whole in (True, False)
+    )
+    assert whole.activations["norm"].shape == (2, 16, 16)
+    assert whole.gradients["norm"].shape == (1, 2, 16, 16)
+    layout = addresses.layouts["norm"]
+    assert torch.equal(maps.activations["norm"], layout.maps(whole.activations["norm"]))
+    assert torch.equal(maps.gradients["norm"][0], layout.maps(whole.gradients["norm"][0]))

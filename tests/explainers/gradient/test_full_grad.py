@@ -7,6 +7,7 @@ from service.explainers.gradient.full_grad import FullGrad
 from tests import tiny
 from tests.explainers.conftest import assert_close, tiny_input
 from tests.oracles import Case, plain_copy
+from tests.transformers import Vision
 
 TOLERANCE = 2e-4  # gradients of many layers
 
@@ -79,6 +80,32 @@ def test_large_networks_are_complete(subjects, x, name):
 def test_what_has_no_such_sum_says_so(small):
     found = small(tiny.tokens).explain(FullGrad(), tiny_input(), [1])
     assert abs(found.details["completeness_residual"][0]) > 1e-2 * abs(found.details["explained"][0])
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_tokens_without_a_place_have_their_part(small, prefix):
+    """All that is told is all bias times gradient, of whatever token, although nothing of it reaches a patch."""
+
+    def vision() -> nn.Module:
+        return Vision("open", prefix=prefix)
+
+    subject = small(vision)
+    found = subject.explain(FullGrad(aggregate="sum"), tiny_input(), [1])
+    outputs: list[tuple[Tensor, Tensor]] = []
+    for module in subject.plain.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda m, _, y: outputs.append((m.bias, y)))
+        elif isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda m, _, y: outputs.append((m.bias[:, None, None], y)))
+    leaf = tiny_input().requires_grad_()
+    y = subject.plain(leaf)[0, 1]
+    at_input, *gradients = torch.autograd.grad(y, [leaf, *(output for _, output in outputs)])
+    y, parts = y.detach(), [(b * g).sum() for (b, _), g in zip(outputs, gradients, strict=True)]
+    told = (at_input * leaf.detach()).sum() + sum(parts)
+    assert found.details["completeness_residual"][0] == pytest.approx(float(told - y), rel=1e-3, abs=1e-4)
+    assert abs(found.details["without_place"][0]) > 1e-3
+    all_told = float(found.maps[0].array.sum()) + found.details["without_place"][0]
+    assert all_told == pytest.approx(float(told), rel=1e-3, abs=1e-3)
 
 
 def test_every_call_of_a_module_has_its_part(small):
