@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from service.contract import Explanation, Facts, Map, Probe, Targets
 from service.explainers.base import explainer
-from service.explainers.fields import Baselines
+from service.explainers.fields import Baselines, Segments
 from service.explainers.gradient.inputs import InputGradient
 from service.explainers.gradient.paths import integrated
-from service.explainers.segments import Cut, cut
+from service.explainers.segments import cut
 
 Pixels = npt.NDArray[np.int64]
 """Pixels of a picture in the order of reading, rising."""
@@ -93,9 +93,7 @@ class XRAI(InputGradient):
 
     baseline: Baselines = "black+white"
     steps: Annotated[int, Field(ge=2, le=512, description="Points on the way from each baseline.")] = 50
-    segments: Annotated[
-        Cut, Field(description="How the picture is cut: superpixels, which follow its colours, or cells of a grid.")
-    ] = "slic"
+    segments: Segments = "slic"
     counts: Annotated[
         tuple[Annotated[int, Field(ge=2, le=512)], ...],
         Field(min_length=1, max_length=8, description="How many segments, at most, each of the cuts has."),
