@@ -112,12 +112,10 @@ def test_a_mask_of_the_area_asked_for_keeps_more_than_any_of_thirty_random_ones(
     with torch.no_grad():
         again = float(subject.plain(mask * x + (1 - mask) * dull)[0, 281])
     assert kept == pytest.approx(again, rel=1e-3)
-    spread, random = Spread((128, 128), 7, 21.0, torch.device("cpu")), torch.Generator().manual_seed(0)
-    others = []
-    for _ in range(30):
-        cells = (torch.rand(*spread.grid, generator=random) < 0.03).float()
-        other = spread(cells).mask
-        other = other * (area / other.mean()).clamp(max=1)
+    random, others = torch.Generator().manual_seed(0), []
+    for _ in range(30):  # squares of 16 pixels a side, together as large
+        chosen = torch.randperm(64, generator=random)[: round(area * 64)]
+        other = torch.zeros(64).index_fill(0, chosen, 1).view(8, 8).repeat_interleave(16, 0).repeat_interleave(16, 1)
         with torch.no_grad():
             others.append(float(subject.plain(other * x + (1 - other) * dull)[0, 281]))
     assert kept > max(others)
