@@ -15,6 +15,7 @@ ServiceError
 ├── InvalidParameter        422  a field with a wrong value
 ├── NotApplicable           422  the method does not apply to this model
 ├── ModelOutput             422  the network has no finite answer to this picture
+├── ModelFailed             422  the network's own code fails on this picture
 ├── Overloaded              429  too many rows wait already
 ├── ModelUnavailable        503  loading, or failed to load
 ├── Draining                503  the server is about to stop
@@ -29,7 +30,7 @@ CatalogError                     start-up only: a mistake in the models that wer
 import difflib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 
 class FieldError(NamedTuple):
@@ -162,6 +163,19 @@ class ModelOutput(ServiceError):
     remedy = "send another picture, or ask for `precision: fp32`"
 
 
+class ModelFailed(ServiceError):
+    """The network's own code fails on this picture, or answers it with what is no answer."""
+
+    # As above: it answered when it was loaded, and fails again on what it fails on. What it raised is for the log
+    # alone, as nobody knows what its author writes into it.
+    status, type, title = 422, "model-failed", "The model fails on this picture"
+    remedy = "send another picture; the server's log holds what its network raised"
+
+    def __init__(self, detail: str, *, raised: str = "", **more: Any) -> None:
+        super().__init__(detail, **more)
+        self.raised = raised  # with its traceback
+
+
 class Overloaded(ServiceError):
     """Too many passes or requests wait already."""
 
@@ -229,8 +243,26 @@ def by_status() -> Iterator[tuple[int, list[type[ServiceError]]]]:
     yield from sorted(found.items())
 
 
-def did_you_mean(word: str, known: Iterable[str], *, count: int = 1) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest known words, or an empty string."""
+def did_you_mean(word: str, known: Iterable[str], *, count: int = 1, then: str = "") -> str:
+    """Return what follows a word that is not known: `"; did you mean 'x'? Known are x, y"`.
+
+    Args:
+        word: which is none of those known.
+        known: of which the nearest are offered, if any is near.
+        count: how many at most.
+        then: what else there is to say; without a near word it follows a semicolon.
+    """
     lowered = {name.lower(): name for name in known}
+    inner = word.lower().rpartition(".")[2]  # of a path that begins elsewhere, as `model.layer4`
     near = difflib.get_close_matches(word.lower(), lowered, n=count, cutoff=0.5)
-    return f"; did you mean {' or '.join(repr(lowered[name]) for name in near)}?" if near else ""
+    if not near and inner in lowered:
+        near = [inner]
+    return suggested([lowered[name] for name in near], then)
+
+
+def suggested(words: Sequence[str], then: str = "") -> str:
+    """Return words as a question, and what follows as a sentence of its own; see `did_you_mean`."""
+    if not words:
+        return f"; {then}" if then else ""
+    asked = f"; did you mean {' or '.join(map(repr, words))}?"
+    return f"{asked} {then[0].upper()}{then[1:]}" if then else asked

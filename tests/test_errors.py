@@ -85,9 +85,12 @@ def test_an_error_says_what_and_where():
         ("cat", ["cats", "car", "dog"], 2, "; did you mean 'cats' or 'car'?"),
         ("cat", ["cats", "car", "dog"], 1, "; did you mean 'cats'?"),
         ("zebra", ["layer4", "conv1"], 1, ""),
+        ("module.bn", ["layer4", "bn"], 1, "; did you mean 'bn'?"),
         ("", ["layer4"], 1, ""),
         ("anything", [], 1, ""),
     ],
 )
 def test_the_nearest_word_is_offered(word, known, count, said):
     assert did_you_mean(word, iter(known), count=count) == said
+    then = did_you_mean(word, iter(known), count=count, then="known are some")
+    assert then == (f"{said} Known are some" if said else "; known are some")

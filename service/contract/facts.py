@@ -153,8 +153,8 @@ class Facts:
         if path not in self.layers:
             raise InvalidParameter.at(
                 pointer,
-                f"layer {path!r} is not in {self.name}{did_you_mean(path, self.layers)} "
-                f"GET /models/{self.name}/layers lists all",
+                f"layer {path!r} is not in {self.name}"
+                + did_you_mean(path, self.layers, then=f"GET /models/{self.name}/layers lists all"),
             )
         info = self.layers[path]
         if not info.spatial:
@@ -182,9 +182,9 @@ class Facts:
         path = layer or self.default_layer or ""
         if path in self.layers and not self.layers[path].gradient:
             raise NotApplicable(
-                f"{method} needs a gradient at layer {path!r} of {self.name}, and none gets there: "
-                f"{self.no_gradient or 'the outputs do not depend on it'}; use 'score-cam' or 'occlusion', "
-                "which need none"
+                f"{method} needs a gradient at layer {path!r} of {self.name}, and "
+                f"{self.no_gradient or 'none gets there: the outputs do not depend on it'}; use 'score-cam' or "
+                "'occlusion', which need none"
             )
 
     def require_projection(self, method: str) -> None:

@@ -156,6 +156,6 @@ def method(name: str) -> type[Explainer]:
     methods = registry()
     if name not in methods:
         raise UnknownMethod(
-            f"there is no method {name!r}{did_you_mean(name, methods)}; there are: {', '.join(methods)}"
+            f"there is no method {name!r}" + did_you_mean(name, methods, then=f"there are: {', '.join(methods)}")
         )
     return methods[name]

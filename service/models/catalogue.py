@@ -193,7 +193,7 @@ def _explain(error: Any, known: Mapping[str, Any], above: tuple[str, ...]) -> st
     ]
     key = ".".join([*above, *parts])
     if error["type"] == "extra_forbidden":
-        return f"{key}: unknown key{did_you_mean(parts[-1], known)}; the keys are {', '.join(known)}"
+        return f"{key}: unknown key" + did_you_mean(parts[-1], known, then=f"the keys are {', '.join(known)}")
     if error["type"] == "string_pattern_mismatch" and parts == ["factory"]:
         return f"{key}: write it as 'package.module:callable', not {error['input']!r}"
     return f"{key}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"

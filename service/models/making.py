@@ -41,7 +41,7 @@ def make(name: str, network: Network, wish: Wish, given: Mapping[str, Any], word
     if meant is not None and meant not in TASKS:
         listed = " or ".join(filter(None, (", ".join(repr(t) for t in list(TASKS)[:-1]), repr(list(TASKS)[-1]))))
         whose = "Input should be" if given.get("task") else f"the source says {meant!r}; served are"
-        raise CatalogError(f"task: {whose} {listed}{did_you_mean(meant, TASKS)} (got {meant!r})")
+        raise CatalogError(f"task: {whose} {listed} (got {meant!r}){did_you_mean(meant, TASKS)}")
     said: list[str] = []
 
     def build() -> nn.Module:

@@ -28,7 +28,8 @@ def task(name: str, scale: Scale | None = None) -> Task:
     if name in SCALED:
         return SCALED[name](scale or "logits")
     if name not in UNSCALED:
-        raise CatalogError(f"there is no task {name!r}{did_you_mean(name, TASKS)}; there are: {', '.join(TASKS)}")
+        there = f"there are: {', '.join(TASKS)}"
+        raise CatalogError(f"there is no task {name!r}" + did_you_mean(name, TASKS, then=there))
     if scale is not None:
         raise CatalogError(f"task {name!r} has no scale; leave `scale` out, or name one of {', '.join(SCALED)}")
     return UNSCALED[name]

@@ -64,12 +64,12 @@ def _class(asked: Asked, pointer: str, facts: Facts) -> Target:
 def fields(asked: Mapping[str, Any], pointer: str, facts: Facts, required: str, *optional: str) -> None:
     """Raise `InvalidParameter` where an object that names a target lacks a field, or has an unknown one."""
     known = (required, *optional)
+    has = f"a target of a {facts.task.name} model has {' and '.join(map(repr, known))}"
     for name in asked:
         if name not in known:
             raise InvalidParameter.at(
                 f"{pointer}/{name}",
-                f"unknown field {name!r}{did_you_mean(str(name), known)}; a target of a {facts.task.name} model has "
-                f"{' and '.join(map(repr, known))}",
+                f"unknown field {name!r}" + did_you_mean(str(name), known, then=has),
             )
     if required not in asked:
         raise InvalidParameter.at(
@@ -133,5 +133,5 @@ def index(asked: Any, pointer: str, facts: Facts) -> int:
         raise InvalidParameter.at(pointer, f"label {asked!r} stands for outputs {same}; give one of these indices")
     if not facts.labels:
         raise InvalidParameter.at(pointer, f"{facts.name} has no labels; give an index")
-    near = did_you_mean(asked, facts.labels, count=3)
-    raise InvalidParameter.at(pointer, f"{facts.name} has no label {asked!r}{near}; or give an index")
+    near = did_you_mean(asked, facts.labels, count=3, then="an index will do, too")
+    raise InvalidParameter.at(pointer, f"{facts.name} has no label {asked!r}{near}")

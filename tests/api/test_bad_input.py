@@ -42,9 +42,9 @@ def problem(response: httpx.Response, status: int, kind: str = "") -> Problem:
 @pytest.mark.parametrize(
     ("path", "fields", "status", "kind", "words"),
     [
-        ("/predict", {"model": "tinny"}, 404, "unknown-model", "did you mean 'tiny'? served are: tiny, tiny-reg"),
+        ("/predict", {"model": "tinny"}, 404, "unknown-model", "did you mean 'tiny'? Served are: tiny, tiny-reg"),
         ("/explain/cam", {"model": "resnet50"}, 404, "unknown-model", "served are: tiny"),
-        ("/explain/grad-kam", {}, 404, "unknown-method", "did you mean 'grad-cam'? there are: "),
+        ("/explain/grad-kam", {}, 404, "unknown-method", "did you mean 'grad-cam'? There are: "),
         ("/explain/cam", {"model": "tiny-vgg"}, 422, "not-applicable", "Use 'grad-cam'"),
         ("/explain/cam", {"model": "tiny-regression"}, 422, "not-applicable", "use 'ram'"),
         ("/explain/ram", {}, 422, "not-applicable", "use 'cam'"),
@@ -53,14 +53,14 @@ def problem(response: httpx.Response, status: int, kind: str = "") -> Problem:
 )
 def test_model_and_method(client: httpx.Client, path: str, fields, status: int, kind: str, words: str) -> None:
     found = problem(client.post(path, json={"image": BASE64, **fields}), status, kind)
-    assert words in found.detail.replace("?; ", "? ").replace("? ; ", "? ")
+    assert words in found.detail
     assert not found.errors
 
 
 @pytest.mark.parametrize(
     ("path", "fields", "pointer", "words"),
     [
-        ("/predict", {"modell": "tiny"}, "/modell", "did you mean 'model'?; known are model, timeout_s"),
+        ("/predict", {"modell": "tiny"}, "/modell", "did you mean 'model'? Known are model, timeout_s"),
         ("/predict", {"a/b~c": 1}, "/a~1b~0c", "unknown field; known are"),
         ("/predict", {"model": "a.b"}, "/model", "pattern"),
         ("/predict", {"model": 5}, "/model", "string (got 5)"),
@@ -73,7 +73,7 @@ def test_model_and_method(client: httpx.Client, path: str, fields, status: int, 
         ("/predict", {"image": 5}, "/image", "string (got 5)"),
         ("/predict", {"image": None}, "/image", "send it as base64 in `image`, or as multipart part"),
         ("/predict", {"image": "*" * 8}, "/image", "not valid base64"),
-        ("/predict", {"image": BASE64[:-3]}, "/image", "use the standard alphabet with padding"),
+        ("/predict", {"image": BASE64[:-3]}, "/image", "send the file's bytes in base64"),
         ("/predict", {"image": "é" * 8}, "/image", "not valid base64"),
         ("/predict", {"image": "data:image/png,abc"}, "/image", "data:image/png;base64,..."),
         ("/predict", {"image": "data:image/png;base64"}, "/image", "data:image/png;base64,..."),
@@ -115,7 +115,7 @@ def test_model_and_method(client: httpx.Client, path: str, fields, status: int, 
         ("/explain/saliency", {"targets": [""]}, "/targets/0", ""),
         ("/explain/saliency", {"targets": [0] * 17}, "/targets", "17 targets; at most 16"),
         ("/explain/saliency", {"targets": [0] * 1025}, "/targets", "1024"),
-        ("/explain/saliency", {"targets": ["appel"]}, "/targets/0", "did you mean 'apple'?; or give an index"),
+        ("/explain/saliency", {"targets": ["appel"]}, "/targets/0", "did you mean 'apple'? An index will do, too"),
         ("/explain/saliency", {"targets": [0, "Cherry"]}, "/targets/1", "outputs [2, 3]; give one of these indices"),
         ("/explain/saliency", {"targets": ["apple"], "model": "tiny-vgg"}, "/targets/0", "no labels; give an index"),
         ("/explain/saliency", {"targets": [0], "model": "tiny-regression"}, "/targets", "leave targets out"),

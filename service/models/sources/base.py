@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from service.contract import Scale
-from service.errors import CatalogError
+from service.errors import CatalogError, suggested
 from service.models.networks.forms import unwrapped
 from service.models.weights import State, fit, read_weights
 
@@ -129,15 +129,15 @@ def unknown(text: str, folder: Path) -> str:
     # A plain name comes first, unless another source has this very one.
     ranked = sorted((name for name in near.values() if name), key=lambda name: ("/" in name, -likeness(text, name)))
     best = next((name for name in ranked if likeness(text, name) == 1.0), next(iter(ranked), ""))
-    did = f"; did you mean {best!r}?" if best else ""
     forms = "; ".join(
         source.form + (f" (nearest: {near[source.name]!r})" if near[source.name] else "") for source in sources()
     )
     embedded = next(source for source in sources() if source.name == "embedded")
-    return (
-        f"there is no model {text!r}{did}; the embedded models are {', '.join(embedded.names())}, and "
-        f"`heatlens models --torchvision` lists the others of torchvision. Sources are: {forms}"
+    then = (
+        f"the embedded models are {', '.join(embedded.names())}, and `heatlens models --torchvision` lists the others "
+        f"of torchvision. Sources are: {forms}"
     )
+    return f"there is no model {text!r}" + suggested([best] if best else [], then)
 
 
 def _plain(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from service.errors import CatalogError
+from service.errors import CatalogError, suggested
 from service.models.sources.base import Network, Wish, fitted, nearest, seeded
 
 _PREFIX = "timm/"
@@ -65,7 +65,7 @@ def _config(timm: Any, name: str) -> dict[str, Any]:
     """
     if not timm.is_model(name):
         near = nearest(name, timm.list_models())
-        did = f"; did you mean {_PREFIX + near!r}?" if near else ""
+        did = suggested([_PREFIX + near] if near else [])
         raise CatalogError(f"timm has no network {name.partition('.')[0]!r}{did}")
     architecture, _, tag = name.partition(".")
     tags = [known.partition(".")[2] for known in timm.list_models(f"{architecture}.*", pretrained=True)]
