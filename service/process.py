@@ -35,6 +35,13 @@ def release_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on any kind of device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+
+
 def leave_cores_to_the_device() -> None:
     """Let PyTorch use one core in the calling thread. To be called first in every thread but the device's.
 

@@ -30,7 +30,10 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "gallery": ("api pipeline", "PIL"),
     "tuning": ("engine.store engine.probe explainers images settings", "torch"),
     "methods": ("errors", ""),
-    "api": ("client.wire jobs pipeline metrics spans methods", "PIL fastapi numpy orjson pydantic starlette"),
+    "api": (
+        "client.wire jobs pipeline metrics spans methods",
+        "PIL fastapi numpy orjson pydantic python_multipart starlette",
+    ),
     "jobs": ("pipeline", "orjson pydantic"),
     "pipeline": (
         "ask answer tasks rendering engine.store engine.probe settings explainers.base",
@@ -48,7 +51,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "engine.incremental": ("engine.scheduler engine.network", "numpy torch"),
     "engine.scheduler": ("contract errors precision process spans", "torch"),
     "engine.network": (
-        "models.spec models.identity models.networks.forms tasks images contract errors precision",
+        "models.spec models.identity models.networks.forms tasks images contract errors precision process",
         "torch",
     ),
     "explainers": ("contract errors", "numpy pydantic torch"),

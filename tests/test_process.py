@@ -9,7 +9,7 @@ import torch
 
 from service.app import build, close
 from service.engine.scheduler.device import Device
-from service.process import ALL_THREADS
+from service.process import ALL_THREADS, out_of_memory
 from service.settings import Settings
 from tests.conftest import CATALOG
 
@@ -71,3 +71,18 @@ def test_freed_memory_is_kept_until_it_is_given_back() -> None:
     before, kept, released = map(float, done.stdout.split())
     assert kept - before > 200
     assert released - before < 80
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
+        (RuntimeError("HIP out of memory"), True),
+        (RuntimeError("shapes differ"), False),
+        (ValueError("out of memory"), False),  # somebody's own words
+    ],
+)
+def test_every_device_says_in_its_own_way_that_memory_ran_out(error, is_one):
+    assert out_of_memory(error) is is_one

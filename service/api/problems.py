@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from service.errors import InternalError, InvalidParameter, MethodNotAllowed, NotFound, ServiceError
+from service.errors import InternalError, InvalidParameter, MethodNotAllowed, ModelFailed, NotFound, ServiceError
 
 log = logging.getLogger("heatlens")
 MEDIA_TYPE = "application/problem+json"
@@ -37,7 +37,9 @@ def problem(error: ServiceError, instance: str) -> Response:
 
 
 def known(path: str, error: BaseException) -> ServiceError:
-    """Return an error that may be shown: a defect goes to the log instead."""
+    """Return an error that may be shown: a defect, and what a network raised, goes to the log instead."""
+    if isinstance(error, ModelFailed):
+        log.error("while answering %r: %s", path, error.detail, extra={"raised": error.raised})
     if isinstance(error, ServiceError):
         return error
     log.error("defect while answering %r", path, exc_info=error)
@@ -52,6 +54,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ServiceError)
     async def ours(request: Request, error: ServiceError) -> Response:
+        known(request.url.path, error)
         request.scope["heatlens"].error = error.type
         error.with_traceback(None)  # whose frames hold the future that holds the error, and the request's body
         return problem(error, request.url.path)

@@ -15,8 +15,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from service.contract import Rows, Tracing
+from service.contract import Check, Rows, Tracing
 from service.engine.network.forms.adapted import compiles
+from service.engine.network.proofs.checks import Refused
 from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
@@ -40,6 +41,7 @@ class Entry:
     status: Status = "loading"
     model: Model | None = None
     error: str | None = None
+    checks: tuple[Check, ...] | None = None  # what had been looked at when the loading failed
     load_s: float | None = None
     since: float = 0.0  # when its loading began
 
@@ -132,8 +134,8 @@ class Store:
         """
         name = self.default if name is None else name
         if name not in self.entries:
-            near = did_you_mean(name, self.entries)
-            raise UnknownModel(f"there is no model {name!r}{near}; served are: {', '.join(self.entries)}")
+            near = did_you_mean(name, self.entries, then=f"served are: {', '.join(self.entries)}")
+            raise UnknownModel(f"there is no model {name!r}{near}")
         return self.entries[name]
 
     def get(self, name: str | None) -> Model:
@@ -213,6 +215,7 @@ class Store:
     def _failed(entry: Entry, error: Exception) -> None:
         """Take note of a model that fails: it leaves the others serving."""
         known = isinstance(error, CatalogError | ServiceError)
+        entry.checks = error.checks if isinstance(error, Refused) else None
         entry.error = str(error) if known else f"{type(error).__name__}: {error}"
         entry.status = "failed"
         log.error("model %s failed to load: %s", entry.spec.name, entry.error, exc_info=None if known else error)

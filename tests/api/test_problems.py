@@ -50,6 +50,15 @@ def test_a_defect_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture) -> N
     assert "\x1b" not in line.getMessage()
 
 
+def test_what_a_network_raised_is_logged_and_not_shown(caplog: pytest.LogCaptureFixture) -> None:
+    failed = errors.ModelFailed("the network of model 'm' fails", raised="Traceback\nValueError: a secret")
+    assert problems.known("/where", failed) is failed
+    assert b"secret" not in problems.document(failed, "/where")
+    (line,) = caplog.records
+    assert "a secret" in line.raised
+    assert "model 'm' fails" in line.getMessage()
+
+
 def test_what_the_framework_refuses_is_a_problem_too() -> None:
     app = FastAPI()
     problems.install(app)

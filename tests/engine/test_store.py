@@ -85,7 +85,7 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(device):
     with _started(device, [_spec("resnet"), _spec("other")]) as store, pytest.raises(UnknownModel) as raised:
         store.entry("resnett")
     assert "did you mean 'resnet'" in raised.value.detail
-    assert "served are: resnet, other" in raised.value.detail
+    assert "Served are: resnet, other" in raised.value.detail
 
 
 def test_what_is_still_loading_says_so_and_those_before_it_serve(device):
@@ -121,6 +121,24 @@ def test_what_cannot_be_loaded_leaves_the_others_serving(device):
             store.get("wrong")
         assert store.entry("broken").error == "ZeroDivisionError: theirs"
         assert store.get("one") is not None
+
+
+def test_what_was_looked_at_is_kept_of_one_that_is_refused(device):
+    class Counts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("seen", torch.zeros(1))
+
+        def forward(self, x):
+            self.seen += 1
+            return x.mean((2, 3)) + self.seen
+
+    with _started(device, [_spec("counts", Counts), _spec("one")]) as store:
+        assert store.wait(60)
+        *before, last = store.entry("counts").checks
+        assert {check.outcome for check in before} == {"passed"}
+        assert (last.name, last.outcome) == ("repeatable", "refused")
+        assert store.entry("one").checks is None  # the model has its own
 
 
 def test_a_network_that_the_device_cannot_run_is_told_as_such(device):

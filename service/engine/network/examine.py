@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from service.contract import Facts, LayerInfo, Part, Tracing
+from service.contract import Check, Facts, LayerInfo, Part, Tracing
 from service.engine.network.capture import install
 from service.engine.network.forms.adapted import prepared
+from service.engine.network.forms.failures import NoAnswer
 from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.attentions import find_attentions
-from service.engine.network.proofs.checks import Checks, difference, state, written
+from service.engine.network.proofs.checks import Checks, Refused, difference, state, written
 from service.engine.network.proofs.heads import prove
 from service.engine.network.proofs.layers import RELU, Layers, find_layers
 from service.engine.network.proofs.watch import Changes, Watched
@@ -63,7 +64,15 @@ def examine(spec: ModelSpec, module: nn.Module, device: torch.device) -> Examine
     Raises:
         CatalogError: it would answer falsely, or not at all; the message says what to change.
     """
-    return _Examination(spec, module, device).examined()
+    examination = _Examination(spec, module, device)
+    try:
+        return examination.examined()
+    except Refused:
+        raise
+    except CatalogError as error:
+        found, _, remedy = str(error).removeprefix(f"model {spec.name!r}: ").partition("; ")
+        line = Check("answer", "refused", found, remedy or None)
+        raise Refused(str(error), (*examination.checks.lines, line)) from error
 
 
 class _Examination:
@@ -98,7 +107,8 @@ class _Examination:
         layouts = {
             info.path: info.layout for info in facts.layers.values() if info.layout and info.layout.axes != "chw"
         }
-        addresses = Addresses(layers.repeated, layouts)
+        answer = None if answering.outlet.boxes else tuple(raw.shape[1:])
+        addresses = Addresses(layers.repeated, layouts, answer)
         return Examined(answering.adapted(), facts, addresses, answering.singly, answering.keeps, answering.row_bytes)
 
     def _watched(self, changes: Changes) -> tuple[Changes, Watched | None]:
@@ -205,7 +215,11 @@ class _Examination:
         if black_box:
             self.checks.warn("layers", black_box, "methods that look at a layer do not apply")
         elif layers.default is None:
-            self.checks.warn("layers", "no layer answers with a grid over the picture", None)
+            self.checks.warn(
+                "layers",
+                "no layer answers with a grid over the picture",
+                "methods that look at a layer do not apply; let modules answer with maps, if there are any",
+            )
         else:
             grids = sum(info.spatial for info in layers.infos.values())
             self.checks.passed("layers", f"{grids} layers answer with maps; the default one is {layers.default!r}")
@@ -283,7 +297,10 @@ class _Examination:
         x = self.answering.pictures[:1]
         self.checks.count(1)
         both = Tracing(layers=(plain.path, plain.path + RELU), partial=True)
-        found = trace_parts(Variant("plain", self.network), Addresses(layers.repeated), [Part(x)], both)[0]
+        try:
+            found = trace_parts(Variant("plain", self.network), Addresses(layers.repeated), [Part(x)], both)[0]
+        except NoAnswer:
+            return False
         if isinstance(found, Exception):
             return False
         kept = found.activations
@@ -302,4 +319,6 @@ class _Examination:
             return None
         if isinstance(self.network, BlackBox):
             return f"{self.network.form}, so that nothing inside of it can be seen"
+        if any(isinstance(module, torch.jit.ScriptModule) for module in self.network.modules()):
+            return "what is inside of it is compiled by TorchScript, which shows no layers"
         return "its forward calls none of its modules, so that nothing inside of it has an address"

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from service.contract import Objective, Part, Rescale, Trace, Tracing
 from service.engine.network.capture import install, uninstall
 from service.engine.network.examine import examine, probe_pictures
+from service.engine.network.forms.failures import answered, checked
 from service.engine.network.tails.tails import Tails
 from service.engine.network.trace import trace_parts
 from service.engine.network.variants import EXACT, Variant, candidates
@@ -61,13 +63,18 @@ class Model:
         self.proved.set()
 
     def forward(self, rows: Tensor, precision: Precision = "fp32") -> Tensor:
-        """Return answers (N, ...) float32 of inputs (N, C, H, W) float32: a readout makes a table (N, K) of them."""
+        """Return answers (N, ...) float32 of inputs (N, C, H, W) float32: a readout makes a table (N, K) of them.
+
+        Raises:
+            ModelFailed: the network's own code fails on them.
+        """
         with self._quiet():
             if self.examined.keeps:
                 rows = rows.clone()
             if precision not in self.variants:
                 self.variants[precision] = candidates(self.module, self.example(), precision)[-1]
-            return self.variants[precision](rows)
+            variant, shape = self.variants[precision], self.examined.addresses.answer
+            return answered(self.spec.name, variant.module, lambda: checked(variant(rows), len(rows), shape))
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -93,7 +100,7 @@ class Model:
         """Trace parts of several requests in one forward."""
         network, addresses = self._tracing(tracing), self.examined.addresses
         if not self.examined.singly:
-            return trace_parts(network, addresses, parts, tracing)
+            return answered(self.spec.name, network.module, lambda: trace_parts(network, addresses, parts, tracing))
         return [self._traced_singly(network, part, tracing) for part in parts]
 
     def _traced_singly(self, network: Variant, part: Part, tracing: Tracing) -> Trace | Exception:
@@ -106,7 +113,11 @@ class Model:
         pieces: list[Trace] = []
         for i in range(len(part.x)):
             row = replace(part, x=part.x[i : i + 1], first=part.first + i)
-            (piece,) = trace_parts(network, self.examined.addresses, [row], tracing)
+            (piece,) = answered(
+                self.spec.name,
+                network.module,
+                partial(trace_parts, network, self.examined.addresses, [row], tracing),
+            )
             if isinstance(piece, Exception):
                 return piece
             pieces.append(piece)
@@ -120,6 +131,8 @@ class Model:
         layer = self.facts.default_layer
         if variant.module is self.module or layer is None or layer.split("+")[0] in variant.folded:
             return False
+        if not self.facts.layers[layer].gradient:
+            return False  # there is none to agree about
         before, self.traced = self.traced, None
         example = self.example()[:1]
 

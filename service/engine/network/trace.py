@@ -13,6 +13,7 @@ from torch.utils import checkpoint
 from service.contract import INPUT, Layout, Part, Relevance, Rescale, Trace, Tracing
 from service.engine.network.attention import ADDRESS, Attentions
 from service.engine.network.capture import ActivatedCapture, Done, Tape, recording
+from service.engine.network.forms.failures import NoAnswer, checked
 from service.engine.network.rules import arrived, rule_mode
 from service.engine.network.variants import Variant
 from service.errors import NotApplicable
@@ -24,6 +25,7 @@ class Addresses:
 
     repeated: Collection[str] = ()  # modules that are called more than once in a forward
     layouts: Mapping[str, Layout] = field(default_factory=dict)  # of layers whose maps do not lie as (N, C, h, w)
+    answer: tuple[int, ...] | None = None  # shape of one row's answer; None: whatever it is
 
     def maps(self, address: str, output: Tensor) -> Tensor:
         """Return a layer's output, or the gradient there, as methods see it: (N, C, h, w) where it has maps."""
@@ -60,7 +62,8 @@ def trace_parts(
         # Relevance is shared among all that depends on the picture, also with what goes around a layer.
         leaf = network.laid_out(x).requires_grad_(INPUT in tracing.wrt or isinstance(tracing.rule, Relevance))
         given = leaf.clone() if leaf.requires_grad else leaf
-        raw = _recorded(network.module, given, tape, tracing)
+        raw = _recorded(network.module, given, tape, tracing, addresses)
+        _all_met(tape, len(leaf))
         pieces = _pieces(parts, raw, tape, addresses)
         columns = [
             piece if isinstance(piece, Exception) else _columns(part, piece)
@@ -95,6 +98,15 @@ def _references(parts: Sequence[Part], tracing: Tracing) -> list[Tensor]:
     if len(references) < len(parts):
         raise ValueError("a rule that compares takes `Pairs`")
     return references
+
+
+def _all_met(tape: Tape, rows: int) -> None:
+    """Raise `NoAnswer` where a layer did not answer to each row: which modules are called may depend on the picture."""
+    for address in tape.layers:
+        if address not in tape.kept:
+            raise NoAnswer(f"its forward does not come by layer {address!r}, as it did when it was loaded")
+        if len(tape.kept[address]) != rows:
+            raise NoAnswer(f"layer {address!r} answers to {len(tape.kept[address])} of {rows} rows")
 
 
 def _result(
@@ -173,7 +185,7 @@ def _pieces(parts: Sequence[Part], raw: Tensor | None, tape: Tape, addresses: Ad
     return found
 
 
-def _recorded(module: nn.Module, x: Tensor, tape: Tape, tracing: Tracing) -> Tensor | None:
+def _recorded(module: nn.Module, x: Tensor, tape: Tape, tracing: Tracing, addresses: Addresses) -> Tensor | None:
     """Run a forward; None where the tape ended it early."""
     with ExitStack() as modes:
         if tracing.rule is not None:
@@ -183,10 +195,9 @@ def _recorded(module: nn.Module, x: Tensor, tape: Tape, tracing: Tracing) -> Ten
         if tape.activated:
             modes.enter_context(ActivatedCapture(tape))
         try:
-            raw: Tensor = module(x)
+            return checked(module(x), len(x), addresses.answer)
         except Done:
             return None
-    return raw
 
 
 def _columns(part: Part, piece: Trace) -> Tensor | Exception:

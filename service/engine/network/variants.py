@@ -11,6 +11,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service.engine.network.capture import uninstall
 from service.engine.network.forms.adapted import cached
+from service.engine.network.forms.failures import checked
 from service.engine.network.graphs import Recorded, bucket
 from service.errors import InvalidParameter
 from service.precision import DTYPES, Precision
@@ -36,7 +37,7 @@ class Variant:
         if self.buckets and (missing := bucket(count) - count):
             filling = given[-1:].expand(missing, -1, -1, -1)
             given = torch.cat([given, filling]).contiguous(memory_format=self._layout)
-        outputs: Tensor = (self.recorded or self.module)(given)
+        outputs = checked((self.recorded or self.module)(given), len(given))
         return outputs[:count].float()
 
     @property

@@ -3,8 +3,6 @@
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-import torch
-
 _BATCHES = 4  # full ones that a number of rows is judged by
 _GAIN = 1.02  # times as many rows a second as with half of them: what a longer batch has to bring
 
@@ -78,10 +76,3 @@ class Limits:
         """Remember that memory ran out with so many rows; half as many are tried from then on."""
         self._growing.pop(key, None)
         self._learned[key] = max(1, rows // 2)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on any kind of device."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))

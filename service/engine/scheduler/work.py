@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from service.contract import Objective, Pairs, Part, Readout, Rows, Total, Trace, Tracing
-from service.engine.scheduler.limits import out_of_memory
 from service.engine.scheduler.queue import Item, Share
 from service.engine.scheduler.run import Run
 from service.errors import OutOfMemory
 from service.precision import Precision
+from service.process import out_of_memory
 
 T = TypeVar("T")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from service.errors import CatalogError
 from service.images import Transform
+from service.models.networks.forms import BlackBox
 
 _PATIENCE_S = 20.0
 _SIZES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 48, 112, 160, 192, 240, 288, 320, 336, 448, 512, 518)
@@ -49,6 +50,8 @@ def _reason(transform: Transform, network: nn.Module, error: Exception) -> str:
     raised = _tried(network, given)
     if raised is None:
         if _tried(network, given[:1]) is not None:
+            if isinstance(network, BlackBox):
+                return "it was exported for batches of one size; export it with dynamic_shapes={0: Dim('batch')}"
             return (
                 "it takes two pictures but not one, as where squeeze() drops the axis of a batch of one; write "
                 "flatten(1), or "

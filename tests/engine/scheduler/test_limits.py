@@ -1,9 +1,8 @@
 """How many rows a batch may have."""
 
 import pytest
-import torch
 
-from service.engine.scheduler.limits import Limits, out_of_memory
+from service.engine.scheduler.limits import Limits
 
 
 def test_before_anything_is_measured_few_rows_are_tried():
@@ -92,18 +91,3 @@ def test_nothing_is_learned_of_batches_that_are_not_full():
         limits.worked("a", 7, 0.1)
         limits.worked("unknown", 8, 0.1)
     assert limits.of("a") == 8
-
-
-@pytest.mark.parametrize(
-    ("error", "is_one"),
-    [
-        (torch.OutOfMemoryError("CUDA out of memory"), True),
-        (MemoryError(), True),
-        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), True),
-        (RuntimeError("HIP out of memory"), True),
-        (RuntimeError("shapes differ"), False),
-        (ValueError("out of memory"), False),  # somebody's own words
-    ],
-)
-def test_every_device_says_in_its_own_way_that_memory_ran_out(error, is_one):
-    assert out_of_memory(error) is is_one

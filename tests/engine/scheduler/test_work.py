@@ -5,11 +5,11 @@ import torch
 
 from service.contract import INPUT, Pairs, Rows, Trace, Tracing
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.limits import out_of_memory
 from service.engine.scheduler.queue import Share
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import CallWork, RowsWork, Ticket, TraceWork, Work
 from service.errors import OutOfMemory
+from service.process import out_of_memory
 from tests.engine.scheduler.doubles import SHAPE, Clock, Recorder, together, work_of
 
 KEPT, BOTH = Tracing(("a",)), Tracing(("a",), ("a",))

@@ -84,6 +84,9 @@ def find(returned: Any, rows: int, wanted: Item | None, name: str) -> Outlet:
     fitting = _fitting(held, rows)
     if len(fitting) == 1:
         return Outlet(fitting[0], axes=_axes(held[fitting[0]], rows))
+    boxes = [key for key, value in held.items() if _is_boxes(value, rows)]
+    if not fitting and len(boxes) == 1:
+        return Outlet(boxes[0], boxes=True)
     if not held:
         raise CatalogError(
             f"model {name!r} returned a {type(returned).__name__}; a network has to return one tensor (N, K) of one "
