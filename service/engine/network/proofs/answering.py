@@ -10,12 +10,15 @@ from service.engine.network.forms.adapted import Adapted, cached, joined
 from service.engine.network.forms.outlet import Outlet, find
 from service.engine.network.memory import counting
 from service.engine.network.proofs.checks import ALONE, REPEATS, Checks, difference, first_line, written
+from service.engine.network.proofs.decisions import Decisions
 from service.engine.network.proofs.grids import changed
 from service.engine.network.proofs.heads import widths
 from service.engine.network.proofs.watch import Changes, Watched, watch_changes, watch_gradients
 from service.errors import CatalogError
 from service.models.spec import ModelSpec
 from service.tasks import task
+
+_DRAWS = 8  # further answers of a network that draws at random
 
 
 class Answering:
@@ -139,8 +142,13 @@ class Answering:
                 first = self._once(given)
                 self.row_bytes = live.peak
             off = self._off(first, raw[:1])
-            with torch.inference_mode():  # where it answers alone as among others, it has answered the same twice
-                again = self._off(first, self._once(one.clone())) if off > REPEATS else off
+            with torch.inference_mode():
+                before_it = torch.get_rng_state()
+                second, decides = self._deciding(one.clone())
+                drawn = not torch.equal(before_it, torch.get_rng_state())
+                again = self._off(first, second)
+                if drawn and again <= REPEATS:  # of few numbers, chance may have drawn the same ones
+                    again = max(self._off(first, self._once(one.clone())) for _ in range(_DRAWS))
         except Exception as error:
             raise self.checks.refused(
                 "alone",
@@ -169,6 +177,13 @@ class Answering:
             )
             changes = self.changes(singly=True)
             raw = self._read(changes)
+        elif not self.singly and decides:
+            self.one_at_a_time(
+                f"its forward takes values out of its pictures ({decides}) and may go another way for each",
+                "decide by shapes, or for each row of a batch alone, as torch.where does",
+            )
+            changes = self.changes(singly=True)
+            raw = self._read(changes)
         elif not self.singly:
             self.checks.passed("alone", "a picture alone gets the same answer as among others")
         if self._off(raw[:1], raw[-1:]) == 0:
@@ -185,6 +200,16 @@ class Answering:
         answer = self.outlet(returned, 1)
         self.as_it_is = self.as_it_is and _same_form(returned, answer)
         return answer.float().clone()
+
+    def _deciding(self, x: Tensor) -> tuple[Tensor, str]:
+        """Run one picture; return its answer, and the operator by which values were taken out of it, if any was."""
+        deciding = Decisions(x)
+        try:
+            with deciding:
+                answer = self._once(x)
+        except Exception:  # something in it cannot be watched
+            return self._once(x.clone()), ""
+        return answer, deciding.found[0] if deciding.found else ""
 
     def _off(self, a: Tensor, b: Tensor) -> float:
         """Return how far answers are apart; of detections only the surest one's score is held against each other."""
