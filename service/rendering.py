@@ -67,8 +67,12 @@ class Heat:
 
     @property
     def flat(self) -> bool:
-        """Whether all values are equal: there is nothing to see."""
-        return self.array.size == 0 or self.low == self.high
+        """Whether nothing was found to tell places apart: all values are equal; in a signed map all are zero.
+
+        The zero of a signed map has a meaning. Where each square hidden costs the score the same, that was found.
+        """
+        signed = self.kind in ("signed", "picture")
+        return self.array.size == 0 or (self.low == self.high and not (signed and self.high))
 
     @property
     def all_negative(self) -> bool:

@@ -102,8 +102,16 @@ def test_shades_keep_the_order_of_values(values: list[float], signed: bool) -> N
 
 
 def test_flat_and_all_negative() -> None:
-    for values, flat, negative in (((0, 0), True, False), ((-1, -1), True, False), ((-2, 0), False, True)):
-        heat = Heat(floats(*values), "signed")
+    """A constant that is not zero is a finding where zero means something: each place counts the same."""
+    for kind, values, flat, negative in (
+        ("signed", (0, 0), True, False),
+        ("signed", (-1, -1), False, True),
+        ("signed", (1, 1), False, False),
+        ("signed", (-2, 0), False, True),
+        ("positive", (1, 1), True, False),
+        ("positive", (0, 1), False, False),
+    ):
+        heat = Heat(floats(*values), kind)
         assert (heat.flat, heat.all_negative) == (flat, negative)
     assert not Heat(floats(-1, 1), "signed").all_negative
 

@@ -159,7 +159,7 @@ class MapWire(Wire):
     array: ArrayWire | None
     min: float
     max: float
-    flat: Annotated[bool, Field(description="All values are equal: the method found nothing to tell apart.")]
+    flat: Annotated[bool, Field(description="Nothing was found: all values are equal, and zero where signs count.")]
     all_negative: Annotated[bool, Field(description="Not flat, and no value is above zero.")]
     patch: Annotated[list[int] | None, Field(description="x0, y0, x1, y1 of the input that a projection explains.")]
 
