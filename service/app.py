@@ -15,6 +15,8 @@ from service import spans
 from service.api import documentation, models, problems, routes
 from service.api.context import Context
 from service.api.middleware import Bodies, CrossSite, Keys, Recording, Refusing
+from service.api.origins import origin
+from service.api.queries import Queries
 from service.api.readiness import Readiness
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
@@ -28,6 +30,8 @@ from service.settings import BATCH_MIB, BATCH_MS, Settings, loopback, unknown
 from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
+# Pages and probes of others, which put what they like behind a question mark.
+_FREE = ("/", "/docs", "/docs/oauth2-redirect", "/metrics", "/health/live", "/health/ready")
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -64,6 +68,18 @@ def _api_keys(settings: Settings) -> tuple[str, ...]:
     if not lines:
         raise CatalogError(f"api_keys_file {str(settings.api_keys_file)!r} holds no key; write one a line")
     return keys + tuple(lines)
+
+
+def _origins(settings: Settings) -> list[str]:
+    """Return the origins of pages that may ask, as browsers send them.
+
+    Raises:
+        CatalogError: one of them is none, and would never match.
+    """
+    try:
+        return [origin(text) for text in settings.cors_origins]
+    except ValueError as error:
+        raise CatalogError(f"cors_origins: {error}") from None
 
 
 def _watch(metrics: Metrics, device: Device, store: Store) -> None:
@@ -163,17 +179,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     # Of middlewares, the last one added is the outermost.
     app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)
+    app.add_middleware(Queries, free=_FREE)
     app.add_middleware(Refusing, methods=routes.paths())
-    app.add_middleware(CrossSite, origins=settings.cors_origins)
+    origins = _origins(settings)
+    app.add_middleware(CrossSite, origins=origins)
     keys = _api_keys(settings)
     if keys:
         app.add_middleware(Keys, keys=keys)
     elif not loopback(settings.host):
         log.warning("listening on %s without keys: whoever reaches it may ask", settings.host)
-    if settings.cors_origins:
+    if origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=settings.cors_origins,
+            allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=["x-request-id", "server-timing", "retry-after"],

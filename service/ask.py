@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +14,10 @@ from service.client import wire
 from service.contract import Asked
 from service.errors import FieldError, InvalidParameter, did_you_mean
 from service.explainers.base import Explainer, method
+from service.images.sent import Sent
 from service.rendering import OutputOptions
 
 R = TypeVar("R", bound=wire.Request)
-Sent = bytes | str
-"""A picture as it was sent: a file's bytes, or text, which is base64 or a data: URI."""
 
 
 @dataclass(frozen=True)
@@ -114,29 +111,6 @@ def request_schema(cls: type[Explainer]) -> type[wire.ExplainRequest]:
     )
 
 
-def picture_bytes(sent: Sent, pointer: str = "/image") -> bytes:
-    """Return a picture's file. Takes a while where it is long: not for an event loop.
-
-    Raises:
-        InvalidParameter: text that is neither base64 nor a data: URI.
-    """
-    if isinstance(sent, bytes):
-        return sent
-    if sent.startswith("data:"):
-        header, comma, sent = sent.partition(",")
-        if not comma or not header.endswith(";base64"):
-            raise InvalidParameter.at(pointer, "the data: URI has to be base64: data:image/png;base64,...")
-    elif sent.startswith(("http://", "https://")):
-        raise InvalidParameter.at(pointer, "addresses are not fetched; send the picture itself in base64")
-    compact = "".join(sent.split())
-    try:
-        return base64.b64decode(compact, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidParameter.at(
-            pointer, f"not valid base64 ({error}); use the standard alphabet with padding, or send multipart/form-data"
-        ) from None
-
-
 def _checked(schema: type[R], fields: Mapping[str, Any]) -> R:
     """Check fields against their wire type.
 
@@ -201,8 +175,8 @@ def _say(error: Any, schema: type[BaseModel]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         known = list(_fields_at(schema, error["loc"][:-1]))
-        near = did_you_mean(str(error["loc"][-1]), known)
-        return f"unknown field{near}; known are {', '.join(known)}" if known else "unknown field; there are none here"
+        then = f"known are {', '.join(known)}" if known else "there are none here"
+        return "unknown field" + did_you_mean(str(error["loc"][-1]), known, then=then)
     if error["type"] == "none_required":
         return "not used here; leave it out"
     value = error.get("input")

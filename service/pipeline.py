@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from service.answer import Answer, Needs, Shown, shown
-from service.ask import Ask, picture_bytes
+from service.ask import Ask
 from service.client import wire
 from service.contract import Clean, Explanation, Facts, Rows, Target, Targets, View
 from service.engine.network.resident import Model
@@ -21,6 +21,7 @@ from service.engine.store import Store
 from service.errors import InvalidParameter, NotApplicable
 from service.explainers.base import registry
 from service.images import Picture, Transform, decode, prepare, to_input
+from service.images.sent import picture_bytes
 from service.precision import DTYPES, Precision
 from service.settings import Settings
 

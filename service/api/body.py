@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from fastapi import Request
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -33,6 +34,7 @@ class Body:
 SMALL_BODY = 64 * 1024  # bytes: what is no larger takes too little to be hurried
 _PAUSE_S = 10.0  # longest one between two pieces of a larger body
 _PARTS = ("image", "pictures", "request")
+_NAMELESS = b'; filename=""'
 
 
 async def read(request: Request, max_bytes: int, timeout_s: float, least_rate: float) -> Body:
@@ -42,10 +44,13 @@ async def read(request: Request, max_bytes: int, timeout_s: float, least_rate: f
         TooLarge: more than `max_bytes`, found while it streams in.
         TooSlow: it takes longer than `timeout_s` to arrive, or, once it is large, arrives at less than `least_rate`
             bytes a second.
-        UnsupportedMediaType: neither JSON nor multipart.
+        UnsupportedMediaType: neither JSON nor multipart, or compressed.
         MalformedRequest: not what it says it is.
         Cancelled: the caller went away before the end.
     """
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedMediaType(f"content encoding {coding!r} is not accepted; send the body as it is, uncompressed")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
         named = f"content type {kind!r} is" if kind else "a request without a content type is"
@@ -87,7 +92,7 @@ async def _collect(request: Request, max_bytes: int, timeout_s: float, least_rat
     return bytes(data)
 
 
-def _object(data: bytes | str, what: str) -> dict[str, Any]:
+def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
         parsed = orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -98,18 +103,28 @@ def _object(data: bytes | str, what: str) -> dict[str, Any]:
 
 
 class _InMemory(MultiPartParser):
-    """Reads a form that is there already, without a file on disk: the root file system may be read-only."""
+    """Reads a form that is there already, without a file on disk: the root file system may be read-only.
+
+    Every part is read as a file, whatever its headers say: many clients leave the file's name out, or write it in a way
+    of its own (`filename*`).
+    """
 
     def __init__(self, request: Request, data: bytes) -> None:
         self.spool_max_size = len(data) + 1
         self._complete = False
-        # A part that is no file may be as large as the body, which is bounded already.
-        super().__init__(request.headers, self._whole(data), max_files=20, max_fields=20, max_part_size=len(data) + 1)
+        super().__init__(request.headers, self._whole(data), max_files=20, max_fields=0, max_part_size=len(data) + 1)
 
     async def _whole(self, data: bytes) -> AsyncGenerator[bytes, None]:
         yield data
         if not self._complete:  # raised here, the parser closes all files, also the one that is cut off
             raise MultiPartException("it is cut off before its last boundary")
+
+    def on_headers_finished(self) -> None:
+        """Take the part for a file."""
+        _, options = parse_options_header(self._current_part.content_disposition)
+        if b"name" in options and b"filename" not in options:
+            self._current_part.content_disposition = (self._current_part.content_disposition or b"") + _NAMELESS
+        super().on_headers_finished()
 
     def on_end(self) -> None:
         """Note that the last boundary has been read."""
@@ -123,38 +138,49 @@ async def _multipart(request: Request, data: bytes) -> Body:
         reason = getattr(error, "message", None) or "it has no valid boundary"
         raise MalformedRequest(f"the body is not valid multipart/form-data: {reason}") from None
     try:
-        return await _parts(form.multi_items())
+        return await _parts([(name, part) for name, part in form.multi_items() if isinstance(part, UploadFile)])
     finally:
         await form.close()
 
 
-async def _parts(parts: list[tuple[str, UploadFile | str]]) -> Body:
+async def _parts(parts: list[tuple[str, UploadFile]]) -> Body:
     for name, _ in parts:
         if name not in _PARTS:
-            raise MalformedRequest(
-                f"unknown part {name!r}{did_you_mean(name, _PARTS)}; the parts are 'image' (a file) and, "
-                "optionally, 'request' (the request as a JSON object, without the image) and further 'pictures' (files)"
+            then = (
+                "the parts are 'image' (a file) and, optionally, 'request' (the request as a JSON object, without the "
+                "image) and further 'pictures' (files)"
             )
+            raise MalformedRequest(f"unknown part {name!r}" + did_you_mean(name, _PARTS, then=then))
     further = [part for name, part in parts if name == "pictures"]
     parts = [(name, part) for name, part in parts if name != "pictures"]
-    if len(parts) != len(dict(parts)):
-        raise MalformedRequest("a part is sent twice; send one 'image' and at most one 'request'")
     found = dict(parts)
-    text = found.get("request", "{}")
-    if isinstance(text, UploadFile):
-        raw: bytes | str = await text.read()
-    else:
-        raw = text
-    fields = _object(raw, "part 'request'")
+    if len(parts) != len(found):
+        raise MalformedRequest("a part is sent twice; send one 'image' and at most one 'request'")
+    raw = await found["request"].read() if "request" in found else b""
+    fields = _object(raw, "part 'request'") if raw.strip() else {}
     if "image" in fields:
         raise InvalidParameter.at("/image", "send the picture in the part 'image' or in JSON, not in part 'request'")
     if further:
-        if "pictures" in fields or any(isinstance(part, str) for part in further):
+        if "pictures" in fields:
             raise MalformedRequest("send further pictures as files, each in a part 'pictures', or all of them in JSON")
-        fields["pictures"] = [await part.read() for part in further if isinstance(part, UploadFile)]
-    image = found.get("image")
-    if isinstance(image, str):
+        fields["pictures"] = [await _file(part, "pictures") for part in further]
+    return Body(fields, await _file(found["image"], "image") if "image" in found else None)
+
+
+async def _file(part: UploadFile, name: str) -> bytes:
+    """Return a part's bytes; refuse a text where a file was meant."""
+    data = await part.read()
+    kind = (part.content_type or "").partition(";")[0].strip().lower()
+    if not part.filename and kind in ("", "text/plain") and _is_text(data):
         raise MalformedRequest(
-            "part 'image' is a text field; send it as a file (with curl: -F image=@picture.jpg, with the @)"
+            f"part {name!r} is a text field; send it as a file (with curl: -F {name}=@picture.jpg, with the @)"
         )
-    return Body(fields, await image.read() if image is not None else None)
+    return data
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether bytes are a text, as no picture's are; nothing at all counts as one."""
+    try:
+        return data.decode().isprintable()
+    except UnicodeDecodeError:
+        return False

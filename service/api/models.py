@@ -25,7 +25,7 @@ router = APIRouter()
     tags=["methods"],
     operation_id="list_methods",
     summary="All explanation methods.",
-    openapi_extra={"responses": refusals(401)},
+    openapi_extra={"responses": refusals(401, 422)},
 )
 async def methods() -> wire.MethodList:
     """Return each method with its parameters' JSON Schema, what it needs of a model, and what it costs."""
@@ -82,7 +82,7 @@ def _tuning(store: Store, model: Model) -> wire.TuningInfo | None:
     tags=["models"],
     operation_id="list_models",
     summary="All served models.",
-    openapi_extra={"responses": refusals(401)},
+    openapi_extra={"responses": refusals(401, 422)},
 )
 async def models(request: Request) -> wire.ModelList:
     """Return every model with its status."""
@@ -95,7 +95,7 @@ async def models(request: Request) -> wire.ModelList:
     tags=["models"],
     operation_id="get_model",
     summary="One model in full.",
-    openapi_extra={"responses": refusals(401, 404)},
+    openapi_extra={"responses": refusals(401, 404, 422)},
 )
 async def model(request: Request, name: str) -> wire.ModelInfo:
     """Return a model's version, input, default layer, and which methods apply to it and why others do not."""
@@ -104,6 +104,7 @@ async def model(request: Request, name: str) -> wire.ModelInfo:
     spec, loaded = entry.spec, entry.model
     facts = loaded.facts if loaded else None
     head = facts.head if facts else None
+    checks = facts.checks if facts else entry.checks
     return wire.ModelInfo(
         **_summary(entry, store.default).model_dump(),
         version=loaded.version if loaded else None,
@@ -111,7 +112,7 @@ async def model(request: Request, name: str) -> wire.ModelInfo:
         load_s=entry.load_s,
         outputs=facts.outputs if facts else None,
         scale=facts.task.scale if facts else None,
-        checks=[wire.CheckInfo(**vars(check)) for check in facts.checks] if facts else None,
+        checks=[wire.CheckInfo(**vars(check)) for check in checks] if checks is not None else None,
         labels=len(spec.labels),
         task_assumed=facts.task_assumed if facts else not spec.task_known,
         loading=list(spec.said),
@@ -135,7 +136,7 @@ async def model(request: Request, name: str) -> wire.ModelInfo:
     tags=["models"],
     operation_id="get_layers",
     summary="A model's layers.",
-    openapi_extra={"responses": refusals(401, 404, 503)},
+    openapi_extra={"responses": refusals(401, 404, 422, 503)},
 )
 async def layers(request: Request, name: str) -> wire.LayerList:
     """Return every address inside a network, in the order in which they answer."""

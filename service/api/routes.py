@@ -13,6 +13,7 @@ from service.api.middleware import caller, record
 from service.api.running import Work, complete, stream
 from service.ask import Ask
 from service.engine.scheduler.run import Run
+from service.errors import InvalidParameter
 from service.explainers.base import method, registry
 
 
@@ -71,6 +72,13 @@ def _explaining(name: str) -> Callable[[Request], object]:
     async def explain(request: Request) -> Response:
         format = formats.accepted(request.headers.get("accept", "*/*"))
         sent = await received(request)
-        return await handle(request, Ask.explain(name, sent.fields, sent.image), format)
+        ask = Ask.explain(name, sent.fields, sent.image)
+        if len(ask.targets) > 1 and format.needs.maps == 1:
+            raise InvalidParameter.at(
+                "/targets",
+                f"{format.media_type} shows one map, and {len(ask.targets)} targets are named; accept application/json "
+                "or application/zip, or name one target",
+            )
+        return await handle(request, ask, format)
 
     return explain

@@ -57,6 +57,10 @@ FILE = ("a.png", PNG)
         ([("image", FILE), ("image", FILE)], 400, None, "sent twice"),
         ([("image", FILE)] * 21, 400, None, "Too many files"),
         ([("image", (None, b"abc"))], 400, None, "-F image=@picture.jpg"),
+        ([("image", (None, b""))], 400, None, "-F image=@picture.jpg"),
+        ([("image", (None, b"cat.jpg", "text/plain"))], 400, None, "-F image=@picture.jpg"),
+        ([("image", FILE), ("pictures", (None, b"cat.jpg"))], 400, None, "-F pictures=@picture.jpg"),
+        ([("image", FILE), ("request", (None, b'{"pictures": []}')), ("pictures", FILE)], 400, None, "or all of them"),
         ([("imgae", FILE)], 400, None, "unknown part 'imgae'; did you mean 'image'?"),
         ([("image", FILE), ("request", (None, b"{"))], 400, None, "part 'request' is not valid JSON"),
         ([("image", FILE), ("request", (None, b"[]"))], 400, None, "part 'request' has to be a JSON object"),
@@ -133,6 +137,41 @@ def test_files_of_a_form_are_closed_however_it_ends(cut: int, monkeypatch: pytes
     assert all(file.closed for file in opened)
     opened.clear()
     gc.collect()  # a file that is not closed would warn here, and warnings are errors
+
+
+def _part(header: str, data: bytes) -> bytes:
+    return b"--x\r\n" + header.encode() + b"\r\n\r\n" + data + b"\r\n"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        'Content-Disposition: form-data; name="image"',
+        'Content-Disposition: form-data; name="image"\r\nContent-Type: image/jpeg',
+        'Content-Disposition: form-data; name="image"\r\nContent-Type: application/octet-stream',
+        "Content-Disposition: form-data; name=\"image\"; filename*=UTF-8''%E7%8C%AB.jpg",
+        "Content-Disposition: form-data; name=image; filename=猫.jpg",
+        'Content-Disposition: form-data; name="image"; filename="C:\\fakepath\\a.jpg"',
+        'Content-Disposition: form-data; name="image"; filename="=?utf-8?Q?caf=C3=A9?="',
+        'Content-Disposition: form-data; name="image"; filename=""',
+        'content-type: image/png\r\ncontent-disposition: form-data; name="image"; size=3',
+    ],
+)
+@pytest.mark.parametrize("request_part", [None, b"", b" \r\n", b'{"top_k": 2}'])
+def test_a_picture_is_a_file_however_its_part_is_headed(header: str, request_part: bytes | None) -> None:
+    named = 'Content-Disposition: form-data; name="request"\r\nContent-Type: application/json'
+    more = b"" if request_part is None else _part(named, request_part)
+    found = read(_part(header, PNG) + more + b"--x--\r\n")
+    assert found.image == PNG
+    assert found.fields == ({"top_k": 2} if request_part and request_part.strip() else {})
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, identity"])
+def test_a_compressed_body_is_refused_by_name(client: httpx.Client, coding: str) -> None:
+    headers = {"content-type": "application/json", "content-encoding": coding}
+    found = problem(client.post("/predict", content=b"{}", headers=headers), 415)
+    assert f"content encoding '{coding}' is not accepted; send the body as it is" in found.detail
+    assert client.post("/predict", content=b"{}", headers=headers | {"content-encoding": "identity"}).status_code == 422
 
 
 def test_nothing_is_written_to_a_disk(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,39 @@
+"""Pictures in base64 of every habit are what was sent; what is none says so."""
+
+import base64
+from urllib.parse import quote
+
+import pytest
+
+from service.errors import InvalidParameter
+from service.images.sent import picture_bytes
+
+
+def test_pictures_as_they_are_sent() -> None:
+    data = bytes(range(256))
+    text = base64.b64encode(data).decode()
+    for sent in (data, text, f"data:image/png;base64,{text}", "\n".join((text[:50], text[50:])), f" {text} "):
+        assert picture_bytes(sent) == data
+    for sent in ("*" * 8, text[:-3], "data:image/png,abc", "data:image/png;base64", "https://example.org/cat.png", "é"):
+        with pytest.raises(InvalidParameter) as caught:
+            picture_bytes(sent)
+        assert caught.value.errors[0].pointer == "/image"
+
+
+@pytest.mark.parametrize("length", range(40, 48))
+def test_base64_of_every_habit(length: int) -> None:
+    data = bytes(range(255, 255 - length, -1))  # whose letters are those that the two alphabets do not share
+    text, address = base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()
+    assert "/" in text
+    assert "_" in address
+    lines = "\r\n".join(text[i : i + 10] for i in range(0, len(text), 10))
+    for sent in (text, address, text.rstrip("="), address.rstrip("="), lines, f"\t{text}\n", text + "=="):
+        assert picture_bytes(sent) == data
+        for head in (
+            "data:image/png;base64,",
+            "data:;base64,",
+            "DATA:image/png;name=a.png;BASE64,",
+            " data:image/png;base64,\n",
+        ):
+            assert picture_bytes(head + sent) == data
+    assert picture_bytes("data:image/png;base64," + quote(text, safe="")) == data
