@@ -3,7 +3,6 @@
 import gc
 import json
 import logging
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from service import __version__
-from service.errors import CatalogError, ServiceError
+from service.api import words
+from service.errors import CatalogError, ModelFailed, ServiceError
 
 if TYPE_CHECKING:  # `--help` and `methods` take no time that they do not need
     from service.settings import Settings
@@ -62,6 +62,9 @@ def _errors() -> Iterator[None]:
     """Show the errors that a user can mend as one line, without a traceback."""
     try:
         yield
+    except ModelFailed as error:  # here the network's author is likely to be who reads it
+        said = error.raised.strip().rpartition("\n")[2]
+        raise click.ClickException(f"{error.detail} ({said})" if said else error.detail) from None
     except (ServiceError, CatalogError) as error:
         raise click.ClickException(getattr(error, "detail", str(error))) from None
 
@@ -117,14 +120,21 @@ def serve(**options: Any) -> None:
 
 @contextmanager
 def _service(settings: "Settings", *, all_models: bool = False) -> Iterator[Any]:
-    """Load the default model, or all of them, without a server."""
-    from service.app import build, close
-    from service.engine.store import Store
+    """Load the default model, or all of them, without a server; what networks print meanwhile is no output."""
+    from service.app import build
+    from service.models.networks.forms import aside
     from service.process import prepare_process
 
     logging.basicConfig(level="WARNING", format="%(message)s")
     prepare_process()
-    context = build(settings.model_copy(update={"tune": False}))
+    with aside():
+        yield from _served(build(settings.model_copy(update={"tune": False})), all_models=all_models)
+
+
+def _served(context: Any, *, all_models: bool) -> Iterator[Any]:
+    from service.app import close
+    from service.engine.store import Store
+
     try:
         if not all_models:
             default = context.store.default
@@ -145,14 +155,6 @@ def _read(picture: str) -> bytes:
         raise click.ClickException(f"{picture}: {error.strerror}") from None
 
 
-def _value(text: str) -> Any:
-    """Read a parameter's value as JSON where it is, else as a word."""
-    try:
-        return json.loads(text)
-    except ValueError:  # no JSON, or more digits than Python reads
-        return text
-
-
 def _params(
     pairs: tuple[str, ...], form: str = "NAME=VALUE, for example -p window=48 or -p 'channels=[3, 7]'"
 ) -> dict[str, Any]:
@@ -161,7 +163,7 @@ def _params(
         name, equals, value = pair.partition("=")
         if not equals:
             raise click.UsageError(f"-p {pair}: write {form}")
-        params[name] = _value(value)
+        params[name] = words.value(value)
     return params
 
 
@@ -176,7 +178,13 @@ def _params(
     help="File: .json for all of it, .png, .webp or .jpg for the first map's picture, .npy for its array, .zip for all "
     "maps.",
 )
-@click.option("-t", "--target", multiple=True, help="Output index or label; default: the top class. May be repeated.")
+@click.option(
+    "-t",
+    "--target",
+    multiple=True,
+    help="What to explain: a label, an output's index, or JSON as in a request's `targets`. Default: what the model "
+    "says. May be repeated.",
+)
 @click.option("-p", "--param", multiple=True, metavar="NAME=VALUE", help="A parameter of the method; see `methods`.")
 @click.option("--colormap", help="Colour map.")
 @click.option("--opacity", type=float, help="Of the map over the picture, 0 to 1.")
@@ -205,11 +213,16 @@ def explain(
         format = formats.of_file(output)
     except ServiceError as error:
         raise click.UsageError(f"--output {error.detail}") from None
+    if len(target) > 1 and format.needs.maps == 1:
+        raise click.UsageError(
+            f"--output {output}: such a file shows one map, and {len(target)} targets are named; write to a .json or "
+            ".zip file, or name one target"
+        )
     with _errors():
         cls = base.method(method)
         fields = {
             "params": {name.replace("-", "_"): value for name, value in _params(param).items()},
-            "targets": [int(t) if re.fullmatch("-?[0-9]{1,18}", t) else t for t in target],
+            "targets": [words.target(text) for text in target],
             "output": {name: value for name, value in drawing.items() if value is not None}
             | ({"overlay": False} if heatmap else {}),
             "precision": precision,
@@ -220,7 +233,8 @@ def explain(
                 raise click.UsageError(f"{method} needs a PICTURE")
             ask = replace(ask, pictures=(_read(picture),))
         with _service(_settings(**others)) as context:
-            plan = context.pipeline.plan(ask)
+            labels = context.store.get(None).facts.labels if target else ()
+            plan = context.pipeline.plan(replace(ask, targets=tuple(words.target(text, labels) for text in target)))
             run = Run(expected=plan.passes)
             with click.progressbar(length=plan.passes, label=method, file=sys.stderr, hidden=plan.passes < 50) as bar:
 
@@ -299,13 +313,14 @@ def predict(picture: str, top_k: int, as_json: bool, **models: Any) -> None:
 def models(torchvision: bool, **options: Any) -> None:
     """List the models that `serve` would serve with the same options."""
     from service.models.catalogue import requested
+    from service.models.networks.forms import aside
     from service.models.sources.torchvision import torchvision_names
 
     if torchvision:
         click.echo("\n".join(torchvision_names()))
         return
     settings = _settings(**options)
-    with _errors():
+    with _errors(), aside():
         specs, default = requested(settings.model, settings.catalog)
     for name, spec in specs.items():
         height, width = spec.transform.crop

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from PIL import Image
 
 from service import __version__
 from service.cli import main
@@ -72,21 +73,23 @@ def test_explain_answers_as_http(client: httpx.Client, cat: str, tmp_path: Path)
     asked = {"targets": [2, "apple"], "params": params, "output": drawing}
     parts = {"image": PNG, "request": (None, json.dumps(asked))}
     words = [
-        *("explain", "occlusion", cat, *TINY, "-t", "2", "-t", "apple", "-p", "window=8", "--param", "stride=4"),
+        *("explain", "occlusion", cat, *TINY, "-p", "window=8", "--param", "stride=4"),
         *("-p", "fill=#808080", "--colormap", "viridis", "--opacity", "0.25", "-o"),
     ]
     files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "png", "npy", "PNG")}
-    for file in files.values():
-        assert output(*words, str(file)) == ""
+    both = ["-t", "2", "-t", "apple"]
+    for kind, file in files.items():
+        assert output(*words, str(file), *(both if kind == "json" else both[:2])) == ""
+    one = parts | {"request": (None, json.dumps(asked | {"targets": [2]}))}
     answers = {
-        kind: client.post("/explain/occlusion", files=parts, headers={"accept": accept})
+        kind: client.post("/explain/occlusion", files=parts if kind == "json" else one, headers={"accept": accept})
         for kind, accept in (("json", "application/json"), ("png", "image/png"), ("npy", "application/x-npy"))
     }
     assert lasting(json.loads(files["json"].read_bytes())) == lasting(answers["json"].json())
     assert files["png"].read_bytes() == files["PNG"].read_bytes() == answers["png"].content
     assert files["npy"].read_bytes() == answers["npy"].content
     alone = tmp_path / "alone.png"
-    output(*words, str(alone), "--heatmap")
+    output(*words, str(alone), "--heatmap", *both[:2])
     heatmap = answers["json"].json()["maps"][0]["heatmap"]
     assert alone.read_bytes() == base64.b64decode(heatmap)
     assert alone.read_bytes() != files["png"].read_bytes()
@@ -133,6 +136,9 @@ def test_original_size_and_standard_input(tmp_path: Path) -> None:
         (("explain", "cam", "CAT", "-o", "out.png", "-t", "--5"), 1, "no label '--5'"),
         (("explain", "cam", "CAT", "-o", "out.png", "-t", "²"), 1, "no label '²'"),
         (("explain", "cam", "CAT", "-o", "out.png", "-t", "9" * 5000), 1, "targets/0"),
+        (("explain", "cam", "CAT", "-o", "out.png", "-t", "1", "-t", "2"), 2, "write to a .json or .zip file"),
+        (("explain", "cam", "CAT", "-o", "out.png", "-t", '{"class": 1'), 1, "begins as a JSON object and is none"),
+        (("explain", "cam", "CAT", "-o", "out.png", "-t", '{"klass": 1}'), 1, "unknown field 'klass'; did you mean"),
         (("explain", "cam", "CAT", "-o", "no/such/out.png"), 1, "no/such/out.png: No such file"),
         (("explain", "occlusion", "CAT", "-o", "out.png", "-p", "windw=3"), 1, "did you mean 'window'?"),
         (("explain", "occlusion", "CAT", "-o", "out.png", "-p", "window=wide"), 1, "valid integer"),
@@ -163,6 +169,65 @@ def test_a_model_that_fails_to_load(cat: str, tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].endswith("the factory returned a list, not an nn.Module")
     assert "Traceback" not in result.stderr
+
+
+NUMBERED = """
+[models.m]
+factory = "tests.tiny:classifier"
+arguments = {outputs = 12}
+input_size = 32
+labels = "labels.txt"
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("10", 2),  # the label, which is that of another output
+        ("11", 3),
+        ("Seven", 9),  # a label, whatever its case
+        ('{"class": "10", "against": [0]}', 2),
+        ('{"class": 10}', 10),
+    ],
+)
+def test_a_target_is_json_or_a_label_or_an_index(cat: str, tmp_path: Path, text: str, index: int) -> None:
+    """Folders of classes are often numbers, and in another order."""
+    labels = sorted(map(str, range(12)))
+    labels[9] = "seven"
+    (tmp_path / "labels.txt").write_text("\n".join(labels))
+    (tmp_path / "catalog.toml").write_text(NUMBERED)
+    file = tmp_path / "out.json"
+    output("explain", "cam", cat, "-o", str(file), "-t", text, "--catalog", str(tmp_path / "catalog.toml"))
+    target = json.loads(file.read_bytes())["maps"][0]["target"]
+    assert (target["index"], target["label"]) == (index, labels[index])
+
+
+def test_digits_are_an_index_where_no_label_has_that_name(cat: str, tmp_path: Path) -> None:
+    file = tmp_path / "out.json"
+    output("explain", "cam", cat, "-o", str(file), "-t", "3", *TINY)
+    assert json.loads(file.read_bytes())["maps"][0]["target"]["index"] == 3
+
+
+def test_what_a_network_prints_is_no_output(cat: str, tmp_path: Path) -> None:
+    """Neither in its factory nor in a forward; in a process of its own, where output is output."""
+    (tmp_path / "catalog.toml").write_text("[models.m]\nfactory = 'tests.odd.nets:talks'\ninput_size = 32\n")
+    words = [sys.executable, "-m", "service", "predict", cat, "--json", "--catalog", str(tmp_path / "catalog.toml")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["predictions"]) == 3
+    assert "a picture came by" in done.stderr
+    assert "made" in done.stderr
+
+
+def test_a_network_that_fails_on_a_picture(tmp_path: Path) -> None:
+    """Here its author reads the answer: it says what was raised, in one line."""
+    (tmp_path / "black.png").write_bytes(encoded(Image.new("RGB", (32, 32))))
+    catalog = tmp_path / "catalog.toml"
+    text = "[models.m]\nfactory = 'tests.odd.nets:on_black'\ninput_size = 32\nmean = 0.0\nstd = 1.0\n"
+    catalog.write_text(text + "arguments = {what = 'raises'}\n")
+    line = wrong(1, "predict", str(tmp_path / "black.png"), "--catalog", str(catalog), "--device", "cpu")
+    assert "the network of model 'm' fails on this picture" in line
+    assert "its forward raises ValueError (ValueError: black; secret=/etc/shadow)" in line
 
 
 # predict, models, methods
