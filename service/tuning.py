@@ -33,7 +33,7 @@ from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import rows_key
-from service.errors import EngineUnavailable
+from service.errors import EngineUnavailable, InvalidParameter
 from service.explainers.cam.score_cam import ScoreCAM
 from service.images import decode, prepare, to_input
 from service.precision import Precision, quick
@@ -211,7 +211,11 @@ class Tuner:
         timings: list[Timing] = []
         best: dict[Precision, Timing] = {}
         for precision in self.precisions:
-            variants = self._call(partial(candidates, model.module, model.example(), precision), closing)
+            try:
+                variants = self._call(partial(candidates, model.module, model.example(), precision), closing)
+            except InvalidParameter as error:  # the network cannot run in it; in others it can be measured
+                log.info("model %s in %s: %s", model.facts.name, precision, error)
+                continue
             found = [timing for variant in variants for timing in self._time(model, variant, closing)]
             if found:  # a device may lack a precision
                 timings += found

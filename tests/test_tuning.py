@@ -183,6 +183,20 @@ class _Failing(torch.nn.Module):
         return self.module(x)
 
 
+def test_a_network_that_takes_one_precision_only_is_measured_in_it(tmp_path):
+    (tmp_path / "catalog.toml").write_text("[models.m]\nfactory = 'tests.odd.nets:only_float32'\ninput_size = 32\n")
+    context = build(Settings(catalog=tmp_path / "catalog.toml", device="cpu", cache_dir=tmp_path, max_batch_rows=4))
+    context.store.start()
+    try:
+        model, tuner = context.store.get("m") if context.store.wait(60) else None, _tuner(context)
+        tuner.measure(model, threading.Event())
+        tuned = tuner.found[model.version]
+        assert set(tuned.variants) == {"fp32"}
+        assert tuned.preferred == "fp32"
+    finally:
+        close(context)
+
+
 def _stale(call):
     """A recording that answers what was asked first, for ever."""
     return call(), lambda: None
