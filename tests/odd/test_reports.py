@@ -1,0 +1,326 @@
+"""Public reports of what went wrong in other tools, and which test here does the same.
+
+Each line is one report, or several of a kind: `odd:NAME` is a network of `cases.py`, anything else a test of this
+suite, as `FILE::NAME`. What has no test elsewhere has one below.
+"""
+
+import ast
+import base64
+import io
+import json
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from PIL import Image
+
+from service.models.catalogue import read_catalog
+from tests.conftest import encoded
+from tests.odd.cases import CASES
+from tests.odd.conftest import Odd
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+TESTS = Path(__file__).parent.parent
+HERE = "odd/test_reports.py"
+
+REPORTS: dict[str, tuple[str, ...]] = {
+    # Pictures
+    "yolov5 405: phone photos lie on their side": (
+        "images/test_decoding.py::test_exif_orientation",
+        "api/test_bad_input.py::test_odd_picture_answers_as_the_plain_one",
+    ),
+    "Pillow 1138: a phone's JPEG is called MPO": (f"{HERE}::test_mpo",),
+    "TorchServe 65: grey JPEG": (f"{HERE}::test_grey_jpeg", "odd:grey_told"),
+    "Triton 4257: transparent PNG": ("images/test_decoding.py::test_transparency_lies_on_white",),
+    "PyTorch 20524: PNG of 16 bits": ("images/test_decoding.py::test_16_bits_are_scaled_and_not_clipped",),
+    "pytorch-grad-cam 469: X-ray of 12 bits": (
+        "images/test_decoding.py::test_window_over_12_bits",
+        "images/test_decoding.py::test_dark_16_bits_are_warned_of",
+        "models/test_inputs.py::test_pictures_of_12_bits_through_a_window",
+    ),
+    "okuna-api 414: HEIC": (
+        "images/test_decoding.py::test_heic",
+        "images/test_decoding.py::test_heic_without_its_decoder_is_named",
+    ),
+    "DeepLIIF 48: TIFF, AVIF": ("images/test_decoding.py::test_tiff", "images/test_decoding.py::test_formats"),
+    "Pillow 2038: JPEG without its end": ("images/test_decoding.py::test_jpeg_without_its_end",),
+    "Pillow 8594: BMP of the clipboard": (
+        "images/test_decoding.py::test_bmp_whose_alpha_is_zero_throughout_is_opaque",
+    ),
+    "infinity 609: one pixel": ("api/test_bad_input.py::test_odd_picture_answers_as_the_plain_one",),
+    "infinity 242: broken files fail alone": ("api/test_bad_input.py::test_bad_picture",),
+    "baserow 3013: pixels beyond the limit": (
+        "images/test_decoding.py::test_pixels_are_counted_before_any_is_decoded",
+        "images/test_decoding.py::test_a_raised_limit_holds_beyond_pillows_own",
+    ),
+    "fastai 1803: the map in its place": ("test_rendering.py::test_heat_lies_where_the_model_saw_it",),
+    "places365 26: the whole picture squashed or padded": (
+        "images/test_transform.py::test_squash_is_torchvisions",
+        "images/test_transform.py::test_pad_shows_all_of_a_picture_in_its_shape",
+        "models/test_inputs.py::test_an_edge_is_seen_where_the_whole_picture_is",
+    ),
+    "SVG, PDF, DICOM, HTML named .jpg": ("images/test_decoding.py::test_what_bytes_look_like_is_named",),
+    "progressive, CMYK, animated": (
+        "images/test_decoding.py::test_cmyk_colours",
+        "api/test_bad_input.py::test_odd_picture_answers_as_the_plain_one",
+    ),
+    # Networks
+    "torchvision 5376: two models from one checkpoint": (
+        "odd/test_serving.py::test_two_models_of_the_same_weights_never_answer_for_each_other",
+    ),
+    "pytorch-grad-cam 325: one sigmoid output": ("odd:one", "odd:one_sigmoid", "odd:bright", "odd:one_measured"),
+    "chexnet 22: several labels at once": ("odd:colours", "odd:multilabel_told", "odd:sigmoid"),
+    "pytorch-grad-cam 511: no_grad, inference_mode, detach": (
+        *("odd:no_grad", "odd:inferring", "odd:detached", "odd:frozen_body"),
+    ),
+    "captum 226: frozen parameters": ("odd:frozen",),
+    "torch-cam 186: not a number": (
+        *("odd:nan", "odd:nan_for_some"),
+        "odd/test_serving.py::test_no_finite_number_is_no_answer",
+    ),
+    "torch-cam 36: no division by zero of an empty map": (f"{HERE}::test_a_map_of_zeros_is_flat", "odd:dead_class"),
+    "SimpleNet 2: dropout left on": ("odd:dropout", "odd:counts"),
+    "IIC 49: statistics of the batch": (
+        *("odd:batch_statistics", "odd:less_the_mean", "odd:decides", "odd:forgets"),
+        "odd/test_serving.py::test_the_same_picture_beside_others_is_the_same",
+    ),
+    "PyTorch 102981: weight norm": (
+        *("odd:weight_norm", "odd:weight_norm_new", "odd:spectral_norm", "odd:spectral_norm_new"),
+        "odd/test_serving.py::test_less_precision_is_an_answer_near_the_full_one_or_a_refusal",
+    ),
+    "torchvision 2421: checkpointed": ("odd:checkpointed", "odd:checkpointed_reentrant"),
+    "deep-visualization-toolbox 52: grey and four channels": (
+        *("odd:grey", "odd:grey_told", "odd:grey_by_its_mean", "odd:four", "odd:four_told", "odd:six"),
+    ),
+    "pytorch-grad-cam 481: logits, tuple, dict": (
+        *("odd:a_dict", "odd:a_tuple", "odd:a_list", "odd:an_object", "odd:several", "odd:several_named"),
+    ),
+    "pytorch-grad-cam 84: vision transformers": ("odd:class_token", "odd:channels_last", "odd:linear_attention"),
+    "pytorch-grad-cam 476: segmentation": ("odd/test_serving.py::test_segmentations",),
+    "pytorch-grad-cam 414: two inputs": ("odd:two",),
+    "anomalib 2894: squeeze of a batch of one": ("odd:squeezes", "odd:squeezed_at_the_end"),
+    "Detectron.pytorch 104: train() without return": ("odd:no_return",),
+    "half, bfloat16, double": ("odd:half", "odd:bfloat16", "odd:double", "odd:casts"),
+    "pytorch-grad-cam 258: TorchScript": (
+        *("odd:scripted", "odd:traced", "odd:scripted_inside", "odd:exported", "odd:exported_for_two"),
+        *("odd:source_script", "odd:source_export", "odd:source_export_of_two"),
+    ),
+    "quantised, lazy": ("odd:quantised", "odd:static", "odd:lazy", "odd:meta"),
+    "torch.compile in the factory": ("odd:compiled",),
+    "a slow model beside others": (
+        "engine/test_store.py::test_what_is_still_loading_says_so_and_those_before_it_serve",
+    ),
+    "pytorch-classification 35: DataParallel's prefix": ("odd:file_module", "odd:parallel"),
+    "YOLOv3_PyTorch 4: the prefix on both sides": (
+        *("odd:file_own_module", "odd:file_module_on_both_sides", "odd:file_averaged"),
+    ),
+    "PyTorch 8481: old batch norms": ("odd:file_old_batch_norms", "odd:file_without_buffers"),
+    "torchvision 474, 3648: files as published": (
+        "models/sources/test_torchvision.py::test_files_as_published",
+        "models/sources/test_torchvision.py::test_files_without_auxiliary_classifiers_and_with_own_arguments",
+    ),
+    "nanoGPT 325: _orig_mod.": ("odd:file_orig_mod", "odd:file_module_orig_mod"),
+    "lightning-hydra-template 447: model.": ("odd:file_lightning", "odd:file_lightning_of_its_own"),
+    "ldcast 12: checkpoints in a dict": (
+        *("odd:file_model_state_dict", "odd:file_net", "odd:file_params", "odd:file_ema"),
+        *("odd:file_namespace", "odd:file_numpy"),
+        "models/test_weights.py::test_every_usual_wrapper",
+    ),
+    "pytorch-grad-cam 375: whole modules": ("odd:file_whole_module", "odd:file_whole_module_allowed"),
+    "a pointer, a page, an archive": (
+        *("odd:file_pointer", "odd:file_page", "odd:file_empty", "odd:file_rubbish", "odd:file_of_a_script"),
+        "odd:file_safetensors_called_pth",
+    ),
+    "half-precision state dict": ("odd:file_half",),
+    "timm as it comes": ("models/sources/test_timm.py::test_input_is_timms",),
+    "torchvision 714: classes called by numbers": (
+        "test_cli.py::test_a_target_is_json_or_a_label_or_an_index",
+        "test_cli.py::test_digits_are_an_index_where_no_label_has_that_name",
+    ),
+    "labels of Windows and of TorchServe": ("models/test_labels.py::test_labels", "odd:too_few_labels"),
+    "a catalogue with a byte-order mark": (f"{HERE}::test_a_catalogue_with_a_byte_order_mark",),
+    "pytorch-grad-cam 319: one class's map, and the prediction with it": (
+        "api/test_contract.py::test_several_targets_answer_in_order",
+    ),
+    "MONAI 3035: names of layers": (f"{HERE}::test_names_of_layers",),
+    "torch-cam 79: a batch in one request": ("api/test_body.py::test_multipart",),
+    "torch-cam 72: ReLU in place": ("odd:plain", "odd:in_place", "odd:leaky"),
+    # HTTP and operation
+    "httpx 878: a refusal reaches whoever still sends": (
+        "api/test_body.py::test_body_limit_is_found_before_the_body_ends",
+    ),
+    "uvicorn 2097: the connection stays": (f"{HERE}::test_a_connection_outlives_refusals",),
+    "uvicorn 2722: Upgrade, Expect, HTTP/1.0, chunked": (f"{HERE}::test_habits_of_clients",),
+    "Pode 1604: JSON with a byte-order mark": (f"{HERE}::test_json_with_a_byte_order_mark",),
+    "werkzeug 1175: file names": ("api/test_body.py::test_a_picture_is_a_file_however_its_part_is_headed",),
+    "form-data 498: parts without a file name": (
+        "api/test_body.py::test_a_picture_is_a_file_however_its_part_is_headed",
+    ),
+    "habits of other servers": (f"{HERE}::test_habits_of_other_servers_are_told_what_to_send",),
+    "parameters in the address": (
+        "api/test_queries.py::test_parameters_in_an_address_are_refused_where_nothing_reads_them",
+    ),
+    "origins that never match": ("api/test_origins.py::test_what_would_never_match_is_no_origin",),
+    "a body that is compressed": ("api/test_body.py::test_a_compressed_body_is_refused_by_name",),
+    "base64 of every habit": ("images/test_sent.py::test_base64_of_every_habit",),
+    "two targets and one file": ("test_cli.py::test_mistakes", f"{HERE}::test_two_targets_and_one_picture"),
+    "TorchServe 934: a target's explanation": ("api/test_contract.py::test_several_targets_answer_in_order",),
+    "Accept of browsers": ("api/test_formats.py::test_accepted",),
+}
+
+
+@pytest.mark.parametrize("report", REPORTS)
+def test_each_report_has_a_test(report: str) -> None:
+    for place in REPORTS[report]:
+        if place.startswith("odd:"):
+            assert place.removeprefix("odd:") in CASES
+            continue
+        file, _, name = place.partition("::")
+        tree = ast.parse((TESTS / file).read_text("utf-8"))
+        assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, place
+
+
+# What has no test elsewhere
+
+PHOTO = Image.effect_noise((60, 40), 64).convert("RGB")
+JPEG = encoded(PHOTO, "JPEG")
+
+
+def numbers(odd: Odd, image: bytes) -> list[float]:
+    """Return what is predicted."""
+    answer = odd.post("/predict", "plain", image)
+    assert answer.status_code == 200, answer.text
+    return [p["probability"] for p in answer.json()["predictions"]]
+
+
+def test_mpo(odd: Odd) -> None:
+    two = encoded(PHOTO, "MPO", save_all=True, append_images=[Image.new("RGB", PHOTO.size, "blue")])
+    assert Image.open(io.BytesIO(two)).format == "MPO"
+    assert numbers(odd, two) == pytest.approx(numbers(odd, JPEG), abs=1e-3)
+
+
+def test_grey_jpeg(odd: Odd) -> None:
+    grey = PHOTO.convert("L")
+    assert numbers(odd, encoded(grey, "JPEG", quality=100)) == pytest.approx(
+        numbers(odd, encoded(grey.convert("RGB"))), abs=1e-3
+    )
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "saliency", "occlusion"])
+def test_a_map_of_zeros_is_flat(odd: Odd, method: str) -> None:
+    params = {"score": "logit"} if method != "grad-cam" else {}
+    answer = odd.post(f"/explain/{method}", "dead_class", JPEG, targets=[0], params=params)
+    assert answer.status_code == 200, answer.text
+    (found,) = answer.json()["maps"]
+    assert found["flat"]
+    assert found["min"] == found["max"]
+    assert found["overlay"]
+
+
+def test_a_catalogue_with_a_byte_order_mark(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_bytes(b"\xef\xbb\xbf[models.m]\r\nfactory = 'tests.odd.nets:plain'\r\ninput_size = 32\r\n")
+    assert list(read_catalog(path)[0]) == ["m"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        ("model.conv2", "did you mean 'conv2'? GET /models/plain/layers lists all"),
+        ("module.bn2", "did you mean 'bn2'?"),
+        ("nothing like it", "is not in plain; GET /models/plain/layers lists all"),
+    ],
+)
+def test_names_of_layers(odd: Odd, layer: str, says: str) -> None:
+    answer = odd.post("/explain/grad-cam", "plain", JPEG, params={"layer": layer})
+    assert answer.status_code == 422
+    assert says in answer.json()["detail"]
+
+
+def test_two_targets_and_one_picture(odd: Odd) -> None:
+    asked = {"image": base64.b64encode(JPEG).decode(), "targets": [0, 1]}
+    for accept in ("image/png", "application/x-npy", "image/webp"):
+        answer = odd.client.post("/explain/grad-cam", json=asked, headers={"accept": accept})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["pointer"] == "/targets"
+        assert "application/zip" in answer.json()["detail"]
+        one = odd.client.post("/explain/grad-cam", json=asked | {"targets": [1]}, headers={"accept": accept})
+        assert one.headers["content-type"] == accept
+    for accept in ("application/json", "application/zip"):
+        assert odd.client.post("/explain/grad-cam", json=asked, headers={"accept": accept}).status_code == 200
+
+
+def raw(odd: Odd, *requests: bytes) -> list[int]:
+    """Send requests over one connection; return the statuses of their answers."""
+    place = urlsplit(str(odd.client.base_url))
+    statuses = []
+    with socket.create_connection((place.hostname, place.port), timeout=30) as connection:
+        file = connection.makefile("rb")
+        for request in requests:
+            connection.sendall(request)
+            while True:
+                status = int(file.readline().split()[1])
+                length, line = 0, file.readline()
+                while line.strip():
+                    name, _, value = line.decode("latin-1").partition(":")
+                    length = int(value) if name.lower() == "content-length" else length
+                    line = file.readline()
+                file.read(length)
+                if status != 100:
+                    statuses.append(status)
+                    break
+    return statuses
+
+
+def post(body: bytes, *headers: str, path: str = "/predict", version: str = "1.1", length: bool = True) -> bytes:
+    """Return a request."""
+    lines = [f"POST {path} HTTP/{version}", "host: x", "content-type: application/json", *headers]
+    lines += [f"content-length: {len(body)}"] if length else []
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+BODY = json.dumps({"image": base64.b64encode(JPEG).decode()}).encode()
+
+
+def test_a_connection_outlives_refusals(odd: Odd) -> None:
+    wrong, good = post(b'{"image": "*"}'), post(BODY)
+    unknown, heavy = post(BODY, path="/explain/nothing"), post(json.dumps({"image": "A" * 2_000_000}).encode())
+    assert raw(odd, good, wrong, good, unknown, good, heavy, good) == [200, 422, 200, 404, 200, 415, 200]
+
+
+def test_habits_of_clients(odd: Odd) -> None:
+    chunk = f"{len(BODY):x}\r\n".encode() + BODY + b"\r\n0\r\n\r\n"
+    upgrade = ("connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA")
+    for request in (
+        post(BODY, *upgrade),
+        post(BODY, "expect: 100-continue"),
+        post(BODY, version="1.0"),
+        post(b"", "transfer-encoding: chunked", length=False) + chunk,
+    ):
+        assert raw(odd, request) == [200]
+
+
+def test_json_with_a_byte_order_mark(odd: Odd) -> None:
+    kind = {"content-type": "application/json"}
+    answer = odd.client.post("/predict", content=b"\xef\xbb\xbf" + BODY, headers=kind)
+    assert answer.status_code == 200 or (answer.status_code == 400 and re.search("byte", answer.text, re.I))
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "status", "says"),
+    [
+        ("/predictions/plain", {"content": JPEG}, 404, "see /docs"),
+        ("/predict", {"content": JPEG, "headers": {"content-type": "image/jpeg"}}, 415, "send application/json"),
+        ("/predict", {"json": {"instances": [{"image": {"b64": "AAAA"}}]}}, 422, "unknown field"),
+        ("/predict", {"json": {"inputs": "AAAA"}}, 422, "unknown field"),
+        ("/predict", {"files": {"data": JPEG}}, 400, "unknown part 'data'"),
+        ("/predict", {"files": {"file": JPEG}}, 400, "the parts are 'image'"),
+    ],
+)
+def test_habits_of_other_servers_are_told_what_to_send(odd: Odd, path, sent, status: int, says: str) -> None:
+    answer: httpx.Response = odd.client.post(path, **sent)
+    assert answer.status_code == status
+    assert says in answer.json()["detail"]
