@@ -182,7 +182,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Queries, free=_FREE)
     app.add_middleware(Refusing, methods=routes.paths())
     origins = _origins(settings)
-    app.add_middleware(CrossSite, origins=origins)
+    app.add_middleware(CrossSite, origins=tuple(origins))
     keys = _api_keys(settings)
     if keys:
         app.add_middleware(Keys, keys=keys)
