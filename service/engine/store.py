@@ -8,7 +8,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -79,8 +80,7 @@ class Store:
             default: the name of the one that is loaded first.
             device: where they are to run.
             tuner: what measures them.
-            patience_s: that the default one is loaded alone for: one that compiles for minutes does not hold up the
-                others.
+            patience_s: that one is loaded alone for: one that compiles for minutes does not hold up the others.
         """
         self.default = default
         self.tuner = tuner
@@ -90,6 +90,7 @@ class Store:
         self._waiting = deque(self.entries.values())
         # Networks are built one at a time: where weights are drawn, they are of a seed that all threads share.
         self._building = threading.Lock()
+        self._alone, self._since, self._patience_s = threading.Lock(), time.monotonic(), patience_s
         self._first = threading.Event()  # the default model is ready or has failed
         self._settled = threading.Event()
         self._proved = threading.Event()
@@ -156,16 +157,19 @@ class Store:
         leave_cores_to_the_device()
         if loader:
             self._first.wait(patience_s)
-        while (built := self._built()) is not None:
-            entry, module = built
-            try:
-                if module is not None:
-                    model = self._loaded(entry.spec, module)
-                    entry.load_s = time.monotonic() - entry.since
-                    entry.model, entry.status = model, "ready"
-                    log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
-            except Exception as error:
-                self._failed(entry, error)
+        while True:
+            with self._turn():
+                if (built := self._built()) is None:
+                    break
+                entry, module = built
+                try:
+                    if module is not None:
+                        model = self._loaded(entry.spec, module)
+                        entry.load_s = time.monotonic() - entry.since
+                        entry.model, entry.status = model, "ready"
+                        log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
+                except Exception as error:
+                    self._failed(entry, error)
             self._first.set()
             self._note()
             if entry.model is not None:
@@ -179,6 +183,22 @@ class Store:
             for entry in self.entries.values():
                 if self.tuner is not None and entry.model is not None and not self._closing.is_set():
                     self._tune(entry.model, self.tuner)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Load one model at a time, as long as none takes long.
+
+        PyTorch has one random generator and one state of its compiler for all threads: a network that draws while it
+        is looked at would change the weights of one that is being built.
+        """
+        alone = self._alone.acquire(timeout=max(0.0, self._since + self._patience_s - time.monotonic()))
+        if alone:
+            self._since = time.monotonic()
+        try:
+            yield
+        finally:
+            if alone:
+                self._alone.release()
 
     def _note(self) -> None:
         """Take note where every model is ready or has failed, or none is loaded any more."""
