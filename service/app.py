@@ -70,14 +70,14 @@ def _api_keys(settings: Settings) -> tuple[str, ...]:
     return keys + tuple(lines)
 
 
-def _origins(settings: Settings) -> list[str]:
+def _origins(settings: Settings) -> tuple[str, ...]:
     """Return the origins of pages that may ask, as browsers send them.
 
     Raises:
         CatalogError: one of them is none, and would never match.
     """
     try:
-        return [origin(text) for text in settings.cors_origins]
+        return tuple(origin(text) for text in settings.cors_origins)
     except ValueError as error:
         raise CatalogError(f"cors_origins: {error}") from None
 
