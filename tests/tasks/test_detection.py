@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from service.errors import InvalidParameter, NotApplicable
+from service.errors import CatalogError, InvalidParameter, NotApplicable
 from service.tasks.detection import overlap
 from tests.tasks.conftest import SIZE, VIEW, Trunk
 from tests.tasks.methods import check_methods
@@ -149,3 +149,47 @@ def test_detectors_that_loop_over_pictures(make, x) -> None:
         found = subject.answer(rows[i : i + 1])
         torch.testing.assert_close(found[:, :4], expected["boxes"])
     assert SIZE == 32
+
+
+def _query(trunk, a):
+    """Two queries as DETR's: logits whose last one stands for no object, and boxes as centre and extent in shares."""
+    y = trunk.fc(a.mean((2, 3))) * 2
+    centres = torch.tensor([[0.3, 0.4, 0.4, 0.5], [0.7, 0.5, 0.3, 0.8]])
+    return {
+        "pred_logits": torch.stack([y, y[:, [2, 0, 3, 1]]], 1),
+        "pred_boxes": centres + 0.05 * torch.stack([y, -y], 1).tanh(),
+    }
+
+
+def test_detectors_that_answer_by_queries(make, x) -> None:
+    kinds = ("cat", "dog", "cow")
+    subject = make(Trunk(_query), "classification", task_known=False, labels=kinds)
+    assert subject.task.name == "detection"
+
+    def read(y):
+        """Each query's best class but the last, and its box in pixels."""
+        found = []
+        for logits, (cx, cy, w, h) in zip(y["pred_logits"][0], y["pred_boxes"][0], strict=True):
+            score, label = (logits.exp() / logits.exp().sum())[:3].max(0)
+            found.append((torch.stack([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2]) * SIZE, int(label), score))
+        return sorted(found, key=lambda one: -one[2].item())
+
+    place, index, score = read(subject.plain(x))[0]
+
+    def matched(y):
+        boxes, labels, scores = zip(*read(y), strict=True)
+        together = [{"boxes": torch.stack(boxes), "labels": torch.tensor(labels), "scores": torch.stack(scores)}]
+        return _matched(place.tolist(), index)(together)
+
+    assert float(score) == pytest.approx(subject.task.predictions(subject.answer(x), subject.facts, 1)[0].score)
+    check_methods(subject, x, {"detection": 0}, matched, "value")
+
+
+def test_queries_without_labels_are_refused_for_what_is_not_known(make) -> None:
+    with pytest.raises(CatalogError, match="labels: give 3"):
+        make(Trunk(_query), "detection")
+
+
+def test_raw_boxes_are_refused_with_what_to_return(make) -> None:
+    with pytest.raises(CatalogError, match="raw boxes"):
+        make(Trunk(lambda t, a: t.conv(a).flatten(2)), "detection")

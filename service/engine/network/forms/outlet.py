@@ -1,7 +1,7 @@
 """Which tensor of all that a network returns is its answer.
 
 A network may return a tensor, or a dictionary, tuple or object that holds one; of shape (N, K), (N,), (N, K, 1, 1) or
-(N, K, H, W); or a list of boxes, one dictionary a picture, as torchvision's detectors do.
+(N, K, H, W); or a list of boxes, one dictionary a picture, as torchvision's detectors do; or queries, as DETR does.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +12,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from service.engine.network.forms.queries import Queries
 from service.errors import CatalogError, did_you_mean
 
 _USUAL = ("logits", "out")  # names of the answer among others
 _BOXES = {"boxes", "labels", "scores"}
+_WANTED = (
+    "a network has to return one tensor (N, K) of one row a picture, maps (N, K, H, W), a list of one dictionary of "
+    "`boxes`, `labels` and `scores` a picture, or a dictionary, tuple or object that holds one of these"
+)
+# Which of the two they are, no number tells.
+_THREE_AXES = (
+    "if these are a detector's raw boxes, let it return what is left of them after decoding and suppression: a list of "
+    "one dictionary of `boxes` (x0, y0, x1, y1 in pixels of the input), `labels` and `scores` a picture; if they are "
+    "tokens, let it return one row a picture, as their mean or the class token"
+)
 Item = str | int
 
 
@@ -26,9 +37,12 @@ class Outlet:
     item: Item | None = None  # which item of what it returns; None: it returns the answer itself
     boxes: bool = False
     axes: int = 2  # of the answer
+    queries: Queries | None = None  # how to read boxes that are no list of dictionaries
 
     def __call__(self, returned: Any, rows: int) -> Tensor:
         """Return the answer to so many rows: (N, K), (N, K, H, W), or (N, D, 6) of boxes."""
+        if self.queries is not None:
+            return self.queries(items(returned))
         found = returned if self.item is None else items(returned)[self.item]
         if self.boxes:
             return padded(found)
@@ -42,6 +56,8 @@ class Outlet:
         return self.item is None and not self.boxes
 
     def __str__(self) -> str:
+        if self.queries is not None:
+            return str(self.queries)
         where = "what it returns" if self.item is None else f"item {self.item!r} of what it returns"
         return f"{where}, boxes" if self.boxes else where
 
@@ -59,7 +75,9 @@ def items(returned: Any) -> dict[Item, Any]:
     return {name: value for name, value in vars(returned).items() if not name.startswith("_")}
 
 
-def find(returned: Any, rows: int, wanted: Item | None, name: str) -> Outlet:
+def find(
+    returned: Any, rows: int, wanted: Item | None, name: str, size: tuple[int, int] = (1, 1), labels: int = 0
+) -> Outlet:
     """Find the answer in what a network returned for so many rows.
 
     Args:
@@ -67,6 +85,8 @@ def find(returned: Any, rows: int, wanted: Item | None, name: str) -> Outlet:
         rows: how many inputs it was given.
         wanted: the item that the catalogue names, if any.
         name: the model's, for messages.
+        size: (H, W) of the inputs, that boxes of queries are shares of.
+        labels: how many classes have a name; 0 where it is not known.
 
     Raises:
         CatalogError: there is none, or there are several.
@@ -78,6 +98,9 @@ def find(returned: Any, rows: int, wanted: Item | None, name: str) -> Outlet:
     if _is_boxes(returned, rows):
         return Outlet(boxes=True)
     held = items(returned)
+    queries = Queries.of(held, rows, size, labels, name)
+    if queries is not None:
+        return Outlet(boxes=True, queries=queries)
     for usual in _USUAL:
         if usual in held and isinstance(held[usual], Tensor):
             return _checked(Outlet(usual, axes=_axes(held[usual], rows)), held[usual], rows, name)
@@ -88,14 +111,17 @@ def find(returned: Any, rows: int, wanted: Item | None, name: str) -> Outlet:
     if not fitting and len(boxes) == 1:
         return Outlet(boxes[0], boxes=True)
     if not held:
-        raise CatalogError(
-            f"model {name!r} returned a {type(returned).__name__}; a network has to return one tensor (N, K) of one "
-            "row a picture, maps (N, K, H, W), boxes, or a dictionary, tuple or object that holds one of these"
-        )
+        raise CatalogError(f"model {name!r} returned a {type(returned).__name__}; {_WANTED}")
     seen = ", ".join(f"{key!r} {_described(value)}" for key, value in held.items())
-    what = "several tensors that may be its answer" if fitting else "no tensor with one row a picture"
-    example = repr(fitting[0] if fitting else next(iter(held)))
-    raise CatalogError(f"model {name!r} returned {what} ({seen}); name one of these items, such as output = {example}")
+    if fitting:
+        raise CatalogError(
+            f"model {name!r} returned several tensors that may be its answer ({seen}); name one of these items, such "
+            f"as output = {fitting[0]!r}"
+        )
+    raw = any(isinstance(value, Tensor) and value.ndim == 3 and len(value) == rows for value in held.values())
+    raise CatalogError(
+        f"model {name!r} returned no tensor with one row a picture ({seen}); {_THREE_AXES if raw else _WANTED}"
+    )
 
 
 def _named(returned: Any, rows: int, wanted: Item, name: str) -> Outlet:
@@ -126,6 +152,11 @@ def _checked(outlet: Outlet, found: Tensor, rows: int, name: str) -> Outlet:
     try:
         shaped(found, rows, outlet.axes)
     except ValueError:
+        if found.ndim == 3 and len(found) == rows:
+            raise CatalogError(
+                f"model {name!r} returned shape {tuple(found.shape)}, which is no table of one row a picture, and no "
+                f"maps; {_THREE_AXES}"
+            ) from None
         raise CatalogError(
             f"model {name!r} returned shape {tuple(found.shape)} for {rows} pictures; a network has to return one "
             "(N, outputs) tensor, or maps (N, K, H, W); where it averages or squeezes over pictures, keep their axis, "

@@ -109,12 +109,13 @@ class Answering:
     def _read(self, changes: Changes) -> Tensor:
         """Find the answer in what the network returned for all rows, and return it."""
         name, wanted = self.spec.name, self.spec.output
+        known = self.spec.transform.crop, len(self.spec.labels)
         if not self.singly:
-            self.outlet = find(changes.returned, len(self.rows), wanted, name)
+            self.outlet = find(changes.returned, len(self.rows), wanted, name, *known)
             raw = self.outlet(changes.returned, len(self.rows))
             self.as_it_is = _same_form(changes.returned, raw)
         else:
-            self.outlet = find(changes.returned[0], 1, wanted, name)
+            self.outlet = find(changes.returned[0], 1, wanted, name, *known)
             raw = joined([self.outlet(one, 1) for one in changes.returned])
             self.as_it_is = False
         if "answer" not in {line.name for line in self.checks.lines}:
