@@ -1,6 +1,5 @@
 """From what is asked of a network, and what its source knows of it, to a model's specification."""
 
-import importlib.resources
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import CatalogError, did_you_mean
-from service.images import Transform, decode, prepare, to_input
+from service.images import Transform, photographs
 from service.models.identity import canonical
 from service.models.labels import read_labels
 from service.models.networks.forms import served
@@ -81,9 +80,7 @@ def _labels(given: Mapping[str, Any], network: Network, folder: Path) -> tuple[s
 
 def _pictures(transform: Transform) -> Tensor:
     """Return the package's photographs, as they are and mirrored upside down, as inputs (N, C, H, W)."""
-    files = sorted((importlib.resources.files("service") / "photographs").iterdir(), key=lambda file: file.name)
-    pictures = [decode(file.read_bytes(), max_bytes=2**20, max_pixels=2**20) for file in files]
-    x = torch.cat([to_input(prepare(picture, transform), transform) for picture in pictures])
+    x = photographs(transform)
     return torch.cat([x, x.flip(2)])
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from service.errors import CatalogError, InvalidParameter, NotApplicable
+from service.explainers.gradient.saliency import Saliency
 from service.tasks.detection import overlap
 from tests.tasks.conftest import SIZE, VIEW, Trunk
 from tests.tasks.methods import check_methods
@@ -193,3 +194,54 @@ def test_queries_without_labels_are_refused_for_what_is_not_known(make) -> None:
 def test_raw_boxes_are_refused_with_what_to_return(make) -> None:
     with pytest.raises(CatalogError, match="raw boxes"):
         make(Trunk(lambda t, a: t.conv(a).flatten(2)), "detection")
+
+
+class Scales(nn.Module):
+    """Small boxes from one layer, large ones from a later one, and heads of boxes and scores on each."""
+
+    def __init__(self, least: float = 0.0) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.stem = nn.Sequential(nn.Conv2d(3, 8, 5, 4, 2), nn.Tanh())
+            self.later = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.Tanh())
+            self.scores = nn.ModuleList([nn.Conv2d(8, 1, 1), nn.Conv2d(8, 1, 1)])
+            self.places = nn.ModuleList([nn.Conv2d(8, 4, 1), nn.Conv2d(8, 4, 1)])
+        self.least = least
+
+    def forward(self, x):
+        fine = self.stem(x)
+        found = []
+        for i, (maps, extent) in enumerate(((fine, 6.0), (self.later(fine), 20.0))):
+            sides = self.places[i](maps).sigmoid().mean((2, 3)) + 0.5
+            boxes = torch.cat([torch.zeros_like(sides[:, :2]), sides[:, 2:] * extent], 1)
+            found.append((boxes, self.scores[i](maps).mean((1, 2, 3)).sigmoid()))
+        dark = (x < -1.9).float().mean((1, 2, 3))  # share of the picture that is black
+        answers = []
+        for n in range(len(x)):
+            boxes, scores = (torch.stack([one[k][n] for one in found]) for k in range(2))
+            kept = torch.ones(2, dtype=bool) & (dark[n] >= self.least)
+            answers.append({"boxes": boxes[kept], "labels": torch.tensor([1, 2])[kept], "scores": scores[kept]})
+        return answers
+
+
+def test_the_default_layer_is_what_all_boxes_and_all_scores_are_made_of(make) -> None:
+    """Later layers show nothing of a small box, and a head's of boxes nothing of scores."""
+    facts = make(Scales(), "detection", labels=LABELS).facts
+    assert facts.default_layer == "stem"
+    assert all(facts.layers[path].gradient for path in ("stem", "later", "scores.0", "scores.1"))
+
+
+def test_a_detector_that_finds_nothing_in_noise_is_looked_at_with_photographs(make) -> None:
+    facts = make(Scales(least=0.01), "detection", labels=LABELS).facts
+    assert (facts.default_layer, facts.no_gradient) == ("stem", None)
+    assert {check.name: check.outcome for check in facts.checks}["gradient"] == "passed"
+
+
+def test_a_detector_that_finds_nothing_at_all_has_gradients_that_are_not_known(make, x) -> None:
+    subject = make(Scales(least=0.9), "detection", labels=LABELS)
+    found = {check.name: check for check in subject.facts.checks}["gradient"]
+    assert (found.outcome, subject.facts.no_gradient) == ("warning", None)
+    assert "detects nothing" in found.found
+    black = torch.full_like(x, -2.0) + 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
+    assert subject.explain(Saliency(), black, [{"detection": 0}]).maps[0].array.any()

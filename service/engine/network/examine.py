@@ -21,12 +21,13 @@ from service.engine.network.proofs.watch import Changes, Watched
 from service.engine.network.trace import Addresses, trace_parts
 from service.engine.network.variants import Variant
 from service.errors import CatalogError
-from service.images import Transform
+from service.images import Transform, photographs
 from service.models.networks.forms import BlackBox
 from service.models.spec import ModelSpec
 from service.tasks import task
 from service.tasks.guess import Meaning, Numbers, meaning
 
+_SCALES = 4  # detections of a size each, that a detector's layers are looked at for
 _LOUDER = 1e4  # times the deviation: what is bounded stays where it is
 
 
@@ -83,7 +84,10 @@ class _Examination:
         for one in said:
             self.checks.passed("form", one)
         install(self.network)
-        self.answering = Answering(spec, self.network, probe_pictures(spec.transform).to(device), self.checks)
+        pictures = probe_pictures(spec.transform).to(device)
+        self.answering = Answering(
+            spec, self.network, pictures, self.checks, lambda: photographs(spec.transform)[:2].to(device)
+        )
         self.no_gradient: str | None = None
 
     def examined(self) -> Examined:
@@ -93,7 +97,8 @@ class _Examination:
         found = self._meaning(raw, watched)
         raw, meant = self._before_the_ending(raw, watched, found)
         gradients = self._gradients(watched, meant)
-        layers = find_layers(answering, changes, watched, gradients, raw.shape[1] if raw.ndim == 4 else None)
+        classes, parts = raw.shape[1] if raw.ndim == 4 else None, self._parts(watched)
+        layers = find_layers(answering, changes, watched, gradients, classes, parts)
         self.checks.backwards = watched.backwards if watched is not None else 0
         if names := written(before, self.network):
             told = f"a forward changes {', '.join(map(repr, names[:3]))}"
@@ -172,6 +177,14 @@ class _Examination:
             self.checks.warn("gradient", str(self.no_gradient), "methods that need a gradient do not apply")
             return None
         answer = watched.returned
+        if not answer.numel():
+            self.checks.warn(
+                "gradient",
+                "it detects nothing in pictures of noise and in photographs: whether a gradient gets to the input, and "
+                "from which layer on, is not known",
+                "load trained weights, or let it keep boxes of lower scores",
+            )
+            return None
         ending = watched.endings.of(answer)
         if self.answering.cut is not None and ending is not None:
             answer = ending.given.reshape(answer.shape)
@@ -199,6 +212,22 @@ class _Examination:
         else:
             self.checks.passed("gradient", "a gradient of the outputs gets to the input")
         return gradients
+
+    def _parts(self, watched: Watched | None) -> frozenset[int]:
+        """Return the calls that a part of a detector's answer only is made of: its heads, and single scales.
+
+        Gradients tell: they get to what all is made of from the boxes as from the scores, of large and of small ones.
+        """
+        if watched is None or not self.answering.outlet.boxes or not watched.returned.numel():
+            return frozenset()
+        found = watched.returned.flatten(0, 1)  # (D, 6)
+        found = found[found[:, 4] > 0]
+        extent = (found[:, 2:4] - found[:, :2]).prod(1).argsort().tolist()
+        chosen = {extent[i * (len(extent) - 1) // (_SCALES - 1)] for i in range(_SCALES)} if extent else set()
+        seen = [watched.gradients(one)[1] for one in (found[:, :4].sum(), *(found[i, 4] for i in chosen))]
+        return frozenset(
+            i for i, each in enumerate(zip(*seen, strict=True)) if not all(g is not None and g.any() for g in each)
+        )
 
     def _why_no_gradient(self) -> str:
         if any(isinstance(m, torch.jit.ScriptModule | BlackBox) for m in self.network.modules()):

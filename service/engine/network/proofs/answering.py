@@ -1,6 +1,6 @@
 """A network's answer: where it is in what the network returns, and whether it is the picture's own."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -24,7 +24,14 @@ _DRAWS = 8  # further answers of a network that draws at random
 class Answering:
     """Runs a network at load, and finds out in which form the engine has to run it."""
 
-    def __init__(self, spec: ModelSpec, network: nn.Module, pictures: Tensor, checks: Checks) -> None:
+    def __init__(
+        self,
+        spec: ModelSpec,
+        network: nn.Module,
+        pictures: Tensor,
+        checks: Checks,
+        others: Callable[[], Tensor] | None = None,
+    ) -> None:
         """Prepare.
 
         Args:
@@ -32,9 +39,10 @@ class Answering:
             network: with recording hooks.
             pictures: two of them, (2, C, H, W).
             checks: where to say what was found, and to count what it cost.
+            others: two more pictures, for a detector that finds nothing in these.
         """
-        self.spec, self.network, self.pictures, self.checks = spec, network, pictures, checks
-        self.rows = torch.cat([changed(pictures[:1]), pictures[1:]])
+        self.spec, self.network, self.checks, self.others = spec, network, checks, others
+        self._show(pictures)
         self.outlet = Outlet()
         self.copies = False  # whether it writes to its input
         self.singly = False  # whether it is run on one picture at a time
@@ -57,7 +65,13 @@ class Answering:
             CatalogError: the network cannot be run, or its answers are not those of a picture.
         """
         changes = self._first()
+        if not self._read(changes).numel() and self.others is not None:
+            self._show(self.others())  # what a detector is made of shows where it detects something
+            changes = self._first()
         return self._alone(changes, before)
+
+    def _show(self, pictures: Tensor) -> None:
+        self.pictures, self.rows = pictures, torch.cat([changed(pictures[:1]), pictures[1:]])
 
     def run(self, x: Tensor) -> Any:
         """Run the network as it is; it may write to what it is given."""
@@ -87,6 +101,8 @@ class Answering:
 
     def _first(self) -> Changes:
         """Run all rows for the first time; one at a time, where the network takes no more."""
+        if self.singly:
+            return self.changes(singly=True)
         try:
             return self.changes(singly=False)
         except CatalogError:
@@ -120,7 +136,8 @@ class Answering:
             self.as_it_is = False
         if "answer" not in {line.name for line in self.checks.lines}:
             kind = str(raw.dtype).removeprefix("torch.")
-            self.checks.passed("answer", f"{self.outlet}: {tuple(raw.shape[1:])} a picture, {kind}")
+            told = "boxes with a class and a score each" if self.outlet.boxes else tuple(raw.shape[1:])
+            self.checks.passed("answer", f"{self.outlet}: {told} a picture, {kind}")
         return raw.float()
 
     def watched(self) -> Watched | None:

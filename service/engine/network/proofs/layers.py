@@ -33,6 +33,7 @@ def find_layers(
     watched: Watched | None,
     gradients: list[Tensor | None] | None,
     classes: int | None,
+    parts: frozenset[int] = frozenset(),
 ) -> Layers:
     """Find the layers of a network.
 
@@ -42,6 +43,7 @@ def find_layers(
         watched: what the same calls answered with gradients.
         gradients: of the score at each of these calls.
         classes: channels of what a segmentation answers with; None where the answer is no map.
+        parts: calls that not all of the answer is made of.
     """
     names, repeated = addresses(changes.calls)
     other = _at_another_size(answering)
@@ -56,7 +58,8 @@ def find_layers(
             grows = call.shape[1] == call.shape[2] > 1  # what it is like, where no other size can show it
         layout = Layout("chw", (call.shape[1], call.shape[2])) if grows else call.layout
         gradient = gradients[i] if gradients else None
-        found.infos[name] = _info(name, call, seen, layout, gradient is not None)
+        unknown = gradients is None and watched is not None
+        found.infos[name] = _info(name, call, seen, layout, unknown or gradient is not None)
         found.same[name] = seen.same if watched is not None else i
         if layout is None:
             continue
@@ -65,8 +68,8 @@ def find_layers(
             found.averaged.append(Averaged(name, call.pooled))
             if seen.followed_by == "relu":
                 found.averaged.append(Averaged(name + RELU, call.rectified))
-        # What a segmentation answers with is made of the features that its default layer holds.
-        answer = classes is not None and found.infos[name].shape[0] == classes
+        # What a segmentation or a detector answers with is made of the features that its default layer holds.
+        answer = i in parts or (classes is not None and found.infos[name].shape[0] == classes)
         candidates.append(
             Candidate(
                 name,
