@@ -213,17 +213,19 @@ class _Examination:
             self.checks.passed("gradient", "a gradient of the outputs gets to the input")
         return gradients
 
-    def _parts(self, watched: Watched | None) -> frozenset[int]:
-        """Return the calls that a part of a detector's answer only is made of: its heads, and single scales.
+    def _parts(self, watched: Watched | None) -> frozenset[int] | None:
+        """Return, of a detector, the calls that a part of a detector's answer only is made of: its heads, and single scales.
 
         Gradients tell: they get to what all is made of from the boxes as from the scores, of large and of small ones.
         """
-        if watched is None or not self.answering.outlet.boxes or not watched.returned.numel():
-            return frozenset()
+        if watched is None or not self.answering.outlet.boxes:
+            return None
         found = watched.returned.flatten(0, 1)  # (D, 6)
         found = found[found[:, 4] > 0]
+        if not len(found):
+            return frozenset()
         extent = (found[:, 2:4] - found[:, :2]).prod(1).argsort().tolist()
-        chosen = {extent[i * (len(extent) - 1) // (_SCALES - 1)] for i in range(_SCALES)} if extent else set()
+        chosen = {extent[i * (len(extent) - 1) // (_SCALES - 1)] for i in range(_SCALES)}
         seen = [watched.gradients(one)[1] for one in (found[:, :4].sum(), *(found[i, 4] for i in chosen))]
         return frozenset(
             i for i, each in enumerate(zip(*seen, strict=True)) if not all(g is not None and g.any() for g in each)

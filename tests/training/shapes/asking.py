@@ -67,10 +67,8 @@ def question(model: str, pair: Pair) -> Mapping[str, Any]:
     """Return what asks a network for both shapes of a picture, in their order, each as the network's task names it."""
     body: dict[str, Any] = {"model": model, "image": text(upload(pair.scene))}
     shapes = pair.scene.shapes
-    if model == "detector":
-        targets: list[Any] = [{"box": uploaded(shape.box), "class": shape.kind} for shape in shapes]
-    elif model == "segmenter":
-        targets = [{"class": shape.kind, "region": "predicted"} for shape in shapes]
+    if model == "segmenter":
+        targets: list[Any] = [{"class": shape.kind, "region": "predicted"} for shape in shapes]
     elif model == "embedding":
         targets = [{"like": [0], "unlike": [1]}, {"like": [1], "unlike": [0]}]
         body["pictures"] = [text(upload(alone)) for alone in pair.alone]

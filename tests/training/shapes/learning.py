@@ -71,6 +71,29 @@ class Pool:
         return Batch(x.flip(-1), classes.flip(-1), turned)
 
 
+def hidden(batch: Batch, rng: np.random.Generator) -> Batch:
+    """Return pictures of which half show some of their shapes only, and nothing else but black or the mean colour.
+
+    Methods hide parts of a picture: what is left has to be known for what it is.
+    """
+    x, classes, kept = batch.x.clone(), batch.classes.clone(), list(batch.boxes)
+    for i, boxes in enumerate(batch.boxes):
+        if rng.random() < 0.5:
+            continue
+        stays = rng.random(len(boxes)) < 0.6
+        stays[rng.integers(len(boxes))] = True
+        kept[i] = boxes[torch.from_numpy(stays)]
+        shown = torch.zeros(x.shape[-2:])
+        for some, margin, value in ((kept[i], int(rng.integers(2, 24)), 1.0), (boxes, 2, 0.0), (kept[i], 2, 1.0)):
+            for x0, y0, x1, y1 in some[:, :4].int().tolist():
+                shown[max(y0 - margin, 0) : y1 + margin, max(x0 - margin, 0) : x1 + margin] = value
+        classes[i][shown == 0] = 0
+        soft = F.avg_pool2d(shown[None, None], 5, 1, 2, count_include_pad=False)[0]
+        filling = -MEAN / STD if rng.random() < 0.5 else 0.0
+        x[i] = filling + (x[i] - filling) * soft
+    return Batch(x, classes, kept)
+
+
 def _detection(model: Trunk, batch: Batch) -> Tensor:
     """Return FCOS's loss: focal loss of the kinds, and 1 - IoU of the boxes at cells in the middle of a shape."""
     assert isinstance(model, Detector)
@@ -160,7 +183,7 @@ def train(
     seen, start = 0.0, time.perf_counter()
     for step in range(1, steps + 1):
         batch = pool.batch(rng.integers(0, pictures, BATCH).tolist(), bool(rng.integers(2)))
-        loss = LOSSES[name](model, batch)
+        loss = LOSSES[name](model, hidden(batch, rng))
         optimiser.zero_grad()
         torch.autograd.backward(loss)
         optimiser.step()

@@ -18,12 +18,13 @@ from service.settings import Settings
 from tests.training.shapes.asking import Pair, pairs, question
 from tests.training.shapes.networks import CATALOG, NETWORKS
 
-METHODS: Final[dict[str, dict[str, Any]]] = {
-    "occlusion": {"window": 16, "stride": 4},
-    "score-cam": {},
-    "grad-cam": {},
-    "saliency": {"smooth_samples": 16},
+METHODS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    "occlusion": ("occlusion", {"window": 16, "stride": 4}),
+    "score-cam, raw": ("score-cam", {"weights": "raw"}),
+    "grad-cam": ("grad-cam", {}),
+    "saliency x input": ("saliency", {"sign": "signed", "times_input": True, "smooth_samples": 16}),
 }
+"""By caption: a method, and parameters under which its maps depend on the target."""
 PAIR: Final = 3  # which of the pictures
 _SIDE, _GAP, _CAPTION = 168, 6, 21
 
@@ -48,7 +49,7 @@ def sheet(pipeline: Pipeline, model: str, pair: Pair) -> Image.Image:
     """Draw a line for each target: the picture with what is asked about it, and each method's map over it."""
     body = dict(question(model, pair))
     lines: list[list[tuple[str, Image.Image]]] = [[], []]
-    for method, params in METHODS.items():
+    for caption, (method, params) in METHODS.items():
         plan = pipeline.plan(Ask.explain(method, body | {"params": params}))
         run = Run()
         seen = pipeline.see(plan, run)
@@ -60,7 +61,7 @@ def sheet(pipeline: Pipeline, model: str, pair: Pair) -> Image.Image:
             alone, over = rendering.best(answer.maps[i].heat, seen.picture, OutputOptions())
             best = over or alone
             assert best is not None
-            line.append((method, best))
+            line.append((caption, best))
     columns = len(lines[0])
     return rendering.contact_sheet(
         [panel for line in lines for panel in line], side=_SIDE, gap=_GAP, caption=_CAPTION, columns=columns
@@ -82,6 +83,6 @@ def _asked(pipeline: Pipeline, pair: Pair, i: int, seen: Seen, answer: Answer) -
     if answer.model.task == "segmentation":
         with torch.inference_mode():
             wins = model.forward(seen.x)[0].argmax(0) == target.index
-        shade = Image.fromarray(np.uint8(90 * wins.numpy()))
-        drawn.paste(Image.new("RGB", drawn.size, "white"), mask=shade)
+        shade = Image.fromarray(np.uint8(150 * wins.numpy()))
+        drawn.paste(Image.new("RGB", drawn.size, "lime"), mask=shade)
     return [(f"{target.label} {target.score:.2f}", drawn)]

@@ -33,7 +33,7 @@ def find_layers(
     watched: Watched | None,
     gradients: list[Tensor | None] | None,
     classes: int | None,
-    parts: frozenset[int] = frozenset(),
+    parts: frozenset[int] | None = None,
 ) -> Layers:
     """Find the layers of a network.
 
@@ -43,7 +43,7 @@ def find_layers(
         watched: what the same calls answered with gradients.
         gradients: of the score at each of these calls.
         classes: channels of what a segmentation answers with; None where the answer is no map.
-        parts: calls that not all of the answer is made of.
+        parts: of a detector, the calls that not all of its answer is made of; None for other networks.
     """
     names, repeated = addresses(changes.calls)
     other = _at_another_size(answering)
@@ -69,14 +69,17 @@ def find_layers(
             if seen.followed_by == "relu":
                 found.averaged.append(Averaged(name + RELU, call.rectified))
         # What a segmentation or a detector answers with is made of the features that its default layer holds.
-        answer = i in parts or (classes is not None and found.infos[name].shape[0] == classes)
+        answer = (parts is not None and i in parts) or (classes is not None and found.infos[name].shape[0] == classes)
+        reached = reach(gradient, layout)
+        if parts is not None and reached:
+            reached = 1.0  # a box is made in few cells, and in others where it lies elsewhere
         candidates.append(
             Candidate(
                 name,
                 found.same[name],
                 call.layout is not None,
                 grows,
-                reach(gradient, layout),
+                reached,
                 isinstance(call.module, nn.Linear) or answer,
                 seen.only_pool,
             )
