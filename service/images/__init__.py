@@ -1,7 +1,7 @@
 """Bytes to a picture, and a picture to a model's input; every limit on pictures is enforced here."""
 
 from service.images.decoding import FORMATS, decode
-from service.images.photographs import photographs
+from service.images.samples import photographs
 from service.images.transform import Box, Fit, Interpolation, Order, Picture, Transform, prepare, to_input
 
 __all__ = [

@@ -23,9 +23,9 @@ from tests.training.shapes.learning import inputs, knows, train
 from tests.training.shapes.networks import CATALOG, HERE, NETWORKS, trained
 from tests.training.shapes.painting import KINDS, SIDE, paint, paint_many
 
-SCENES = 6
+SCENES = 3
 NEAR = 6  # pixels around a shape in which a map may lie: edges are seen from both sides
-SAMPLES = 4  # of methods that draw some
+SAMPLES = 2  # of methods that draw some
 NUMBERS = {"array": "base64", "heatmap": False, "overlay": False}
 scenes = cache(lambda: pairs(SCENES))
 
@@ -113,39 +113,31 @@ def explained(client, model: str, method: str, params: Mapping[str, Any]) -> Fig
 
 
 def applies(client, model: str, method: str) -> bool:
-    """Whether a method applies; where it does not, check that it says so, and that it is none of the basic four."""
-    uses = {use["name"]: use for use in client.get(f"/models/{model}").json()["methods"]}
-    if uses[method]["applies"]:
-        return True
-    assert method not in ("occlusion", "score-cam", "saliency", "grad-cam")
-    answer = client.post(f"/explain/{method}", json=dict(question(model, scenes()[0])))
-    assert answer.status_code == 422
-    assert answer.json()["type"].endswith("not-applicable")
-    return False
+    """Whether a method applies to a network, as the service says."""
+    uses = client.get(f"/models/{model}").json()["methods"]
+    return next(use["applies"] for use in uses if use["name"] == method)
 
 
 METHODS = [name for name, cls in registry().items() if cls.takes_targets and cls.needs_image]
-# Share of the own shape, and share of pointing, that a method has to have on all networks.
-SHARP: Mapping[str, tuple[float, float]] = {
-    "cam": (0.9, 0.8),
-    "grad-cam": (0.9, 0.8),
-    "occlusion": (0.95, 0.8),
-    "layer-cam": (0.7, 0.8),
-}
-ABOVE_CHANCE = (0.55, 0.5)
+# How much of its map a method has to have on the target's own shape, and not the other one, on all networks.
+SHARP: Mapping[str, float] = {"cam": 0.9, "grad-cam": 0.9, "occlusion": 0.95, "layer-cam": 0.7}
+ABOVE_CHANCE = 0.53
 
 
 @pytest.mark.parametrize("model", NETWORKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_each_target_s_map_lies_on_its_own_shape(client, model, method) -> None:
-    if not applies(client, model, method):
-        return
-    found = explained(client, model, method, telling(method))
-    own, pointing = SHARP.get(method, ABOVE_CHANCE)
-    print("FIG", model, method, found)
-    assert found.own > own
-    assert found.pointing >= pointing
-    assert found.inside > 1.3
+    if applies(client, model, method):
+        found = explained(client, model, method, telling(method))
+        assert found.own > SHARP.get(method, ABOVE_CHANCE)
+        assert found.inside > 1.3
+        if method in SHARP:
+            assert found.pointing > 0.8
+    else:
+        assert method not in ("occlusion", "score-cam", "saliency", "grad-cam")
+        answer = client.post(f"/explain/{method}", json=dict(question(model, scenes()[0])))
+        assert answer.status_code == 422
+        assert answer.json()["type"].endswith("not-applicable")
 
 
 @pytest.mark.parametrize("model", NETWORKS)
@@ -153,20 +145,17 @@ def test_each_target_s_map_lies_on_its_own_shape(client, model, method) -> None:
 def test_maps_lie_on_shapes_by_default(client, model, method) -> None:
     if applies(client, model, method):
         found = explained(client, model, method, {})
-        print("DEF", model, method, found)
         assert found.either > 1.1
 
 
 def test_a_network_that_knows_nothing_shows_nothing_of_its_target(tmp_path) -> None:
     """The same measure, on weights that were never trained: no picture is so easy that any map would do."""
     known = CATALOG.read_text("utf-8").partition("[models.grey]")[2].replace('"kinds.txt"', f'"{HERE / "kinds.txt"}"')
-    text = "[models.grey]" + known.replace('"grey.safetensors"', '"random"')
-    (tmp_path / "models.toml").write_text(text)
+    (tmp_path / "models.toml").write_text("[models.grey]" + known.replace('"grey.safetensors"', '"random"'))
     with serving(Settings(catalog=tmp_path / "models.toml", device="cpu")) as random:
         for method in ("grad-cam", "occlusion"):
             found = explained(random, "grey", method, {})
-            print("RND", method, found)
-            assert found.own < 0.75
+            assert found.own < 0.65
             assert found.pointing <= 0.7
 
 

@@ -214,7 +214,7 @@ class _Examination:
         return gradients
 
     def _parts(self, watched: Watched | None) -> frozenset[int] | None:
-        """Return, of a detector, the calls that a part of a detector's answer only is made of: its heads, and single scales.
+        """Return, of a detector, the calls that only a part of its answer is made of: its heads, and single scales.
 
         Gradients tell: they get to what all is made of from the boxes as from the scores, of large and of small ones.
         """
