@@ -16,7 +16,7 @@ from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.attentions import find_attentions
 from service.engine.network.proofs.checks import Checks, Refused, difference, state, written
 from service.engine.network.proofs.heads import prove
-from service.engine.network.proofs.layers import RELU, Layers, find_layers
+from service.engine.network.proofs.layers import RELU, Layers, find_layers, parts
 from service.engine.network.proofs.watch import Changes, Watched
 from service.engine.network.trace import Addresses, trace_parts
 from service.engine.network.variants import Variant
@@ -27,7 +27,6 @@ from service.models.spec import ModelSpec
 from service.tasks import task
 from service.tasks.guess import Meaning, Numbers, meaning
 
-_SCALES = 4  # detections of a size each, that a detector's layers are looked at for
 _LOUDER = 1e4  # times the deviation: what is bounded stays where it is
 
 
@@ -97,8 +96,8 @@ class _Examination:
         found = self._meaning(raw, watched)
         raw, meant = self._before_the_ending(raw, watched, found)
         gradients = self._gradients(watched, meant)
-        classes, parts = raw.shape[1] if raw.ndim == 4 else None, self._parts(watched)
-        layers = find_layers(answering, changes, watched, gradients, classes, parts)
+        classes, partial = raw.shape[1] if raw.ndim == 4 else None, parts(watched, answering.outlet.boxes)
+        layers = find_layers(answering, changes, watched, gradients, classes, partial)
         self.checks.backwards = watched.backwards if watched is not None else 0
         if names := written(before, self.network):
             told = f"a forward changes {', '.join(map(repr, names[:3]))}"
@@ -212,24 +211,6 @@ class _Examination:
         else:
             self.checks.passed("gradient", "a gradient of the outputs gets to the input")
         return gradients
-
-    def _parts(self, watched: Watched | None) -> frozenset[int] | None:
-        """Return, of a detector, the calls that only a part of its answer is made of: its heads, and single scales.
-
-        Gradients tell: they get to what all is made of from the boxes as from the scores, of large and of small ones.
-        """
-        if watched is None or not self.answering.outlet.boxes:
-            return None
-        found = watched.returned.flatten(0, 1)  # (D, 6)
-        found = found[found[:, 4] > 0]
-        if not len(found):
-            return frozenset()
-        extent = (found[:, 2:4] - found[:, :2]).prod(1).argsort().tolist()
-        chosen = {extent[i * (len(extent) - 1) // (_SCALES - 1)] for i in range(_SCALES)}
-        seen = [watched.gradients(one)[1] for one in (found[:, :4].sum(), *(found[i, 4] for i in chosen))]
-        return frozenset(
-            i for i, each in enumerate(zip(*seen, strict=True)) if not all(g is not None and g.any() for g in each)
-        )
 
     def _why_no_gradient(self) -> str:
         if any(isinstance(m, torch.jit.ScriptModule | BlackBox) for m in self.network.modules()):

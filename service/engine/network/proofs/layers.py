@@ -12,6 +12,7 @@ from service.engine.network.proofs.heads import Averaged
 from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes
 
 RELU = "+relu"
+_SCALES = 4  # detections of a size each, that a detector's layers are looked at for
 _OTHER = 64  # pixels between the widths of the two input sizes
 _MAPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)  # whose answers are (N, C, h, w) by definition
 
@@ -25,6 +26,29 @@ class Layers:
     default: str | None = None
     averaged: list[Averaged] = field(default_factory=list)
     same: dict[str, int] = field(default_factory=dict)  # equal for two names of one tensor
+
+
+def parts(watched: Watched | None, boxes: bool) -> frozenset[int] | None:
+    """Return, of a detector, the calls that only a part of its answer is made of: its heads, and single scales.
+
+    Gradients tell: they get to what all is made of from the boxes as from the scores, of large and of small ones.
+
+    Args:
+        watched: its calls with gradients.
+        boxes: whether it is a detector; of other networks there is nothing to return.
+    """
+    if watched is None or not boxes:
+        return None
+    found = watched.returned.flatten(0, 1)  # (D, 6)
+    found = found[found[:, 4] > 0]
+    if not len(found):
+        return frozenset()
+    extent = (found[:, 2:4] - found[:, :2]).prod(1).argsort().tolist()
+    chosen = {extent[i * (len(extent) - 1) // (_SCALES - 1)] for i in range(_SCALES)}
+    seen = [watched.gradients(one)[1] for one in (found[:, :4].sum(), *(found[i, 4] for i in chosen))]
+    return frozenset(
+        i for i, each in enumerate(zip(*seen, strict=True)) if not all(g is not None and g.any() for g in each)
+    )
 
 
 def find_layers(
