@@ -71,7 +71,7 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
 
 
 @contextmanager
-def serving_app(app: FastAPI) -> Iterator[httpx.Client]:
+def serving_app(app: FastAPI, patience_s: float = 120) -> Iterator[httpx.Client]:
     """Serve an application that the caller goes on to look into, by the server that it is served by elsewhere."""
     started = threading.Event()
 
@@ -87,7 +87,7 @@ def serving_app(app: FastAPI) -> Iterator[httpx.Client]:
         thread.start()
         try:
             assert started.wait(60)
-            assert app.state.context.store.wait(120)
+            assert app.state.context.store.wait(patience_s)
             with httpx.Client(base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=120) as client:
                 yield client
         finally:  # a test that fails must not leave a server behind, which would keep the run from ending
