@@ -9,6 +9,9 @@ from torch import Tensor, nn
 _LEAST = 0.05  # deviation over places and pictures under which a layer's output counts as vanished
 _MOST = 50.0
 _SPREAD = 2.0
+# Of a residual branch, beside the one of what it is added to: after a dozen blocks each place is still its own, as in
+# trained networks, where a half leaves every place a mixture of all.
+_GAIN = 0.2
 _NARROWEST = 0.1  # variance of a batch norm's channel, in those of all its channels: few pictures may show less
 
 
@@ -16,7 +19,7 @@ def lively(network: nn.Module, inputs: Tensor) -> nn.Module:
     """Return a freshly initialised network whose every layer answers to its input; changed in place, and seeded.
 
     Networks are initialised for training: last layers and gains of residual branches begin at zero, running statistics
-    are not those of any picture, and deep plain networks let signals fade. Here gains at (almost) zero become a half,
+    are not those of any picture, and deep plain networks let signals fade. Here gains at (almost) zero become a fifth,
     matrices of zeros small random ones, batch norms take the statistics of the inputs, and layers whose output has
     vanished or exploded are scaled to a deviation of one, in the order of the forward (Mishkin & Matas 2016, "All you
     need is a good init", section 3, without the orthonormal start). The last layer is scaled so that outputs spread by
@@ -77,7 +80,7 @@ def _wake(network: nn.Module) -> None:
             if parameter.ndim >= 2 and parameter.squeeze().ndim >= 2:
                 nn.init.trunc_normal_(parameter, std=0.02)
             elif gain and "bias" not in name:
-                parameter.fill_(0.5)
+                parameter.fill_(_GAIN)
 
 
 def _settle(norm: nn.Module, given: tuple[Any, ...]) -> None:

@@ -31,6 +31,28 @@ class Zero(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class Mixer(nn.Module):
+    """Tokens that a dozen residual blocks mix, whose gains begin at zero."""
+
+    def __init__(self, blocks: int = 12, tokens: int = 64) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, stride=4)
+        self.mixes = nn.ModuleList(nn.Linear(tokens, tokens) for _ in range(blocks))
+        self.scales = nn.ModuleList(nn.BatchNorm1d(16) for _ in range(blocks))
+        self.head = nn.Linear(16, 5)
+        for scale in self.scales:
+            nn.init.zeros_(scale.weight)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2)  # (N, C, T)
+        for mix, scale in zip(self.mixes, self.scales, strict=True):
+            x = x + scale(mix(x))
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.tokens(x).mean(2))
+
+
 def deep() -> nn.Module:
     """Twenty layers that fade: a signal loses two thirds in each."""
     layers = [layer for _ in range(20) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
@@ -57,6 +79,19 @@ def test_batch_norms_take_the_inputs_statistics() -> None:
     network = lively(Zero(), 5 + 3 * inputs())
     seen = network.stem(5 + 3 * inputs())
     torch.testing.assert_close(network.norm.running_mean, seen.mean((0, 2, 3)), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_each_place_stays_its_own_behind_a_dozen_blocks_that_mix_them() -> None:
+    torch.manual_seed(0)
+    network, x = lively(Mixer().eval(), inputs()), inputs()[:1]
+    there = network.tokens(x)
+    for row, column in ((0, 0), (3, 5), (7, 2)):
+        changed = x.clone()
+        changed[:, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 2.0
+        moved = (network.tokens(changed) - there).square().sum(1)[0]
+        assert int(moved.argmax()) == 8 * row + column
+        assert float(moved.sum()) > 1.1 * float(moved.max())  # and the others hear of it
 
 
 def test_seeded_and_without_a_trace_on_the_random_state() -> None:
