@@ -14,6 +14,7 @@ from service.engine.network.proofs.watch import Call, Changes, Watched, addresse
 RELU = "+relu"
 _SCALES = 4  # detections of a size each, that a detector's layers are looked at for
 _OTHER = 64  # pixels between the widths of the two input sizes
+_BESIDE = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.Dropout, nn.Identity)  # a linear layer, part of it
 _MAPS = (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, nn.AvgPool2d)  # whose answers are (N, C, h, w) by definition
 
 
@@ -70,7 +71,7 @@ def find_layers(
         parts: of a detector, the calls that not all of its answer is made of; None for other networks.
     """
     names, repeated = addresses(changes.calls)
-    other = _at_another_size(answering)
+    other, projections = _at_another_size(answering), _projections(answering.network)
     found = Layers(repeated=repeated)
     candidates = []
     counts: dict[str, int] = {}
@@ -104,13 +105,27 @@ def find_layers(
                 call.layout is not None,
                 grows,
                 reached,
-                isinstance(call.module, nn.Linear) or answer,
+                call.path in projections or answer,
                 seen.only_pool,
             )
         )
     found.default = default_layer(candidates)
     if found.default is not None and watched is not None and not watched.projects(names.index(found.default)):
         found.infos[found.default] = replace(found.infos[found.default], projects=False)
+    return found
+
+
+def _projections(network: nn.Module) -> set[str]:
+    """Return the paths of linear layers, also with a norm around them, as those of queries, keys and values often are.
+
+    A part of one is one, too: its norm answers with the same.
+    """
+    found: set[str] = set()
+    for path, module in network.named_modules():
+        parts = [part for part in module.modules() if not any(part.children())]
+        linear = [part for part in parts if isinstance(part, nn.Linear)]
+        if len(linear) == 1 and all(part is linear[0] or isinstance(part, _BESIDE) for part in parts):
+            found |= {f"{path}.{name}".strip(".") for name, _ in module.named_modules()}
     return found
 
 
