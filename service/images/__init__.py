@@ -2,11 +2,12 @@
 
 from service.images.decoding import FORMATS, decode
 from service.images.samples import photographs
-from service.images.transform import Box, Fit, Interpolation, Order, Picture, Transform, prepare, to_input
+from service.images.transform import Box, Centre, Fit, Interpolation, Order, Picture, Transform, prepare, to_input
 
 __all__ = [
     "FORMATS",
     "Box",
+    "Centre",
     "Fit",
     "Interpolation",
     "Order",

@@ -24,6 +24,7 @@ _RESAMPLING: Mapping[str, Image.Resampling] = {
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 Fit = Literal["crop", "squash", "pad"]
 Order = Literal["rgb", "bgr"]
+Centre = Literal["even", "down"]
 Box = tuple[float, float, float, float]
 
 
@@ -34,7 +35,8 @@ class Transform:
     `resize` is the length of the shorter side after scaling; or (H, W), which the scaled picture covers without a gap
     (`crop`), is pressed into (`squash`), or fits into whole (`pad`). Around the picture the mean colour is shown.
     `mean` and `std` are those of the network's channels, in their order, on the scale of `range`: one is grey, three
-    are colours, four are colours and alpha.
+    are colours, four are colours and alpha. A crop cannot be centred where an odd number of pixels is left over: half
+    a pixel is rounded to the `even` neighbour, as torchvision and timm do, or `down`, as transformers does.
     """
 
     resize: int | tuple[int, int]
@@ -46,6 +48,7 @@ class Transform:
     range: tuple[float, float] = (0.0, 1.0)
     order: Order = "rgb"
     window: tuple[float, float] | None = None  # values of deeper pictures that become black and white
+    centre: Centre = "even"
 
     @property
     def channels(self) -> str:
@@ -90,7 +93,7 @@ def prepare(image: Image.Image, transform: Transform) -> Picture:
         )
     crop_h, crop_w = transform.crop
     scaled_w, scaled_h = _scaled(width, height, transform)
-    left, top = _start(scaled_w, crop_w), _start(scaled_h, crop_h)
+    left, top = (_start(*sides, transform.centre) for sides in ((scaled_w, crop_w), (scaled_h, crop_h)))
     frame = (left, top, left + crop_w, top + crop_h)
     x, y = width / scaled_w, height / scaled_h
     alpha = image.getchannel("A") if image.mode == "RGBA" else None
@@ -129,9 +132,11 @@ def _scaled(width: int, height: int, transform: Transform) -> tuple[int, int]:
     return scaled_w, (box_h if not exact_w else max(1, other(height * scale - 1e-9)))
 
 
-def _start(length: int, crop: int) -> int:
-    """Return where a centre crop begins, rounded as torchvision does; negative where it has to be padded."""
-    return round((length - crop) / 2.0) if length >= crop else -((crop - length) // 2)
+def _start(length: int, crop: int, centre: Centre) -> int:
+    """Return where a centre crop begins; negative where it has to be padded."""
+    if length < crop:
+        return -((crop - length) // 2)
+    return round((length - crop) / 2.0) if centre == "even" else (length - crop) // 2
 
 
 def _cut(image: Image.Image, frame: tuple[int, int, int, int], colour: int | tuple[int, ...]) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from service.images import Interpolation, Order, Transform, prepare, to_input
+from service.images import Centre, Interpolation, Order, Transform, prepare, to_input
 
 Floats = NDArray[np.float64]
 Process = Callable[[Image.Image], Floats]
@@ -74,6 +74,7 @@ def measured(process: Process, interpolations: Sequence[Interpolation]) -> Measu
             known["std"],
             candidate["interpolation"],
             fit=candidate["fit"],
+            centre=candidate["centre"],
             order=order if channels == 3 else "rgb",
         )
         ours = [to_input(prepare(picture, transform), transform)[0].numpy() for picture in pictures]
@@ -114,9 +115,11 @@ def _candidates(
         ways = [("pad", size)]
     else:
         ways = [("crop", round(min(scaled_w, scaled_h)) + d) for d in near]
+    centres: tuple[Centre, ...] = ("even", "down")
     for fit, resize in ways:
         for interpolation in interpolations:
-            yield {"fit": fit, "resize": resize, "interpolation": interpolation}
+            for centre in centres if fit == "crop" else centres[:1]:
+                yield {"fit": fit, "resize": resize, "interpolation": interpolation, "centre": centre}
 
 
 def _length(values: Floats, length: int) -> float:

@@ -25,7 +25,8 @@ def preparing(given: Mapping[str, Any], known: Mapping[str, Any]) -> Prepared:
 
     Args:
         given: of `KEYS`, what the user says.
-        known: of `KEYS`, what the source says; values that are None count as not said, on both sides.
+        known: of `KEYS`, and `centre` of `Transform`, what the source says; values that are None count as not said, on
+            both sides.
 
     Raises:
         CatalogError: values that do not go together; the message begins with the key.
@@ -66,6 +67,7 @@ def preparing(given: Mapping[str, Any], known: Mapping[str, Any]) -> Prepared:
         range=(float(low), float(high)),
         order=said.get("order", "rgb"),
         window=said.get("window"),
+        centre=said.get("centre", "even"),
     )
     return Prepared(transform, _assumed(said, transform))
 

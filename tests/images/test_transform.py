@@ -55,6 +55,16 @@ def test_input_is_torchvisions(photo: str, resize: int, crop: tuple[int, int], h
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize(("centre", "first"), [("even", (2, 4)), ("down", (1, 3))])
+def test_half_a_pixel_is_rounded_to_the_even_neighbour_or_down(centre: str, first: tuple[int, int]) -> None:
+    """Three pixels too high and seven too wide, at one and a half, and three and a half."""
+    pixels = np.arange(35 * 71, dtype=np.uint32).reshape(35, 71)
+    picture = Image.fromarray(np.stack([pixels % 256, pixels // 256, 0 * pixels], 2).astype(np.uint8))
+    seen = prepare(picture, Transform(35, (32, 64), MEAN, STD, centre=centre)).seen
+    red, green, _ = seen.getpixel((0, 0))
+    assert divmod(red + 256 * green, 71) == first
+
+
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (90, 90), (250, 20)])
 @pytest.mark.parametrize(("resize", "crop"), [(64, (64, 64)), (80, (64, 48)), (32, (32, 32))])
 def test_box_is_where_the_crop_lies(size: tuple[int, int], resize: int, crop: tuple[int, int]) -> None:

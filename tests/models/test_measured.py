@@ -12,6 +12,7 @@ from service.models.measured import Floats, measured
 PLAIN = Transform(73, (64, 64), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bicubic")
 CASES = {
     "crop": PLAIN,
+    "half a pixel rounded down": replace(PLAIN, resize=75, centre="down"),
     "no margin": replace(PLAIN, resize=64),
     "bilinear": replace(PLAIN, interpolation="bilinear"),
     "squash": replace(PLAIN, fit="squash", resize=(64, 64)),
@@ -44,6 +45,7 @@ def test_found_again(name: str) -> None:
     assert known["mean"] == pytest.approx(hidden.mean, abs=1e-5)
     assert known["std"] == pytest.approx(hidden.std, rel=1e-5)
     assert (known["order"] or "rgb") == hidden.order
+    assert known.get("centre", "even") == hidden.centre
 
 
 def test_what_is_no_picture() -> None:

@@ -90,6 +90,9 @@ PROCESSORS = {
         size={"height": 73, "width": 73}, crop_size={"height": 64, "width": 64}
     ),
     "convnext, with a margin": lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.875),
+    "convnext, with an odd margin": lambda: transformers.ConvNextImageProcessor(
+        size={"shortest_edge": 128}, crop_pct=0.875
+    ),
     "convnext, large": lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 384}),
     "bit": lambda: transformers.BitImageProcessor(size={"shortest_edge": 70}, crop_size={"height": 64, "width": 64}),
     "levit": lambda: transformers.LevitImageProcessor(
