@@ -1,8 +1,9 @@
 """The whole zoo: `python -m tests.zoo [--only PATTERN] [--shard I/N] [--json FILE] [--budget SECONDS]`.
 
 Each of the library classifiers is loaded by its source with no other key, in a process of its own, and held against its
-library (task, labels, input, outputs), an expert's layer, and the truth of every method that applies; of each that is
-refused the reason is held against what is true. With `--json` what is done is kept and not done again.
+library (task, labels, input, outputs), an expert's layer, and the truth of every method that applies (of those of
+`holding.TRIED`, or of `--methods`); of each that is refused the reason is held against what is true. With `--json` what
+is done is kept and not done again.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from tests.zoo.networks import LIBRARIES, ZOO
 MARKS = {"=": "right", "0": "right and zero", "-": "refused", ".": "not asked", "!": "wrong", "x": "refused falsely"}
 
 
-def child(network: str, folder: str, budget_s: float, methods: str, back: Connection) -> None:
+def child(network: str, folder: str, budget_s: float, methods: str | None, back: Connection) -> None:
     """Hold one network, and send back what came of it."""
     from tests.zoo.holding import Found, held
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Try networks, print a line for each and the table; exit with 1 where there are faults."""
     parser = argparse.ArgumentParser(prog="python -m tests.zoo", description=__doc__)
     parser.add_argument("--only", default="", help="a regular expression over LIBRARY/NAME")
-    parser.add_argument("--methods", default="", help="a regular expression over methods")
+    parser.add_argument("--methods", help="a regular expression over methods; default: those tried on the whole zoo")
     parser.add_argument("--shard", default="1/1", help="the I-th of N parts, such as 2/8")
     parser.add_argument("--json", type=Path, help="where to keep what came of it; networks in there are done")
     parser.add_argument("--budget", type=float, default=12.0, help="seconds of a method and its oracle, at most")
