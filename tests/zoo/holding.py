@@ -18,8 +18,10 @@ from torch import Tensor
 
 from service.app import create_app
 from service.engine.store import Store
+from service.errors import CatalogError
 from service.explainers.base import Explainer, registry
 from service.images import prepare, to_input
+from service.models.catalogue import requested
 from service.process import use_threads
 from service.settings import Settings
 from tests import oracles
@@ -129,6 +131,11 @@ def held(network: Network, folder: Path, budget_s: float = BUDGET_S, only: str |
     """
     started, found = time.perf_counter(), Found(network.id)
     use_threads(1)
+    try:
+        requested((network.of.source(network, folder),), None)
+    except CatalogError as error:
+        found.faults.append(f"does not load: {error}")
+        return found
     with served(network, folder) as (client, store):
         entry = store.entry(None)
         if entry.model is None:

@@ -58,7 +58,7 @@ def test_what_is_wrong_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -
     network = ZOO["transformers/vit"]
     wrong = replace(network, layer="vit.layers.1", layout="hwc")
     library = LIBRARIES[network.library]
-    monkeypatch.setattr(type(library), "labels", lambda *_: ("a", "b"))
+    monkeypatch.setattr(type(library), "labels", lambda *_: tuple("abcdefg"))
     monkeypatch.setattr(
         "tests.zoo.truths.OWN", {"grad-cam": lambda case: case.x[0, 0], "saliency": lambda case: case.x[0, 0]}
     )

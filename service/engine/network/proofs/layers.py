@@ -75,6 +75,7 @@ def find_layers(
     found = Layers(repeated=repeated)
     candidates = []
     counts: dict[str, int] = {}
+    before = 0  # places of the layer before
     for i, (name, call) in enumerate(zip(names, changes.calls, strict=True)):
         counts[call.path] = counts.get(call.path, 0) + 1
         seen = watched.calls[i] if watched is not None else call
@@ -98,6 +99,9 @@ def find_layers(
         reached = reach(gradient, layout)
         if parts is not None and reached:
             reached = 1.0  # a box is made in few cells, and in others where it lies elsewhere
+        cells = layout.grid[0] * layout.grid[1]
+        fewer = bool(candidates) and cells < before and next(call.module.parameters(), None) is None
+        before = cells
         candidates.append(
             Candidate(
                 name,
@@ -106,7 +110,7 @@ def find_layers(
                 grows,
                 reached,
                 call.path in projections or answer,
-                seen.only_pool,
+                seen.only_pool or fewer,  # without weights some places are left of an earlier layer's
             )
         )
     found.default = default_layer(candidates)

@@ -76,29 +76,39 @@ def test_maps_of_few_cells_follow_the_inputs_size() -> None:
     assert facts.layers["deep"].shape == (8, 2, 2)
 
 
+class Fewer(nn.Module):
+    """Leaves every second token of a grid."""
+
+    def forward(self, x):
+        side = round(x.shape[1] ** 0.5)
+        return x.view(len(x), side, side, -1)[:, ::2, ::2].flatten(1, 2)
+
+
 class Attention(nn.Module):
     """Tokens of a residual block, which an attention reads by projections; all that follows has no grid."""
 
     def __init__(self, ordered: bool) -> None:
         super().__init__()
-        self.patches, self.mix = nn.Conv2d(3, 8, 4, stride=4), nn.Linear(8, 8)
+        self.patches, self.mix = nn.Conv2d(3, 8, 2, stride=2), nn.Linear(8, 8)
         norm = nn.LayerNorm(24)
         self.qkv = (
             nn.Sequential(nn.Linear(8, 24), norm) if ordered else nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 24))
         )
         self.fc = nn.Linear(8, 5)
-        self.block = nn.Identity()
+        self.block, self.fewer = nn.Identity(), Fewer()
 
     def forward(self, x):
         tokens = self.patches(x).flatten(2).mT
         tokens = self.block(tokens + self.mix(tokens).tanh())
         q, k, v = self.qkv(tokens).chunk(3, 2)
-        query = q.mean(1, keepdim=True)
+        query = self.fewer(q).mean(1, keepdim=True)
         return self.fc(((query @ k.mT).softmax(2) @ v)[:, 0].square())
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_a_projection_is_none_with_a_norm_around_it_either(ordered) -> None:
+def test_what_an_attention_makes_of_its_tokens_is_no_default(ordered) -> None:
+    """Neither a projection, with a norm around it or not, nor some places of one."""
     facts = _facts(Attention(ordered))
     assert facts.layers["qkv"].spatial  # it may be named
+    assert facts.layers["fewer"].spatial
     assert facts.default_layer == "block"
