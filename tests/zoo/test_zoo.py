@@ -1,4 +1,4 @@
-"""A dozen of the zoo, and whether the zoo can tell right from wrong; `python -m tests.zoo` has all of it."""
+"""Some of the zoo, one of each kind, and whether the zoo can tell right from wrong; `python -m tests.zoo` has all of it."""
 
 import json
 import re
@@ -16,11 +16,10 @@ from tests.zoo.networks import LIBRARIES, ZOO
 
 # One of each kind: maps and a linear head, a head that is a convolution, tokens behind none, one, two and five leading
 # ones, tokens averaged, a mean of two heads, channels last, ReLUs of an attention only, maps in the middle alone.
-DOZEN = (
+CHOSEN = (
     "torchvision/shufflenet_v2_x0_5",
     "torchvision/squeezenet1_1",
     "torchvision/mnasnet0_5",
-    "timm/xcit_nano_12_p16_224",
     "timm/levit_128s",
     "transformers/vit",
     "transformers/deit-teacher",
@@ -44,7 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("folders")
 
 
-@pytest.mark.parametrize("name", DOZEN)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_a_network_is_right_as_it_comes(name: str, folder: Path) -> None:
     pytest.importorskip(ZOO[name].library)
     found = held(ZOO[name], folder, budget_s=0.2)

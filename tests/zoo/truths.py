@@ -234,5 +234,5 @@ def alive(network: Tapped, x: Tensor, tries: int = 8) -> int:
 def weighted(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
     """Return a library's network with other weights, evaluating; all of them have to fit."""
     duplicate = copy.deepcopy(network)
-    duplicate.load_state_dict(dict(state), strict=True)
+    duplicate.load_state_dict(state, strict=True)  # itself: beside the values it says which version they are of
     return duplicate.eval().requires_grad_(False)
