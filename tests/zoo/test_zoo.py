@@ -1,4 +1,4 @@
-"""Some of the zoo, one of each kind, and whether the zoo can tell right from wrong; `python -m tests.zoo` has all of it."""
+"""Some of the zoo, one of each kind, and whether it can tell right from wrong; `python -m tests.zoo` has all of it."""
 
 import json
 import re
