@@ -190,10 +190,10 @@ class _Examination:
         table = meant.task.scores(meant.task.whole(answer.float()), meant.task.kinds[0])
         at_input, gradients = watched.gradients(table.amax(1).sum())
         if at_input is None:
-            self.no_gradient = "none gets there: " + self._why_no_gradient()
+            self.no_gradient = "none gets there: " + _why_no_gradient(self.network)
             self.checks.warn(
                 "gradient",
-                f"no gradient of the outputs gets to the input: {self._why_no_gradient()}",
+                f"no gradient of the outputs gets to the input: {_why_no_gradient(self.network)}",
                 "methods that need one do not apply; let its forward pass gradients on",
             )
         elif not torch.isfinite(at_input).all():
@@ -211,13 +211,6 @@ class _Examination:
         else:
             self.checks.passed("gradient", "a gradient of the outputs gets to the input")
         return gradients
-
-    def _why_no_gradient(self) -> str:
-        if any(isinstance(m, torch.jit.ScriptModule | BlackBox) for m in self.network.modules()):
-            return "a part that TorchScript or torch.export has compiled passes none on"
-        if any("quantized" in type(m).__module__ for m in self.network.modules()):
-            return "it computes with whole numbers (int8), which have no gradient"
-        return "something in its forward passes none on (no_grad, inference_mode, detach, .data, argmax)"
 
     # Facts
 
@@ -253,7 +246,7 @@ class _Examination:
             channels=spec.transform.channels,
             task_assumed=found.assumed is not None,
             black_box=black_box,
-            opaque=self._why_opaque(),
+            opaque=_why_opaque(self.network),
             no_gradient=self.no_gradient,
         )
         if facts.labels and len(facts.labels) != facts.outputs:
@@ -318,14 +311,6 @@ class _Examination:
         kept = found.activations
         return torch.equal(kept[plain.path].relu(), kept[plain.path + RELU])
 
-    def _why_opaque(self) -> str | None:
-        if isinstance(self.network, BlackBox):
-            return f"{self.network.form}, so that its operators cannot be seen"
-        for path, module in self.network.named_modules():
-            if isinstance(module, torch.jit.ScriptModule | BlackBox):
-                return f"its part {path!r} is compiled, so that the operators in there cannot be seen"
-        return None
-
     def _why_nothing_inside(self, layers: Layers) -> str | None:
         if layers.infos:
             return None
@@ -334,3 +319,20 @@ class _Examination:
         if any(isinstance(module, torch.jit.ScriptModule) for module in self.network.modules()):
             return "what is inside of it is compiled by TorchScript, which shows no layers"
         return "its forward calls none of its modules, so that nothing inside of it has an address"
+
+
+def _why_opaque(network: nn.Module) -> str | None:
+    if isinstance(network, BlackBox):
+        return f"{network.form}, so that its operators cannot be seen"
+    for path, module in network.named_modules():
+        if isinstance(module, torch.jit.ScriptModule | BlackBox):
+            return f"its part {path!r} is compiled, so that the operators in there cannot be seen"
+    return None
+
+
+def _why_no_gradient(network: nn.Module) -> str:
+    if any(isinstance(m, torch.jit.ScriptModule | BlackBox) for m in network.modules()):
+        return "a part that TorchScript or torch.export has compiled passes none on"
+    if any("quantized" in type(m).__module__ for m in network.modules()):
+        return "it computes with whole numbers (int8), which have no gradient"
+    return "something in its forward passes none on (no_grad, inference_mode, detach, .data, argmax)"

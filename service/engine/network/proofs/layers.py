@@ -73,7 +73,7 @@ def find_layers(
     names, repeated = addresses(changes.calls)
     other, projections = _at_another_size(answering), _projections(answering.network)
     found = Layers(repeated=repeated)
-    candidates = []
+    candidates: list[Candidate] = []
     counts: dict[str, int] = {}
     before = 0  # places of the layer before
     for i, (name, call) in enumerate(zip(names, changes.calls, strict=True)):
