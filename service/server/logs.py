@@ -83,27 +83,33 @@ class Writer(logging.Handler):
         """
         super().__init__()
         self._stream = stream
-        self._lines: queue.Queue[str] = queue.Queue(room)
-        self._dropped = 0
+        # Of the library's queues, the one that a signal's handler may put to in the midst of another put.
+        self._lines: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
+        self._room, self._dropped = room, 0
         threading.Thread(target=self._write, name="heatlens-log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Hand a line over, or drop it."""
-        try:
-            self._lines.put_nowait(self.format(record))
-        except queue.Full:
+        if self._lines.qsize() >= self._room:
             self._dropped += 1
+            return
+        try:
+            self._lines.put(self.format(record))
         except Exception:
             self.handleError(record)
 
     def flush(self) -> None:
         """Wait until all lines are written, but not for a reader that has stopped."""
-        with self._lines.all_tasks_done:
-            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, _FLUSH_S)
+        written = threading.Event()
+        self._lines.put(written)
+        written.wait(_FLUSH_S)
 
     def _write(self) -> None:
         while True:
             line = self._lines.get()
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
             dropped, self._dropped = self._dropped, 0
             if dropped:
                 said = f"{dropped} lines of log were dropped: nobody read them"
@@ -112,7 +118,6 @@ class Writer(logging.Handler):
             with suppress(OSError, ValueError):  # the stream is closed, or its disk full
                 self._stream.write(line + "\n")
                 self._stream.flush()
-            self._lines.task_done()
 
 
 def configure(level: str, form: Literal["auto", "json", "text"]) -> None:

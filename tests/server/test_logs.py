@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import math
+import signal
+import subprocess
 import sys
 import threading
 from datetime import UTC, datetime
@@ -177,3 +179,28 @@ def test_a_stream_that_is_closed_costs_lines_only():
     writer = Writer(stream)
     writer.handle(_record("unread"))
     writer.flush()
+
+
+INTERRUPTED = """
+import io, logging, signal
+from service.server.logs import Writer
+stream = io.StringIO()
+writer, inner = Writer(stream, room=10**6), []
+def interrupted(*_):
+    inner.append(None)
+    writer.handle(logging.makeLogRecord({"msg": "inner"}))
+signal.signal(signal.SIGALRM, interrupted)
+signal.setitimer(signal.ITIMER_REAL, 1e-4, 1e-4)
+for _ in range(20_000):
+    writer.handle(logging.makeLogRecord({"msg": "outer"}))
+signal.setitimer(signal.ITIMER_REAL, 0)
+writer.flush()
+assert inner
+assert sorted(stream.getvalue().split()) == ["inner"] * len(inner) + ["outer"] * 20_000
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="there are no such timers here")
+def test_a_signal_in_the_midst_of_a_line_may_write_one_too():
+    """Its handler runs on the thread that it interrupts: a lock that this one holds would never be free."""
+    subprocess.run([sys.executable, "-c", INTERRUPTED], cwd=Path(__file__).parents[2], check=True, timeout=60)
