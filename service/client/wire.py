@@ -57,7 +57,7 @@ class Request(BaseModel):
     timeout_s: Annotated[
         float | None, Field(gt=0, le=86400, description="Deadline in seconds; past it the answer is a 504.")
     ] = None
-    priority: Annotated[StrictInt, Field(ge=-10, le=10, description="Rows of higher priority go first.")] = 0
+    priority: Annotated[int, Field(ge=-10, le=10, description="Rows of higher priority go first.")] = 0
     precision: Annotated[
         Precision | None,
         Field(
@@ -71,7 +71,7 @@ class PredictRequest(Request):
     """Classify a picture, or measure it with a regression."""
 
     image: Annotated[str | None, IMAGE] = None
-    top_k: Annotated[StrictInt, Field(ge=1, le=1000, description="How many classes to return, best first.")] = 5
+    top_k: Annotated[int, Field(ge=1, le=1000, description="How many classes to return, best first.")] = 5
 
 
 class ExplainRequest(Request):

@@ -25,6 +25,7 @@ QUICK = {
     "occlusion": {"window": 8, "stride": 8},
 }
 METHODS = sorted(registry())
+SHARED = {"partition-shap"}  # halves rectangles where any target's value is large: its maps are estimates of all
 TARGETED = [name for name, cls in registry().items() if cls.takes_targets]
 
 
@@ -182,7 +183,7 @@ def test_several_targets_answer_in_order(client: httpx.Client, method: str) -> N
     ]
     assert maps[0] == maps[3]
     assert maps[0]["array"] != maps[1]["array"]
-    alone = answer(client, method, targets=[2])["maps"][0]
+    alone = answer(client, method, targets=[2, 0, 4] if method in SHARED else [2])["maps"][0]
     expected = np.asarray(alone["array"]["data"])
     # What is nearly zero is a difference of larger numbers, which depend on how many rows were run together.
     np.testing.assert_allclose(maps[2]["array"]["data"], expected, rtol=1e-4, atol=2e-4 * np.abs(expected).max())

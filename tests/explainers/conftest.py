@@ -111,10 +111,11 @@ def x() -> Tensor:
 
 
 def narrow_layer(subject: Subject, channels: int) -> str:
-    """Return the last layer of at most so many channels: Score-CAM on it is quick."""
-    narrow = [info.path for info in subject.facts.layers.values() if info.spatial and info.shape[0] <= channels]
-    plain = [path for path in narrow if "#" not in path and "+" not in path]
-    return plain[-1]
+    """Return the last layer of at most so many channels, or else of the fewest: Score-CAM on it is quick."""
+    spatial = [info for info in subject.facts.layers.values() if info.spatial]
+    plain = [info for info in spatial if "#" not in info.path and "+" not in info.path]
+    fewest = min(info.shape[0] for info in plain)
+    return [info.path for info in plain if info.shape[0] <= max(channels, fewest)][-1]
 
 
 def module_layer(subject: Subject) -> str:

@@ -32,7 +32,7 @@ def test_identifiers_are_unique():
 
 
 def test_an_unknown_method_is_refused_with_a_suggestion():
-    with pytest.raises(UnknownMethod, match=r"did you mean 'grad-cam'.*there are: .*\bcam, "):
+    with pytest.raises(UnknownMethod, match=r"did you mean 'grad-cam'.*There are: .*\bcam, "):
         method("grad-can")
 
 

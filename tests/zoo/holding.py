@@ -32,6 +32,7 @@ from tests.zoo import truths
 from tests.zoo.networks import Network
 from tests.zoo.truths import TAP, Place, Tapped
 
+AT_THE_INPUT = 2e-2  # of gradients there, likewise
 TOLERANCE = 1e-3  # of the largest value: random networks are deep, and their gates near
 _LEVEL = 0.004  # one level of 255
 BUDGET_S = 12.0  # of a method: its own passes, and the oracle's
@@ -326,7 +327,9 @@ class Holding:
             return Answer("0" if float(found.abs().max()) == 0 else "!", layer, float(found.abs().max()), 0.0)
         test = its_test(method.name)
         own = test.tolerance(case) if hasattr(test, "tolerance") else getattr(test, "TOLERANCE", 0.0)
-        error, tolerance = oracles.relative_error(found, expected), max(own, TOLERANCE)
+        # One gate near zero that rounding opens moves a gradient at the pixels by as much as a hundredth.
+        least = AT_THE_INPUT if method.family == "gradient" and not place else TOLERANCE
+        error, tolerance = oracles.relative_error(found, expected), max(own, least)
         return Answer("=" if error <= tolerance else "!", layer, error, tolerance)
 
     def _params(self, method: type[Explainer], layer: str | None) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from tests import oracles, tiny
 from tests.explainers.conftest import Watched, assert_close, narrow_layer, tiny_input
 from tests.oracles import Case
 
-TOLERANCE = 1e-4  # gains are differences of nearly equal logits
+TOLERANCE = 3e-4  # gains are differences of nearly equal logits
 
 
 def blurred(x: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ def test_scikit_learn_gets_no_nearer(shape, parts):
     found = factorised(x, parts)
     with quiet():  # it says that it is not at its end yet
         theirs = NMF(parts, init="nndsvd", solver="cd", tol=1e-12, max_iter=2000).fit(x.numpy())
-    assert found.error == pytest.approx(theirs.reconstruction_err_ / float(x.norm()), rel=1e-4)
+    assert found.error <= 1.002 * theirs.reconstruction_err_ / float(x.norm())
     assert float(found.w.min()) >= 0
     assert float(found.h.min()) >= 0
     assert found.error == pytest.approx(float((x - found.w @ found.h).norm() / x.norm()))

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from service.explainers.features.feature_factorisation import FeatureFactorisation
 from tests import oracles, tiny
-from tests.explainers.conftest import assert_close, narrow_layer, tiny_input
+from tests.explainers.conftest import narrow_layer, tiny_input
 from tests.oracles import Case
 
 TOLERANCE = 2e-2  # two descents end near one another, not at the same place
@@ -28,10 +28,18 @@ def oracle(case: Case) -> Tensor:
 
 
 @pytest.mark.oracle("feature-factorisation")
-def test_the_strongest_part_is_scikit_learns(subject, x):
+def test_its_parts_add_up_as_near_as_scikit_learns(subject, x):
+    """Descents of different steps may end at different parts, as such sums have many; none of them is much nearer."""
+    from sklearn.decomposition import NMF
+
     layer = narrow_layer(subject, 64)
     found = subject.explain(FeatureFactorisation(layer=layer), x)
-    assert_close(found.maps[0].array, oracle(Case(subject.plain, x, layer)), TOLERANCE)
+    a = oracles.layer_output(subject.plain, x, layer)[0].double().flatten(1).numpy()
+    a = a - np.minimum(a.min(1, keepdims=True), 0)
+    model = NMF(len(found.maps), init="nndsvd", solver="cd", tol=1e-9, max_iter=2000)
+    with oracles.quiet():
+        model.fit(a)
+    assert found.details["error"] <= 1.01 * model.reconstruction_err_ / np.linalg.norm(a)
     strengths = [float(m.array.norm()) for m in found.maps]
     assert strengths == sorted(strengths, reverse=True)
 

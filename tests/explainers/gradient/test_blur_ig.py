@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.explainers.gradient.blur_ig import BlurIG
 from tests import tiny
@@ -13,6 +13,12 @@ from tests.explainers.gradient.test_saliency import gradients
 from tests.oracles import Case
 
 TOLERANCE = 1e-3  # rounding decides at some points which ReLU is open
+
+
+def tolerance(case: Case) -> float:
+    """The path begins with nearly constant pictures: rounding decides which of a pool's equals is its largest."""
+    pools = any(isinstance(module, nn.MaxPool2d) for module in case.network.modules())
+    return 0.05 if pools else TOLERANCE
 
 
 def blurred(x: Tensor, deviation: float) -> Tensor:

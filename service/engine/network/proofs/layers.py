@@ -79,8 +79,8 @@ def find_layers(
     for i, (name, call) in enumerate(zip(names, changes.calls, strict=True)):
         counts[call.path] = counts.get(call.path, 0) + 1
         seen = watched.calls[i] if watched is not None else call
-        grows = follows(call.shape, other.get(f"{call.path}#{counts[call.path]}"))
-        if not other and isinstance(call.module, _MAPS) and len(call.shape) == 3:
+        grows = call.aligned and follows(call.shape, other.get(f"{call.path}#{counts[call.path]}"))
+        if not other and call.aligned and isinstance(call.module, _MAPS) and len(call.shape) == 3:
             grows = call.shape[1] == call.shape[2] > 1  # what it is like, where no other size can show it
         layout = Layout("chw", (call.shape[1], call.shape[2])) if grows else call.layout
         gradient = gradients[i] if gradients else None

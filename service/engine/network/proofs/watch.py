@@ -29,6 +29,7 @@ class Call:
     path: str
     module: nn.Module
     shape: tuple[int, ...]  # without the batch dimension
+    aligned: bool = True  # whether its rows are the pictures; windows of pictures are not
     layout: Layout | None = None  # where it is a grid
     pooled: Tensor | None = None  # its maps' means (N, C), and below those of their positive parts
     rectified: Tensor | None = None
@@ -86,7 +87,7 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[in
         call.layout, call.pooled, call.rectified = seen.layout, seen.pooled, seen.rectified
 
     def observe(path: str, module: nn.Module, output: Tensor) -> None:
-        call = Call(path, module, tuple(output.shape[1:]))
+        call = Call(path, module, tuple(output.shape[1:]), output.shape[:1] == (1 if singly else len(rows),))
         calls.append(call)
         if not singly:
             meet(call, output)  # now: a later function in place may overwrite it
