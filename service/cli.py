@@ -252,8 +252,11 @@ def explain(
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False), help="File: .png or .jpg.")
 @click.option("--other", metavar="PICTURE", help="For methods that only apply to another model, as `ram` does.")
 @click.option("-p", "--param", multiple=True, metavar="METHOD.NAME=VALUE", help="A parameter of one of the methods.")
+@click.option("--only", multiple=True, metavar="METHOD", help="Draw this method; may be repeated. Default: all.")
 @_with(*_MODEL_OPTIONS)
-def gallery(picture: str, output: str, other: str | None, param: tuple[str, ...], **models: Any) -> None:
+def gallery(
+    picture: str, output: str, other: str | None, param: tuple[str, ...], only: tuple[str, ...], **models: Any
+) -> None:
     """Draw what every method makes of PICTURE, side by side."""
     from service.explainers import base
     from service.gallery import gallery as draw
@@ -263,9 +266,10 @@ def gallery(picture: str, output: str, other: str | None, param: tuple[str, ...]
         for name, value in _params(param, "METHOD.NAME=VALUE, for example -p occlusion.window=48").items():
             method, _, field = name.partition(".")
             params.setdefault(base.method(method).name, {})[field.replace("-", "_")] = value
+        only = tuple(base.method(name).name for name in only)
         seen = _read(picture), _read(other) if other is not None else None
         with _service(_settings(**models), all_models=True) as context:
-            sheet = draw(context.pipeline, *seen, params, lambda name: click.echo(name, err=True))
+            sheet = draw(context.pipeline, *seen, params, lambda name: click.echo(name, err=True), only)
     try:
         sheet.save(output, quality=88, optimize=True)
     except (OSError, ValueError) as error:

@@ -1,6 +1,6 @@
 """All methods side by side on one picture."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -23,6 +23,7 @@ def gallery(
     other: bytes | None,
     params: Mapping[str, Mapping[str, Any]],
     started: Callable[[str], None],
+    only: Sequence[str] = (),
 ) -> Drawing:
     """Draw what each method makes of a picture.
 
@@ -33,6 +34,7 @@ def gallery(
             leaves these out.
         params: parameters by method; what is not there runs with its defaults.
         started: called with the name of each method as it begins.
+        only: methods, in the order in which they are drawn; none: all, family by family.
 
     Raises:
         ServiceError: a picture or parameter is wrong.
@@ -40,7 +42,8 @@ def gallery(
     panels: list[tuple[str, Drawing]] = []
     store = pipeline.store
     names = [store.default, *(name for name in store.entries if name != store.default)]
-    for method, cls in registry().items():
+    for method in only or sorted(registry(), key=lambda name: registry()[name].family):
+        cls = registry()[method]
         fitting = [name for name in names if applicability(store.get(name).facts)[method] is None]
         if not fitting or (fitting[0] != store.default and other is None):
             continue
