@@ -54,6 +54,7 @@ FEW: Mapping[str, Any] = {
     "steps": 2,
 }
 TARGET = 281
+BY_POSITION = ("recipro-cam",)  # their oracle takes a forward for each position of the layer
 TOLERANCE = 2e-5  # a hundred layers' rounding; a method's test may name more
 
 
@@ -145,6 +146,8 @@ class Subject:
         layer = self.facts["default_layer"]
         if "layer" not in fields and "layers" not in fields:
             pass  # it looks at the whole network, or at its head
+        elif method.name in BY_POSITION:
+            layer = layer.partition("+")[0]  # whose positions are few, however many its channels
         elif narrow or issubclass(method, MaskedCAM) or not method.needs_image:
             layer = self.narrow_layer()
         else:

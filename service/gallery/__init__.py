@@ -40,6 +40,7 @@ def gallery(
         ServiceError: a picture or parameter is wrong.
     """
     panels: list[tuple[str, Drawing]] = []
+    whole: Drawing | None = None  # the picture as the default model sees it
     store = pipeline.store
     names = [store.default, *(name for name in store.entries if name != store.default)]
     for method in only or sorted(registry(), key=lambda name: registry()[name].family):
@@ -54,11 +55,13 @@ def gallery(
         run = Run()
         seen = pipeline.see(plan, run)
         answer = pipeline.answer(plan, seen, pipeline.explain(plan, seen, run), run, _NUMBERS)
-        if not panels and seen.picture is not None:
-            panels.append(("the picture", seen.picture.seen))
+        if fitting[0] == store.default and seen.picture is not None:
+            whole = whole or seen.picture.seen
         heats = [one.heat for one in answer.maps]
         drawn = [next(d for d in rendering.best(heat, seen.picture, OutputOptions()) if d) for heat in heats]
         panels.append((method, _panel(drawn, heats[0])))
+    if whole is not None:
+        panels.insert(0, ("the picture", whole))
     return rendering.contact_sheet(panels, side=SIDE, gap=GAP, caption=CAPTION, columns=COLUMNS)
 
 
