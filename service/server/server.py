@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from service.settings import Settings
 
 log = logging.getLogger("heatlens")
 DIED = 70  # exit status of a process whose engine has ended for good: EX_SOFTWARE of <sysexits.h>
+_LAST_S = 15.0  # after draining, for connections to close and threads to end
 _RESERVED = 96  # descriptors that are no connections: files, the listening socket, libraries
 _HANG_UP = getattr(signal, "SIGHUP", None)  # there is none on Windows
 
@@ -32,6 +34,8 @@ class Server(uvicorn.Server):
         self.app, self.settings = app, settings
         self.signalled = False
         self.status = 0
+        self._ended = threading.Event()  # nothing runs, as before it was started and after it has stopped
+        self._ended.set()
         front = Front(
             _descriptors(settings.max_connections),
             settings.head_timeout_s,
@@ -54,6 +58,14 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=5,
             )
         )
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve until told to stop."""
+        self._ended.clear()
+        try:
+            super().run(sockets)
+        finally:
+            self._ended.set()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -102,6 +114,9 @@ class Server(uvicorn.Server):
                 log.warning("not finished within %g s: stopping", self.settings.drain_timeout_s)
         finally:  # whatever happened: a server that was told to stop must not go on
             self.should_exit = True
+        if not self._ended.wait(_LAST_S):
+            log.critical("a batch hangs, and no thread of it can be ended: the process is")
+            self.end(DIED)
 
 
 def _descriptors(wanted: int) -> int:

@@ -16,6 +16,7 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from service.api.middleware import Recording
@@ -99,6 +100,20 @@ def test_a_server_that_cannot_drain_stops_all_the_same():
     server.handle_exit(signal.SIGTERM, None)
     _drained(admission)
     assert server.should_exit
+
+
+def test_what_hangs_after_draining_ends_with_the_process(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr("service.server.server._LAST_S", 0.01)
+    monkeypatch.setattr(Server, "end", staticmethod(lambda status: ended.set()))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda self, sockets=None: ended.wait(60))
+    server = _server(admission := Admission(outcome=False))
+    running = threading.Thread(target=server.run)
+    running.start()
+    server.handle_exit(signal.SIGTERM, None)
+    _drained(admission)
+    assert ended.wait(60)
+    running.join()
 
 
 def test_a_signal_while_the_application_starts_stops_it():
