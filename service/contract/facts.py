@@ -199,20 +199,38 @@ class Facts:
     def require_operators(self, method: str) -> None:
         """Raise `NotApplicable` where rules would miss operators of the network: maps would be wrong in silence."""
         if self.opaque is not None:
-            use = "'occlusion'" if self.no_gradient else "'saliency' or 'occlusion'"
             raise NotApplicable(
-                f"{method} changes what operators of {self.name} hand back, and {self.opaque}; use {use}, which leave "
-                "them as they are"
+                f"{method} changes what operators of {self.name} hand back, and {self.opaque}; use {self._plain}, "
+                "which leave them as they are"
+            )
+
+    def require_rectifiers(self, method: str, does: str, use: str) -> None:
+        """Raise `NotApplicable` where a network has no ReLU, or where it could not be seen whether it has one.
+
+        Args:
+            method: its name.
+            does: what it does with rectifiers.
+            use: what to take instead, and why.
+        """
+        self.require_operators(method)
+        if self.rectifiers == 0:
+            uses = ", ".join(self.other_activations) or "none"
+            raise NotApplicable(
+                f"{method} {does}, and {self.name} has no ReLU (its activation functions: {uses}); use {use}"
             )
 
     def require_attention(self, method: str) -> None:
         """Raise `NotApplicable` where there is no attention over all tokens of a picture."""
         if self.no_attention is not None:
-            use = "'occlusion'" if self.no_gradient else "'saliency' or 'occlusion'"
             raise NotApplicable(
                 f"{method} reads attention of all tokens to all tokens, which {self.name} does not have: "
-                f"{self.no_attention}; use {use}, which need none"
+                f"{self.no_attention}; use {self._plain}, which need none"
             )
+
+    @property
+    def _plain(self) -> str:
+        """The methods that look at nothing inside."""
+        return "'occlusion'" if self.no_gradient else "'saliency' or 'occlusion'"
 
     def _named_by_default(self) -> str:
         """Say what to do where there is no default layer."""
@@ -227,8 +245,7 @@ class Facts:
 
     def _no_maps(self, needed: str) -> str:
         why = self.black_box or "none of its layers answers with a grid over the picture"
-        saliency = "'occlusion'" if self.no_gradient else "'saliency' or 'occlusion'"
-        return f"{needed}, and {self.name} has none: {why}; use {saliency}, which need no layer"
+        return f"{needed}, and {self.name} has none: {why}; use {self._plain}, which need no layer"
 
     def colour(self, rgb: Sequence[float]) -> Tensor:
         """Return an opaque RGB colour, each 0..1, in the model's input space: (C, 1, 1).

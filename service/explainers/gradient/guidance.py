@@ -6,7 +6,6 @@ from typing import Any
 from torch import Tensor
 
 from service.contract import INPUT, Explanation, Facts, Map, Probe, Rows, Rule, Targets
-from service.errors import NotApplicable
 from service.explainers.gradient.inputs import AT_INPUT, scored
 
 
@@ -46,10 +45,5 @@ def guided(probe: Probe, image: Tensor, targets: Targets) -> Guided:
 
 def require_rectifiers(facts: Facts, method: str) -> None:
     """Raise `NotApplicable` where a network has no ReLU, so that there is nothing to guide."""
-    if facts.rectifiers == 0:
-        uses = ", ".join(facts.other_activations) or "none"
-        raise NotApplicable(
-            f"{method} rectifies the gradient where the network rectified its features, and {facts.name} has no ReLU "
-            f"(its activation functions: {uses}); use 'saliency' or 'integrated-gradients', which need none"
-        )
-    facts.require_operators(method)
+    does = "rectifies the gradient where the network rectified its features"
+    facts.require_rectifiers(method, does, "'saliency' or 'integrated-gradients', which need none")

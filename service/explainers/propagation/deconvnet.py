@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from service.contract import INPUT, Box, Explanation, Facts, Map, Probe, Rows, Rule, Targets, Trace, Tracing
-from service.errors import InvalidParameter, NotApplicable
+from service.errors import InvalidParameter
 from service.explainers.base import Explainer, explainer
 from service.explainers.fields import Channel, Layer, check_channels
 
@@ -61,15 +61,10 @@ class DeconvNet(Explainer):
     @classmethod
     def require(cls, facts: Facts) -> None:
         """Need at least one rectifier, and a layer with spatial maps."""
-        if facts.rectifiers == 0:
-            uses = ", ".join(facts.other_activations) or "none"
-            raise NotApplicable(
-                f"deconvnet rectifies the signal where the network rectified its features, and {facts.name} has "
-                f"no ReLU (its activation functions: {uses}); use 'saliency', which needs none"
-            )
+        does = "rectifies the signal where the network rectified its features"
+        facts.require_rectifiers(cls.name, does, "'saliency', which needs none")
         facts.require_spatial(cls.name)
         facts.require_projection(cls.name)
-        facts.require_operators(cls.name)
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two."""

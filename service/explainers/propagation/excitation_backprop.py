@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from service.contract import INPUT, Explanation, Facts, Map, Probe, Relevance, Rows, Share, Targets, Trace, Tracing
-from service.errors import NotApplicable
 from service.explainers.base import LayerExplainer, explainer
 from service.explainers.fields import Layer
 
@@ -46,15 +45,10 @@ class ExcitationBackprop(LayerExplainer):
     @classmethod
     def require(cls, facts: Facts) -> None:
         """Need rectifiers, and a layer with maps that a gradient of the outputs gets to."""
-        if facts.rectifiers == 0:
-            uses = ", ".join(facts.other_activations) or "none"
-            raise NotApplicable(
-                f"{cls.name} walks from neuron to neuron by how much they excite each other, and {facts.name} has no "
-                f"ReLU that makes its neurons so (its activation functions: {uses}); use 'lrp', which needs none"
-            )
+        does = "walks from neuron to neuron by how much they excite each other, which rectifiers make them do"
+        facts.require_rectifiers(cls.name, does, "'lrp', which needs none")
         facts.require_spatial(cls.name)
         facts.require_gradient(cls.name, None)
-        facts.require_operators(cls.name)
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two, and all of it twice: rules take about as much again."""
