@@ -6,29 +6,18 @@ is called, and only the rest needs a rule.
 """
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from service.contract import Relevance, Share
 from service.engine.network.activations import activation_of
-from service.engine.network.rules.opening import opened, written_out
+from service.engine.network.rules.meeting import NORMS, Meeting
 from service.engine.network.rules.shares import Linear, shared
-from service.engine.network.rules.slopes import (
-    IN_PLACE,
-    PRODUCTS,
-    QUOTIENTS,
-    answered,
-    factors,
-    learns,
-    proportional,
-    sloped,
-    stabilised,
-)
+from service.engine.network.rules.slopes import QUOTIENTS, answered, learns, proportional, sloped, stabilised
 from service.errors import NotApplicable
 
 _CONVOLUTIONS = frozenset(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))
@@ -41,7 +30,7 @@ _WITH_MEANS = frozenset({"std_mean", "var_mean"})
 _EPSILON = 1e-6
 
 
-class Sharing(TorchFunctionMode):
+class Sharing(Meeting):
     """Lets relevance be shared out by rules within the block."""
 
     def __init__(self, rule: Relevance, x: Tensor) -> None:
@@ -57,28 +46,25 @@ class Sharing(TorchFunctionMode):
         # What a batch norm behind a convolution is taken together with, by the id of the convolution's output.
         self.behind: dict[int, tuple[weakref.ref[Tensor], Callable[[Tensor, Tensor, Tensor], Tensor]]] = {}
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def concerns(self, *tensors: Any) -> bool:
+        """Whether a gradient is wanted of all of these."""
+        return learns(*tensors)
+
+    def product(self, f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+        """Return a product of two, linear in each, of whose relevance each gets a half."""
+        return sloped(f(a.detach(), b.detach()), (f(a, b.detach()) + f(a.detach(), b)) / 2)
+
+    def answer(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Answer with the network's own value, and the slope of the rule."""
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if not torch.is_grad_enabled():
-            return func(*args, **kwargs)
-        if name in ("multi_head_attention_forward", "scaled_dot_product_attention"):
-            with self:  # what happens inside meets the rules, too
-                return (opened(func) if name.startswith("multi") else written_out)(*args, **kwargs)
-        if name in PRODUCTS:
-            return _product(func, name, args, kwargs)
-        x = args[0] if args else kwargs.get("input")
-        if not learns(x):
-            return func(*args, **kwargs)
+        x = args[0]
         if name in _CONVOLUTIONS or name == "linear":
             return self._linear(func, name, args, kwargs)
         if func is F.batch_norm:
             return self._batch_norm(func, *args, **kwargs)
-        if name in _NORMS:
-            return _NORMS[name](func(*args, **kwargs), x, *args[1:], **kwargs)
+        if name in NORMS:
+            return NORMS[name](_standardised, func(x.detach(), *args[1:], **kwargs), x, *args[1:], **kwargs)
         if name in _PASSING or activation_of(func, args, kwargs) is not None:
-            own = {key: value for key, value in kwargs.items() if key not in ("inplace", "input")}
+            own = {key: value for key, value in kwargs.items() if key != "inplace"}
             value = func(x.detach().clone(), *args[1:], **own)
             return answered(proportional(value, x), x, func, kwargs)
         if name in _ADD and self.rule.positive and len(args) == 2 and learns(args[1]) and not kwargs:
@@ -147,18 +133,6 @@ class Sharing(TorchFunctionMode):
         return shared(self.rule.linear, _scaled, x, scale.view(view), offset.view(view), z)
 
 
-def _product(func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-    """Halve between two factors that both depend on the picture; another one is a constant."""
-    before, both = factors(args)
-    if len(both) < 2 or not learns(*both):
-        found: Tensor = func(*args, **kwargs)
-        return found
-    a, b = both
-    if name in IN_PLACE:
-        return answered(_halved(torch.mul, a.clone(), b), a, func, kwargs)
-    return _halved(lambda a, b: func(*before, a, b, **kwargs), a, b)
-
-
 def _merged(
     share: Share, f: Linear, x: Tensor, w: Tensor, b: Tensor | None, channels: int
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
@@ -176,46 +150,13 @@ def _scaled(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     return x * w if b is None else x * w + b
 
 
-def _halved(f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """Return a product of two, linear in each, of whose relevance each gets a half."""
-    return sloped(f(a.detach(), b.detach()), (f(a, b.detach()) + f(a.detach(), b)) / 2)
-
-
 def _among_the_positive(a: Tensor, b: Tensor) -> Tensor:
     """Return a sum that shares only among its positive terms."""
     plus, value = a.clamp(min=0) + b.clamp(min=0), (a + b).detach()
     return sloped(value, plus * (value / stabilised(plus.detach(), _EPSILON)))
 
 
-def _layer_norm(
-    value: Tensor,
-    x: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *_: Any,
-) -> Tensor:
-    """Return a layer norm whose deviation is a constant: what is left is linear."""
-    axes = tuple(range(-len(normalized_shape), 0))
-    slope = (x - x.mean(axes, keepdim=True)) * torch.rsqrt(x.detach().var(axes, False, keepdim=True) + eps)
-    return sloped(value, slope if weight is None else slope * weight)
-
-
-def _group_norm(
-    value: Tensor,
-    x: Tensor,
-    num_groups: int,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-    *_: Any,
-) -> Tensor:
-    """Return the same for the norm of groups of channels."""
-    grouped = x.reshape(len(x), num_groups, -1)
-    slope = (grouped - grouped.mean(2, keepdim=True)) * torch.rsqrt(grouped.detach().var(2, False, keepdim=True) + eps)
-    slope = slope.view_as(x)
-    return sloped(value, slope if weight is None else slope * weight.view(-1, *[1] * (x.ndim - 2)))
-
-
-_NORMS: Mapping[str, Callable[..., Tensor]] = {"layer_norm": _layer_norm, "group_norm": _group_norm}
+def _standardised(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    """Return x less its mean over a deviation that is a constant: what is left is linear."""
+    deviation = torch.rsqrt(x.detach().var(axes, False, keepdim=True) + eps)
+    return (x - x.mean(axes, keepdim=True)) * deviation

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
 from service.engine.network.activations import activation_of
-from service.engine.network.rules.opening import opened, written_out
-from service.engine.network.rules.slopes import IN_PLACE, PRODUCTS, QUOTIENTS, answered, factors, learns, sloped
+from service.engine.network.rules.meeting import NORMS, Meeting
+from service.engine.network.rules.slopes import QUOTIENTS, answered, learns, sloped
 
 # Functions of single numbers beside the activations.
 _SINGLE = frozenset(
@@ -27,7 +26,7 @@ _POOLS: Mapping[str, Callable[..., Any]] = {
 _LEAST = 1e-7  # of the largest input: a smaller difference has the derivative for its slope
 
 
-class Rescaling(TorchFunctionMode):
+class Rescaling(Meeting):
     """Lets differences to references be handed down within the block."""
 
     def __init__(self, rows: int) -> None:
@@ -39,39 +38,30 @@ class Rescaling(TorchFunctionMode):
         super().__init__()
         self.rows = rows
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def concerns(self, *tensors: Any) -> bool:
+        """Whether the first half of each is the pictures', and a gradient is wanted of it."""
+        return learns(*tensors) and all(x.ndim > 0 and len(x) > 0 and len(x) % self.rows == 0 for x in tensors)
+
+    def product(self, f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+        """Return a product whose change is shared between both factors."""
+        return _crossed(f, a, b)
+
+    def answer(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Answer with the network's own value, and the slope between picture and reference."""
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        if not torch.is_grad_enabled():
-            return func(*args, **kwargs)
-        if name in ("multi_head_attention_forward", "scaled_dot_product_attention"):
-            with self:  # what happens inside is met, too
-                return (opened(func) if name.startswith("multi") else written_out)(*args, **kwargs)
-        if name in PRODUCTS:
-            return self._product(func, name, args, kwargs)
-        x = args[0] if args else kwargs.get("input")
-        if not self._paired(x):
-            return func(*args, **kwargs)
+        x = args[0]
         if name == "softmax":
             return self._softmax(func, x, args[1:], kwargs)
-        if name == "layer_norm":
-            return self._layer_norm(func, *args, **kwargs)
-        if name == "group_norm":
-            return self._group_norm(func, *args, **kwargs)
+        if name in NORMS:
+            return NORMS[name](self._standardised, func(x.detach(), *args[1:], **kwargs), x, *args[1:], **kwargs)
         if name in _POOLS and not kwargs.get("return_indices", False) and len(args) < 7:
-            own = {key: value for key, value in kwargs.items() if key not in ("return_indices", "input")}
+            own = {key: value for key, value in kwargs.items() if key != "return_indices"}
             return self._max_pool(lambda t: _POOLS[name](t, *args[1:], **own, return_indices=True), x)
-        if name in QUOTIENTS and len(args) == 2 and self._paired(args[1]):
+        if name in QUOTIENTS and len(args) == 2 and self.concerns(args[1]):
             return answered(_over(x.clone(), args[1]), x, func, kwargs)
         if name in _SINGLE or activation_of(func, args, kwargs) is not None:
-            rest, own = args[1:], {key: value for key, value in kwargs.items() if key not in ("inplace", "input")}
+            rest, own = args[1:], {key: value for key, value in kwargs.items() if key != "inplace"}
             return answered(self._rescaled(lambda t: func(t.clone(), *rest, **own), x), x, func, kwargs)
         return func(*args, **kwargs)
-
-    def _paired(self, x: Any) -> bool:
-        """Whether a tensor's first half is the pictures' and a gradient is wanted of it."""
-        return learns(x) and x.ndim > 0 and len(x) > 0 and len(x) % self.rows == 0
 
     def _rescaled(self, f: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """Return f(x) of single numbers, with the slope (f(x) - f(x')) / (x - x')."""
@@ -85,53 +75,13 @@ class Rescaling(TorchFunctionMode):
         ratio = torch.where(apart, dy / torch.where(apart, dx, 1), slope[:half])
         return sloped(value, x * torch.cat([ratio, ratio]))
 
-    def _product(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        before, both = factors(args)
-        if len(both) < 2 or not all(map(self._paired, both)):
-            found: Tensor = func(*args, **kwargs)
-            return found
-        a, b = both
-        if name in IN_PLACE:
-            return answered(_crossed(torch.mul, a.clone(), b), a, func, kwargs)
-        return _crossed(lambda a, b: func(*before, a, b, **kwargs), a, b)
-
     def _softmax(self, func: Any, x: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
         """Return exp(x) / sum exp(x), each of whose steps is rescaled; both of a pair are moved alike before."""
-        value: Tensor = func(x.detach(), *rest, **{key: v for key, v in kwargs.items() if key != "input"})
+        value: Tensor = func(x.detach(), *rest, **kwargs)
         axis = rest[0] if rest else kwargs["dim"]
         top = torch.maximum(*_halves(x.detach().amax(axis, keepdim=True)))
         exponential = self._rescaled(torch.exp, x - torch.cat([top, top]))
         return sloped(value, _over(exponential, exponential.sum(axis, keepdim=True)))
-
-    def _layer_norm(
-        self,
-        func: Any,
-        x: Tensor,
-        normalized_shape: Any,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
-        *rest: Any,
-    ) -> Tensor:
-        """Return (x - mean) / deviation, each of whose steps is rescaled."""
-        value: Tensor = func(x.detach(), normalized_shape, weight, bias, eps, *rest)
-        slope = self._standardised(x, tuple(range(-len(normalized_shape), 0)), eps)
-        return sloped(value, slope if weight is None else slope * weight)
-
-    def _group_norm(
-        self,
-        func: Any,
-        x: Tensor,
-        num_groups: int,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
-        *rest: Any,
-    ) -> Tensor:
-        """Return the same over groups of channels."""
-        value: Tensor = func(x.detach(), num_groups, weight, bias, eps, *rest)
-        slope = self._standardised(x.reshape(len(x), num_groups, -1), (2,), eps).view_as(x)
-        return sloped(value, slope if weight is None else slope * weight.view(-1, *[1] * (x.ndim - 2)))
 
     def _standardised(self, x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
         """Return x less its mean, over its deviation."""

@@ -1,0 +1,88 @@
+"""What modes that change slopes have in common: which calls they meet, and how norms are taken apart."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from service.engine.network.rules.opening import opened, written_out
+from service.engine.network.rules.slopes import IN_PLACE, PRODUCTS, answered, factors, sloped
+
+Standardised = Callable[[Tensor, tuple[int, ...], float], Tensor]
+"""f(x, axes, eps): x less its mean over some axes, over its deviation; with the slope of a rule."""
+
+
+class Meeting(TorchFunctionMode, ABC):
+    """Meets every call of a forward through which a gradient may pass; attention in its parts."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer with the network's own value, and the slope of the rule."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        if name in ("multi_head_attention_forward", "scaled_dot_product_attention"):
+            with self:  # what happens inside is met, too
+                return (opened(func) if name.startswith("multi") else written_out)(*args, **kwargs)
+        if name in PRODUCTS:
+            return self._product(func, name, args, kwargs)
+        if not args and "input" in kwargs:
+            args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
+        met = args and self.concerns(args[0])
+        return self.answer(func, name, args, kwargs) if met else func(*args, **kwargs)
+
+    @abstractmethod
+    def concerns(self, *tensors: Any) -> bool:
+        """Whether all of these are tensors that the rule is about."""
+
+    @abstractmethod
+    def answer(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Answer a call whose first argument is a tensor that the rule is about."""
+
+    @abstractmethod
+    def product(self, f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+        """Return a product f(a, b) of two that both depend on the picture."""
+
+    def _product(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        before, both = factors(args)
+        if len(both) < 2 or not self.concerns(*both):  # one of them is a constant
+            return func(*args, **kwargs)
+        a, b = both
+        if name in IN_PLACE:
+            return answered(self.product(torch.mul, a.clone(), b), a, func, kwargs)
+        return self.product(lambda a, b: func(*before, a, b, **kwargs), a, b)
+
+
+def _layer_norm(
+    standardised: Standardised,
+    value: Tensor,
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Tensor:
+    slope = standardised(x, tuple(range(-len(normalized_shape), 0)), eps)
+    return sloped(value, slope if weight is None else slope * weight)
+
+
+def _group_norm(
+    standardised: Standardised,
+    value: Tensor,
+    x: Tensor,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Tensor:
+    slope = standardised(x.reshape(len(x), num_groups, -1), (2,), eps).view_as(x)
+    return sloped(value, slope if weight is None else slope * weight.view(-1, *[1] * (x.ndim - 2)))
+
+
+NORMS: Mapping[str, Callable[..., Tensor]] = {"layer_norm": _layer_norm, "group_norm": _group_norm}
+"""How a norm's value gets another slope: by what standardises, the value, and the call's own arguments."""
