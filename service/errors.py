@@ -29,7 +29,7 @@ CatalogError                     start-up only: a mistake in the models that wer
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 
@@ -91,6 +91,11 @@ class UnknownMethod(ServiceError):
 
     status, type, title = 404, "unknown-method", "Unknown method"
     remedy = "see `/methods`"
+
+    @classmethod
+    def among(cls, name: str, known: Collection[str]) -> "UnknownMethod":
+        """Build the error for a name that none of the known ones is."""
+        return cls(f"there is no method {name!r}" + did_you_mean(name, known, then=f"there are: {', '.join(known)}"))
 
 
 class NotFound(ServiceError):

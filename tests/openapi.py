@@ -17,8 +17,7 @@ from service import errors
 from service.api import formats
 from service.api.documentation import openapi
 from service.app import create_app
-from service.explainers.base import families, registry
-from service.methods import table
+from service.explainers.base import Explainer, families, registry
 
 ROOT = Path(__file__).parent.parent
 PATH, README, METHODS = ROOT / "openapi.yaml", ROOT / "README.md", ROOT / "service" / "methods" / "table.json"
@@ -70,6 +69,30 @@ def methods_table() -> str:
     return "\n".join(rows)
 
 
+def methods_file() -> str:
+    """Return what `service.methods.table` reads, a line a method."""
+    about = json.dumps(dict(families()), ensure_ascii=False)
+    rows = ",\n".join(json.dumps(_described(cls), ensure_ascii=False) for _, cls in sorted(registry().items()))
+    return f'{{"families": {about},\n"methods": [\n{rows}\n]}}\n'
+
+
+def _described(cls: type[Explainer]) -> dict[str, Any]:
+    text = inspect.getdoc(cls) or ""
+    return {
+        "name": cls.name,
+        "title": cls.__name__,
+        "family": cls.family,
+        "summary": text.partition("\n")[0],
+        "description": text,
+        "reference": cls.reference,
+        "requirement": cls.requirement,
+        "cost": cls.cost,
+        "kind": cls.kind,
+        "needs": [word for word, needed in (("image", cls.needs_image), ("targets", cls.takes_targets)) if needed],
+        "parameters": cls.model_json_schema(),
+    }
+
+
 def statuses_table() -> str:
     """Return README's table of errors, by status."""
     rows = ["| Status | Type | Meaning | What to do |", "| --- | --- | --- | --- |"]
@@ -111,7 +134,7 @@ def as_readme(text: str) -> str:
 def main() -> None:
     """Write, or with `--check` compare and exit with 1 on a difference."""
     written = README.read_text("utf-8")
-    texts = {PATH: as_yaml(), README: as_readme(written), METHODS: table.as_text(registry(), families())}
+    texts = {PATH: as_yaml(), README: as_readme(written), METHODS: methods_file()}
     if "--check" not in sys.argv:
         for path, text in texts.items():
             path.write_text(text, "utf-8")

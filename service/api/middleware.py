@@ -175,12 +175,13 @@ class Refusing:
             try:
                 scope["app"].state.context.device.admission.check_room(caller(scope))
             except ServiceError as error:
-                await _refused(error, {}, scope, receive, send)
+                await refused(error, {}, scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
 
-async def _refused(error: ServiceError, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+async def refused(error: ServiceError, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer a request with an error, from a place that the application does not get to."""
     scope["heatlens"].error = error.type
     response = problems.problem(error, scope["path"])
     response.headers.update(headers)
@@ -259,7 +260,7 @@ class Keys:
             matches = [hmac.compare_digest(given, known) for known in self.digests]
             if kind.lower() != b"bearer" or not any(matches):
                 error = Unauthorized("send one of the server's keys in the header: Authorization: Bearer KEY")
-                await _refused(error, {"www-authenticate": "Bearer"}, scope, receive, send)
+                await refused(error, {"www-authenticate": "Bearer"}, scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
@@ -286,6 +287,6 @@ class CrossSite:
             allowed = "*" in self.origins or headers.get("origin") in self.origins
             if headers.get("sec-fetch-site") == "cross-site" and not allowed:
                 error = Forbidden("a page of another site sent this; its origin is not one of HEATLENS_CORS_ORIGINS")
-                await _refused(error, {}, scope, receive, send)
+                await refused(error, {}, scope, receive, send)
                 return
         await self.app(scope, receive, send)

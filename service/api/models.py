@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.api.context import context
+from service.api.context import Context, context
 from service.api.documentation import refusals
 from service.api.running import in_pool
 from service.client import wire
@@ -172,6 +172,11 @@ async def metrics(request: Request) -> Response:
     return Response(await in_pool(service.health_pool, service.metrics.exposition), media_type=MEDIA_TYPE)
 
 
+def _check_alive(service: Context) -> None:
+    if not service.device.alive:
+        raise EngineUnavailable("the device thread has stopped; restart the server")
+
+
 @router.get(
     "/health/live",
     tags=["health"],
@@ -182,8 +187,7 @@ async def metrics(request: Request) -> Response:
 async def live(request: Request) -> wire.Live:
     """Answer at once, whatever is loading; 503 where only a restart helps: the engine has ended, or a forward hangs."""
     service = context(request)
-    if not service.device.alive:
-        raise EngineUnavailable("the device thread has stopped; restart the server")
+    _check_alive(service)
     if stuck_s := service.device.stuck_s(service.settings.stuck_s):
         raise EngineUnavailable(f"a batch has been running for {stuck_s:.0f} s and does not end; restart the server")
     return wire.Live(status="live")
@@ -208,8 +212,7 @@ async def ready(
     store = service.store
     if service.device.admission.draining:
         raise Draining("the server is about to stop")
-    if not service.device.alive:
-        raise EngineUnavailable("the device thread has stopped; restart the server")
+    _check_alive(service)
     if model == "*" and not store.settled:
         waiting = [name for name, entry in store.entries.items() if entry.status == "loading"]
         raise ModelUnavailable(f"still loading: {', '.join(waiting)}")

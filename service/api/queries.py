@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.problems import problem
+from service.api.middleware import refused
 from service.errors import FieldError, InvalidParameter
 
 _TOLD = 20  # parameters that are named at most
@@ -23,8 +23,7 @@ class Queries:
         """Handle one connection event."""
         if scope["type"] == "http" and scope["query_string"] and scope["path"] not in self.free and _is_there(scope):
             error = unread(scope["query_string"].decode("latin-1"), sends=scope["method"] == "POST")
-            scope["heatlens"].error = error.type
-            await problem(error, scope["path"])(scope, receive, send)
+            await refused(error, {}, scope, receive, send)
             return
         await self.app(scope, receive, send)
 

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from service.contract import Explanation, Facts, Kind, Probe, Targets
-from service.errors import InvalidParameter, UnknownMethod, did_you_mean
+from service.errors import InvalidParameter, UnknownMethod
 
 
 class Explainer(BaseModel, ABC):
@@ -142,11 +142,6 @@ def families() -> Mapping[str, str]:
     return {name: inspect.getdoc(importlib.import_module(f"service.explainers.{name}")) or "" for name in found}
 
 
-def needs(cls: type[Explainer]) -> list[str]:
-    """Return what a request has to bring for a method, or may: `image`, `targets`."""
-    return [word for word, needed in (("image", cls.needs_image), ("targets", cls.takes_targets)) if needed]
-
-
 def method(name: str) -> type[Explainer]:
     """Return one method.
 
@@ -155,7 +150,5 @@ def method(name: str) -> type[Explainer]:
     """
     methods = registry()
     if name not in methods:
-        raise UnknownMethod(
-            f"there is no method {name!r}" + did_you_mean(name, methods, then=f"there are: {', '.join(methods)}")
-        )
+        raise UnknownMethod.among(name, methods)
     return methods[name]

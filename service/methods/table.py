@@ -4,13 +4,12 @@
 """
 
 import importlib.resources
-import inspect
 import json
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from service.errors import UnknownMethod, did_you_mean
+from service.errors import UnknownMethod
 
 FILE = importlib.resources.files("service.methods") / "table.json"
 
@@ -23,7 +22,7 @@ def _read() -> Mapping[str, Any]:
 
 @cache
 def table() -> Mapping[str, Mapping[str, Any]]:
-    """Return what is known of each method, by name: what `described` returned when the file was written."""
+    """Return what is known of each method, by name, in order."""
     return {entry["name"]: entry for entry in _read()["methods"]}
 
 
@@ -40,32 +39,5 @@ def entry(name: str) -> Mapping[str, Any]:
         UnknownMethod: there is none of that name.
     """
     if name not in table():
-        raise UnknownMethod(
-            f"there is no method {name!r}{did_you_mean(name, table())}; there are: {', '.join(table())}"
-        )
+        raise UnknownMethod.among(name, table())
     return table()[name]
-
-
-def described(cls: Any) -> dict[str, Any]:
-    """Return what is known of a method, given its class."""
-    text = inspect.getdoc(cls) or ""
-    return {
-        "name": cls.name,
-        "title": cls.__name__,
-        "family": cls.family,
-        "summary": text.partition("\n")[0],
-        "description": text,
-        "reference": cls.reference,
-        "requirement": cls.requirement,
-        "cost": cls.cost,
-        "kind": cls.kind,
-        "needs": [word for word, needed in (("image", cls.needs_image), ("targets", cls.takes_targets)) if needed],
-        "parameters": cls.model_json_schema(),
-    }
-
-
-def as_text(registry: Mapping[str, Any], families: Mapping[str, str]) -> str:
-    """Return the file's text, a line a method, given the classes and the families' sentences by name."""
-    lines = [json.dumps(described(cls), ensure_ascii=False) for _, cls in sorted(registry.items())]
-    rows = ",\n".join(lines)
-    return f'{{"families": {json.dumps(dict(families), ensure_ascii=False)},\n"methods": [\n{rows}\n]}}\n'
