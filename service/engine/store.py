@@ -90,14 +90,15 @@ class Store:
         self._waiting = deque(self.entries.values())
         # Networks are built one at a time: where weights are drawn, they are of a seed that all threads share.
         self._building = threading.Lock()
-        self._alone, self._since, self._patience_s = threading.Lock(), time.monotonic(), patience_s
-        self._first = threading.Event()  # the default model is ready or has failed
+        self._patience_s = patience_s
+        self._turns = threading.Condition()
+        self._alone: float | None = None  # when the turn began that others wait for
         self._settled = threading.Event()
         self._proved = threading.Event()
         self._closing = threading.Event()
         self._loading = min(_LOADERS, len(specs))
         self._loaders = [
-            threading.Thread(target=self._load_all, args=(i, patience_s), name=f"heatlens-loader-{i}", daemon=True)
+            threading.Thread(target=self._load_all, name=f"heatlens-loader-{i}", daemon=True)
             for i in range(self._loading)
         ]
 
@@ -109,7 +110,8 @@ class Store:
     def close(self) -> None:
         """Stop loading and measuring further models."""
         self._closing.set()
-        self._first.set()
+        with self._turns:
+            self._turns.notify_all()
 
     def join(self, timeout_s: float) -> None:
         """Wait for the loaders to stop: a thread inside PyTorch at the end of the process would crash it."""
@@ -153,10 +155,8 @@ class Store:
             raise ModelUnavailable(f"model {entry.spec.name!r} failed to load: {entry.error}")
         raise ModelUnavailable(f"model {entry.spec.name!r} is still loading; try again in a few seconds")
 
-    def _load_all(self, loader: int, patience_s: float) -> None:
+    def _load_all(self) -> None:
         leave_cores_to_the_device()
-        if loader:
-            self._first.wait(patience_s)
         while True:
             with self._turn():
                 if (built := self._built()) is None:
@@ -170,7 +170,6 @@ class Store:
                         log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
                 except Exception as error:
                     self._failed(entry, error)
-            self._first.set()
             self._note()
             if entry.model is not None:
                 self._prove(entry.model)
@@ -191,14 +190,19 @@ class Store:
         PyTorch has one random generator and one state of its compiler for all threads: a network that draws while it
         is looked at would change the weights of one that is being built.
         """
-        alone = self._alone.acquire(timeout=max(0.0, self._since + self._patience_s - time.monotonic()))
-        if alone:
-            self._since = time.monotonic()
+        with self._turns:
+            while self._alone is not None and not self._closing.is_set():
+                if (left := self._alone + self._patience_s - time.monotonic()) <= 0:
+                    break
+                self._turns.wait(left)
+            began = self._alone = time.monotonic()
         try:
             yield
         finally:
-            if alone:
-                self._alone.release()
+            with self._turns:
+                if self._alone == began:  # else others wait for a later turn
+                    self._alone = None
+                self._turns.notify_all()
 
     def _note(self) -> None:
         """Take note where every model is ready or has failed, or none is loaded any more."""
