@@ -1,10 +1,9 @@
 """A network resident on a device."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -99,11 +98,15 @@ class Model:
     def trace_parts(self, parts: Sequence[Part], tracing: Tracing) -> list[Trace | Exception]:
         """Trace parts of several requests in one forward."""
         network, addresses = self._tracing(tracing), self.examined.addresses
-        if not self.examined.singly:
-            return answered(self.spec.name, network.module, lambda: trace_parts(network, addresses, parts, tracing))
-        return [self._traced_singly(network, part, tracing) for part in parts]
 
-    def _traced_singly(self, network: Variant, part: Part, tracing: Tracing) -> Trace | Exception:
+        def traced(parts: Sequence[Part]) -> list[Trace | Exception]:
+            return answered(self.spec.name, network.module, lambda: trace_parts(network, addresses, parts, tracing))
+
+        return [self._singly(traced, part, tracing) for part in parts] if self.examined.singly else traced(parts)
+
+    def _singly(
+        self, traced: Callable[[Sequence[Part]], list[Trace | Exception]], part: Part, tracing: Tracing
+    ) -> Trace | Exception:
         """Trace a part one row at a time."""
         if isinstance(tracing.rule, Rescale):
             return NotApplicable(
@@ -112,12 +115,7 @@ class Model:
             )
         pieces: list[Trace] = []
         for i in range(len(part.x)):
-            row = replace(part, x=part.x[i : i + 1], first=part.first + i)
-            (piece,) = answered(
-                self.spec.name,
-                network.module,
-                partial(trace_parts, network, self.examined.addresses, [row], tracing),
-            )
+            (piece,) = traced([replace(part, x=part.x[i : i + 1], first=part.first + i)])
             if isinstance(piece, Exception):
                 return piece
             pieces.append(piece)

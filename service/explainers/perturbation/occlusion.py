@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from service.contract import Box, Boxes, Explanation, Facts, Map, Probe, Targets, fingerprint
 from service.explainers.base import Explainer, explainer
+from service.explainers.baselines import baseline
 from service.explainers.blur import gaussian_blur
 from service.explainers.fields import ScoreOf
 
@@ -75,13 +76,8 @@ class Occlusion(Explainer):
 
     def _filling(self, facts: Facts, image: Tensor) -> Tensor:
         """Return what a window shows, (3, H, W)."""
-        if self.fill == "blur":
-            return gaussian_blur(image, 31, 10.0)[0]
-        if self.fill == "mean":
-            return torch.zeros_like(image[0])
-        named = {"black": "#000000", "white": "#ffffff"}.get(self.fill, self.fill)
-        colour = facts.colour([int(named[i : i + 2], 16) / 255 for i in (1, 3, 5)])
-        return colour.to(image).expand_as(image[0])
+        blurred = self.fill == "blur"  # less than a picture that stands for none
+        return (gaussian_blur(image, 31, 10.0) if blurred else baseline(facts, image, self.fill))[0]
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one signed (H, W) map a target, in units of the score."""
