@@ -64,7 +64,11 @@ class ModelProbe:
                 return sketch(there) if there is not None and bool(torch.isfinite(there).all()) else None
 
             run.sketch = rough
-        outputs = self._scheduler.submit(work, run)
+        try:
+            outputs = self._scheduler.submit(work, run)
+        finally:
+            if isinstance(work, AtWork) and work.shared is not None:
+                self._scheduler.limits.forget(work.key)  # which is one picture's
         self._check(outputs, "outputs")
         return outputs
 

@@ -241,6 +241,21 @@ def test_rows_at_a_layer_of_several_requests_share_a_batch(model, device, plain)
     assert max(run.usage.batch_rows / run.usage.batches for run in runs) == 4
 
 
+def test_nothing_is_kept_of_a_picture_whose_rows_share_a_batch_with_no_other(device):
+    network = tiny.classifier()
+    behind = network.forward
+    network.forward = lambda x: behind(x) + x.mean((1, 2, 3))[:, None]  # something goes around every layer
+    transform = Transform(32, (32, 32), oracles.IMAGENET_MEAN, oracles.IMAGENET_STD)
+    model = Model(ModelSpec("around", lambda: network, transform, task("classification")), network, device.device)
+    kept = []
+    for seed in range(3):
+        probe, x = ModelProbe(model, device, Run()), _noise(1, seed)
+        probe.scores(_started(probe, x))
+        kept.append(len(device.limits._measured))
+    assert not model.tails.way("conv1").alone
+    assert len(set(kept)) == 1
+
+
 def test_equal_rows_at_a_layer_are_computed_once(model, device):
     def ask(seed=0):
         run, x = Run(), _noise(1, seed)

@@ -41,7 +41,7 @@ class AtWork(RowsWork):
     ) -> None:
         super().__init__(network, tuple(rows.image.shape[1:]), rows, cache_key=cache_key, readout=readout)
         self.key = ("at", id(network), rows.layer, shared)
-        self.tails, self.image, self.layer = tails, rows.image, rows.layer
+        self.tails, self.image, self.layer, self.shared = tails, rows.image, rows.layer, shared
         self.prefix: Any = None
 
     def build(self, i: int, j: int) -> tuple[Any, Tensor]:

@@ -72,6 +72,11 @@ class Limits:
         self._growing.pop(key, None)
         self._measured[key] = max(1, min(rows, self.max_rows))
 
+    def forget(self, key: Hashable) -> None:
+        """Forget a kind that will not come again."""
+        for known in (self._growing, self._measured, self._learned):
+            known.pop(key, None)
+
     def too_many(self, key: Hashable, rows: int) -> None:
         """Remember that memory ran out with so many rows; half as many are tried from then on."""
         self._growing.pop(key, None)
