@@ -6,14 +6,13 @@ it pays (`PAYS`). Until that is known, and where it is not to be measured, all r
 """
 
 import hashlib
-import importlib.resources
 import json
 import logging
 import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +34,7 @@ from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import rows_key
 from service.errors import EngineUnavailable, InvalidParameter
 from service.explainers.cam.score_cam import ScoreCAM
-from service.images import decode, prepare, to_input
+from service.images import photographs
 from service.precision import Precision, quick
 from service.settings import BATCH_MS, Settings
 
@@ -101,13 +100,6 @@ def preferred(rates: Mapping[Precision, float], agreement: Mapping[Precision, fl
     fit = [p for p in rates if p == "fp32" or agreement.get(p, 0.0) >= AGREEMENT]
     fastest = max(fit, key=lambda p: rates[p])
     return fastest if rates[fastest] >= PAYS * rates["fp32"] else "fp32"
-
-
-def photographs() -> Iterator[bytes]:
-    """Return the files of a few photographs to compare maps on."""
-    for file in sorted((importlib.resources.files("service") / "photographs").iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".jpg"):
-            yield file.read_bytes()
 
 
 class _Strongest(ModelProbe):
@@ -281,9 +273,7 @@ class Tuner:
         if model.facts.default_layer is None:
             return {}
         result: dict[Precision, float] = {}
-        for data in photographs():
-            picture = prepare(decode(data, max_bytes=2**20, max_pixels=2**20), model.spec.transform)
-            x = to_input(picture, model.spec.transform).to(model.device)
+        for x in torch.split(photographs(model.spec.transform).to(model.device), 1):
             maps: dict[Precision, Tensor] = {}
             for precision in precisions:
                 if closing.is_set():

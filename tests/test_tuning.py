@@ -23,7 +23,6 @@ from service.tuning import (
     Timing,
     Tuner,
     batch_rows,
-    photographs,
     preferred,
     rank_correlation,
 )
@@ -302,7 +301,3 @@ def test_rank_correlation_is_spearmans(seed):
     assert rank_correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic, abs=1e-9)
     assert rank_correlation(torch.zeros(9), torch.zeros(9)) == 1
     assert rank_correlation(torch.zeros(9), torch.arange(9.0)) == 0
-
-
-def test_the_photographs_are_there():
-    assert len(list(photographs())) == 3
