@@ -140,3 +140,8 @@ def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> N
     assert actual.shape == expected.shape
     assert float(expected.abs().max()) > 0
     assert oracles.relative_error(actual, expected) <= tolerance
+
+
+def assert_rectified(positive: Tensor, signed: Tensor, tolerance: float = 1e-5) -> None:
+    """Compare a map with what is positive of the signed one, relative to that one's largest value: nothing may be."""
+    torch.testing.assert_close(positive, signed.relu(), rtol=0, atol=tolerance * float(signed.abs().max()))

@@ -175,7 +175,7 @@ def test_repeatable(tiny, case):
     name, model = case
     first, second = (_run(tiny, model, name) for _ in range(2))
     for a, b in zip(first.maps, second.maps, strict=True):
-        assert torch.equal(a.array, b.array)
+        torch.testing.assert_close(a.array, b.array, rtol=1e-4, atol=1e-5)  # batches may be cut elsewhere
 
 
 def test_leaves_the_model_untouched(tiny, case):

@@ -1,12 +1,11 @@
 import pytest
-import torch
 from torch import Tensor
 
 from service.explainers.cam.cam import CAM
 from service.explainers.cam.grad_cam import GradCAM
 from tests import oracles
 from tests.explainers.cam.test_cam import HEADS
-from tests.explainers.conftest import assert_close, module_layer
+from tests.explainers.conftest import assert_close, assert_rectified, module_layer
 from tests.oracles import Case, Peer
 
 
@@ -48,7 +47,7 @@ def test_equals_the_definition_and_captum(subject, x):
         case = Case(subject.plain, x, layer, target, {"relu": False})
         assert_close(m.array, oracle(case))
         assert_close(m.array, captum(case))
-        assert torch.equal(positive.array, m.array.relu())
+        assert_rectified(positive.array, m.array)
 
 
 @pytest.mark.oracle("grad-cam")

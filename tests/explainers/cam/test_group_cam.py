@@ -8,7 +8,7 @@ from torch import Tensor
 from service.contract import Targets
 from service.explainers.cam.group_cam import GroupCAM
 from tests import oracles, tiny
-from tests.explainers.conftest import Watched, assert_close, narrow_layer, tiny_input
+from tests.explainers.conftest import Watched, assert_close, assert_rectified, narrow_layer, tiny_input
 from tests.oracles import Case
 
 TOLERANCE = 3e-4  # gains are differences of nearly equal logits
@@ -64,7 +64,7 @@ def test_equals_the_definition(subject, x, params):
         assert_close(torch.tensor(w), torch.tensor(gains(case)[0]), TOLERANCE)
     rectified = subject.explain(GroupCAM(layer=layer, **{**params, "relu": True}), x, [281, 7])
     for m, positive in zip(found.maps, rectified.maps, strict=True):
-        assert torch.equal(positive.array, m.array.relu())
+        assert_rectified(positive.array, m.array, TOLERANCE)
         assert (m.kind, positive.kind) == ("signed", "positive")
 
 

@@ -44,7 +44,7 @@ def test_after_applies_the_activation_that_follows_the_layer(small, layer, funct
         subject.explain(FeatureMaps(layers=(layer,), channels=tuple(range(8)), activation=when), x).maps[0].array
         for when in ("before", "after")
     )
-    assert torch.equal(function(before), after)
+    assert oracles.relative_error(after, function(before)) <= 1e-5
 
 
 def test_a_module_called_twice_is_addressed_by_call(small):

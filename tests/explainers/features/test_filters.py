@@ -100,11 +100,11 @@ def test_response_rises_far_above_blank_and_random_pictures(subjects, parametris
         assert painted > 1.5 * noise
 
 
-def test_fixed_seed_repeats_exactly_and_another_does_not(small):
+def test_fixed_seed_repeats_and_another_does_not(small):
     subject = small(tiny.classifier)
     pictures = [subject.explain(Filters(layer="conv2", steps=4, seed=s), None).maps[0].array for s in (1, 1, 2)]
-    assert torch.equal(pictures[0], pictures[1])
-    assert not torch.equal(pictures[0], pictures[2])
+    torch.testing.assert_close(pictures[0], pictures[1], rtol=1e-4, atol=1e-5)
+    assert oracles.relative_error(pictures[2], pictures[0]) > 1e-2
 
 
 def test_pictures_do_not_depend_on_their_neighbours(small):
