@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service import spans
-from service.api import documentation, models, problems, routes
+from service.api import documentation, kserve, models, problems, routes
 from service.api.context import Context
 from service.api.middleware import Bodies, CrossSite, Keys, Recording, Refusing
 from service.api.origins import origin
@@ -176,11 +176,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(title="heatlens", lifespan=lifespan, redirect_slashes=False)
     app.include_router(routes.router())
     app.include_router(models.router)
+    app.include_router(kserve.router())
     problems.install(app)
     # Of middlewares, the last one added is the outermost.
     app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)
     app.add_middleware(Queries, free=_FREE)
-    app.add_middleware(Refusing, methods=routes.paths())
+    ours = routes.paths()
+    app.add_middleware(Refusing, work=lambda path: ours.get(path) or kserve.work(path))
     origins = _origins(settings)
     app.add_middleware(CrossSite, origins=tuple(origins))
     keys = _api_keys(settings)

@@ -48,9 +48,6 @@ async def read(request: Request, max_bytes: int, timeout_s: float, least_rate: f
         MalformedRequest: not what it says it is.
         Cancelled: the caller went away before the end.
     """
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("", "identity"):
-        raise UnsupportedMediaType(f"content encoding {coding!r} is not accepted; send the body as it is, uncompressed")
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
         named = f"content type {kind!r} is" if kind else "a request without a content type is"
@@ -58,12 +55,24 @@ async def read(request: Request, max_bytes: int, timeout_s: float, least_rate: f
             f"{named} not accepted; send application/json with the picture in base64, or multipart/form-data with the "
             "file in a part named 'image'"
         )
-    data = await _collect(request, max_bytes, timeout_s, least_rate)
+    data = await whole(request, max_bytes, timeout_s, least_rate)
     if not data:
         raise MalformedRequest("the body is empty; send a JSON object, or multipart/form-data with a part 'image'")
     if kind == "application/json":
         return Body(_object(data, "the body"), None)
     return await _multipart(request, data)
+
+
+async def whole(request: Request, max_bytes: int, timeout_s: float, least_rate: float) -> bytes:
+    """Read a body, whatever it is.
+
+    Raises:
+        ServiceError: as `read` has it.
+    """
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UnsupportedMediaType(f"content encoding {coding!r} is not accepted; send the body as it is, uncompressed")
+    return await _collect(request, max_bytes, timeout_s, least_rate)
 
 
 async def _collect(request: Request, max_bytes: int, timeout_s: float, least_rate: float) -> bytes:

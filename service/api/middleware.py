@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -22,6 +22,7 @@ from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
 from service.metrics import Metrics
 
 log = logging.getLogger("heatlens.access")
+OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")  # to callers without a key
 REFUSED = "heatlens.refused"  # in a scope: the error that a request is answered by, unread
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADERS = {
@@ -154,7 +155,11 @@ class Recording:
 def _route(path: str) -> str:
     """Return an address as a span's name: without what a client made up."""
     first = path.strip("/").partition("/")[0]
-    return f"/{first}" if first in ("predict", "explain", "models", "methods", "health", "metrics") else "/other"
+    return (
+        f"/{first}"
+        if first in ("predict", "explain", "models", "methods", "health", "metrics", "v1", "v2")
+        else "/other"
+    )
 
 
 class Refusing:
@@ -163,13 +168,13 @@ class Refusing:
     What a refusal costs is taken from those that were let in, and there may be many times more refusals than answers.
     """
 
-    def __init__(self, app: ASGIApp, methods: Mapping[str, str]) -> None:
-        """Take the methods' names by their paths: what is work, and is counted under that name."""
-        self.app, self.methods = app, methods
+    def __init__(self, app: ASGIApp, work: Callable[[str], str | None]) -> None:
+        """Take what says of a path whether it means work, and under which name that is counted."""
+        self.app, self.work = app, work
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
-        method = self.methods.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        method = self.work(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if method is not None:
             scope["heatlens"].method = method
             try:
@@ -252,7 +257,7 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
-        if scope["type"] == "http" and scope["path"] not in ("/health/live", "/health/ready"):
+        if scope["type"] == "http" and scope["path"] not in OPEN:
             sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
             kind, _, key = sent.partition(b" ")
             given = _digest(key.strip())

@@ -1,6 +1,7 @@
 """Every error as an RFC 9457 problem."""
 
 import logging
+import re
 from typing import Any
 
 import orjson
@@ -13,6 +14,7 @@ from service.errors import InternalError, InvalidParameter, MethodNotAllowed, Mo
 
 log = logging.getLogger("heatlens")
 MEDIA_TYPE = "application/problem+json"
+_PROTOCOLS = re.compile(r"/v[12](/.*)?")  # whose clients show a message only of JSON that says so, and of an `error`
 
 
 def document(error: ServiceError, instance: str) -> bytes:
@@ -33,6 +35,9 @@ def document(error: ServiceError, instance: str) -> bytes:
 def problem(error: ServiceError, instance: str) -> Response:
     """Return the response for an error."""
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
+    if _PROTOCOLS.fullmatch(instance):
+        said = orjson.loads(document(error, instance)) | {"error": f"{error.title}: {error.detail}"}
+        return Response(orjson.dumps(said), error.status, headers, "application/json")
     return Response(document(error, instance), error.status, headers, MEDIA_TYPE)
 
 

@@ -37,10 +37,23 @@ async def handle(request: Request, ask: Ask, format: Format) -> Response:
 
 async def received(request: Request) -> Body:
     """Read a request's body; its time runs from here on."""
-    settings, known = context(request).settings, record(request)
-    run = known.run = Run(id=known.id, caller=caller(request.scope))
+    settings, run = context(request).settings, _starting(request)
     with run.usage.stage("read"):
         return await body.read(request, settings.max_body_bytes, settings.body_timeout_s, settings.least_bytes_per_s)
+
+
+async def received_bytes(request: Request) -> tuple[bytes, Run]:
+    """Read a request's body, whatever it is; its time runs from here on."""
+    settings, run = context(request).settings, _starting(request)
+    limits = settings.max_body_bytes, settings.body_timeout_s, settings.least_bytes_per_s
+    with run.usage.stage("read"):
+        return await body.whole(request, *limits), run
+
+
+def _starting(request: Request) -> Run:
+    known = record(request)
+    known.run = run = Run(id=known.id, caller=caller(request.scope))
+    return run
 
 
 def paths() -> dict[str, str]:

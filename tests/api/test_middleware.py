@@ -21,7 +21,7 @@ from service.settings import Settings
 from tests.api.conftest import PATIENCE_S, holding
 from tests.conftest import CATALOG, serving
 
-HEALTH = ("/health/live", "/health/ready")
+HEALTH = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
 LONG = {"params": {"window": 8, "stride": 1}}
 
 

@@ -1,0 +1,103 @@
+"""Several questions in one request: a `Run` each, so that they share batches, one deadline, and one error for all."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from service.api.context import context
+from service.api.formats import Format
+from service.api.middleware import record
+from service.api.running import Work, gone
+from service.ask import Ask
+from service.engine.scheduler.run import Run
+from service.errors import Cancelled, FieldError, InvalidParameter, ServiceError
+
+MOST = 256  # questions in one request
+
+
+@dataclass(frozen=True)
+class Question:
+    """One of a request's questions.
+
+    ask: it.
+    format: what its answer becomes.
+    pointer: from a pointer into the `Ask`'s fields to one into the request as it was sent.
+    """
+
+    ask: Ask
+    format: Format
+    pointer: Callable[[str], str]
+
+
+@contextmanager
+def placed(pointer: Callable[[str], str]) -> Iterator[None]:
+    """Let errors point into the request as it was sent."""
+    try:
+        yield
+    except ServiceError as error:
+        for one in error.errors:
+            error.detail = error.detail.replace(f"{one.pointer}: ", f"{pointer(one.pointer)}: ", 1)
+        error.errors = tuple(FieldError(pointer(one.pointer), one.detail) for one in error.errors)
+        raise
+
+
+def bounded(count: int, pointer: str) -> None:
+    """Refuse more questions than one request may hold.
+
+    Raises:
+        InvalidParameter: there are more, or none.
+    """
+    if not count:
+        raise InvalidParameter.at(pointer, "there is no picture in it; send at least one")
+    if count > MOST:
+        raise InvalidParameter.at(pointer, f"{count} explanations or predictions in one request; send at most {MOST}")
+
+
+async def answered(request: Request, questions: Sequence[Question]) -> list[bytes]:
+    """Answer all questions of a request, in their order.
+
+    Raises:
+        ServiceError: the first one that any of them meets; the others are stopped.
+    """
+    service, known = context(request), record(request)
+    whole = known.run
+    assert whole is not None, "a body has been read"
+    works = []
+    for i, question in enumerate(questions):
+        run = whole if not i else Run(id=f"{whole.id}/{i}", caller=whole.caller)
+        run.started = whole.started
+        run.limit(question.ask.timeout_s or service.settings.default_timeout_s, question.ask.priority)
+        with placed(question.pointer):
+            plan = service.pipeline.plan(question.ask)
+        known.model = plan.model.facts.name
+        works.append(Work(service, plan, run, question.format))
+    started: list[tuple[Work, asyncio.Future[bytes]]] = []
+    watching = asyncio.ensure_future(gone(request))
+    tasks: list[asyncio.Task[bytes]] = []
+    try:
+        for work in works:
+            started.append((work, work.start()))
+        tasks = [
+            asyncio.create_task(_placed(future, question.pointer))
+            for (_, future), question in zip(started, questions, strict=True)
+        ]
+        together = asyncio.gather(*tasks)
+        await asyncio.wait((together, watching), timeout=whole.time_left_s, return_when=asyncio.FIRST_COMPLETED)
+        if together.done():
+            return list(together.result())
+        together.cancel()
+        raise Cancelled("the client has disconnected") if watching.done() else whole.late()
+    finally:
+        watching.cancel()
+        for task in tasks:
+            task.cancel()
+        for work, future in started:
+            work.abandon(future)
+
+
+async def _placed(future: "asyncio.Future[bytes]", pointer: Callable[[str], str]) -> bytes:
+    with placed(pointer):
+        return await future

@@ -1,0 +1,227 @@
+"""Tensors of the Open Inference Protocol: in JSON, and in its extension for binary data.
+
+A body is JSON, or JSON with raw tensors behind it, in the order in which they are named; the header
+`Inference-Header-Content-Length` then says where the JSON ends. Numbers are little-endian in C order; an element of
+type BYTES is four bytes of length and that many bytes.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+
+from service.errors import InvalidParameter, MalformedRequest
+
+DTYPES = {
+    "BOOL": "?",
+    "UINT8": "u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
+    "INT8": "i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+_RANK = 8  # dimensions at most
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A named tensor.
+
+    values: an array of the tensor's shape; of type BYTES the elements in C order, each as bytes (sent in binary) or as
+        text (sent in JSON).
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    values: Any
+    pointer: str = ""
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+def split(body: bytes, length: str | None) -> tuple[dict[str, Any], memoryview]:
+    """Return a body's JSON object and what follows it.
+
+    Args:
+        body: all of it.
+        length: the header's value: bytes of JSON; None: all of them.
+
+    Raises:
+        MalformedRequest: there is no such place, or no JSON object before it.
+    """
+    end = len(body)
+    if length is not None:
+        if not (length.isascii() and length.isdigit() and int(length) <= len(body)):
+            raise MalformedRequest(
+                f"Inference-Header-Content-Length {length[:20]!r} has to be a number of bytes up to the body's "
+                f"{len(body)}"
+            )
+        end = int(length)
+    try:
+        found = orjson.loads(memoryview(body)[:end])
+    except orjson.JSONDecodeError as error:
+        raise MalformedRequest(f"the body's JSON is not valid: {error}") from None
+    if not isinstance(found, dict):
+        raise MalformedRequest("the body has to be a JSON object")
+    return found, memoryview(body)[end:]
+
+
+def read(document: dict[str, Any], raw: memoryview) -> list[Tensor]:
+    """Return a request's inputs.
+
+    Args:
+        document: the request's JSON.
+        raw: the binary data behind it.
+
+    Raises:
+        InvalidParameter: an input is not what it says it is.
+    """
+    sent = document.get("inputs")
+    if not isinstance(sent, list) or not sent:
+        raise InvalidParameter.at("/inputs", "send a list of inputs, the picture as the one called 'image'")
+    found, start = [], 0
+    for i, one in enumerate(sent):
+        pointer = f"/inputs/{i}"
+        name, datatype, shape, parameters = _head(one, pointer)
+        size = parameters.get("binary_data_size")
+        if size is None:
+            values = _from_json(one.get("data"), datatype, shape, f"{pointer}/data")
+        else:
+            where = f"{pointer}/parameters/binary_data_size"
+            if isinstance(size, bool) or not isinstance(size, int) or size < 0:
+                raise InvalidParameter.at(where, f"{size!r:.40} is no number of bytes")
+            if "data" in one:
+                raise InvalidParameter.at(f"{pointer}/data", "the data follow in binary; leave this out")
+            if start + size > len(raw):
+                raise InvalidParameter.at(where, f"{size} bytes of {name!r:.80} are not in the body")
+            values = _from_binary(raw[start : start + size], datatype, shape, where)
+            start += size
+        found.append(Tensor(name, datatype, shape, values, pointer, parameters))
+    if start != len(raw):
+        raise InvalidParameter.at("/inputs", f"{len(raw) - start} bytes of binary data belong to no input")
+    return found
+
+
+def _head(one: Any, pointer: str) -> tuple[str, str, tuple[int, ...], dict[str, Any]]:
+    if not isinstance(one, dict):
+        raise InvalidParameter.at(pointer, "an input is an object with name, shape, datatype and data")
+    name, datatype, shape, parameters = (one.get(key) for key in ("name", "datatype", "shape", "parameters"))
+    if not isinstance(name, str):
+        raise InvalidParameter.at(f"{pointer}/name", "an input has a name, as text")
+    if datatype not in (*DTYPES, "BYTES"):
+        raise InvalidParameter.at(f"{pointer}/datatype", f"there are {', '.join(DTYPES)} and BYTES")
+    shape = shape if isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**31 for n in shape) else []
+    if not 1 <= len(shape) <= _RANK:
+        raise InvalidParameter.at(f"{pointer}/shape", f"a shape is a list of 1 to {_RANK} whole numbers")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise InvalidParameter.at(f"{pointer}/parameters", "parameters are an object")
+    return name, str(datatype), tuple(shape), dict(parameters or {})
+
+
+def _from_json(data: Any, datatype: str, shape: tuple[int, ...], pointer: str) -> Any:
+    if datatype == "FP16":
+        raise InvalidParameter.at(pointer, "FP16 is sent in binary alone")
+    if not isinstance(data, list):
+        raise InvalidParameter.at(pointer, "data is a list, nested or flat")
+    count = math.prod(shape)
+    flat = list(_flat(data, _RANK))
+    if len(flat) != count:
+        raise InvalidParameter.at(pointer, f"there are {len(flat)} elements, and the shape says {count}")
+    if datatype == "BYTES":
+        if not all(isinstance(one, str) for one in flat):
+            raise InvalidParameter.at(pointer, "elements of type BYTES are texts: base64 of a picture, or a label")
+        return flat
+    kind = np.dtype(DTYPES[datatype])
+    fitting = bool if kind.kind == "b" else int if kind.kind in "iu" else (int, float)
+    if any(not isinstance(one, fitting) or (isinstance(one, bool) and kind.kind != "b") for one in flat):
+        raise InvalidParameter.at(pointer, f"not all elements are numbers of type {datatype}")
+    try:
+        return np.array(flat, kind).reshape(shape)
+    except OverflowError:
+        raise InvalidParameter.at(pointer, f"a number is out of the range of {datatype}") from None
+
+
+def _flat(data: Any, depth: int) -> Iterator[Any]:
+    for one in data:
+        if isinstance(one, list) and depth:
+            yield from _flat(one, depth - 1)
+        else:
+            yield one
+
+
+def _from_binary(raw: memoryview, datatype: str, shape: tuple[int, ...], pointer: str) -> Any:
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        return _elements(raw, count, pointer)
+    kind = np.dtype(DTYPES[datatype])
+    if len(raw) != count * kind.itemsize:
+        raise InvalidParameter.at(pointer, f"{len(raw)} bytes, and shape and type say {count} of {kind.itemsize}")
+    return np.frombuffer(raw, kind).reshape(shape)
+
+
+def _elements(raw: memoryview, count: int, pointer: str) -> list[bytes]:
+    found: list[bytes] = []
+    start = 0
+    while start < len(raw) and len(found) < count:
+        first = start + _LENGTH.size
+        end = first + _LENGTH.unpack(raw[start:first])[0] if first <= len(raw) else len(raw) + 1
+        if end > len(raw):
+            break
+        found.append(bytes(raw[first:end]))
+        start = end
+    if start != len(raw) or len(found) != count:
+        raise InvalidParameter.at(
+            pointer, f"the shape says {count} elements, each four bytes of length and that many bytes; there are others"
+        )
+    return found
+
+
+def array(name: str, values: np.ndarray[Any, Any]) -> Tensor:
+    """Return numbers as a tensor of type FP32."""
+    return Tensor(name, "FP32", values.shape, np.ascontiguousarray(values, "<f4"))
+
+
+def texts(name: str, values: Sequence[bytes], shape: Sequence[int] | None = None) -> Tensor:
+    """Return elements of type BYTES as a tensor, by default with one dimension."""
+    return Tensor(name, "BYTES", tuple(shape or (len(values),)), list(values))
+
+
+def write(head: dict[str, Any], outputs: Sequence[Tensor], binary: Sequence[bool]) -> tuple[bytes, int | None]:
+    """Return an answer's body, and how many bytes of it are JSON, where others follow.
+
+    Args:
+        head: what stands before the outputs.
+        outputs: in the order in which they are asked for.
+        binary: which of them are sent so.
+    """
+    told, behind = [], []
+    for one, raw in zip(outputs, binary, strict=True):
+        said: dict[str, Any] = {"name": one.name, "datatype": one.datatype, "shape": list(one.shape)}
+        if raw:
+            data = _packed(one)
+            said["parameters"] = {"binary_data_size": len(data)}
+            behind.append(data)
+        elif one.datatype == "BYTES":
+            said["data"] = [value.decode() for value in one.values]
+        else:
+            said["data"] = one.values.ravel()
+        told.append(said)
+    document = orjson.dumps(head | {"outputs": told}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return b"".join((document, *behind)), len(document) if behind else None
+
+
+def _packed(one: Tensor) -> bytes:
+    if one.datatype == "BYTES":
+        return b"".join(_LENGTH.pack(len(value)) + value for value in one.values)
+    return bytes(one.values.tobytes())

@@ -1,0 +1,152 @@
+"""The Open Inference Protocol V2 over REST, with its extensions for binary data and for classification.
+
+The protocol knows no explaining; its outputs are the words for it: `probabilities`, one output for each method whose
+maps are heat maps, and `explanation`, which is the whole answer of any method.
+"""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import JSONResponse, Response
+
+from service import __version__
+from service.api.context import context
+from service.api.kserve import documentation, outputs, tensors
+from service.api.kserve.batch import answered
+from service.api.kserve.inference import Inference
+from service.api.kserve.outputs import EXPLANATION, PREDICTION
+from service.api.middleware import record
+from service.api.routes import received_bytes
+from service.api.running import in_pool
+from service.engine.network.resident import Model
+from service.errors import Draining, EngineUnavailable, NotFound, ServiceError
+from service.explainers.base import registry
+from service.pipeline import applicability
+
+_LENGTH = "inference-header-content-length"
+_REQUEST = {"type": "object", "required": ["inputs"], "properties": {"inputs": {"type": "array"}}}
+
+
+def router() -> APIRouter:
+    """Return the protocol's routes."""
+    routes = APIRouter()
+    for path in ("/v2", "/v2/"):
+        shown = documentation.listing("kserve_v2_server", "What the server speaks.") if path == "/v2" else {}
+        routes.add_api_route(path, _server, include_in_schema=bool(shown), **shown)
+    routes.add_api_route("/v2/health/live", _live, **documentation.listing("kserve_v2_live", "As `/health/live`."))
+    routes.add_api_route("/v2/health/ready", _ready, **documentation.listing("kserve_v2_ready", "As `/health/ready`."))
+    routes.add_api_route("/v2/models", _models, **documentation.listing("kserve_v2_models", "Names of all models."))
+    index = documentation.listing("kserve_v2_index", "Names and states of all models.")
+    routes.add_api_route("/v2/repository/index", _index, methods=["POST"], **index)
+    for version in ("", "/versions/{version}"):
+        place, suffix = "/v2/models/{name}" + version, "_version" if version else ""
+        named = documentation.listing(f"kserve_v2_model{suffix}", "A model's inputs and outputs.")
+        routes.add_api_route(place, _metadata, **named)
+        named = documentation.listing(f"kserve_v2_model_ready{suffix}", "Whether a model is ready.")
+        routes.add_api_route(f"{place}/ready", _model_ready, **named)
+        asking = documentation.asking(f"kserve_v2_infer{suffix}", "What a network sees, and why.", _REQUEST)
+        routes.add_api_route(f"{place}/infer", _infer, methods=["POST"], **asking)
+    return routes
+
+
+async def _server() -> dict[str, Any]:
+    return {"name": "heatlens", "version": __version__, "extensions": ["binary_tensor_data", "classification"]}
+
+
+async def _live(request: Request) -> Response:
+    alive = context(request).device.alive
+    return JSONResponse({"live": alive}, 200 if alive else 503)
+
+
+async def _ready(request: Request) -> Response:
+    service = context(request)
+    try:
+        if service.device.admission.draining:
+            raise Draining("the server is about to stop")
+        if not service.device.alive:
+            raise EngineUnavailable("the device thread has stopped; restart the server")
+        service.store.get(None)
+        await service.readiness.of(service.store.default)
+    except ServiceError as error:
+        record(request).error = error.type
+        return JSONResponse({"ready": False, "live": service.device.alive}, 503)
+    return JSONResponse({"ready": True, "live": True})
+
+
+async def _models(request: Request) -> dict[str, Any]:
+    return {"models": list(context(request).store.entries)}
+
+
+async def _index(request: Request) -> Response:
+    states = {"ready": "READY", "loading": "LOADING", "failed": "UNAVAILABLE"}
+    return JSONResponse(
+        [
+            {"name": name, "state": states[entry.status], "reason": entry.error or ""}
+            for name, entry in context(request).store.entries.items()
+        ]
+    )
+
+
+def _model(request: Request, name: str, version: str | None) -> Model:
+    """Return a model that is ready.
+
+    Raises:
+        NotFound: it has another version.
+        ServiceError: there is none of that name, or it is not ready.
+    """
+    model = context(request).store.get(name)
+    if version not in (None, _version(model)):
+        raise NotFound(f"model {name!r} has the version {_version(model)}, and not {version!r:.80}")
+    return model
+
+
+def _version(model: Model) -> str:
+    return model.version.removeprefix("sha256:")[:12]
+
+
+async def _model_ready(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+    return {"name": _model(request, name, version).facts.name, "ready": True}
+
+
+async def _metadata(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+    model = _model(request, name, version)
+    facts = model.facts
+    columns = [{"name": column, "datatype": "FP32", "shape": [-1, facts.outputs]} for column in outputs.names(facts)]
+    heat = [
+        {"name": method, "datatype": "FP32", "shape": [-1, -1, -1, -1]}
+        for method, reason in applicability(facts).items()
+        if reason is None and registry()[method].needs_image and registry()[method].kind in outputs.HEAT
+    ]
+    documents = [{"name": one, "datatype": "BYTES", "shape": [-1]} for one in (PREDICTION, EXPLANATION)]
+    return {
+        "name": name,
+        "versions": [_version(model)],
+        "platform": "pytorch_heatlens",
+        "inputs": [
+            {"name": "image", "datatype": "BYTES", "shape": [-1]},
+            {"name": "targets", "datatype": "BYTES", "shape": [-1], "optional": True},
+        ],
+        "outputs": [*columns, *heat, *documents],
+    }
+
+
+async def _infer(request: Request, name: str, version: str | None = None) -> Response:
+    service, known = context(request), record(request)
+    model = _model(request, name, version)
+    data, run = await received_bytes(request)
+    length = request.headers.get(_LENGTH)
+    asked = await in_pool(service.pool, lambda: Inference.read(data, length, model.facts))
+    known.method = asked.method
+    found = await answered(request, asked.questions)
+    head: dict[str, Any] = {"model_name": name, "model_version": _version(model)}
+    if asked.id is not None:
+        head["id"] = asked.id
+
+    def encoded() -> tuple[bytes, int | None]:
+        return tensors.write(head, asked.tensors(found), asked.binary)
+
+    with run.usage.stage("encode"):
+        answer, end = await in_pool(service.pool, encoded)
+    if end is None:
+        return Response(answer, media_type="application/json")
+    return Response(answer, headers={_LENGTH: str(end)}, media_type="application/octet-stream")

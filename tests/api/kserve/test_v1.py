@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from service.explainers.base import registry
+from tests.api.test_contract import BASE64, answer
+
+MODELS = ["tiny", "tiny-regression"]
+
+
+def test_models_and_whether_they_are_ready(client):
+    listed = client.get("/v1/models").json()["models"]
+    assert listed == [one["name"] for one in client.get("/models").json()["models"]]
+    assert client.get("/v1/models/tiny").json() == {"name": "tiny", "ready": True}
+    unknown = client.get("/v1/models/none")
+    assert (unknown.status_code, unknown.headers["content-type"]) == (404, "application/json")
+    assert unknown.json()["error"].startswith("Unknown model: ")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_predictions_are_all_outputs_in_their_order(client, model):
+    native = client.post("/predict", json={"model": model, "image": BASE64, "top_k": 1000}).json()["predictions"]
+    by = {one["index"]: one.get("probability", one.get("value")) for one in native}
+    sent = {"instances": [BASE64, {"b64": BASE64}, {"image": BASE64}, {"image": {"b64": BASE64}}]}
+    found = client.post(f"/v1/models/{model}:predict", json=sent).json()["predictions"]
+    assert len(found) == 4
+    for one in found:
+        np.testing.assert_allclose(one, [by[i] for i in range(len(by))], rtol=1e-4)
+
+
+def test_explanations_are_whole_answers(client):
+    body = {"instances": [{"image": BASE64, "targets": [3]}, BASE64], "method": "cam", "output": {"overlay": False}}
+    first, second = client.post("/v1/models/tiny:explain", json=body).json()["explanations"]
+    native = answer(client, "cam", targets=[3], output={"overlay": False})
+    assert first.keys() == native.keys()
+    assert (first["params"], first["image"]) == (native["params"], native["image"])
+    a, b = (np.array(one["maps"][0]["array"]["data"]) for one in (first, native))
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    assert second["maps"][0]["target"]["index"] == second["predictions"][0]["index"]
+    assert first["id"] == second["id"].partition("/")[0]
+
+
+def test_without_a_method_it_is_grad_cam(client):
+    found = client.post("/v1/models/tiny:explain", json={"instances": [BASE64]})
+    assert found.json()["explanations"][0]["method"] == "grad-cam"
+
+
+WRONG = {
+    "none": ("explain", {}, "/instances", 422),
+    "empty": ("predict", {"instances": []}, "/instances", 422),
+    "many": ("predict", {"instances": [""] * 257}, "/instances", 422),
+    "kind": ("predict", {"instances": [BASE64, 3]}, "/instances/1", 422),
+    "picture": ("predict", {"instances": [BASE64, "!"]}, "/instances/1/image", 422),
+    "own field": ("explain", {"instances": [{"image": BASE64, "targets": [99]}]}, "/instances/0/targets/0", 422),
+    "shared field": ("explain", {"instances": [BASE64], "targets": [99]}, "/targets/0", 422),
+    "unknown field": ("explain", {"instances": [BASE64], "target": [9]}, "/target", 422),
+    "top_k": ("predict", {"instances": [BASE64], "top_k": 3}, "/top_k", 422),
+    "method kind": ("explain", {"instances": [BASE64], "method": 3}, "/method", 422),
+    "method": ("explain", {"instances": [BASE64], "method": "gradcam"}, None, 404),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_mistakes_are_named_in_the_protocols_form(client, case):
+    verb, body, pointer, status = WRONG[case]
+    response = client.post(f"/v1/models/tiny:{verb}", json=body)
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/json"
+    found = response.json()
+    assert isinstance(found["error"], str)
+    if pointer is not None:
+        assert [one["pointer"] for one in found["errors"]] == [pointer]
+
+
+def test_a_content_type_is_not_looked_at(client):
+    body = b'{"instances": ["%s"]}' % BASE64.encode()
+    assert client.post("/v1/models/tiny:predict", content=body).status_code == 200
+
+
+@pytest.mark.parametrize("method", [name for name, cls in registry().items() if not cls.needs_image])
+def test_methods_without_a_picture_say_so(client, method):
+    response = client.post("/v1/models/tiny:explain", json={"instances": [BASE64], "method": method})
+    assert response.status_code == 422
+    assert "not used here" in response.json()["error"]
