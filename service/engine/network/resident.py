@@ -47,7 +47,9 @@ class Model:
         self.proved.set()
         self.max_batch_s = 0.25
         self.preferred: Precision = "fp32"  # where a method tolerates less and nobody asked for more
-        self.tails = Tails(self.module, self.examined.addresses, self.example, self._quiet, singly=self.examined.singly)
+        self.tails = Tails(
+            spec.name, self.module, self.examined.addresses, self.example, self._quiet, singly=self.examined.singly
+        )
         self.row_bytes = self.examined.row_bytes
 
     @property

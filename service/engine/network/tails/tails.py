@@ -1,4 +1,7 @@
-"""Rows that start at a layer: the network from there on, as far as numbers show that it can be run alone."""
+"""Rows that start at a layer: the network from there on, as far as numbers show that it can be run alone.
+
+What the network's own code raises on them is told as its failure, as where rows are pictures.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
@@ -9,9 +12,11 @@ from torch import Tensor, nn
 
 from service.contract import Layout
 from service.engine.network.capture import ActivatedCapture, Done, recording
-from service.engine.network.tails.replay import AnotherWay, Noting, Prefix, Replaying, Start
+from service.engine.network.forms.failures import NoAnswer, answered, checked
+from service.engine.network.tails.replay import Noting, Prefix, Replaying, Start
 from service.engine.network.trace import Addresses
 from service.engine.network.variants import EXACT
+from service.process import out_of_memory
 
 _ROWS = 3  # that a way is tried with
 
@@ -27,10 +32,14 @@ class Way:
 
 
 class Tails:
-    """A network's tails. All but what is `known` runs on the device thread."""
+    """A network's tails. All but what is `known` runs on the device thread.
+
+    Whatever runs the network raises `ModelFailed` where its own code fails.
+    """
 
     def __init__(
         self,
+        name: str,
         module: nn.Module,
         addresses: Addresses,
         pictures: Callable[[], Tensor],
@@ -41,20 +50,26 @@ class Tails:
         """Prepare.
 
         Args:
+            name: the model's.
             module: the network, with recording hooks.
             addresses: of its layers.
             pictures: makes two of them, (2, C, H, W), to try ways with.
             quiet: records nothing for gradients.
             singly: whether it is run on one picture at a time.
         """
-        self.module, self.addresses, self._pictures, self._quiet = module, addresses, pictures, quiet
+        self.name, self.module, self.addresses = name, module, addresses
+        self._pictures, self._quiet = pictures, quiet
         self._singly = singly
         self._ways: dict[str, Way] = {}
 
     def way(self, layer: str) -> Way:
         """Return how rows that start at a layer are run; the first time, it is found out."""
         if layer not in self._ways:
-            self._ways[layer] = Way(False, singly=True) if self._singly else self._found(layer)
+            self._ways[layer] = (
+                Way(False, singly=True)
+                if self._singly
+                else answered(self.name, self.module, lambda: self._found(layer))
+            )
         return self._ways[layer]
 
     def known(self, layer: str) -> Way | None:
@@ -63,7 +78,8 @@ class Tails:
 
     def prefix(self, layer: str, image: Tensor) -> Prefix:
         """Run a picture (1, C, H, W) up to a layer."""
-        return self._prefix(layer, image, Noting() if self.way(layer).replays else None)
+        noting = Noting() if self.way(layer).replays else None
+        return answered(self.name, self.module, lambda: self._prefix(layer, image, noting))
 
     def outputs(self, layer: str, pieces: Sequence[tuple[Prefix, Tensor]]) -> Tensor:
         """Return answers (N, ...) float32 to rows that start at a layer, one after the other.
@@ -73,12 +89,19 @@ class Tails:
             pieces: each a picture's prefix, and maps (n, C, h, w). Where the way `replays`, but not `alone`, they are
                 all of one picture.
         """
-        way, one = self.way(layer), pieces[0][0]
+        way = self.way(layer)
+        return answered(self.name, self.module, lambda: self._outputs(layer, way, pieces))
+
+    def _outputs(self, layer: str, way: Way, pieces: Sequence[tuple[Prefix, Tensor]]) -> Tensor:
+        one = pieces[0][0]
         filled = [self._filled(layer, prefix.output, maps) for prefix, maps in pieces]
         rows = filled[0] if len(filled) == 1 else torch.cat(filled)
         if way.replays:
-            with suppress(AnotherWay):  # what it calls depends on more than the picture
+            try:
                 return self._replayed(layer, one, rows, expands=way.expands)
+            except Exception as error:  # what it calls depends on more than the picture, or it fails by itself
+                if out_of_memory(error):
+                    raise
         images = torch.cat([prefix.image.expand(len(maps), *prefix.image.shape[1:]) for prefix, maps in pieces])
         if not way.singly:
             return self._whole(layer, images, rows)
@@ -94,6 +117,8 @@ class Tails:
         modes, given = [noting] if noting is not None else [], image.clone()
         with self._quiet(), self._started(layer, reached, *modes), suppress(Done):
             self.module(given)
+        if not met:
+            raise NoAnswer(f"its forward does not come by layer {layer!r}, as it did when it was loaded")
         return met[0]
 
     def _filled(self, layer: str, output: Tensor, maps: Tensor) -> Tensor:
@@ -110,15 +135,15 @@ class Tails:
             return rows.clone()  # which the network may write to
 
         with self._quiet(), self._started(layer, reached, replaying):
-            outputs: Tensor = self.module(prefix.image)  # of which nothing is computed
-        return outputs.float()
+            outputs = self.module(prefix.image)  # of which nothing is computed
+        return checked(outputs, len(rows), self.addresses.answer).float()
 
     def _whole(self, layer: str, images: Tensor, rows: Tensor) -> Tensor:
         """Run all of the network on a picture for each row."""
         given = images.clone()
         with self._quiet(), self._started(layer, lambda _: rows.clone()):
-            outputs: Tensor = self.module(given)
-        return outputs.float()
+            outputs = self.module(given)
+        return checked(outputs, len(rows), self.addresses.answer).float()
 
     @contextmanager
     def _started(

@@ -81,6 +81,18 @@ def traced(model: Model) -> Tensor:
     return found.outputs
 
 
+def started(model: Model) -> Tensor:
+    """Two rows that start at a layer; the picture has come there while all was well."""
+    prefix, maps = PREFIXES[id(model)], torch.ones(2, 12, 16, 16)
+    return model.tails.outputs("inner.conv2", [(prefix, maps)])
+
+
+@pytest.fixture(autouse=True)
+def _prefix(model: Model) -> None:
+    PREFIXES.setdefault(id(model), model.tails.prefix("inner.conv2", X[:1]))
+
+
+PREFIXES: dict = {}
 REASONS = {
     "raises": "its forward raises ValueError in layer 'inner.relu2'",
     "exits": "its forward raises SystemExit in layer 'inner.relu2'",
@@ -91,7 +103,7 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("run", [forward, traced])
+@pytest.mark.parametrize("run", [forward, traced, started])
 @pytest.mark.parametrize("name", REASONS)
 def test_it_is_told_as_the_models(model: Model, mood, name: str, run) -> None:
     assert run(model).shape == (2, 5)
@@ -116,8 +128,9 @@ def test_what_fails_in_a_backward_or_on_another_way(model: Model, mood) -> None:
         traced(model)
     mood("skips")
     assert forward(model).shape == (2, 5)
-    with pytest.raises(ModelFailed, match=r"does not come by layer 'inner\.conv2'"):
-        traced(model)
+    for come in (traced, lambda model: model.tails.prefix("inner.conv2", X[:1])):
+        with pytest.raises(ModelFailed, match=r"does not come by layer 'inner\.conv2'"):
+            come(model)
 
 
 def test_memory_that_runs_out_is_no_fault_of_the_network(model: Model, mood) -> None:

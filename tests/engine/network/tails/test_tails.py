@@ -184,7 +184,7 @@ def test_what_is_before_the_layer_is_run_once_a_picture(small):
 def test_a_network_that_is_run_on_one_picture_at_a_time(small):
     subject, x = small(tiny.classifier), tiny_input()
     model = subject.model
-    tails = Tails(model.module, model.examined.addresses, model.example, nullcontext, singly=True)
+    tails = Tails("one", model.module, model.examined.addresses, model.example, nullcontext, singly=True)
     assert tails.way("conv2") == Way(False, singly=True)
     rows = at(subject, "conv2", x)
     sizes = []
