@@ -1,7 +1,7 @@
 """Partition SHAP: Owen values (Owen 1977) over a tree of rectangles, as the package shap has for pictures."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,7 +14,8 @@ from service.explainers.base import Explainer, explainer
 from service.explainers.baselines import baseline
 from service.explainers.fields import Hidden, ScoreOf
 
-MOST_AT_ONCE = 16  # nodes that are split together: two rows each, which fill a batch
+MOST_AT_ONCE = 16  # nodes of a tree that are split together: two rows each, which fill a batch
+Shown = tuple[Box, ...]  # disjoint rectangles of the picture; the filling shows elsewhere
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,12 @@ class Node:
     box: Box
     context: tuple[Box, ...]  # disjoint rectangles that show already
     weight: float  # the share of the orders
-    before: Tensor  # f of the context, (T,)
-    after: Tensor  # f of the context and the rectangle
+    before: float  # f of the context
+    after: float  # f of the context and the rectangle
 
     @property
-    def value(self) -> Tensor:
-        """What the rectangle adds, (T,)."""
+    def value(self) -> float:
+        """What the rectangle adds."""
         return self.weight * (self.after - self.before)
 
     @property
@@ -40,8 +41,8 @@ class Node:
 
     @property
     def urgency(self) -> float:
-        """How much is still spread over how many pixels, for the target of which it is most."""
-        return float(self.value.abs().max()) * self.area
+        """How much is still spread over how many pixels."""
+        return abs(self.value) * self.area
 
     def halves(self) -> tuple[Box, Box]:
         """Return the rectangle's two halves, cut across its longer side."""
@@ -52,8 +53,12 @@ class Node:
         middle = (y0 + y1) // 2
         return (x0, y0, x1, middle), (x0, middle, x1, y1)
 
-    def split(self, one_first: Tensor, other_first: Tensor) -> list["Node"]:
-        """Return what becomes of the node, given f (T,) of the context with either half.
+    def shown(self) -> list[Shown]:
+        """Return what shows where the context meets either half."""
+        return [tuple(sorted((*self.context, half))) for half in self.halves()]
+
+    def split(self, one_first: float, other_first: float) -> list["Node"]:
+        """Return what becomes of the node, given f of the context with either half.
 
         Each half comes first in one half of the orders, and second in the others.
         """
@@ -74,11 +79,19 @@ def most_urgent(nodes: Sequence[Node], splits: int) -> list[int]:
     return sorted(ordered[: min(splits, MOST_AT_ONCE, max(1, len(whole) // 2))])
 
 
+def split_up(nodes: Sequence[Node], chosen: Sequence[int], f: Mapping[Shown, float]) -> list[Node]:
+    """Return all nodes of a tree, the chosen ones split, given f of what they show."""
+    found: list[Node] = []
+    for i, node in enumerate(nodes):
+        found += node.split(*(f[shown] for shown in node.shown())) if i in chosen else [node]
+    return found
+
+
 @explainer(
     "partition-shap",
     reference="Owen 1977; Lundberg's package shap (PartitionExplainer)",
     requirement="Any model; only its outputs are used.",
-    cost="evaluations forwards",
+    cost="evaluations forwards per target, less what targets share",
     kind="regions",
 )
 class PartitionSHAP(Explainer):
@@ -86,20 +99,22 @@ class PartitionSHAP(Explainer):
 
     The picture is halved again and again, across the longer side. A rectangle's halves show in both orders, in each
     context that it met itself, so that values always add up to f(X) - f(hidden); down to single pixels they would be
-    Owen values exactly. Of all rectangles that could be halved those go first whose |value| times area is largest (over
-    the targets), many in each round, so that batches are full; what is not halved any more spreads its value evenly.
-    `details.residual` is what rounding leaves of the sum.
+    Owen values exactly. Of all rectangles that could be halved those go first whose |value| times area is largest,
+    many in each round, so that batches are full; what is not halved any more spreads its value evenly. Each target is
+    halved where its own values are large, so that its map does not depend on what else is asked; pictures that several
+    targets ask for are run once. `details.residual` is what rounding leaves of the sum.
     """
 
     score: ScoreOf = "probability"
     evaluations: Annotated[
-        int, Field(ge=16, le=8192, description="Pictures with some rectangles hidden; each halving takes two.")
+        int,
+        Field(ge=16, le=8192, description="Pictures with some rectangles hidden, per target; each halving takes two."),
     ] = 500
     hidden: Hidden = "blur"
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return the evaluations, the clean picture and the hidden one among them."""
-        return self.evaluations
+        return 2 + targets * (self.evaluations - 2)
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one signed (H, W) map a target, in units of the score for each pixel."""
@@ -107,25 +122,34 @@ class PartitionSHAP(Explainer):
         whole = (0, 0, width, height)
         ends = probe.scores(self._rows(probe.facts, image, [(whole,), ()]))
         targets = targets.fixed(ends)
-        clean, hidden = targets.scores(ends, self.score).double().cpu()
-        nodes, spent = [Node(whole, (), 1.0, hidden, clean)], 2
+        clean, hidden = targets.scores(ends, self.score).double().tolist()
+        trees = [[Node(whole, (), 1.0, before, after)] for before, after in zip(hidden, clean, strict=True)]
+        spent, avoided = [2] * len(trees), 0
 
         def explanation() -> Explanation:
-            return self._explanation(nodes, spent, ends, targets, (height, width))
+            return self._explanation(trees, spent, ends, targets, (height, width), avoided)
 
-        while splits := (self.evaluations - spent) // 2:
-            chosen = most_urgent(nodes, splits)
-            if not chosen:  # all are single pixels
+        while True:
+            chosen = [
+                most_urgent(nodes, (self.evaluations - used) // 2) for nodes, used in zip(trees, spent, strict=True)
+            ]
+            asked = [
+                shown for nodes, some in zip(trees, chosen, strict=True) for i in some for shown in nodes[i].shown()
+            ]
+            if not asked:  # all are spent, or all that is left are single pixels
                 break
-            shown = [(*nodes[i].context, half) for i in chosen for half in nodes[i].halves()]
-            outputs = probe.scores(self._rows(probe.facts, image, shown), sketch=lambda _: explanation())
-            f = targets.scores(torch.cat([ends[:1], outputs]), self.score).double().cpu()[1:]
-            spent += len(shown)
-            parted = {i: nodes[i].split(f[2 * k], f[2 * k + 1]) for k, i in enumerate(chosen)}
-            nodes = [part for i, node in enumerate(nodes) for part in parted.get(i, [node])]
+            rows = list(dict.fromkeys(asked))
+            outputs = probe.scores(self._rows(probe.facts, image, rows), sketch=lambda _: explanation())
+            f = targets.scores(torch.cat([ends[:1], outputs]), self.score).double()[1:].T.tolist()
+            trees = [
+                split_up(nodes, some, dict(zip(rows, values, strict=True)))
+                for nodes, some, values in zip(trees, chosen, f, strict=True)
+            ]
+            spent = [used + 2 * len(some) for used, some in zip(spent, chosen, strict=True)]
+            avoided += len(asked) - len(rows)
         return explanation()
 
-    def _rows(self, facts: Facts, image: Tensor, shown: Sequence[tuple[Box, ...]]) -> Rows:
+    def _rows(self, facts: Facts, image: Tensor, shown: Sequence[Shown]) -> Rows:
         """Return pictures that show some rectangles each, and their filling elsewhere."""
         filling = baseline(facts, image, self.hidden)
 
@@ -140,14 +164,21 @@ class PartitionSHAP(Explainer):
         return Rows(len(shown), build, ("rectangles", fingerprint(image), self.hidden, boxes))
 
     def _explanation(
-        self, nodes: Sequence[Node], spent: int, ends: Tensor, targets: Targets, size: tuple[int, int]
+        self,
+        trees: Sequence[Sequence[Node]],
+        spent: Sequence[int],
+        ends: Tensor,
+        targets: Targets,
+        size: tuple[int, int],
+        avoided: int,
     ) -> Explanation:
         """Spread each node's value over its rectangle."""
         clean, hidden = targets.scores(ends, self.score).double().cpu()
-        maps = torch.zeros(len(clean), *size, dtype=torch.float64)
-        for node in nodes:
-            x0, y0, x1, y1 = node.box
-            maps[:, y0:y1, x0:x1] += (node.value / node.area)[:, None, None]
+        maps = torch.zeros(len(trees), *size, dtype=torch.float64)
+        for spread, nodes in zip(maps, trees, strict=True):
+            for node in nodes:
+                x0, y0, x1, y1 = node.box
+                spread[y0:y1, x0:x1] += node.value / node.area
         change = clean - hidden
         return Explanation(
             maps=[
@@ -156,11 +187,12 @@ class PartitionSHAP(Explainer):
             ],
             details={
                 "score": self.score,
-                "evaluations": spent,
-                "rectangles": len({node.box for node in nodes}),
+                "evaluations": list(spent),
+                "rectangles": [len({node.box for node in nodes}) for nodes in trees],
                 "change": change.tolist(),
                 "residual": (change - maps.sum((1, 2))).tolist(),
             },
             outputs=ends[0],
-            exact=all(node.area == 1 for node in nodes),
+            avoided=avoided,
+            exact=all(node.area == 1 for nodes in trees for node in nodes),
         )

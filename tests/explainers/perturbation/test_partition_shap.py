@@ -133,8 +133,8 @@ def test_are_owen_values_where_the_tree_is_down_to_its_leaves(small, hidden):
     patch.setattr(Node, "urgency", property(lambda node: float(node.area)))
     found = subject.explain(method, x, [1])
     patch.undo()
-    assert found.details["evaluations"] == 44
-    assert found.details["rectangles"] == 8
+    assert found.details["evaluations"] == [44]
+    assert found.details["rectangles"] == [8]
     expected = torch.zeros(32, 32)
     for (x0, y0, x1, y1), value in owen.items():
         expected[y0:y1, x0:x1] = value / ((x1 - x0) * (y1 - y0))
@@ -169,8 +169,21 @@ def test_values_add_up_to_what_hiding_all_changes(small, evaluations):
     assert_close(sums, change, 1e-5)
     assert_close(torch.tensor(found.details["change"]), change, 1e-5)
     assert max(map(abs, found.details["residual"])) < 1e-10
-    assert found.details["evaluations"] == run.usage.forwards + run.usage.avoided == evaluations // 2 * 2
+    assert found.details["evaluations"] == [evaluations // 2 * 2] * 2
+    assert 2 + 2 * (evaluations // 2 * 2 - 2) == run.usage.forwards + run.usage.avoided + found.avoided
     assert not found.exact
+
+
+@pytest.mark.parametrize("score", ["logit", "probability"])
+def test_a_map_is_the_same_whatever_else_is_asked(small, score):
+    """Each target's tree is its own: a peer, and a tree that goes by the largest of all, halve where another's is."""
+    subject, x = small(tiny.vgg), tiny_input()
+    method = PartitionSHAP(evaluations=50, score=score)
+    together = subject.explain(method, x, [0, 1, 2, 3])
+    for i, target in enumerate(range(4)):
+        alone = subject.explain(method, x, [target])
+        assert_close(together.maps[i].array, alone.maps[0].array, 1e-4)
+        assert together.details["rectangles"][i : i + 1] == alone.details["rectangles"]
 
 
 def test_down_to_single_pixels_they_are_exact(small):
@@ -181,7 +194,7 @@ def test_down_to_single_pixels_they_are_exact(small):
         Rounds(subject), x, Targets(subject.facts, [0, 1])
     )
     assert found.exact
-    assert found.details["evaluations"] == 2 + 2 * 5
+    assert found.details["evaluations"] == [2 + 2 * 5] * 2
     u = x[0, 0]
     assert_close(found.maps[0].array, torch.tensor([[1.0, 2.0], [-3.0, 4.0]]) * u)
     product = u[0, 0] * u[1, 1] / 2  # of two pixels; each has one half
@@ -189,27 +202,28 @@ def test_down_to_single_pixels_they_are_exact(small):
 
 
 def test_rectangles_are_halved_across_their_longer_side():
-    node = Node((2, 3, 9, 5), ((0, 0, 1, 1),), 0.5, torch.tensor([1.0]), torch.tensor([3.0]))
+    node = Node((2, 3, 9, 5), ((0, 0, 1, 1),), 0.5, 1.0, 3.0)
     assert node.area == 14
     assert node.urgency == 14
     assert node.halves() == ((2, 3, 5, 5), (5, 3, 9, 5))
-    first, second, third, fourth = node.split(torch.tensor([1.5]), torch.tensor([2.5]))
+    assert node.shown() == [((0, 0, 1, 1), (2, 3, 5, 5)), ((0, 0, 1, 1), (5, 3, 9, 5))]
+    first, second, third, fourth = node.split(1.5, 2.5)
     assert [n.box for n in (first, second, third, fourth)] == [(2, 3, 5, 5), (5, 3, 9, 5)] * 2
     assert third.context == ((0, 0, 1, 1), (5, 3, 9, 5))
     assert fourth.context == ((0, 0, 1, 1), (2, 3, 5, 5))
-    assert [float(n.value) for n in (first, second, third, fourth)] == [0.125, 0.375, 0.125, 0.375]
-    assert Node((0, 0, 3, 4), (), 1, *torch.ones(2, 1)).halves() == ((0, 0, 3, 2), (0, 2, 3, 4))
+    assert [n.value for n in (first, second, third, fourth)] == [0.125, 0.375, 0.125, 0.375]
+    assert Node((0, 0, 3, 4), (), 1, 1, 1).halves() == ((0, 0, 3, 2), (0, 2, 3, 4))
 
 
 def test_the_most_urgent_go_first_but_no_more_than_a_batch_takes():
-    nodes = [Node((0, 0, i % 7 + 1, 2), (), 1.0, torch.zeros(1), torch.tensor([float(i % 5)])) for i in range(60)]
+    nodes = [Node((0, 0, i % 7 + 1, 2), (), 1.0, 0.0, float(i % 5)) for i in range(60)]
     chosen = most_urgent(nodes, 1000)
     assert len(chosen) == MOST_AT_ONCE
     assert min(nodes[i].urgency for i in chosen) >= max(n.urgency for i, n in enumerate(nodes) if i not in chosen)
     assert chosen == sorted(chosen)
     assert len(most_urgent(nodes, 3)) == 3
     assert len(most_urgent(nodes[:8], 1000)) == 4
-    pixel = Node((0, 0, 1, 1), (), 1.0, torch.zeros(1), torch.ones(1))
+    pixel = Node((0, 0, 1, 1), (), 1.0, 0.0, 1.0)
     assert most_urgent([pixel], 5) == []
 
 
