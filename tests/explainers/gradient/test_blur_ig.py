@@ -5,18 +5,23 @@ import torch
 from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
+from service.contract import Targets
 from service.explainers.gradient.blur_ig import BlurIG
-from tests import tiny
+from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, tiny_input
 from tests.explainers.gradient.test_integrated_gradients import linear
 from tests.explainers.gradient.test_saliency import gradients
 from tests.oracles import Case
+from tests.plain import PlainProbe
 
 TOLERANCE = 1e-3  # rounding decides at some points which ReLU is open
 
 
 def tolerance(case: Case) -> float:
-    """The path begins with nearly constant pictures: rounding decides which of a pool's equals is its largest."""
+    """The path begins with nearly constant pictures: rounding decides which of a pool's equals is its largest.
+
+    It is all rounding: in double the two agree to a millionth, below.
+    """
     pools = any(isinstance(module, nn.MaxPool2d) for module in case.network.modules())
     return 0.05 if pools else TOLERANCE
 
@@ -29,12 +34,27 @@ def blurred(x: Tensor, deviation: float) -> Tensor:
 
 def oracle(case: Case) -> Tensor:
     """The sum over steps of the picture's change times the gradient half way, one step after the other."""
+    return exact(case).float()
+
+
+def exact(case: Case) -> Tensor:
+    """The same in double, but for the network, which has the picture's precision."""
     how = {"steps": 50, "blur": 50.0, **case.params}
     sharp = [blurred(case.x, how["blur"] * (i / how["steps"]) ** 2) for i in range(how["steps"] + 1)]
-    middles = torch.cat([(one + other) / 2 for one, other in pairwise(sharp)]).float()
+    middles = torch.cat([(one + other) / 2 for one, other in pairwise(sharp)]).to(case.x)
     g = gradients(case, middles).double()
     changes = [one - other for one, other in pairwise(sharp)]
-    return sum(change[0] * one for change, one in zip(changes, g, strict=True)).sum(0).float()
+    return sum(change[0] * one for change, one in zip(changes, g, strict=True)).sum(0)
+
+
+@pytest.mark.oracle("blur-ig")
+@pytest.mark.parametrize("network", [tiny.classifier, tiny.vgg, tiny.functional])
+@pytest.mark.parametrize("x", [tiny_input(), oracles.photograph("chelsea", 32)], ids=["noise", "photograph"])
+def test_in_double_it_equals_the_definition_whatever_the_pools(small, network, x):
+    """Nothing but the network's rounding is between this and float32: the way's points and widths are right."""
+    subject, case = small(network), Case(network().double(), x.double(), target=1)
+    found = BlurIG().explain(PlainProbe(case.network, subject.facts), case.x, Targets(subject.facts, [1]))
+    assert_close(found.maps[0].array.double(), exact(case), 1e-6)
 
 
 @pytest.mark.oracle("blur-ig")
