@@ -26,7 +26,7 @@ from service.metrics import Metrics
 from service.models.catalogue import requested
 from service.pipeline import Pipeline
 from service.process import leave_cores_to_the_device
-from service.settings import BATCH_MIB, BATCH_MS, Settings, loopback, unknown
+from service.settings import BATCH_MIB, BATCH_MS, TRACES, Settings, loopback, unknown
 from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
@@ -107,11 +107,13 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
     metrics = metrics or Metrics()
     specs, default = requested(settings.model, settings.catalog)
     chosen = choose_device(settings.device)
+    batch_bytes = (settings.max_batch_mib or BATCH_MIB[chosen.type]) * 2**20
     device = Device(
         chosen,
         max_batch_rows=settings.max_batch_rows,
         unmeasured_batch_rows=32 if chosen.type == "cuda" else 8,
-        max_batch_bytes=(settings.max_batch_mib or BATCH_MIB[chosen.type]) * 2**20,
+        max_batch_bytes=batch_bytes,
+        max_trace_bytes=TRACES[chosen.type] * batch_bytes,
         max_batch_s=(settings.max_batch_ms or BATCH_MS[chosen.type]) / 1e3,
         max_waiting_passes=settings.max_waiting_passes,
         max_waiting_requests=settings.max_waiting_requests,

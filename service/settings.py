@@ -16,6 +16,7 @@ from service.errors import did_you_mean
 DAY_S = 86_400  # no wait is longer
 # What bounds a forward pass where nothing is set, by the kind of device: its time, and the memory of its activations.
 BATCH_MS, BATCH_MIB = {"cpu": 250, "cuda": 50}, {"cpu": 144, "cuda": 8192}
+TRACES = {"cpu": 4, "cuda": 1}  # times as much that a batch of gradients may take, which keeps all it has made
 EMBEDDED_MODELS = ("efficientnet-lite0", "lesion-count")
 
 
@@ -96,7 +97,8 @@ class Settings(BaseSettings):
         Field(
             ge=1,
             description="Memory for the activations alive in a forward pass without gradients; on a CPU the process "
-            f"takes about twice as much. Default {BATCH_MIB['cpu']}, on CUDA {BATCH_MIB['cuda']}.",
+            "takes about twice as much. A pass with gradients, which keeps what it makes, may take four times as "
+            f"much. Default {BATCH_MIB['cpu']}, on CUDA {BATCH_MIB['cuda']}.",
         ),
     ] = None
     max_waiting_passes: Annotated[

@@ -122,6 +122,26 @@ def test_a_trace_is_what_the_plain_network_has(model, device, plain, tracing):
     assert (run.usage.forwards, run.usage.backwards) == (6, 12 if tracing.wrt else 0)
 
 
+def test_rows_of_a_trace_are_cut_by_what_they_take_with_gradients(model):
+    tracing, rows = Tracing((), (INPUT,)), Rows.of(_noise(9))
+    found, sizes = [], []
+    device = Device(torch.device("cpu"), max_batch_rows=64)
+    found.append(ModelProbe(model, device, Run()).trace(rows, tracing, lambda seen: seen.outputs[:, :2]))
+    device.close()
+    row_bytes = model.trace_bytes(tracing, True)
+    assert row_bytes > 2 * model.row_bytes
+    fresh = Model(model.spec, tiny.classifier(), torch.device("cpu"))
+    device = Device(torch.device("cpu"), max_batch_rows=64, max_trace_bytes=4 * row_bytes)
+    trace_parts = fresh.trace_parts
+    fresh.trace_parts = lambda parts, asked: sizes.append(len(parts[0].x)) or trace_parts(parts, asked)
+    found.append(ModelProbe(fresh, device, Run()).trace(rows, tracing, lambda seen: seen.outputs[:, :2]))
+    device.close()
+    assert sizes[0] == 1  # of which the others are learned
+    assert sum(sizes) == 9
+    assert 3 <= max(sizes) <= 5
+    torch.testing.assert_close(found[0].gradients[INPUT], found[1].gradients[INPUT], rtol=1e-4, atol=1e-6)
+
+
 def test_totals_are_those_of_the_plain_network(model, device, plain):
     def total(seen):
         return [seen.gradients[INPUT].square().sum(1), seen.activations["conv1"].mean((0, 2, 3)) * len(seen.outputs)]

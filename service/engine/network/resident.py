@@ -13,6 +13,7 @@ from service.contract import Objective, Part, Rescale, Trace, Tracing
 from service.engine.network.capture import install, uninstall
 from service.engine.network.examine import examine, probe_pictures
 from service.engine.network.forms.failures import answered, checked
+from service.engine.network.memory import TraceBytes
 from service.engine.network.tails.tails import Tails
 from service.engine.network.trace import trace_parts
 from service.engine.network.variants import EXACT, Variant, candidates
@@ -51,6 +52,7 @@ class Model:
             spec.name, self.module, self.examined.addresses, self.example, self._quiet, singly=self.examined.singly
         )
         self.row_bytes = self.examined.row_bytes
+        self._traces = TraceBytes(self.row_bytes)
 
     @property
     def incremental(self) -> Any:
@@ -104,7 +106,15 @@ class Model:
         def traced(parts: Sequence[Part]) -> list[Trace | Exception]:
             return answered(self.spec.name, network.module, lambda: trace_parts(network, addresses, parts, tracing))
 
-        return [self._singly(traced, part, tracing) for part in parts] if self.examined.singly else traced(parts)
+        def all_of_them() -> list[Trace | Exception]:
+            return [self._singly(traced, part, tracing) for part in parts] if self.examined.singly else traced(parts)
+
+        kind = tracing, parts[0].objective is not None
+        return self._traces.counted(kind, network.module, sum(len(part.x) for part in parts), all_of_them)
+
+    def trace_bytes(self, tracing: Tracing, differentiated: bool) -> int | None:
+        """Return the bytes of the tensors alive for each row of a trace; None before the first one of its kind."""
+        return self._traces.of((tracing, differentiated))
 
     def _singly(
         self, traced: Callable[[Sequence[Part]], list[Trace | Exception]], part: Part, tracing: Tracing

@@ -48,6 +48,7 @@ class Device:
         unmeasured_batch_rows: int | None = None,
         max_batch_bytes: int = 2**40,
         max_batch_s: float = 0.25,
+        max_trace_bytes: int = 2**40,
         max_waiting_passes: int = 65_536,
         max_waiting_requests: int = 512,
         cache_bytes: int = 0,
@@ -64,6 +65,7 @@ class Device:
             unmeasured_batch_rows: the same before anything is measured.
             max_batch_bytes: for the tensors alive in one batch of rows.
             max_batch_s: seconds of one batch, while its good size is being found.
+            max_trace_bytes: for the tensors alive in one batch of traces, which keep what their backwards take.
             max_waiting_passes: passes that may wait.
             max_waiting_requests: requests that may wait or be worked on.
             cache_bytes: for outputs of earlier requests.
@@ -73,7 +75,7 @@ class Device:
             clock: seconds that never go back.
         """
         self.device = device
-        self.limits = Limits(max_batch_rows, unmeasured_batch_rows, max_batch_bytes, max_batch_s)
+        self.limits = Limits(max_batch_rows, unmeasured_batch_rows, max_batch_bytes, max_batch_s, max_trace_bytes)
         self.admission = Admission(max_waiting_passes, max_waiting_requests, clock=clock)
         self.cache = ScoreCache(cache_bytes)
         self._claims = Claims(self.cache, clean_bytes)
@@ -126,6 +128,8 @@ class Device:
         with self._changed:
             if self._closed is not None:
                 raise self._closed
+            if work.weighs:
+                self.limits.weigh(work.key, work.row_bytes)
             ticket = self._claims.put(work, run, self._clock())
             self._changed.notify()
         return ticket
@@ -213,6 +217,8 @@ class Device:
         self._began = started if first.network is not None else None
         done = first.run(batch, self._clock)
         seconds = self._clock() - started
+        if first.weighs:
+            self.limits.weigh(first.key, first.row_bytes)
         if self._began is not None:
             self._began, self._longest_s = None, max(self._longest_s, seconds)
         with self._changed:

@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 _BATCHES = 4  # full ones that a number of rows is judged by
+_WEIGHED = 4096  # kinds whose bytes are known at once: callers name layers as they like
 _GAIN = 1.02  # times as many rows a second as with half of them: what a longer batch has to bring
 
 
@@ -21,7 +22,12 @@ class Limits:
     """Most rows of one batch, by its key."""
 
     def __init__(
-        self, max_rows: int, unmeasured_rows: int | None = None, max_bytes: int = 2**40, max_s: float = 0.25
+        self,
+        max_rows: int,
+        unmeasured_rows: int | None = None,
+        max_bytes: int = 2**40,
+        max_s: float = 0.25,
+        max_trace_bytes: int = 2**40,
     ) -> None:
         """Bound all batches.
 
@@ -30,16 +36,30 @@ class Limits:
             unmeasured_rows: before anything is; default: the same.
             max_bytes: for the tensors alive in one batch of rows.
             max_s: seconds of one batch.
+            max_trace_bytes: for the tensors alive in one batch of traces.
         """
         self.max_rows, self.max_bytes, self.max_s = max_rows, max_bytes, max_s
+        self.max_trace_bytes = max_trace_bytes
         self.unmeasured_rows = min(unmeasured_rows or max_rows, max_rows)
         self._measured: dict[Hashable, int] = {}
         self._learned: dict[Hashable, int] = {}
         self._growing: dict[Hashable, _Growing] = {}
+        self._weighed: dict[Hashable, int | None] = {}
 
     def of(self, key: Hashable) -> int:
         """Return the most rows of one batch of a kind."""
-        return min(self._measured.get(key, self.unmeasured_rows), self._learned.get(key, self.max_rows))
+        rows = min(self._measured.get(key, self.unmeasured_rows), self._learned.get(key, self.max_rows))
+        if key not in self._weighed:
+            return rows
+        row_bytes = self._weighed[key]
+        return 1 if row_bytes is None else max(1, min(rows, self.max_trace_bytes // max(row_bytes, 1)))
+
+    def weigh(self, key: Hashable, row_bytes: int | None) -> None:
+        """Bound a kind of trace by what its rows take; one row is run where nobody knows (None)."""
+        self._weighed.pop(key, None)  # so that the oldest goes first
+        self._weighed[key] = row_bytes
+        while len(self._weighed) > _WEIGHED:
+            del self._weighed[next(iter(self._weighed))]
 
     def fitting(self, row_bytes: int) -> int:
         """Return the rows of so many bytes that memory allows; at least one."""
@@ -74,7 +94,7 @@ class Limits:
 
     def forget(self, key: Hashable) -> None:
         """Forget a kind that will not come again."""
-        for known in (self._growing, self._measured, self._learned):
+        for known in (self._growing, self._measured, self._learned, self._weighed):
             known.pop(key, None)
 
     def too_many(self, key: Hashable, rows: int) -> None:

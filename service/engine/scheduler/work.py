@@ -34,6 +34,10 @@ class Network(Protocol):
         """Trace inputs of several requests in one pass; see `Probe.trace`."""
         ...
 
+    def trace_bytes(self, tracing: Tracing, differentiated: bool) -> int | None:
+        """Return the bytes of the tensors alive for each row of such a trace; None: nobody knows yet."""
+        ...
+
 
 class Ticket(Generic[T]):
     """One request's claim on the result of work."""
@@ -92,6 +96,8 @@ class Work(Item, Generic[T]):
 
     kind = "none"  # what its batches are counted as
     precision: Precision = "fp32"
+    weighs = False  # whether batches are cut by `row_bytes`
+    row_bytes: int | None = None  # of the tensors alive in a batch for each of its rows; None: nobody knows yet
 
     def __init__(self, network: Network | None, key: Hashable, count: int, *, cache_key: Hashable = None) -> None:
         if count < 1:
@@ -277,6 +283,7 @@ class TraceWork(Work[Trace]):
     """Activations and gradients of inputs of one shape, or totals of them."""
 
     kind = "traces"
+    weighs = True
 
     def __init__(
         self,
@@ -292,6 +299,7 @@ class TraceWork(Work[Trace]):
         self.rows_of, self.tracing, self.objective, self.total = rows, tracing, objective, total
         self.readout = readout
         self.passes = 3.0 if tracing.wrt else 1.0  # until the objective has said how many columns it has
+        self.row_bytes = network.trace_bytes(tracing, objective is not None)
         self.pieces: list[Trace] = []
         self.totals: tuple[Tensor, ...] = ()
 
@@ -303,7 +311,9 @@ class TraceWork(Work[Trace]):
     def together(self, pieces: Sequence[Part]) -> list[Trace | Exception]:
         """Trace all pieces in one pass."""
         assert self.network is not None
-        return self.network.trace_parts(pieces, self.tracing)
+        found = self.network.trace_parts(pieces, self.tracing)
+        self.row_bytes = self.network.trace_bytes(self.tracing, self.objective is not None)
+        return found
 
     def counted(self, result: Trace, rows: int) -> tuple[int, int]:
         """Return a forward of each row, and a backward for each column of its objective."""

@@ -91,3 +91,28 @@ def test_nothing_is_learned_of_batches_that_are_not_full():
         limits.worked("a", 7, 0.1)
         limits.worked("unknown", 8, 0.1)
     assert limits.of("a") == 8
+
+
+def test_traces_are_cut_by_what_their_rows_take():
+    limits = Limits(64, 8, max_trace_bytes=1000)
+    limits.weigh("a", None)
+    assert limits.of("a") == 1  # nobody knows yet
+    limits.weigh("a", 300)
+    assert limits.of("a") == 3
+    limits.weigh("a", 5000)
+    assert limits.of("a") == 1
+    limits.weigh("a", 10)
+    assert limits.of("a") == 8
+    limits.too_many("a", 4)
+    assert limits.of("a") == 2
+    limits.forget("a")
+    assert limits.of("a") == limits.of("never weighed") == 8
+
+
+def test_of_kinds_that_callers_make_up_only_the_last_are_known():
+    limits = Limits(64, 8, max_trace_bytes=1000)
+    for key in range(10_000):
+        limits.weigh("kept", 500)
+        limits.weigh(key, 1000)
+    assert (limits.of("kept"), limits.of(9_999), limits.of(0)) == (2, 1, 8)
+    assert len(limits._weighed) < 5000
