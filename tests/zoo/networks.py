@@ -152,7 +152,7 @@ class Transformers:
                 for name, parameter in made.named_parameters():
                     most = float(parameter.abs().max())
                     if name.endswith("attention_biases"):  # by distance: trained ones look at what is near
-                        parameter[:, 0] = 3.0
+                        parameter[:, 0] = 8.0
                     elif most == 0:  # without biases a grey picture is nothing, and its norms' slopes have no bounds
                         nn.init.normal_(parameter, std=0.02)
                     elif most < 2e-3:  # the gain of a branch, which would leave maps without shape
@@ -296,12 +296,12 @@ _TIMM_OTHERS = {
     "resmlp_12_224": ("norm", "tokens"),
     "efficientformer_l1": ("norm", "tokens"),
     "levit_128s": (r"stages(\.1)?", "tokens"),  # attention of random weights leaves the last stage no places
-    "hiera_tiny_224": (".*", "tokens"),
-    "mvitv2_tiny": (".*", "tokens"),
-    "crossvit_tiny_240": (".*", "tokens+1"),
+    "hiera_tiny_224": (r"blocks\.11", "tokens"),
+    "mvitv2_tiny": ("norm", "tokens"),
+    "crossvit_tiny_240": (r"blocks\.2\.fusion\.[01]\.norm1", "tokens+1"),
     "twins_svt_small": ("norm", "tokens"),
-    "volo_d1_224": (".*", "tokens"),
-    "convit_tiny": (".*", "tokens"),
+    "volo_d1_224": (r"post_network\.1\.norm1", "tokens+1"),
+    "convit_tiny": (r"blocks\.11\.norm1", "tokens+1"),
     "efficientformerv2_s0": ("norm", "chw"),
 }
 
@@ -432,7 +432,7 @@ _TRANSFORMERS: Mapping[str, tuple[str, Mapping[str, Any], Processor, str, str]] 
         {"image_size": 128, "patch_size": 16, "hidden_sizes": [32, 48, 64], "num_attention_heads": [2, 2, 2]}
         | {"depths": [1, 1, 1], "key_dim": [8, 8, 8]},
         _cropped("LevitImageProcessor", 128),
-        r"levit\.encoder\.stages\.2",
+        r"levit\.encoder\.stages\.(2|1\.layers\.1)",  # as timm's: random weights leave the last stage no places
         "tokens",
     ),
     "focalnet": (

@@ -18,6 +18,7 @@ SQUARES: tuple[Place, ...] = ((1, 1), (1, 6), (6, 1), (6, 6), (2, 4), (4, 2))  #
 _CELLS = 8
 _AGREEING = 5  # squares at whose place an output has to change most
 _PREFIXES = 9  # 0 to 8 leading tokens
+_ROUNDINGS = tuple(c / 8 for c in range(8, -25, -1))  # of patches side by side, padded, and of overlapping ones
 _PROPORTION = 0.7  # largest logarithm of a grid's proportions over the picture's: about twice as wide, or half
 _ENOUGH = 24  # places on an axis, three of them in a square: the others of large maps are looked at where these fail
 _STEP = 2.0  # that a square is brighter by, in deviations: far more than floating point loses on the way
@@ -102,11 +103,27 @@ def _layouts(shape: Sequence[int], size: tuple[int, int]) -> Iterator[Layout]:
 
 
 def _grid(cells: int, size: tuple[int, int]) -> Place | None:
-    """Return height and width of a grid of so many cells that has the picture's proportions."""
+    """Return height and width of a grid of so many cells that square patches of the picture can have."""
     if cells < 4:
         return None
     height = round((cells * size[0] / size[1]) ** 0.5)
-    return (height, cells // height) if height >= 2 and height * (cells // height) == cells else None
+    if height < 2 or height * (cells // height) != cells:
+        return None
+    grid = height, cells // height
+    return grid if _of_patches(grid, size) else None
+
+
+def _of_patches(grid: Place, size: tuple[int, int]) -> bool:
+    """Whether patches of one side p, rounded alike on both axes, give so many: floor(size / p + c) for some p and c.
+
+    c is 0 where patches lie side by side, and 1 + (2 padding - kernel) / stride where they overlap. Eight rows of eight
+    tokens are no seven rows behind eight tokens without a place: no patch of a square picture gives 7 x 8.
+    """
+    for c in _ROUNDINGS:
+        least = max(side / (n + 1 - c) for n, side in zip(grid, size, strict=True))  # p is larger than this
+        if least < min(side / (n - c) for n, side in zip(grid, size, strict=True)):
+            return True
+    return False
 
 
 def _miss(places: Tensor, grid: Place, step: int = 1) -> float | None:

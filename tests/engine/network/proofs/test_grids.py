@@ -44,6 +44,32 @@ def test_channels_are_no_rows_of_a_grid(maps) -> None:
     assert grid_of(places, SIZE) is None
 
 
+def test_a_row_of_tokens_is_no_leading_ones() -> None:
+    """Where a layer has moved two places, seven rows of eight tell all squares; no patch of a square picture gives any."""
+    places = torch.zeros(7, 64, 5)
+    for one, (y, x) in enumerate([(3, 1), (3, 6), (7, 1), (7, 6), (3, 4), (5, 2)], 1):
+        places[one, 8 * y + x] = 1
+    assert grid_of(places, (128, 128)) is None
+
+
+@pytest.mark.parametrize(
+    ("grid", "size"),
+    [
+        ((6, 8), (48, 64)),  # patches of 8 side by side
+        ((14, 14), (224, 224)),
+        ((7, 10), (60, 85)),  # of 8 that leave a rest out
+        ((8, 11), (60, 85)),  # of 8, padded
+        ((12, 101), (128, 1024)),  # of 16, a step of 10 apart
+    ],
+)
+def test_grids_of_patches(grid, size) -> None:
+    places = torch.zeros(7, 1 + grid[0] * grid[1], 5)
+    for one, (i, j) in enumerate(SQUARES, 1):
+        y, x = (int((k + 0.5) / 8 * n) for k, n in zip((i, j), grid, strict=True))
+        places[one, 1 + y * grid[1] + x] = 1
+    assert grid_of(places, size) == Layout("tokens", grid, 1)
+
+
 def test_rows_of_further_pictures_do_not_count(maps) -> None:
     more = torch.cat([maps, torch.randn(3, *maps.shape[1:]) * 100])
     assert grid_of(more, SIZE) == grid_of(maps, SIZE)
