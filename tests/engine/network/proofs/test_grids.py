@@ -45,7 +45,7 @@ def test_channels_are_no_rows_of_a_grid(maps) -> None:
 
 
 def test_a_row_of_tokens_is_no_leading_ones() -> None:
-    """Where a layer has moved two places, seven rows of eight tell all squares; no patch of a square picture gives any."""
+    """Where a layer has moved two places, seven rows of eight tell all squares; no square picture has seven."""
     places = torch.zeros(7, 64, 5)
     for one, (y, x) in enumerate([(3, 1), (3, 6), (7, 1), (7, 6), (3, 4), (5, 2)], 1):
         places[one, 8 * y + x] = 1
