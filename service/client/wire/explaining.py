@@ -1,16 +1,12 @@
-"""The wire types: what requests and responses look like, for server and client. No logic, and pydantic alone."""
+"""The wire types of explanations and predictions."""
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,128}$")]
-TaskName = Annotated[str, Field(description="What its outputs mean.")]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
-Family = Literal["attention", "cam", "features", "gradient", "perturbation", "propagation"]
-Kind = Literal["positive", "signed", "grid", "picture", "rgb", "regions"]
-Interpolation = Literal["bilinear", "nearest"]
+from service.client.wire.base import Interpolation, Kind, Label, ModelName, Precision, TargetRef, TaskName, Wire
+from service.client.wire.faithfulness import Completeness, Faithfulness, Sanity
+
 IMAGE = Field(description="The picture as base64 or a data: URI: PNG, JPEG, WebP, GIF (first frame), BMP, TIFF, AVIF.")
 SEQUENTIAL, DIVERGING = "inferno", "colorbrewer:RdBu_r"
 """The colour maps of positive and of signed maps, where a request names none."""
@@ -74,8 +70,8 @@ class PredictRequest(Request):
     top_k: Annotated[int, Field(ge=1, le=1000, description="How many classes to return, best first.")] = 5
 
 
-class ExplainRequest(Request):
-    """Explain a picture; `params` are the method's own."""
+class Pictured(Request):
+    """What every request says that asks for maps of a picture."""
 
     image: Annotated[str | None, IMAGE] = None
     targets: Annotated[
@@ -92,14 +88,13 @@ class ExplainRequest(Request):
     pictures: Annotated[
         list[str] | None, Field(max_length=16, description="Further pictures, as `image`, that targets name.")
     ] = None
-    params: dict[str, Any] = Field(default_factory=dict)
     output: OutputOptions = Field(default_factory=OutputOptions)
 
 
-class Wire(BaseModel):
-    """A response, or a part of one."""
+class ExplainRequest(Pictured):
+    """Explain a picture; `params` are the method's own."""
 
-    model_config = ConfigDict(extra="forbid")
+    params: dict[str, Any] = Field(default_factory=dict)
 
 
 class ModelRef(Wire):
@@ -124,15 +119,6 @@ class Prediction(Wire):
     score: Annotated[float | None, Field(description="Detection: how sure the network is.")] = None
     box: Annotated[list[float] | None, Field(description="Detection: x0, y0, x1, y1, pixels of the upload.")] = None
     norm: Annotated[float | None, Field(description="Embedding: its length.")] = None
-
-
-class TargetRef(Wire):
-    """The output that a map explains."""
-
-    index: int
-    label: str
-    score: Annotated[float, Field(description="What the network says of it: a probability, or a value.")]
-    asked: Annotated[int | str | dict[str, Any] | None, Field(description="As the request named it.")] = None
 
 
 class ArrayWire(Wire):
@@ -162,6 +148,10 @@ class MapWire(Wire):
     flat: Annotated[bool, Field(description="Nothing was found: all values are equal, and zero where signs count.")]
     all_negative: Annotated[bool, Field(description="Not flat, and no value is above zero.")]
     patch: Annotated[list[int] | None, Field(description="x0, y0, x1, y1 of the input that a projection explains.")]
+    completeness: Annotated[
+        Completeness | None, Field(description="How nearly it adds up, where its method promises that it does.")
+    ] = None
+    faithfulness: Annotated[Faithfulness | None, Field(description="Where the request asks for it.")] = None
 
 
 class Geometry(Wire):
@@ -204,6 +194,7 @@ class ExplainResponse(Wire):
     maps: list[MapWire]
     image: Geometry | None
     details: Annotated[dict[str, Any], Field(description="The method's own findings.")]
+    sanity: Annotated[Sanity | None, Field(description="What is known of the method on this model.")] = None
     usage: Usage
 
 
@@ -215,184 +206,3 @@ class PredictResponse(Wire):
     predictions: list[Prediction]
     image: Geometry
     usage: Usage
-
-
-class FieldProblem(Wire):
-    """One wrong field."""
-
-    pointer: Annotated[str, Field(description="JSON pointer into the request.")]
-    detail: str
-
-
-class Problem(BaseModel):
-    """RFC 9457 problem details; `error` repeats the title for clients that look for it there."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    instance: str
-    error: str
-    errors: list[FieldProblem] = []
-
-
-class MethodInfo(Wire):
-    """One explanation method."""
-
-    name: str
-    family: Family
-    title: str
-    summary: str
-    description: str
-    reference: str
-    requirement: Annotated[str, Field(description="What a model has to have.")]
-    cost: str
-    needs: Annotated[list[str], Field(description="Of image, targets.")]
-    kind: Annotated[Kind, Field(description="Of its maps by default; each map says its own.")]
-    parameters: Annotated[dict[str, Any], Field(description="JSON Schema of params.")]
-
-
-class MethodList(Wire):
-    """All methods."""
-
-    methods: list[MethodInfo]
-
-
-class MethodUse(Wire):
-    """Whether a method applies to a model."""
-
-    name: str
-    applies: bool
-    reason: str | None
-
-
-class ModelSummary(Wire):
-    """One served model."""
-
-    name: str
-    default: bool
-    status: Literal["loading", "ready", "failed"]
-    task: TaskName
-    source: str
-    error: str | None
-
-
-class ModelList(Wire):
-    """All served models."""
-
-    models: list[ModelSummary]
-
-
-class InputInfo(Wire):
-    """How a picture becomes the network's input."""
-
-    height: int
-    width: int
-    channels: Annotated[str, Field(description="What they are, in order, a letter each: `l` is grey, `a` opacity.")]
-    resize: Annotated[
-        int | list[int],
-        Field(description="Shorter side before the crop; or [height, width] that is covered, filled or fitted into."),
-    ]
-    fit: Literal["crop", "squash", "pad"]
-    interpolation: str
-    mean: Annotated[list[float], Field(description="Per channel, on the scale of `range`.")]
-    std: Annotated[list[float], Field(description="Per channel, on the scale of `range`.")]
-    range: Annotated[list[float], Field(description="What black and white become before mean and std.")]
-    window: Annotated[list[float] | None, Field(description="Values of deep pictures that become black and white.")]
-    assumed: Annotated[list[str], Field(description="What neither the source nor the catalogue says of all this.")]
-
-
-class HeadInfo(Wire):
-    """A proved global-average-pooling head, which CAM and RAM need."""
-
-    layer: str
-    residual: Annotated[float, Field(description="Largest relative error of mean(map) + bias == output.")]
-
-
-class TimingInfo(Wire):
-    """How fast one way to run a network is, at one batch size."""
-
-    precision: str
-    variant: str
-    rows: int
-    rows_per_s: float
-
-
-class TuningInfo(Wire):
-    """What was measured on this machine, and chosen; null until the device has been idle for long enough."""
-
-    preferred: Annotated[str, Field(description="Precision where a method tolerates less than fp32.")]
-    variants: Annotated[dict[str, str], Field(description="Way to run the network, by precision.")]
-    batch_rows: Annotated[dict[str, int], Field(description="Rows of a batch, by precision.")]
-    agreement: Annotated[
-        dict[str, float], Field(description="Least rank correlation of Score-CAM maps with fp32, over photographs.")
-    ]
-    incremental: Annotated[bool, Field(description="Whether occlusion computes only what changes from row to row.")]
-    whole: Annotated[str | None, Field(description="Why it does not.")]
-    seconds: float
-    remembered: Annotated[bool, Field(description="Measured before this start.")]
-    timings: list[TimingInfo]
-
-
-class CheckInfo(Wire):
-    """One thing that was looked at when the network was loaded."""
-
-    name: str
-    outcome: Literal["passed", "warning", "refused"]
-    found: str
-    remedy: str | None
-
-
-class ModelInfo(ModelSummary):
-    """One model in full; what is only known once it is loaded is null before."""
-
-    version: str | None
-    device: str | None
-    load_s: float | None
-    outputs: int | None
-    scale: Annotated[str | None, Field(description="What the scores of its classes are made of, if it has classes.")]
-    checks: list[CheckInfo] | None
-    labels: Annotated[int, Field(description="How many labels it has.")]
-    task_assumed: Annotated[bool, Field(description="Neither the source, the catalogue nor numbers say its task.")]
-    loading: Annotated[list[str], Field(description="What loading found worth saying: of weights, and of its form.")]
-    input: InputInfo
-    default_layer: str | None
-    head: HeadInfo | None
-    rectifiers: Annotated[int | None, Field(description="ReLU calls on feature maps in one forward.")]
-    other_activations: list[str] | None
-    tuning: TuningInfo | None
-    methods: list[MethodUse] | None
-
-
-class LayerWire(Wire):
-    """One address inside a network."""
-
-    path: str
-    type: str
-    shape: Annotated[list[int], Field(description="Of the output, without the batch.")]
-    spatial: Annotated[bool, Field(description="Whether it has maps over the picture.")]
-    layout: Annotated[
-        str | None, Field(description="How it holds them: chw, hwc, tokens, tokens+N behind N others, ct.")
-    ]
-    default: bool
-    followed_by: Annotated[str | None, Field(description="Activation function that takes this output directly.")]
-
-
-class LayerList(Wire):
-    """All layers of a model, in the order in which they answer."""
-
-    model: str
-    layers: list[LayerWire]
-
-
-class Live(Wire):
-    """The process answers."""
-
-    status: Literal["live"]
-
-
-class Ready(Wire):
-    """The model asked for has just answered; beside it the status of all."""
-
-    status: Literal["ready"]
-    models: dict[str, str]

@@ -1,0 +1,173 @@
+"""The wire types of what is served: methods, models and their layers, and whether they answer."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from service.client.wire.base import Family, Kind, TaskName, Wire
+from service.client.wire.faithfulness import Sanity
+
+
+class MethodInfo(Wire):
+    """One explanation method."""
+
+    name: str
+    family: Family
+    title: str
+    summary: str
+    description: str
+    reference: str
+    requirement: Annotated[str, Field(description="What a model has to have.")]
+    cost: str
+    needs: Annotated[list[str], Field(description="Of image, targets.")]
+    kind: Annotated[Kind, Field(description="Of its maps by default; each map says its own.")]
+    parameters: Annotated[dict[str, Any], Field(description="JSON Schema of params.")]
+
+
+class MethodList(Wire):
+    """All methods."""
+
+    methods: list[MethodInfo]
+
+
+class MethodUse(Wire):
+    """Whether a method applies to a model."""
+
+    name: str
+    applies: bool
+    reason: str | None
+    sanity: Annotated[
+        Sanity | None, Field(description="Whether its maps depend on what the network has learnt, and on the class.")
+    ] = None
+
+
+class ModelSummary(Wire):
+    """One served model."""
+
+    name: str
+    default: bool
+    status: Literal["loading", "ready", "failed"]
+    task: TaskName
+    source: str
+    error: str | None
+
+
+class ModelList(Wire):
+    """All served models."""
+
+    models: list[ModelSummary]
+
+
+class InputInfo(Wire):
+    """How a picture becomes the network's input."""
+
+    height: int
+    width: int
+    channels: Annotated[str, Field(description="What they are, in order, a letter each: `l` is grey, `a` opacity.")]
+    resize: Annotated[
+        int | list[int],
+        Field(description="Shorter side before the crop; or [height, width] that is covered, filled or fitted into."),
+    ]
+    fit: Literal["crop", "squash", "pad"]
+    interpolation: str
+    mean: Annotated[list[float], Field(description="Per channel, on the scale of `range`.")]
+    std: Annotated[list[float], Field(description="Per channel, on the scale of `range`.")]
+    range: Annotated[list[float], Field(description="What black and white become before mean and std.")]
+    window: Annotated[list[float] | None, Field(description="Values of deep pictures that become black and white.")]
+    assumed: Annotated[list[str], Field(description="What neither the source nor the catalogue says of all this.")]
+
+
+class HeadInfo(Wire):
+    """A proved global-average-pooling head, which CAM and RAM need."""
+
+    layer: str
+    residual: Annotated[float, Field(description="Largest relative error of mean(map) + bias == output.")]
+
+
+class TimingInfo(Wire):
+    """How fast one way to run a network is, at one batch size."""
+
+    precision: str
+    variant: str
+    rows: int
+    rows_per_s: float
+
+
+class TuningInfo(Wire):
+    """What was measured on this machine, and chosen; null until the device has been idle for long enough."""
+
+    preferred: Annotated[str, Field(description="Precision where a method tolerates less than fp32.")]
+    variants: Annotated[dict[str, str], Field(description="Way to run the network, by precision.")]
+    batch_rows: Annotated[dict[str, int], Field(description="Rows of a batch, by precision.")]
+    agreement: Annotated[
+        dict[str, float], Field(description="Least rank correlation of Score-CAM maps with fp32, over photographs.")
+    ]
+    incremental: Annotated[bool, Field(description="Whether occlusion computes only what changes from row to row.")]
+    whole: Annotated[str | None, Field(description="Why it does not.")]
+    seconds: float
+    remembered: Annotated[bool, Field(description="Measured before this start.")]
+    timings: list[TimingInfo]
+
+
+class CheckInfo(Wire):
+    """One thing that was looked at when the network was loaded."""
+
+    name: str
+    outcome: Literal["passed", "warning", "refused"]
+    found: str
+    remedy: str | None
+
+
+class ModelInfo(ModelSummary):
+    """One model in full; what is only known once it is loaded is null before."""
+
+    version: str | None
+    device: str | None
+    load_s: float | None
+    outputs: int | None
+    scale: Annotated[str | None, Field(description="What the scores of its classes are made of, if it has classes.")]
+    checks: list[CheckInfo] | None
+    labels: Annotated[int, Field(description="How many labels it has.")]
+    task_assumed: Annotated[bool, Field(description="Neither the source, the catalogue nor numbers say its task.")]
+    loading: Annotated[list[str], Field(description="What loading found worth saying: of weights, and of its form.")]
+    input: InputInfo
+    default_layer: str | None
+    head: HeadInfo | None
+    rectifiers: Annotated[int | None, Field(description="ReLU calls on feature maps in one forward.")]
+    other_activations: list[str] | None
+    tuning: TuningInfo | None
+    methods: list[MethodUse] | None
+
+
+class LayerWire(Wire):
+    """One address inside a network."""
+
+    path: str
+    type: str
+    shape: Annotated[list[int], Field(description="Of the output, without the batch.")]
+    spatial: Annotated[bool, Field(description="Whether it has maps over the picture.")]
+    layout: Annotated[
+        str | None, Field(description="How it holds them: chw, hwc, tokens, tokens+N behind N others, ct.")
+    ]
+    default: bool
+    followed_by: Annotated[str | None, Field(description="Activation function that takes this output directly.")]
+
+
+class LayerList(Wire):
+    """All layers of a model, in the order in which they answer."""
+
+    model: str
+    layers: list[LayerWire]
+
+
+class Live(Wire):
+    """The process answers."""
+
+    status: Literal["live"]
+
+
+class Ready(Wire):
+    """The model asked for has just answered; beside it the status of all."""
+
+    status: Literal["ready"]
+    models: dict[str, str]
