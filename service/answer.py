@@ -8,11 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from service import rendering
 from service.client import wire
 from service.contract import Map, Prediction
 from service.images import Picture
-from service.rendering import Drawing, Heat, OutputOptions
+from service.rendering import Drawing, Heat, OutputOptions, drawing
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,9 @@ def shown(
     heat = Heat(array, found.kind, found.interpolation, found.patch)
     alone = over = None
     if needs.pictures == "best":
-        alone, over = rendering.best(heat, picture, output)
+        alone, over = drawing.best(heat, picture, output)
     elif needs.pictures == "asked":
-        over = rendering.overlay(heat, picture, output) if output.overlay and picture is not None else None
-        alone = rendering.heatmap(heat, picture, output) if output.heatmap else None
+        over = drawing.overlay(heat, picture, output) if output.overlay and picture is not None else None
+        alone = drawing.heatmap(heat, picture, output) if output.heatmap else None
     files = [needs.encode(one) if one is not None and needs.encode is not None else None for one in (alone, over)]
     return Shown(found, heat, target, *files)

@@ -136,6 +136,7 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
         pipeline=pipeline,
         pool=ThreadPoolExecutor(settings.worker_threads, "heatlens-request", leave_cores_to_the_device),
         long_pool=ThreadPoolExecutor(settings.worker_threads, "heatlens-long", leave_cores_to_the_device),
+        body_pool=ThreadPoolExecutor(2, "heatlens-body", leave_cores_to_the_device),
         health_pool=ThreadPoolExecutor(2, "heatlens-health", leave_cores_to_the_device),
         readiness=Readiness(check, settings.readiness_timeout_s),
     )
@@ -147,7 +148,7 @@ def close(context: Context) -> None:
     context.device.close()
     context.store.join(15)
     context.readiness.close()
-    for pool in (context.pool, context.long_pool, context.health_pool):
+    for pool in (context.pool, context.long_pool, context.body_pool, context.health_pool):
         pool.shutdown(wait=True, cancel_futures=True)
 
 

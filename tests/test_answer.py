@@ -5,12 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from service import rendering
 from service.answer import Needs, Shown, shown
 from service.api.formats import encoders
 from service.contract import Map, Target
 from service.images import Picture, Transform, prepare
-from service.rendering import OutputOptions
+from service.rendering import OutputOptions, drawing
 from tests.conftest import photograph
 
 PICTURE = prepare(photograph("chelsea").resize((90, 60)), Transform(32, (32, 32), (0, 0, 0), (1, 1, 1)))
@@ -24,13 +23,13 @@ def made(found: Map, needs: Needs, picture: Picture | None = PICTURE, **output: 
 
 def drawn(draw: str, found: Map, **output: object) -> bytes:
     """Return what a drawing is as a file, made on its own."""
-    heat = rendering.Heat(found.array.numpy(), found.kind)
-    return encoders.png(getattr(rendering, draw)(heat, PICTURE, OutputOptions(**output)))
+    heat = drawing.Heat(found.array.numpy(), found.kind)
+    return encoders.png(getattr(drawing, draw)(heat, PICTURE, OutputOptions(**output)))
 
 
 def test_numbers_are_there_without_any_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("heatmap", "overlay", "best"):
-        monkeypatch.setattr(rendering, name, lambda *_: pytest.fail("it was drawn"))
+        monkeypatch.setattr(drawing, name, lambda *_: pytest.fail("it was drawn"))
     found = made(HEAT, Needs())
     np.testing.assert_array_equal(found.heat.array, HEAT.array)
     assert (found.heat.low, found.heat.high, found.heat.flat, found.heat.all_negative) == (-1, 3, False, False)

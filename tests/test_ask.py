@@ -163,7 +163,7 @@ def test_faces_make_asks_and_hand_in_fields(file: str) -> None:
     imported = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert "service.ask" in imported
     if not file.startswith("api/"):
-        assert not imported & {"service.api.body", "service.client.wire", "service.api.routes"}
+        assert not imported & {"service.api.bodies.body", "service.client.wire", "service.api.routes"}
 
 
 def test_requests_have_the_wires_fields() -> None:

@@ -25,6 +25,7 @@ class Context:
     metrics: Metrics
     pool: ThreadPoolExecutor  # the requests'
     long_pool: ThreadPoolExecutor  # those of many passes, which must not keep small ones from a thread
+    body_pool: ThreadPoolExecutor  # reads large bodies: a few, as each takes the event loop's turns
     health_pool: ThreadPoolExecutor  # metrics must not wait behind requests for a thread
     readiness: Readiness
 

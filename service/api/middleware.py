@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import spans
 from service.api import problems
-from service.api.body import SMALL_BODY
+from service.api.bodies.body import SMALL_BODY
 from service.engine.scheduler.run import Run
 from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
 from service.metrics import Metrics

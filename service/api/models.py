@@ -1,5 +1,6 @@
 """`GET /methods`, `/models` and `/health`: what is served, and whether it serves."""
 
+from functools import cache
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
@@ -25,15 +26,22 @@ router = APIRouter()
     tags=["methods"],
     operation_id="list_methods",
     summary="All explanation methods.",
+    response_model=wire.MethodList,
     openapi_extra={"responses": refusals(401, 422)},
 )
-async def methods() -> wire.MethodList:
+async def methods() -> Response:
     """Return each method with its parameters' JSON Schema, what it needs of a model, and what it costs."""
+    return Response(_methods(), media_type="application/json")
+
+
+@cache
+def _methods() -> bytes:
+    """Return what is the same for all who ask: to write it anew takes long, and nobody else is answered meanwhile."""
     known = wire.MethodInfo.model_fields
     listed = [
         wire.MethodInfo(**{key: value for key, value in entry.items() if key in known}) for entry in table().values()
     ]
-    return wire.MethodList(methods=listed)
+    return wire.MethodList(methods=listed).model_dump_json().encode()
 
 
 def _summary(entry: Entry, default: str) -> wire.ModelSummary:

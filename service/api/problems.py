@@ -10,33 +10,48 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from service.ask import MOST_ERRORS
 from service.errors import InternalError, InvalidParameter, MethodNotAllowed, ModelFailed, NotFound, ServiceError
 
 log = logging.getLogger("heatlens")
 MEDIA_TYPE = "application/problem+json"
 _PROTOCOLS = re.compile(r"/v[12](/.*)?")  # whose clients show a message only of JSON that says so, and of an `error`
+LONGEST = 256  # characters of what was sent that any answer repeats
+_SHOWN = 200
+_LONG_WORD = re.compile(rf"\S{{{_SHOWN + 1},}}")
 
 
 def document(error: ServiceError, instance: str) -> bytes:
-    """Return the problem document of an error."""
+    """Return the problem document of an error: of many mistakes the first ones, and of what was sent a beginning."""
     body: dict[str, Any] = {
         "type": f"urn:heatlens:problem:{error.type}",
         "title": error.title,
         "status": error.status,
-        "detail": error.detail,
-        "instance": instance,
+        "detail": _bounded(error.detail),
+        "instance": instance[:LONGEST],
         "error": error.title,
     }
     if error.errors:
-        body["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in error.errors]
+        body["errors"] = [
+            {"pointer": e.pointer[:LONGEST], "detail": _bounded(e.detail)} for e in error.errors[:MOST_ERRORS]
+        ]
     return orjson.dumps(body)
+
+
+def _bounded(text: str) -> str:
+    """Return a text in which no word is longer than any of ours: only what was sent has such words.
+
+    What quotes it cuts it by itself (`errors.quoted`); nothing that forgets to repeats megabytes.
+    """
+    return _LONG_WORD.sub(lambda word: f"{word[0][:_SHOWN]}...", text)
 
 
 def problem(error: ServiceError, instance: str) -> Response:
     """Return the response for an error."""
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
     if _PROTOCOLS.fullmatch(instance):
-        said = orjson.loads(document(error, instance)) | {"error": f"{error.title}: {error.detail}"}
+        said = orjson.loads(document(error, instance))
+        said["error"] = f"{error.title}: {said['detail']}"
         return Response(orjson.dumps(said), error.status, headers, "application/json")
     return Response(document(error, instance), error.status, headers, MEDIA_TYPE)
 
@@ -74,7 +89,7 @@ def install(app: FastAPI) -> None:
         if error.status_code == 405:
             allowed = (error.headers or {}).get("Allow", "another verb")
             response = problem(
-                MethodNotAllowed(f"{request.method} is not for this address; use {allowed}"), request.url.path
+                MethodNotAllowed(f"{request.method[:20]} is not for this address; use {allowed}"), request.url.path
             )
             response.headers.update(error.headers or {})
             return response

@@ -1,4 +1,4 @@
-"""Parameters in an address, which nothing here reads: refused, as whoever sends them means something by them."""
+"""What an address may be: of no more than so many characters, and without parameters where nothing reads them."""
 
 from collections.abc import Collection
 from urllib.parse import parse_qsl
@@ -6,14 +6,20 @@ from urllib.parse import parse_qsl
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.api.bodies.fields import escaped
 from service.api.middleware import refused
-from service.errors import FieldError, InvalidParameter
+from service.errors import FieldError, InvalidParameter, NotFound, quoted
 
 _TOLD = 20  # parameters that are named at most
+_LONGEST = 256  # characters of an address that names something; an answer may repeat it
+_READ = 4096  # characters of parameters
 
 
 class Queries:
-    """Refuses what follows the question mark of an address that takes nothing there. Pure ASGI."""
+    """Refuses what follows the question mark of an address that takes nothing there. Pure ASGI.
+
+    Whoever sends a parameter means something by it. An address that is longer than any is refused, too.
+    """
 
     def __init__(self, app: ASGIApp, free: Collection[str]) -> None:
         """Take the paths where anything may follow."""
@@ -21,6 +27,9 @@ class Queries:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
+        if scope["type"] == "http" and len(scope["path"]) > _LONGEST:
+            await refused(NotFound("there is nothing at so long an address; see /docs"), {}, scope, receive, send)
+            return
         if scope["type"] == "http" and scope["query_string"] and scope["path"] not in self.free and _is_there(scope):
             error = unread(scope["query_string"].decode("latin-1"), sends=scope["method"] == "POST")
             await refused(error, {}, scope, receive, send)
@@ -41,9 +50,9 @@ def unread(query: str, *, sends: bool) -> InvalidParameter:
         sends: whether the request has a body, where what is meant belongs.
     """
     remedy = "a request's fields go into its body" if sends else "leave it out"
-    names = list(dict.fromkeys(name for name, _ in parse_qsl(query, keep_blank_values=True)))[:_TOLD]
-    pointers = [f"/query/{name.replace('~', '~0').replace('/', '~1')}" for name in names]
-    listed = ", ".join(map(repr, names)) or repr(query[:80])
+    names = list(dict.fromkeys(name for name, _ in parse_qsl(query[:_READ], keep_blank_values=True)))[:_TOLD]
+    pointers = [f"/query/{escaped(name)}" for name in names]
+    listed = ", ".join(map(quoted, names[:5])) or quoted(query)
     return InvalidParameter(
         f"this address takes no parameters ({listed}); {remedy}",
         errors=[FieldError(pointer, f"unknown parameter; {remedy}") for pointer in pointers],

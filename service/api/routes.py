@@ -5,8 +5,9 @@ from collections.abc import Callable
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from service.api import body, documentation, formats
-from service.api.body import Body
+from service.api import documentation, formats
+from service.api.bodies import body
+from service.api.bodies.body import Body
 from service.api.context import context
 from service.api.formats import Format
 from service.api.middleware import caller, record
@@ -39,7 +40,13 @@ async def received(request: Request) -> Body:
     """Read a request's body; its time runs from here on."""
     settings, run = context(request).settings, _starting(request)
     with run.usage.stage("read"):
-        return await body.read(request, settings.max_body_bytes, settings.body_timeout_s, settings.least_bytes_per_s)
+        return await body.read(
+            request,
+            settings.max_body_bytes,
+            settings.body_timeout_s,
+            settings.least_bytes_per_s,
+            context(request).body_pool,
+        )
 
 
 async def received_bytes(request: Request) -> tuple[bytes, Run]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, quoted
 
 
 def value(text: str) -> Any:
@@ -27,7 +27,8 @@ def target(text: str, labels: Sequence[str] = ()) -> Any:
             return json.loads(text)
         except ValueError as error:
             raise InvalidParameter.at(
-                "/targets", f"target {text!r} begins as a JSON object and is none ({error}); write it as in a request"
+                "/targets",
+                f"target {quoted(text)} begins as a JSON object and is none ({error}); write it as in a request",
             ) from None
     named = text.casefold() in {label.casefold() for label in labels}
     return int(text) if re.fullmatch("-?[0-9]{1,18}", text) and not named else text

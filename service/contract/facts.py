@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from service.errors import InvalidParameter, NotApplicable, did_you_mean
+from service.errors import InvalidParameter, NotApplicable, did_you_mean, quoted
 
 if TYPE_CHECKING:
     from service.contract.meaning import Task
@@ -153,7 +153,7 @@ class Facts:
         if path not in self.layers:
             raise InvalidParameter.at(
                 pointer,
-                f"layer {path!r} is not in {self.name}"
+                f"layer {quoted(path)} is not in {self.name}"
                 + did_you_mean(path, self.layers, then=f"GET /models/{self.name}/layers lists all"),
             )
         info = self.layers[path]

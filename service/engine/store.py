@@ -24,7 +24,7 @@ from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import RowsWork, rows_key
 from service.engine.settling import prove_boxes, settle
-from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean
+from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean, quoted
 from service.models.spec import ModelSpec
 from service.precision import DTYPES
 from service.process import leave_cores_to_the_device
@@ -138,7 +138,7 @@ class Store:
         name = self.default if name is None else name
         if name not in self.entries:
             near = did_you_mean(name, self.entries, then=f"served are: {', '.join(self.entries)}")
-            raise UnknownModel(f"there is no model {name!r}{near}")
+            raise UnknownModel(f"there is no model {quoted(name)}{near}")
         return self.entries[name]
 
     def get(self, name: str | None) -> Model:

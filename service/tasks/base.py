@@ -7,7 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from service.contract import Asked, Clean, Facts, Readout, Target
-from service.errors import InvalidParameter, did_you_mean
+from service.errors import InvalidParameter, did_you_mean, quoted
+
+_LISTED = 64  # members of a list that names something: pictures, classes
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def fields(asked: Mapping[str, Any], pointer: str, facts: Facts, required: str, 
         if name not in known:
             raise InvalidParameter.at(
                 f"{pointer}/{name}",
-                f"unknown field {name!r}" + did_you_mean(str(name), known, then=has),
+                f"unknown field {quoted(name)}" + did_you_mean(str(name), known, then=has),
             )
     if required not in asked:
         raise InvalidParameter.at(
@@ -78,10 +80,12 @@ def fields(asked: Mapping[str, Any], pointer: str, facts: Facts, required: str, 
 
 
 def listed(asked: Mapping[str, Any], field: str, pointer: str) -> list[Any]:
-    """Return a field that is a list; empty where it is missing."""
+    """Return a field that is a list of at most 64; empty where it is missing."""
     value = asked.get(field, [])
     if not isinstance(value, list | tuple):
-        raise InvalidParameter.at(f"{pointer}/{field}", f"{field} has to be a list, not {value!r}")
+        raise InvalidParameter.at(f"{pointer}/{field}", f"{field} has to be a list, not {quoted(value)}")
+    if len(value) > _LISTED:
+        raise InvalidParameter.at(f"{pointer}/{field}", f"{field} lists {len(value):,}; at most {_LISTED} are taken")
     return list(value)
 
 
@@ -93,7 +97,7 @@ def whole_number(value: Any, pointer: str, below: int, what: str) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < below:
         there = f"there are {below}, counted from 0" if below else "there are none"
-        raise InvalidParameter.at(pointer, f"{value!r} is no {what}: {there}")
+        raise InvalidParameter.at(pointer, f"{quoted(value)} is no {what}: {there}")
     return value
 
 
@@ -105,10 +109,10 @@ def box(value: Any, pointer: str) -> tuple[float, float, float, float]:
     """
     numbers = list(value) if isinstance(value, list | tuple) else []
     if len(numbers) != 4 or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
-        raise InvalidParameter.at(pointer, f"{value!r} is no box [x0, y0, x1, y1] in pixels of the picture")
+        raise InvalidParameter.at(pointer, f"{quoted(value)} is no box [x0, y0, x1, y1] in pixels of the picture")
     x0, y0, x1, y1 = map(float, numbers)
     if not (x0 < x1 and y0 < y1):
-        raise InvalidParameter.at(pointer, f"box {value!r} is empty: x1 has to be above x0, and y1 above y0")
+        raise InvalidParameter.at(pointer, f"box {quoted(value)} is empty: x1 has to be above x0, and y1 above y0")
     return x0, y0, x1, y1
 
 
@@ -119,7 +123,7 @@ def index(asked: Any, pointer: str, facts: Facts) -> int:
         InvalidParameter: there is none, or several.
     """
     if isinstance(asked, bool) or not isinstance(asked, int | str):
-        raise InvalidParameter.at(pointer, f"{asked!r} is neither an index nor a label of {facts.name}")
+        raise InvalidParameter.at(pointer, f"{quoted(asked)} is neither an index nor a label of {facts.name}")
     if isinstance(asked, int):
         if not 0 <= asked < facts.outputs:
             raise InvalidParameter.at(
@@ -130,8 +134,10 @@ def index(asked: Any, pointer: str, facts: Facts) -> int:
     if len(same) == 1:
         return same[0]
     if same:
-        raise InvalidParameter.at(pointer, f"label {asked!r} stands for outputs {same}; give one of these indices")
+        raise InvalidParameter.at(
+            pointer, f"label {quoted(asked)} stands for outputs {same}; give one of these indices"
+        )
     if not facts.labels:
         raise InvalidParameter.at(pointer, f"{facts.name} has no labels; give an index")
     near = did_you_mean(asked, facts.labels, count=3, then="an index will do, too")
-    raise InvalidParameter.at(pointer, f"{facts.name} has no label {asked!r}{near}")
+    raise InvalidParameter.at(pointer, f"{facts.name} has no label {quoted(asked)}{near}")

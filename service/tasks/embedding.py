@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from service.contract import Asked, Clean, Facts, Prediction, Readout, Score, Target, View, fingerprint
-from service.errors import InvalidParameter, NotApplicable
+from service.errors import InvalidParameter, NotApplicable, quoted
 from service.tasks import base
 
 
@@ -104,7 +104,9 @@ def _likeness(asked: Asked, pointer: str, facts: Facts, pictures: int) -> Likene
         )
     base.fields(asked, pointer, facts, "like", "unlike", "measure")
     if asked.get("measure", "cosine") != "cosine":
-        raise InvalidParameter.at(f"{pointer}/measure", f"measure {asked['measure']!r} is unknown; there is 'cosine'")
+        raise InvalidParameter.at(
+            f"{pointer}/measure", f"measure {quoted(asked['measure'])} is unknown; there is 'cosine'"
+        )
     like, unlike = (
         tuple(
             base.whole_number(number, f"{pointer}/{side}/{i}", pictures, "number of a picture")

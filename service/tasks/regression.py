@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from service.contract import Asked, Facts, Prediction, Score, Target, View
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, quoted
 from service.tasks import base
 
 
@@ -57,6 +57,7 @@ def _value(asked: Asked, pointer: str, facts: Facts) -> Target:
     direction = asked.get("direction", "up")
     if direction not in ("up", "down"):
         raise InvalidParameter.at(
-            f"{pointer}/direction", f"direction {direction!r}: 'up' shows what raises the value, 'down' what lowers it"
+            f"{pointer}/direction",
+            f"direction {quoted(direction)}: 'up' shows what raises the value, 'down' what lowers it",
         )
     return Target(chosen, ((chosen, -1.0),) if direction == "down" else (), asked)

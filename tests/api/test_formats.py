@@ -13,7 +13,6 @@ import orjson
 import pytest
 from PIL import Image
 
-from service import rendering
 from service.answer import Answer, Needs
 from service.api import formats
 from service.api.formats import TABLE, Format
@@ -22,6 +21,7 @@ from service.client import wire
 from service.engine.scheduler.run import Run
 from service.errors import InvalidParameter
 from service.explainers.base import registry
+from service.rendering import drawing
 from tests.api.test_contract import METHODS, PNG, TARGETED, answer, lasting, picture, post
 
 CHROME = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,*/*;q=0.8"
@@ -37,7 +37,7 @@ def drawings(monkeypatch) -> list[str]:
     """What has been drawn since the last look."""
     found: list[str] = []
     for name in ("heatmap", "overlay"):
-        draw = getattr(rendering, name)
+        draw = getattr(drawing, name)
 
         def counting(*args, draw=draw, name=name):
             drawn = draw(*args)
@@ -45,7 +45,7 @@ def drawings(monkeypatch) -> list[str]:
                 found.append(name)
             return drawn
 
-        monkeypatch.setattr(rendering, name, counting)
+        monkeypatch.setattr(drawing, name, counting)
     return found
 
 

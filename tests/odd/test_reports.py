@@ -56,7 +56,7 @@ REPORTS: dict[str, tuple[str, ...]] = {
         "images/test_decoding.py::test_pixels_are_counted_before_any_is_decoded",
         "images/test_decoding.py::test_a_raised_limit_holds_beyond_pillows_own",
     ),
-    "fastai 1803: the map in its place": ("test_rendering.py::test_heat_lies_where_the_model_saw_it",),
+    "fastai 1803: the map in its place": ("rendering/test_drawing.py::test_heat_lies_where_the_model_saw_it",),
     "places365 26: the whole picture squashed or padded": (
         "images/test_transform.py::test_squash_is_torchvisions",
         "images/test_transform.py::test_pad_shows_all_of_a_picture_in_its_shape",

@@ -24,6 +24,7 @@ from service.errors import InvalidParameter
 from service.rendering import Floats, OutputOptions
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a ZIP knows: equal answers are equal bytes
+_ACCEPT = 2048  # characters of the header that are read
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -200,7 +201,7 @@ _ANY = {"*/*": JSON, "application/*": JSON, "image/*": PNG}
 
 def accepted(accept: str) -> Format:
     """Return the format that an `Accept` prefers; JSON where it names none that there is."""
-    asked = [_weighed(item) for item in accept.split(",")]
+    asked = [_weighed(item) for item in accept[:_ACCEPT].split(",")]
     browser = any(kind == "text/html" for kind, _ in asked)
     offered = _ANY | {row.media_type: row for row in TABLE if row.browsers or not browser}
     best, best_weight = JSON, 0.0

@@ -11,6 +11,7 @@ import orjson
 from PIL import Image
 
 from service.api import formats
+from service.api.bodies.fields import check
 from service.api.kserve import outputs, tensors
 from service.api.kserve.batch import Question, bounded, placed
 from service.api.kserve.outputs import EXPLANATION, PREDICTION
@@ -67,6 +68,7 @@ class Inference:
             InvalidParameter: with the wrong field's pointer.
         """
         document, raw = tensors.split(body, length)
+        check({name: value for name, value in document.items() if name != "inputs"}, "the body")
         inputs = tensors.read(document, raw)
         parameters = _object(document, "parameters", "/parameters")
         identity = document.get("id")

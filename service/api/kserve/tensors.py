@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from service.api.bodies.fields import Counter
 from service.errors import InvalidParameter, MalformedRequest
 
 DTYPES = {
@@ -30,6 +31,7 @@ DTYPES = {
     "FP32": "<f4",
     "FP64": "<f8",
 }
+_ITEMS = 2**18  # of JSON: room for the pixels of a small picture, of which there are better forms
 _RANK = 8  # dimensions at most
 _LENGTH = struct.Struct("<I")
 
@@ -59,6 +61,7 @@ def split(body: bytes, length: str | None) -> tuple[dict[str, Any], memoryview]:
 
     Raises:
         MalformedRequest: there is no such place, or no JSON object before it.
+        TooLarge: too many items in JSON.
     """
     end = len(body)
     if length is not None:
@@ -68,6 +71,7 @@ def split(body: bytes, length: str | None) -> tuple[dict[str, Any], memoryview]:
                 f"{len(body)}"
             )
         end = int(length)
+    Counter(_ITEMS).take(body[:end])
     try:
         found = orjson.loads(memoryview(body)[:end])
     except orjson.JSONDecodeError as error:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from service.answer import Answer, Needs
 from service.api import formats
+from service.api.bodies.fields import check
 from service.api.context import context
 from service.api.kserve import documentation, outputs, tensors
 from service.api.kserve.batch import Question, answered, bounded, placed
@@ -91,7 +92,10 @@ def _instances(body: dict[str, Any]) -> list[tuple[dict[str, Any], Callable[[str
     found = []
     for i, one in enumerate(sent):
         own = _fields(one, f"/instances/{i}")
-        found.append((shared | own, _pointing(f"/instances/{i}", own)))
+        pointer = _pointing(f"/instances/{i}", own)
+        with placed(pointer):
+            check(shared | own, f"instance {i}")
+        found.append((shared | own, pointer))
     return found
 
 

@@ -1,0 +1,29 @@
+"""Maps to colours to drawings."""
+
+from service.rendering.drawing import (
+    Drawing,
+    Floats,
+    Heat,
+    OutputOptions,
+    best,
+    colours,
+    contact_sheet,
+    fit,
+    grid,
+    heatmap,
+    overlay,
+)
+
+__all__ = [
+    "Drawing",
+    "Floats",
+    "Heat",
+    "OutputOptions",
+    "best",
+    "colours",
+    "contact_sheet",
+    "fit",
+    "grid",
+    "heatmap",
+    "overlay",
+]
