@@ -39,6 +39,12 @@ def _paths():
         for verb in item:
             yield verb.upper(), path.replace("{name}", "tiny")
     yield from (("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nothing"), ("POST", "/explain/nothing"))
+    yield from (
+        ("GET", "/v1/models"),
+        ("GET", "/v2"),
+        ("POST", "/v1/models/tiny:predict"),
+        ("POST", "/v2/models/tiny/infer"),
+    )
 
 
 @pytest.mark.parametrize(("verb", "path"), [(verb, path) for verb, path in _paths() if path not in HEALTH])

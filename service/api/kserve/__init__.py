@@ -10,8 +10,8 @@ from service.api.kserve import v1, v2
 
 
 def router() -> APIRouter:
-    """Return the routes of both protocols."""
-    routes = APIRouter(tags=["kserve"])
+    """Return the routes of both protocols, which are described by their own documents and not by ours."""
+    routes = APIRouter(include_in_schema=False)
     routes.include_router(v1.router())
     routes.include_router(v2.router())
     return routes

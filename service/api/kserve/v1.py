@@ -15,7 +15,7 @@ from service.answer import Answer, Needs
 from service.api import formats
 from service.api.bodies.fields import check
 from service.api.context import context
-from service.api.kserve import documentation, outputs, tensors
+from service.api.kserve import outputs, tensors
 from service.api.kserve.batch import Question, answered, bounded, placed
 from service.api.middleware import record
 from service.api.routes import received_bytes
@@ -25,24 +25,21 @@ from service.contract import Facts
 from service.errors import InvalidParameter
 
 DEFAULT = "grad-cam"  # where a request names no method
-_REQUEST = {"type": "object", "required": ["instances"], "properties": {"instances": {"type": "array"}}}
 
 
 def router() -> APIRouter:
     """Return the protocol's routes."""
     routes = APIRouter()
 
-    @routes.get("/v1/models", **documentation.listing("kserve_v1_models", "Names of all models."))
+    @routes.get("/v1/models")
     async def models(request: Request) -> dict[str, list[str]]:
         return {"models": list(context(request).store.entries)}
 
-    @routes.get("/v1/models/{name}", **documentation.listing("kserve_v1_model", "Whether a model is ready."))
+    @routes.get("/v1/models/{name}")
     async def model(request: Request, name: str) -> dict[str, Any]:
         return {"name": context(request).store.get(name).facts.name, "ready": True}
 
-    @routes.post(
-        "/v1/models/{name}:predict", **documentation.asking("kserve_v1_predict", "What a network sees.", _REQUEST)
-    )
+    @routes.post("/v1/models/{name}:predict")
     async def predict(request: Request, name: str) -> Response:
         body = await _received(request)
         facts = context(request).store.get(name).facts
@@ -52,9 +49,7 @@ def router() -> APIRouter:
         ]
         return _json("predictions", await answered(request, questions))
 
-    @routes.post(
-        "/v1/models/{name}:explain", **documentation.asking("kserve_v1_explain", "Why it sees that.", _REQUEST)
-    )
+    @routes.post("/v1/models/{name}:explain")
     async def explain(request: Request, name: str) -> Response:
         body = await _received(request)
         questions = []

@@ -212,3 +212,23 @@ def test_a_method_of_pictures_is_told_to_be_an_explanation(client):
     response = infer(client, outputs=[{"name": "feature-maps"}])
     assert response.status_code == 422
     assert "'explanation'" in response.json()["error"]
+
+
+@pytest.mark.parametrize("place", ["id", "output", "output's parameter", "parameter", "input", "datatype", "target"])
+def test_no_answer_repeats_much_of_what_was_sent(client, place):
+    text = "q " * 1500
+    body = {
+        "id": {"id": text},
+        "output": {"outputs": [{"name": text}]},
+        "output's parameter": {"outputs": [{"name": "cam", "parameters": {text: text}}]},
+        "parameter": {"parameters": {text: text}},
+        "input": {"inputs": [IMAGE | {"name": text}]},
+        "datatype": {"inputs": [IMAGE | {"datatype": text}]},
+        "target": {
+            "inputs": [IMAGE, {"name": "targets", "datatype": "BYTES", "shape": [1], "data": [text]}],
+            "outputs": [{"name": "cam"}],
+        },
+    }[place]
+    response = infer(client, **body)
+    assert response.status_code in (400, 422)
+    assert text[:257] not in response.text
