@@ -19,7 +19,7 @@ from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.store import Store
 from service.errors import InvalidParameter, NotApplicable
-from service.explainers.base import registry
+from service.explainers.base import Explainer, registry
 from service.images import Picture, Transform, decode, prepare, to_input
 from service.images.sent import picture_bytes
 from service.precision import DTYPES, Precision
@@ -69,8 +69,7 @@ class Pipeline:
             method = method.settled(model.facts)
             ask = replace(ask, method=method)
         targets = self._targets(ask, model.facts)
-        tolerant = method is not None and method.tolerates_reduced_precision()
-        precision = self._precision(ask, model, tolerant=tolerant)
+        precision = self._precision(ask, model, method)
         passes = method.passes(model.facts, len(targets)) if method is not None else 1
         if method is not None and method.needs_image and task.looks:
             passes += 1 + len(ask.further)  # the answers that say what is asked
@@ -178,7 +177,7 @@ class Pipeline:
             ),
             predictions=tuple(facts.task.predictions(said, facts, count, view)) if said is not None else (),
             image=_geometry(seen.picture),
-            usage=_usage(run, exact=explanation.exact),
+            usage=_usage(run, explanation),
             output=plan.ask.output,
             method=method.name if method is not None else None,
             params=method.resolved(facts) if method is not None else {},
@@ -195,14 +194,17 @@ class Pipeline:
         seen = self.see(plan, run)
         return self.answer(plan, seen, self.explain(plan, seen, run), run, needs)
 
-    def sketch(self, plan: Plan, seen: Seen, run: Run, needs: Needs) -> tuple[Shown, ...] | None:
-        """Draw what is found so far of an explanation under way; None where there is nothing to show yet."""
+    def sketch(self, plan: Plan, seen: Seen, run: Run, needs: Needs) -> tuple[tuple[Shown, ...], float | None] | None:
+        """Draw what is found so far of an explanation under way, and say how far it is off, where that is bounded.
+
+        None where there is nothing to show yet.
+        """
         sketch = run.sketch  # which may be dropped meanwhile
         rough = sketch() if sketch is not None else None
         if rough is None:
             return None
         with self._cores:
-            return self._shown(plan, seen, rough, needs)
+            return self._shown(plan, seen, rough, needs), rough.error_bound
 
     def check(self, run: Run, name: str | None = None) -> None:
         """Send a row through a model, by default the default one.
@@ -213,13 +215,16 @@ class Pipeline:
         model = self.store.get(name)
         ModelProbe(model, self.device, run).scores(Rows.of(model.example()[:1]))
 
-    def _precision(self, ask: Ask, model: Model, *, tolerant: bool) -> Precision:
+    def _precision(self, ask: Ask, model: Model, method: Explainer | None) -> Precision:
         wanted = ask.precision or self.settings.precision
         if wanted == "fp16" and model.device.type == "cpu":
             raise InvalidParameter.at("/precision", "fp16 needs a CUDA device; on a CPU use bf16, fp32 or auto")
+        reason = method.needs_float32() if method is not None else None
+        if reason is not None and ask.precision not in (None, "auto", "fp32"):
+            raise InvalidParameter.at("/precision", f"{reason}; use fp32")
         if wanted == "auto":
-            return model.preferred if tolerant else "fp32"
-        return wanted
+            return model.preferred if method is not None and method.tolerates_reduced_precision() else "fp32"
+        return wanted if reason is None else "fp32"
 
     def _targets(self, ask: Ask, facts: Facts) -> Targets:
         given = ask.targets
@@ -267,7 +272,7 @@ def _geometry(picture: Picture | None) -> wire.Geometry | None:
     )
 
 
-def _usage(run: Run, *, exact: bool) -> wire.Usage:
+def _usage(run: Run, explanation: Explanation) -> wire.Usage:
     used = run.usage
     return wire.Usage(
         forwards=used.forwards,
@@ -278,7 +283,8 @@ def _usage(run: Run, *, exact: bool) -> wire.Usage:
         device_ms=used.device_s * 1e3,
         render_ms=used.stages.get("render", 0.0) * 1e3,
         dtype=str(DTYPES[used.precision]).removeprefix("torch."),
-        exact=exact,
+        exact=explanation.exact,
+        error_bound=explanation.error_bound,
         incremental=used.incremental is not None and used.cache != "hit",
         arithmetic_share=used.incremental if used.incremental is not None else 1.0,
         cache=used.cache,

@@ -29,7 +29,7 @@ from pydantic.fields import FieldInfo
 from torch import Tensor, nn
 
 from service.explainers.base import Explainer, identifier, registry
-from service.explainers.cam.masks import MaskedCAM
+from service.explainers.cam.masking.masks import MaskedCAM
 from service.models.sources.embedded import EMBEDDED
 from service.process import ALL_THREADS, use_threads
 from service.settings import Settings

@@ -63,6 +63,8 @@ def test_a_plan_decodes_nothing_and_asks_no_network(pipeline, monkeypatch):
         (ask(GradCAM(), targets=(0,) * 17), InvalidParameter, "/targets"),
         (ask(Filters(), targets=(0,), pictures=()), InvalidParameter, "/targets"),
         (ask(GradCAM(), precision="fp16"), InvalidParameter, "/precision"),
+        (ask(ScoreCAM(error_bound=0.1), precision="bf16"), InvalidParameter, "/precision"),
+        (ask(ScoreCAM(error_bound=0.1, score="logit")), InvalidParameter, "/params/error_bound"),
         (ask(GradCAM(), pictures=()), InvalidParameter, "/image"),
         (ask(pictures=()), InvalidParameter, "/image"),
         (ask(CAM(), model="tiny-vgg", pictures=()), NotApplicable, None),  # what no picture would mend comes first
@@ -80,6 +82,7 @@ def test_precision_is_the_one_asked_for_or_the_best_that_is_tolerated(pipeline, 
         (ScoreCAM(), None, "bf16"),
         (ScoreCAM(), "auto", "bf16"),
         (ScoreCAM(), "fp32", "fp32"),
+        (ScoreCAM(error_bound=0.1), "auto", "fp32"),
         (GradCAM(), None, "fp32"),
         (GradCAM(), "bf16", "bf16"),
         (None, None, "fp32"),
@@ -88,6 +91,9 @@ def test_precision_is_the_one_asked_for_or_the_best_that_is_tolerated(pipeline, 
         assert pipeline.plan(ask(method, precision=wanted)).precision == used
     monkeypatch.setattr(pipeline, "settings", pipeline.settings.model_copy(update={"precision": "fp32"}))
     assert pipeline.plan(ask(ScoreCAM())).precision == "fp32"
+    monkeypatch.setattr(pipeline, "settings", pipeline.settings.model_copy(update={"precision": "bf16"}))
+    assert pipeline.plan(ask(ScoreCAM())).precision == "bf16"
+    assert pipeline.plan(ask(ScoreCAM(error_bound=0.1))).precision == "fp32"
 
 
 # See
@@ -231,9 +237,11 @@ def test_a_sketch_is_drawn_as_an_answer_is(pipeline):
     run.sketch = lambda: None
     assert pipeline.sketch(plan, seen, run, ALL) is None
     explanation = pipeline.explain(plan, seen, run)
-    run.sketch = lambda: explanation
+    run.sketch = lambda: replace(explanation, error_bound=0.25)
     answer = pipeline.answer(plan, seen, explanation, run, ALL)
-    assert [one.overlay for one in pipeline.sketch(plan, seen, run, ALL)] == [one.overlay for one in answer.maps]
+    shown, error_bound = pipeline.sketch(plan, seen, run, ALL)
+    assert [one.overlay for one in shown] == [one.overlay for one in answer.maps]
+    assert error_bound == 0.25
 
 
 # Health, and what applies

@@ -77,11 +77,14 @@ class Work:
         """Whether there may be rough maps to show."""
         return self.run.sketch is not None and self._seen is not None
 
-    def partial(self) -> list[dict[str, Any]] | None:
-        """Return the maps of what is done so far in wire form; None where there is nothing to show. Blocks."""
+    def partial(self) -> dict[str, Any] | None:
+        """Return what is done so far in wire form; None where there is nothing to show. Blocks."""
         seen = self._seen
         found = self.service.pipeline.sketch(self.plan, seen, self.run, self.format.needs) if seen is not None else None
-        return formats.maps(found, self.plan.ask.output) if found is not None else None
+        if found is None:
+            return None
+        shown, error_bound = found
+        return {"maps": formats.maps(shown, self.plan.ask.output), "error_bound": error_bound}
 
     def abandon(self, future: "asyncio.Future[Any]") -> None:
         """Free what the request holds; stop the work that is still under way."""
@@ -186,10 +189,10 @@ def stream(request: Request, work: Work) -> Response:
                 state = {"rows_done": run.done, "rows_total": run.expected, "seconds_left": run.seconds_left}
                 yield event("progress", formats.dumps(state))
                 if work.sketches and told - drawn >= _PARTIAL_S:
-                    maps = await in_pool(work.service.pool, work.partial)
+                    rough = await in_pool(work.service.pool, work.partial)
                     drawn = time.monotonic()
-                    if maps is not None:
-                        yield event("partial", formats.dumps(state | {"maps": maps}))
+                    if rough is not None:
+                        yield event("partial", formats.dumps(state | rough))
             yield _last(request, future)
         finally:
             watching.cancel()

@@ -45,3 +45,6 @@ class Explanation:
     answer: Tensor | None = None  # what the network itself says of the picture, where that is no row of a table
     avoided: int = 0  # rows whose outputs were known without a forward
     exact: bool = True  # all of the definition was computed, nothing estimated
+    # How far a pixel may be from the exact map's, as a share of its maximum and up to one factor for the whole map;
+    # None: nothing bounds it.
+    error_bound: float | None = None

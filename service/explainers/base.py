@@ -43,6 +43,10 @@ class Explainer(BaseModel, ABC):
         """Whether `Probe.scores` may use less than float32, where the maps were measured to agree."""
         return False
 
+    def needs_float32(self) -> str | None:
+        """Say why `Probe.scores` may not use less than float32, not even where a request asks for it; None: it may."""
+        return None
+
     @abstractmethod
     def passes(self, facts: Facts, targets: int) -> int:
         """Return about how many passes the method will need: a row's forward is one, its backward two."""

@@ -80,14 +80,17 @@ def test_events_report_progress_and_sharpen(held, body, eager):
 
 def test_score_cam_sharpens_too(held, body, eager):
     held.hold(free=2)  # the picture itself, and some of its masks
-    names = []
+    names, bounds = [], []
     with held.client.stream("POST", "/explain/score-cam", json=body(), headers=EVENTS) as response:
-        for name, _ in _events(response):
+        for name, data in _events(response):
             names.append(name)
             if name == "partial":
+                bounds.append(data["error_bound"])
                 held.let()
     assert "partial" in names
     assert names[-1] == "result"
+    assert all(bound is None or bound > 0 for bound in bounds)
+    assert data["usage"]["error_bound"] == 0
 
 
 def test_an_error_under_way_is_an_event(held, body):

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service.contract import Facts
-from service.explainers.cam.masks import min_max
+from service.explainers.cam.masking.masks import min_max
 from service.explainers.perturbation.occlusion import starts
 from service.process import ALL_THREADS, use_threads
 from tests import oracles

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from service.contract import Tracing
 from service.engine.scheduler.work import rows_key
-from service.explainers.cam.masks import enlarged, min_max
+from service.explainers.cam.masking.masks import enlarged, min_max
 from service.precision import Precision
 from tests import oracles
 from tests.bench.measure import Options, Row, alternate

@@ -54,11 +54,13 @@ class Watched(PlainProbe):
         super().__init__(subject.plain, subject.facts)
         self.asked: list[Rows] = []
         self.shown: list[list[Tensor]] = []
+        self.sketched: list[list[Explanation]] = []
 
     def scores(self, rows: Rows, *, sketch: Sketch | None = None) -> Tensor:
         outputs = super().scores(rows)
         self.asked.append(rows)
-        self.shown.append([sketch(outputs[:n]).maps[0].array for n in range(1, len(outputs) + 1)])
+        self.sketched.append([sketch(outputs[:n]) for n in range(1, len(outputs) + 1)])
+        self.shown.append([one.maps[0].array for one in self.sketched[-1]])
         return outputs
 
 

@@ -189,8 +189,9 @@ ZIP = Format(
 EVENTS = Format(
     "text/event-stream",
     (),
-    "Events `progress` (rows_done, rows_total, seconds_left), `partial` (the same and maps of what is done so far, of "
-    "methods whose rows tell one by one, as score-cam), then `result` (an ExplainResponse) or `error` (a Problem).",
+    "Events `progress` (rows_done, rows_total, seconds_left), `partial` (the same, maps of what is done so far and "
+    "their `error_bound`, of methods whose rows tell one by one, as score-cam), then `result` (an ExplainResponse) or "
+    "`error` (a Problem).",
     JSON.needs,
     _json,
     streams=True,

@@ -175,6 +175,7 @@ class Usage(Wire):
     render_ms: float
     dtype: Annotated[str, Field(description="Of the forwards of scores; gradients are always float32.")]
     exact: Annotated[bool, Field(description="Whether all of the definition was computed, nothing estimated.")]
+    error_bound: Annotated[float | None, Field(description="How far maps may be off, as a share of their maximum.")]
     incremental: Annotated[bool, Field(description="Whether only what changed from row to row was computed.")]
     arithmetic_share: Annotated[float, Field(description="Of a whole forward's multiplications that a row took.")]
     cache: Annotated[

@@ -11,7 +11,7 @@ from service.contract import Explanation, Facts, Probe, Rows, Targets, fingerpri
 from service.explainers.base import explainer
 from service.explainers.baselines import baseline
 from service.explainers.cam.gradients import AtLayer, GradientCAM
-from service.explainers.cam.masks import enlarged, min_max
+from service.explainers.cam.masking.masks import enlarged, min_max
 from service.explainers.fields import Relu, ScoreOf
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from service.explainers.base import explainer
-from service.explainers.cam.masks import MaskedCAM, Masks, Variation
+from service.explainers.cam.masking.masks import MaskedCAM, Masks, Variation
 
 
 @explainer(

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor
 
 from service.explainers.base import explainer
-from service.explainers.cam.masks import MaskedCAM, Variation
+from service.explainers.cam.masking.masks import MaskedCAM, Variation
 from service.explainers.fields import Seed
 from service.explainers.noise import gaussian
 

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, Trace, Tracing, fingerprint
 from service.explainers.base import LayerExplainer
+from service.explainers.cam.masking.enclosure import telling_order
 from service.explainers.fields import Layer, MaskSpace, ScoreOf
 
 Interpolation = Literal["bilinear", "bilinear-corners", "bicubic", "nearest"]
@@ -60,7 +61,7 @@ class Variation:
 
 @dataclass(frozen=True)
 class Masks:
-    """The distinct masks of a layer's maps, the strongest first, and which one each channel has."""
+    """The distinct masks of a layer's maps, those first that tell most of the map, and which one each channel has."""
 
     scaled: Tensor  # (M, h, w) in 0..1; the first one is zero, the mask of every constant channel
     of: Tensor  # (K,)
@@ -70,17 +71,28 @@ class Masks:
         """Return the masks of maps (K, h, w)."""
         scaled = torch.cat([torch.zeros_like(a[:1]), min_max(a)])
         masks, of = torch.unique(scaled.flatten(1), dim=0, return_inverse=True)  # (M, h * w), (K + 1,)
-        # With the strongest channels first, a sketch from the first few is already telling.
-        strength = torch.full((len(masks),), float("-inf"), device=a.device)
-        strength.scatter_reduce_(0, of[1:], a.amax((1, 2)), "amax")
-        strength[of[0]] = float("inf")
-        order = strength.argsort(descending=True, stable=True)
+        order = telling_order(_summed(a, of[1:], len(masks)), of[0])
         return Masks(masks[order].view(-1, *a.shape[1:]), order.argsort()[of[1:]])
+
+    def sums(self, a: Tensor) -> Tensor:
+        """Return for each mask the sum of those maps of a (K, h, w) whose mask it is, (M, h * w)."""
+        return _summed(a, self.of, len(self.scaled))
+
+    @property
+    def counts(self) -> Tensor:
+        """How many channels have each mask, (M,)."""
+        return self.of.bincount(minlength=len(self.scaled))
 
     @property
     def constant(self) -> int:
         """How many channels are constant."""
         return int((self.of == 0).sum())
+
+
+def _summed(a: Tensor, of: Tensor, masks: int) -> Tensor:
+    """Return the sums (M, h * w) of maps (K, h, w) by the number of their mask (K,)."""
+    flat = a.flatten(1)
+    return flat.new_zeros(masks, flat.shape[1]).index_add_(0, of, flat)
 
 
 class MaskedCAM(LayerExplainer):
@@ -121,7 +133,7 @@ class MaskedCAM(LayerExplainer):
         trace = probe.trace(Rows.of(image), Tracing(layers=(layer,)))
         targets = targets.fixed(trace.outputs)
         masks = Masks.distinct(trace.activations[layer][0])
-        picture = fingerprint(image)
+        shown = fingerprint(image), layer
         f_black = torch.zeros(0)  # (1, T)
         met: list[Tensor] = []  # (M, T) for each variation: f of the picture behind each mask
         count = 0
@@ -135,7 +147,7 @@ class MaskedCAM(LayerExplainer):
                 f_mask = torch.stack(met).mean(0) if met else f[shift:]
                 return self._combine(layer, trace, masks, f[:1], f_mask, targets)
 
-            rows = self._rows(probe.facts, image, masks, variation, shift, (picture, layer))
+            rows = self._rows(probe.facts, image, masks, variation, shift, shown)
             outputs = probe.scores(rows, sketch=combine)
             f = targets.scores(outputs, self.score)
             f_black = f[:1]
@@ -158,7 +170,9 @@ class MaskedCAM(LayerExplainer):
                 h = torch.cat([torch.zeros_like(h[:1]), h[1:]])
             return nothing + (image - nothing) * h[:, None]
 
-        key = ("masks", shown, self.interpolation, self.normalise, self.space, variation.key)
+        # Maps of one picture may differ in their last bit with what shares its batch, and the order of masks with it.
+        order = fingerprint(masks.of)
+        key = ("masks", shown, order, self.interpolation, self.normalise, self.space, variation.key)
         return Rows(len(masks.scaled) + shift, build, key)
 
     def _combine(
@@ -168,8 +182,7 @@ class MaskedCAM(LayerExplainer):
         a = trace.activations[layer][0]  # (K, h, w)
         known = masks.of < len(f_mask)
         f_clean = targets.scores(trace.outputs, self.score)  # (1, T)
-        f_baseline = {"black": f_black, "input": f_clean, "none": torch.zeros_like(f_clean)}[self.baseline]
-        cic = f_mask[masks.of[known]] - f_baseline  # (K, T)
+        cic = f_mask[masks.of[known]] - self._f_baseline(f_black, f_clean)  # (K, T)
         w = cic.softmax(0) if self.weights == "softmax" else cic
         cam = torch.einsum("kt,khw->thw", w, a[known]).relu()
         return Explanation(
@@ -177,6 +190,9 @@ class MaskedCAM(LayerExplainer):
             details=self._details(cic, masks, len(a)),
             outputs=trace.outputs[0],
         )
+
+    def _f_baseline(self, f_black: Tensor, f_clean: Tensor) -> Tensor:
+        return {"black": f_black, "input": f_clean, "none": torch.zeros_like(f_clean)}[self.baseline]  # (1, T)
 
     def _details(self, cic: Tensor, masks: Masks, channels: int) -> dict[str, Any]:
         return {

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from service.contract import Targets
 from service.engine.scheduler.run import Run
-from service.explainers.cam.masks import MaskedCAM, Variation, enlarged, min_max
+from service.explainers.cam.masking.masks import MaskedCAM, Variation, enlarged, min_max
 from service.explainers.cam.score_cam import ScoreCAM
 from tests import oracles, tiny
 from tests.explainers.conftest import Watched, assert_close, tiny_input
