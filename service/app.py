@@ -14,8 +14,10 @@ from fastapi.middleware.cors import CORSMiddleware
 from service import spans
 from service.api import documentation, kserve, models, problems, routes
 from service.api.context import Context
+from service.api.heads import Heads
 from service.api.middleware import Bodies, CrossSite, Keys, Recording, Refusing
 from service.api.origins import origin
+from service.api.pages import docs
 from service.api.queries import Queries
 from service.api.readiness import Readiness
 from service.engine.scheduler.device import Device
@@ -31,7 +33,7 @@ from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
 # Pages and probes of others, which put what they like behind a question mark.
-_FREE = ("/", "/docs", "/docs/oauth2-redirect", "/metrics", "/health/live", "/health/ready")
+_FREE = ("/", docs.PAGE, "/metrics", "/health/live", "/health/ready")
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -176,10 +178,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             close(app.state.context)
 
     # A redirect would go to whatever host the client has named.
-    app = FastAPI(title="heatlens", lifespan=lifespan, redirect_slashes=False)
+    app = FastAPI(title="heatlens", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.include_router(routes.router())
     app.include_router(models.router)
     app.include_router(kserve.router())
+    app.include_router(docs.router)
     problems.install(app)
     # Of middlewares, the last one added is the outermost.
     app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)
@@ -201,6 +204,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             allow_headers=["authorization", "content-type", "x-request-id"],
             expose_headers=["x-request-id", "server-timing", "retry-after"],
         )
+    app.add_middleware(Heads)
     app.add_middleware(Recording, metrics=metrics)
     app.openapi = lambda: documentation.openapi(app)  # type: ignore[method-assign]
     return app

@@ -136,11 +136,17 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         routes=app.routes,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
     )
-    for item in document["paths"].values():
-        for operation in item.values():  # FastAPI's own, for paths with a parameter; ours may be any text
+    for path, item in document["paths"].items():
+        for operation in item.values():
+            if path.startswith("/health/"):
+                operation["security"] = []
+            # FastAPI's own, for paths with a parameter; ours may be any text
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
     components = document.setdefault("components", {})
+    # Whether a server wants a key is its operator's: all clients can send one, and none has to.
+    document["security"] = [{}, {"bearer": []}]
+    components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "description": "A key, if any."}}
     components["responses"] = {f"Problem{status}": _problem(status, kinds) for status, kinds in errors.by_status()}
     components["schemas"] = _schemas(components.get("schemas", {}))
     app.openapi_schema = document

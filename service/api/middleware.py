@@ -22,14 +22,16 @@ from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
 from service.metrics import Metrics
 
 log = logging.getLogger("heatlens.access")
-OPEN = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")  # to callers without a key
 REFUSED = "heatlens.refused"  # in a scope: the error that a request is answered by, unread
+HEALTH = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
+PAGES = ("/", "/docs", "/openapi.json")  # and all below /ui/
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
     "referrer-policy": "no-referrer",
     "cross-origin-resource-policy": "same-origin",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",  # pages bring their own
 }
 _STAGES = ("read", "decode", "queue", "device", "render", "encode")
 
@@ -82,7 +84,7 @@ class Recording:
             if message["type"] == "http.response.start":
                 begun = True
                 known.status = message["status"]
-                self._add_headers(MutableHeaders(scope=message), known, scope["path"])
+                self._add_headers(MutableHeaders(scope=message), known)
             elif message["type"] == "http.response.body":
                 known.bytes_out += len(message.get("body", b""))
             await send(message)
@@ -104,12 +106,10 @@ class Recording:
                 self._write(known, scope, headers, time.perf_counter() - started)
 
     @staticmethod
-    def _add_headers(headers: MutableHeaders, known: Record, path: str) -> None:
+    def _add_headers(headers: MutableHeaders, known: Record) -> None:
         headers["x-request-id"] = known.id
         for name, value in _HEADERS.items():
             headers.setdefault(name, value)
-        if not path.startswith("/docs"):  # its page brings scripts
-            headers.setdefault("content-security-policy", "default-src 'none'; frame-ancestors 'none'")
         if known.run is not None:
             stages = known.run.usage.stages | {"queue": known.run.usage.queue_s, "device": known.run.usage.device_s}
             timing = ", ".join(f"{s};dur={stages[s] * 1e3:.1f}" for s in _STAGES if stages.get(s))
@@ -249,7 +249,11 @@ class Bodies:
 
 
 class Keys:
-    """Lets only callers with one of the bearer keys in; liveness and readiness are for everybody."""
+    """Lets only callers with one of the bearer keys in.
+
+    Health is for everybody, and so are the pages and the contract: they tell nothing of models or callers, and a
+    browser can send no key before it has a page to ask for it.
+    """
 
     def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
         self.app = app
@@ -257,7 +261,7 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
-        if scope["type"] == "http" and scope["path"] not in OPEN:
+        if scope["type"] == "http" and not _is_open(scope):
             sent = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
             kind, _, key = sent.partition(b" ")
             given = _digest(key.strip())
@@ -268,6 +272,12 @@ class Keys:
                 await refused(error, {"www-authenticate": "Bearer"}, scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def _is_open(scope: Scope) -> bool:
+    """Whether a request needs no key."""
+    path, reads = scope["path"], scope["method"] in ("GET", "HEAD")
+    return path in HEALTH or (reads and (path in PAGES or path.startswith("/ui/")))
 
 
 def _digest(key: bytes) -> bytes:

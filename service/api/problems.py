@@ -87,11 +87,12 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def routing(request: Request, error: HTTPException) -> Response:
         if error.status_code == 405:
-            allowed = (error.headers or {}).get("Allow", "another verb")
+            verbs = {verb.strip() for verb in (error.headers or {}).get("Allow", "").split(",")}
+            allowed = ", ".join(sorted(verbs | ({"HEAD"} if "GET" in verbs else set())))
             response = problem(
                 MethodNotAllowed(f"{request.method[:20]} is not for this address; use {allowed}"), request.url.path
             )
-            response.headers.update(error.headers or {})
+            response.headers["allow"] = allowed
             return response
         if error.status_code == 404:
             return problem(NotFound("there is nothing at this address; see /docs"), request.url.path)

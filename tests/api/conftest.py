@@ -3,8 +3,9 @@
 import base64
 import logging
 import queue
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,6 +21,19 @@ from service.settings import Settings
 from tests.conftest import CATALOG, serving_app
 
 PATIENCE_S = 60.0  # of a test that would otherwise hang; nothing here takes a second
+
+
+def addresses(app: FastAPI) -> list[tuple[str, str]]:
+    """Return verb and address of all that an application answers, whether its contract names it or not."""
+
+    def walk(routes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+        for route in routes:
+            if (included := getattr(route, "original_router", None)) is not None:
+                yield from walk(included.routes)
+            else:
+                yield from ((verb, re.sub(r"{[^}]*}", "tiny", route.path)) for verb in sorted(route.methods))
+
+    return list(walk(app.routes))
 
 
 class Held:

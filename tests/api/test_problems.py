@@ -77,6 +77,6 @@ def test_what_the_framework_refuses_is_a_problem_too() -> None:
         found = wire.Problem.model_validate(response.json())
         assert (response.status_code, found.status, found.instance) == (status, status, response.request.url.path)
         assert response.headers["content-type"] == problems.MEDIA_TYPE
-    assert answers[405].headers["allow"] == "GET"
+    assert answers[405].headers["allow"] == "GET, HEAD"
     assert "use GET" in answers[405].json()["detail"]
     assert "path/value" in answers[422].json()["detail"]
