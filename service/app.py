@@ -17,7 +17,7 @@ from service.api.context import Context
 from service.api.heads import Heads
 from service.api.middleware import Bodies, CrossSite, Keys, Recording, Refusing
 from service.api.origins import origin
-from service.api.pages import docs
+from service.api.pages import docs, front
 from service.api.queries import Queries
 from service.api.readiness import Readiness
 from service.engine.scheduler.device import Device
@@ -183,6 +183,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(models.router)
     app.include_router(kserve.router())
     app.include_router(docs.router)
+    app.include_router(front.router(page=settings.page))
     problems.install(app)
     # Of middlewares, the last one added is the outermost.
     app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     otel: Annotated[
         bool, Field(description="Send OpenTelemetry spans to where OTEL_EXPORTER_OTLP_... says; needs heatlens[otel].")
     ] = False
+    page: Annotated[bool, Field(description="Show browsers the page at `/`, to look at explanations with.")] = True
     api_keys: Annotated[
         tuple[SecretStr, ...],
         NoDecode,

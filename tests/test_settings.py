@@ -32,7 +32,7 @@ def test_every_variable_that_is_named_exists():
         assert named <= {f"HEATLENS_{name.upper()}" for name in FIELDS}, path
 
 
-@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"otel", "tune", "port", "score_cache_mib"}))
+@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"otel", "page", "tune", "port", "score_cache_mib"}))
 def test_a_bound_of_nothing_is_refused(name):
     """None of these means anything at zero or below; where it would mean `none`, it says so."""
     for value in (0, -1, math.nan, math.inf, -math.inf):

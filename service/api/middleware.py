@@ -157,7 +157,7 @@ def _route(path: str) -> str:
     first = path.strip("/").partition("/")[0]
     return (
         f"/{first}"
-        if first in ("predict", "explain", "models", "methods", "health", "metrics", "v1", "v2")
+        if first in ("predict", "explain", "models", "methods", "health", "metrics", "v1", "v2", "ui")
         else "/other"
     )
 

@@ -98,16 +98,16 @@ def colours(values: Floats, *, signed: bool, colormap: str | None) -> Bytes:
         unit = to_unit(np.minimum(values, _top(values)))
     index = np.clip(unit * 255 + 0.5, 0, 255).astype(np.uint8)
     # Of all ways to look colours up in a table, this one is quickest: no index is out of it.
-    drawn: Bytes = _table(colormap or (DIVERGING if signed else SEQUENTIAL)).take(index, axis=0, mode="clip")
+    drawn: Bytes = table(colormap or (DIVERGING if signed else SEQUENTIAL)).take(index, axis=0, mode="clip")
     return drawn
 
 
 @lru_cache(maxsize=64)
-def _table(colormap: str) -> Bytes:
+def table(colormap: str) -> Bytes:
     """Return the 256 colours (256, 3) of a colour map."""
-    table = cmap.Colormap(colormap).lut(256)
-    table = table[np.arange(256) * len(table) // 256]  # a map of a few distinct colours has no more than these
-    colours: Bytes = np.rint(table[:, :3] * 255).astype(np.uint8)
+    found = cmap.Colormap(colormap).lut(256)
+    found = found[np.arange(256) * len(found) // 256]  # a map of a few distinct colours has no more than these
+    colours: Bytes = np.rint(found[:, :3] * 255).astype(np.uint8)
     return colours
 
 

@@ -1,0 +1,215 @@
+// The page: what is shown, and where.
+import { html, render, useCallback, useEffect, useRef, useState } from "./html.js";
+import { Card } from "./card.js";
+import { Methods } from "./methods.js";
+import { Compare } from "./numbers.js";
+import { Walk } from "./walk.js";
+import { Choose, Classes, Predictions, opened, sample, SAMPLES, useDropped } from "./picture.js";
+import { Trouble } from "./problem.js";
+import { Session, useSession } from "./session.js";
+import { key, unlock } from "./server.js";
+import * as share from "./share.js";
+import { language, other, speak, t, title } from "./words.js";
+
+const session = new Session();
+const ICON = document.querySelector("link[rel=icon]").href;
+const VIEWS = ["explain", "walk", "compare"];
+
+function App() {
+  const state = useSession(session);
+  const [tongue, learn] = useState(language);
+  const show = useCallback((picture) => session.show(picture), []);
+  const over = useDropped(show);
+  useEffect(() => {
+    if (state.ready) share.write(state, tongue);
+  }, [state.lanes, state.cards, state.target, state.against, state.opacity, state.sequential, state.diverging, state.view, tongue]);
+  const speakOther = async () => (await speak(other()), learn(language));
+  const [lane] = state.lanes;
+  if (state.locked) return html`<${Locked} />`;
+  if (state.problem) return html`<main class="alone"><${Trouble} problem=${state.problem} again=${() => location.reload()} /></main>`;
+  return html`
+    <${Head} state=${state} speak=${speakOther} />
+    ${!state.ready ? html`<main class="alone"><p class="quiet" role="status">${t("loading")}</p></main>`
+      : !lane.picture ? html`<${Welcome} show=${show} info=${state.info[lane.model]} />`
+      : html`<main class="desk">
+        <h1 class="hidden">heatlens: ${t(`views.${state.view}`)}</h1>
+        <${Side} state=${state} show=${show} />
+        ${state.view === "walk" ? html`<${Walk} session=${session} />`
+          : state.view === "compare" ? html`<${Compare} session=${session} />`
+          : html`<${Explain} state=${state} />`}
+      </main>`}
+    <${Said} state=${state} />
+    ${over && html`<div class="over" aria-hidden="true"><span>${t("dropHere")}</span></div>`}
+  `;
+}
+
+function Head({ state, speak: change }) {
+  const [lane] = state.lanes;
+  return html`
+    <header class="head">
+      <a class="brand" href=${location.pathname}><img src=${ICON} alt="" width="26" height="26" />heatlens</a>
+      ${lane && html`
+        <label for="model">${t("model")}</label>
+          <select id="model" value=${lane.model} onChange=${(event) => session.use(event.target.value)}>
+            ${state.models.map((one) => html`<option key=${one.name} value=${one.name} disabled=${one.status === "failed"}>${one.name}</option>`)}
+          </select>`}
+      ${lane?.picture && html`
+        <nav aria-label=${t("viewsLabel")}>
+          ${VIEWS.map((view) => html`<button key=${view} aria-current=${state.view === view ? "page" : undefined} onClick=${() => session.set({ view })}>${t(`views.${view}`)}</button>`)}
+        </nav>`}
+      <span class="push"></span>
+      <a href="docs">${t("docs")}</a>
+      <button class="plain" lang=${{ en: "en", zh: "zh-Hans" }[other()]} onClick=${change}>${t("otherLanguage")}</button>
+    </header>
+  `;
+}
+
+function Welcome({ show, info }) {
+  return html`
+    <main class="welcome">
+      <h1>${t("welcome")}</h1>
+      <p class="lead">${t("welcomeMore", { model: info.name, outputs: info.outputs ?? "" })}</p>
+      <${Choose} show=${show} large=${true} />
+      <p class="quiet">${t("private")}</p>
+    </main>
+  `;
+}
+
+function Side({ state, show }) {
+  const [lane, second] = state.lanes;
+  const classes = ["classification", "multilabel", "segmentation"].includes(session.task);
+  return html`
+    <aside class="side" aria-label=${t("picture")}>
+      <figure><img src=${lane.picture.url} alt=${lane.picture.sample ? t(`sample.${lane.picture.sample}`) : lane.picture.name} /></figure>
+      <${Choose} show=${show} />
+      ${lane.geometry?.warnings.map((text) => html`<p class="note warn" lang="en" key=${text}>${text}</p>`)}
+      <h2>${t("says")}</h2>
+      <${Predictions} session=${session} lane=${lane} index=${0} choose=${true} />
+      ${classes && html`<${Classes} session=${session} />`}
+      <${Beside} state=${state} lane=${second} />
+    </aside>
+  `;
+}
+
+// A second picture, or a second model, next to the first.
+function Beside({ state, lane }) {
+  const file = useRef();
+  return html`
+    <details class="beside" open=${!!lane}>
+      <summary>${t("beside")}</summary>
+      <div class="row">
+        <button onClick=${() => file.current.click()}>${t("secondPicture")}</button>
+        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t("secondPicture")} onChange=${async (event) => {
+          const [picked] = event.target.files;
+          if (picked) session.beside({ picture: await opened(picked, picked.name) });
+        }} />
+        ${SAMPLES.filter((name) => name !== state.lanes[0].picture.sample).map((name) => html`
+          <button class="sample small" key=${name} aria-label=${t(`sample.${name}`)} title=${t(`sample.${name}`)} onClick=${async () => session.beside({ picture: await sample(name) })}>
+            <img src=${`ui/photographs/${name}.jpg`} alt="" width="36" height="36" />
+          </button>`)}
+      </div>
+      ${state.models.length > 1 && html`
+        <label for="second">${t("secondModel")}</label>
+          <select id="second" value=${lane?.model ?? state.lanes[0].model} onChange=${(event) => session.beside({ model: event.target.value })}>
+            ${state.models.map((one) => html`<option key=${one.name} value=${one.name}>${one.name}</option>`)}
+          </select>`}
+      ${lane && html`
+        <figure><img src=${lane.picture.url} alt=${lane.picture.name} /></figure>
+        <${Predictions} session=${session} lane=${lane} index=${1} />
+        <button onClick=${() => session.beside(null)}>${t("removeSecond")}</button>`}
+    </details>
+  `;
+}
+
+function Explain({ state }) {
+  const [choosing, choose] = useState(false);
+  const [copied, set] = useState(false);
+  const kinds = (kind) => state.maps.filter((one) => one.kind === kind);
+  const link = () => navigator.clipboard.writeText(location.href).then(() => set(true), () => {});
+  return html`
+    <section class="work" aria-label=${t("maps")}>
+      <div class="bar-top" role="toolbar" aria-label=${t("drawing")}>
+        <button class="primary" onClick=${() => choose(true)}>${t("addMethods")}</button>
+        <label for="opacity">${t("opacity")}</label>
+        <input id="opacity" type="range" min="0" max="1" step="0.01" value=${state.opacity} aria-valuetext=${`${Math.round(100 * state.opacity)} %`}
+          onInput=${(event) => session.set({ opacity: Number(event.target.value) })} />
+        ${["sequential", "diverging"].map((kind) => html`
+          <label key=${kind} for=${kind}>${t(kind)}</label>
+          <select id=${kind} value=${state[kind]} onChange=${(event) => session.set({ [kind]: event.target.value })}>
+            ${kinds(kind).map((one) => html`<option key=${one.name} value=${one.name}>${one.name.split(":").pop()}</option>`)}
+          </select>`)}
+        <span class="push"></span>
+        <button onClick=${link}>${copied ? t("copied") : t("link")}</button>
+      </div>
+      <div class="cards">
+        ${state.cards.map((card) => html`<${Card} key=${card.id} session=${session} card=${card} />`)}
+        <${More} state=${state} choose=${choose} />
+        ${state.cards.length === 0 && html`<p class="quiet">${t("noCards")}</p>`}
+      </div>
+      <p class="quiet hint">${t("hint")}</p>
+      ${choosing && html`<${Methods} session=${session} close=${() => choose(false)} />`}
+    </section>
+  `;
+}
+
+// What one may put beside the maps that are there, while there are few.
+const NEXT = ["score-cam", "occlusion", "integrated-gradients", "saliency", "guided-backprop", "attention-rollout"];
+
+function More({ state, choose }) {
+  const next = NEXT.filter((name) => session.method(name) && !session.reason(name) && !state.cards.some((card) => card.method === name));
+  if (!next.length || state.cards.length > 2) return null;
+  return html`
+    <div class="more">
+      <p>${t("putBeside")}</p>
+      ${next.slice(0, 4).map((name) => html`<button key=${name} onClick=${() => session.add(name)}>${title(session.method(name))}</button>`)}
+      <button class="plain" onClick=${() => choose(true)}>${t("allMethods", { n: state.methods.length })}</button>
+    </div>
+  `;
+}
+
+// What has ended, for those who hear the page.
+function Said({ state }) {
+  const known = useRef(new Map());
+  const [text, say] = useState("");
+  useEffect(() => {
+    for (const card of state.cards) {
+      card.runs.forEach((run, lane) => {
+        const id = `${card.id}-${lane}`;
+        const before = known.current.get(id);
+        if (run && before !== run.state && ["done", "failed"].includes(run.state)) say(t(`said.${run.state}`, { method: title(session.method(card.method)) }));
+        known.current.set(id, run?.state);
+      });
+    }
+  }, [state.cards]);
+  return html`<div class="hidden" role="status" aria-live="polite">${text}</div>`;
+}
+
+function Locked() {
+  const enter = async (event) => {
+    event.preventDefault();
+    unlock(new FormData(event.target).get("key").trim());
+    session.set({ locked: false });
+    start();
+  };
+  return html`
+    <main class="alone">
+      <form class="locked" onSubmit=${enter}>
+        <h1>${t("locked")}</h1>
+        <p>${t(key() ? "wrongKey" : "lockedMore")}</p>
+        <label for="key">${t("key")}</label>
+        <input id="key" name="key" type="password" required autocomplete="off" autofocus />
+        <button class="primary" type="submit">${t("open")}</button>
+      </form>
+    </main>
+  `;
+}
+
+async function start() {
+  const restored = share.restore();
+  if (!(await session.start(restored))) return;
+  if (SAMPLES.includes(restored.sample)) session.show({ ...(await sample(restored.sample)), kept: true });
+}
+
+await speak();
+render(html`<${App} />`, document.getElementById("app"));
+start();

@@ -1,0 +1,7 @@
+// Preact and htm as one: what every part of the page draws with.
+import { h } from "./vendor/preact/preact.js";
+import htm from "./vendor/htm/htm.js";
+
+export { Fragment, render } from "./vendor/preact/preact.js";
+export { useCallback, useEffect, useLayoutEffect, useMemo, useReducer, useRef, useState } from "./vendor/preact/hooks.js";
+export const html = htm.bind(h);

@@ -1,0 +1,131 @@
+// Whose picture it is, what the network says of it, and what is to be explained.
+import { html, useEffect, useRef, useState } from "./html.js";
+import { address } from "./server.js";
+import { number, percent, t } from "./words.js";
+
+export const SAMPLES = ["chelsea", "astronaut", "coffee"];
+
+// A picture of a file, or one that this server has; what the browser cannot show is explained all the same.
+export async function opened(blob, name, more = {}) {
+  const url = URL.createObjectURL(blob);
+  const image = new Image();
+  image.src = url;
+  const found = await image.decode().then(() => true, () => false);
+  const file = blob instanceof File ? blob : new File([blob], name, { type: blob.type });
+  const [width, height] = found ? [image.naturalWidth, image.naturalHeight] : [4, 3];
+  return { blob: file, name, url, width, height, owned: true, visible: found, ...more };
+}
+
+export async function sample(name) {
+  const blob = await (await fetch(address(`ui/photographs/${name}.jpg`))).blob();
+  return opened(blob, `${name}.jpg`, { sample: name });
+}
+
+export function Choose({ show, large }) {
+  const file = useRef();
+  return html`
+    <div class=${large ? "choose large" : "choose"}>
+      <p class="drop">
+        ${large && html`<span class="lead">${t("drop")}</span>`}
+        <button class=${large ? "primary" : ""} onClick=${() => file.current.click()}>${t(large ? "choose" : "chooseOther")}</button>
+        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t("choose")} onChange=${async (event) => {
+          const [picked] = event.target.files;
+          event.target.value = "";
+          if (picked) show(await opened(picked, picked.name));
+        }} />
+        ${large && html`<small>${t("paste")}</small>`}
+      </p>
+      <div class="samples" role="group" aria-label=${t("samples")}>
+        ${large && html`<span class="quiet">${t("samples")}</span>`}
+        ${SAMPLES.map((name) => html`
+          <button key=${name} class="sample" title=${t(`sample.${name}`)} aria-label=${t(`sample.${name}`)} onClick=${async () => show(await sample(name))}>
+            <img src=${address(`ui/photographs/${name}.jpg`)} alt="" width="64" height="64" />
+          </button>
+        `)}
+      </div>
+    </div>
+  `;
+}
+
+// Pictures dropped anywhere or pasted; says whether something is held over the page.
+export function useDropped(show) {
+  const [over, set] = useState(false);
+  useEffect(() => {
+    let depth = 0;
+    const first = (list) => [...(list ?? [])].find((one) => one.kind === "file" || one instanceof File);
+    const take = async (item) => {
+      const file = item instanceof File ? item : item?.getAsFile();
+      if (file) show(await opened(file, file.name || "picture.png"));
+    };
+    const on = {
+      dragenter: (event) => (event.preventDefault(), depth++, set(true)),
+      dragover: (event) => event.preventDefault(),
+      dragleave: () => --depth <= 0 && ((depth = 0), set(false)),
+      drop: (event) => (event.preventDefault(), (depth = 0), set(false), take(first(event.dataTransfer.items) ?? first(event.dataTransfer.files))),
+      paste: (event) => take(first(event.clipboardData?.items)),
+    };
+    for (const [name, act] of Object.entries(on)) addEventListener(name, act);
+    return () => Object.entries(on).forEach(([name, act]) => removeEventListener(name, act));
+  }, []);
+  return over;
+}
+
+// Each task's own words and numbers for what the network says, and what a click on it asks to explain.
+const strength = (one) => one.probability ?? one.share ?? one.score ?? null;
+function targeted(one, task) {
+  if (task === "detection") return { asked: { detection: one.rank }, index: one.rank, label: one.label };
+  if (task === "segmentation") return { asked: { class: one.index, region: "predicted" }, index: one.index, label: one.label };
+  return { index: one.index, label: one.label };
+}
+
+export function Predictions({ session, lane, index, choose }) {
+  const { target } = session.state;
+  const task = session.state.info[lane.model]?.task;
+  if (!lane.predictions.length) return null;
+  const chosen = (one) => (target ? (one.rank ?? one.index) === target.index : one === lane.predictions[0]);
+  return html`
+    <ol class="predictions">
+      ${lane.predictions.map((one, i) => {
+        const share = strength(one);
+        const words = html`
+          <span class="name">${one.label ?? (one.norm !== undefined ? t("norm") : one.index)}</span>
+          <span class="much">${share !== null ? percent(share) : number(one.value ?? one.norm, 4)}</span>
+          ${share !== null && html`<span class="meter"><i style=${{ width: `${100 * share}%` }}></i></span>`}
+        `;
+        const may = choose && index === 0 && share !== null;
+        return html`<li key=${i}>${may
+          ? html`<button aria-pressed=${chosen(one)} title=${t("explainThis")} onClick=${() => session.aim(targeted(one, task))}>${words}</button>`
+          : html`<div>${words}</div>`}</li>`;
+      })}
+    </ol>
+  `;
+}
+
+// Any class, by its name; and another one that it is to be told from.
+export function Classes({ session }) {
+  const { target, against, lanes } = session.state;
+  const [known, set] = useState([]);
+  const asked = useRef(null);
+  useEffect(() => void ((asked.current = null), set([])), [lanes[0].picture, lanes[0].model]);
+  const load = async () => {
+    if (asked.current) return;
+    asked.current = true;
+    set(await session.classes().catch(() => []));
+  };
+  const named = (text) => known.find((one) => one.label === text) ?? (text ? { index: /^\d+$/.test(text) ? Number(text) : text, label: text } : null);
+  const only = (one) => one && { index: one.index, label: one.label };
+  return html`
+    <div class="classes">
+      <label for="class">${t("class")}</label>
+      <input id="class" list="known" value=${target?.label ?? ""} placeholder=${t("topClass")} autocomplete="off" spellcheck=${false}
+        onFocus=${load} onChange=${(event) => session.aim(only(named(event.target.value.trim())), null)} />
+      ${target && html`
+        <label for="against">${t("rather")}</label>
+        <input id="against" list="known" value=${against?.label ?? ""} placeholder=${t("nothing")} autocomplete="off" spellcheck=${false}
+          onFocus=${load} onChange=${(event) => session.aim(target, only(named(event.target.value.trim())))} />
+        <button onClick=${() => session.aim(null)}>${t("backToTop")}</button>
+      `}
+      <datalist id="known">${known.map((one) => html`<option key=${one.index} value=${one.label}>${percent(one.probability ?? one.share ?? 0)}</option>`)}</datalist>
+    </div>
+  `;
+}

@@ -1,0 +1,381 @@
+"""The page in a real browser, on the embedded models: looked at, asked, broken, and read to those who do not see it.
+
+Needs Playwright, axe and Debian's chromium, which `.ci/parts/browser` brings; without them it is skipped.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.resources
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.api.pages import front
+from service.settings import Settings
+from tests.conftest import CATALOG, serving
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Locator, Page
+
+CHROMIUM = which("chromium")
+sync_api = pytest.importorskip("playwright.sync_api", reason="no Playwright; .ci/parts/browser brings it")
+pytest.importorskip("axe_playwright_python", reason="no axe; .ci/parts/browser brings it")
+if CHROMIUM is None:
+    pytest.skip("no chromium on this machine: apt-get install chromium", allow_module_level=True)
+expect = sync_api.expect
+
+PATIENCE_MS, NUMBER = 60_000.0, re.compile(r"\d")
+AXE = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
+DROP = """async ([data, name, type]) => {
+  const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+  const transfer = new DataTransfer();
+  transfer.items.add(new File([bytes], name, { type }));
+  for (const kind of ["dragenter", "dragover", "drop"]) {
+    document.body.dispatchEvent(new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
+  }
+}"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[httpx.Client]:
+    """The embedded models, as whoever installs it gets them."""
+    with serving(Settings(device="cpu")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Desk:
+    """A page, and all that it asked for and complained of."""
+
+    def __init__(self, browser: Browser, server: httpx.Client, **options: Any) -> None:
+        self.base = str(server.base_url).rstrip("/")
+        self.context = browser.new_context(**{"locale": "en-GB", "viewport": {"width": 1280, "height": 900}} | options)
+        self.context.set_default_timeout(20_000)
+        self.page: Page = self.context.new_page()
+        self.requests: list[str] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def open(self, state: str = "") -> None:
+        self.page.goto(f"{self.base}/{state}")
+
+    def take(self, sample: str = "A cat") -> None:
+        self.page.get_by_role("button", name=sample).first.click()
+        self.done(1)
+
+    def add(self, *titles: str) -> None:
+        self.page.get_by_role("button", name="Add methods").click()
+        for title in titles:
+            self.page.locator(".method", has=self.page.get_by_text(title, exact=True)).click()
+        self.page.get_by_role("button", name="Done").click()
+
+    def done(self, count: int) -> None:
+        expect(self.page.locator("[data-state=done]")).to_have_count(count, timeout=PATIENCE_MS)
+
+    def drop(self, content: bytes, name: str, kind: str) -> None:
+        self.page.evaluate(DROP, [base64.b64encode(content).decode(), name, kind])
+
+    def card(self, title: str) -> Locator:
+        return self.page.get_by_role("article", name=title, exact=True)
+
+    def violations(self) -> list[str]:
+        """Return what axe finds wrong with what is shown."""
+        self.page.evaluate(AXE)
+        found = self.page.evaluate("() => axe.run()")["violations"]
+        return [f"{one['id']}: {node['html'][:200]} {node['any'][:1]}" for one in found for node in one["nodes"]]
+
+
+@pytest.fixture
+def desk(browser: Browser, server: httpx.Client) -> Iterator[Desk]:
+    """A page that has nothing to complain of in the end, and has asked nobody but its server."""
+    desk = Desk(browser, server)
+    yield desk
+    assert desk.complaints == []
+    assert [url for url in desk.requests if not url.startswith((desk.base, "blob:", "data:"))] == []
+    desk.context.close()
+
+
+def pixels(canvas: Locator) -> np.ndarray[Any, Any]:
+    """Return what is painted on a canvas, (h, w, 3)."""
+    url = canvas.evaluate("(canvas) => canvas.toDataURL()")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"), np.int16)
+
+
+# First screen
+
+
+def test_a_dropped_picture_is_explained_at_once(desk: Desk, chelsea: bytes) -> None:
+    desk.open()
+    expect(desk.page.get_by_role("heading", level=1)).to_be_visible()
+    welcomed = len(desk.requests)
+    desk.drop(chelsea, "cat.png", "image/png")
+    desk.done(1)
+    expect(desk.page.locator(".predictions li").first).to_contain_text("cat")
+    expect(desk.card("Grad-CAM").locator("canvas").first).to_be_visible()
+    assert [url for url in desk.requests[welcomed:] if not url.startswith("blob:")] == [f"{desk.base}/explain/grad-cam"]
+    nodes = desk.page.evaluate("() => document.querySelectorAll('*').length")
+    assert (welcomed, nodes) < (40, 250)
+    assert nodes < 250
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "occlusion", "saliency"])
+def test_maps_are_drawn_as_the_server_draws_them(desk: Desk, server: httpx.Client, method: str) -> None:
+    desk.open(f"#m={method}")
+    desk.take()
+    found = pixels(desk.page.locator(".canvas canvas"))
+    sent = {"image": front.files()["photographs/chelsea.jpg"].content}
+    answer = server.post(f"/explain/{method}", files=sent).json()["maps"][0]
+    drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["heatmap"]))).convert("RGB"), np.int16)
+    assert found.shape == drawn.shape
+    assert (np.abs(found - drawn).max(2) <= 6).mean() > 0.999  # rounding may take the next colour of 256
+
+
+# Several methods
+
+
+def test_methods_side_by_side_and_a_map_that_sharpens(desk: Desk) -> None:
+    desk.open()
+    desk.take()
+    desk.add("Occlusion", "Saliency", "RISE")
+    desk.done(3)
+    rough = desk.card("RISE").locator(".rough canvas")
+    expect(rough).to_be_visible()
+    before = pixels(rough)
+    expect(desk.card("RISE").get_by_text("left", exact=False)).to_be_visible()
+    while (pixels(rough) == before).all():  # the next one is another one
+        desk.page.wait_for_timeout(100)
+    desk.card("RISE").get_by_role("button", name="Stop").click()
+    expect(desk.card("RISE").get_by_text("Stopped.")).to_be_visible()
+
+
+def test_opacity_and_colours_ask_nothing(desk: Desk) -> None:
+    desk.open()
+    desk.take()
+    canvas = desk.page.locator(".canvas")
+    asked, seen = len(desk.requests), [canvas.screenshot()]
+    desk.page.get_by_label("Opacity").fill("0.9")
+    desk.page.wait_for_timeout(300)  # its transition
+    seen.append(canvas.screenshot())
+    desk.page.get_by_label("Heat").select_option("viridis")
+    desk.page.wait_for_timeout(300)
+    seen.append(canvas.screenshot())
+    assert len(set(seen)) == 3
+    assert desk.requests[asked:] == []
+
+
+def test_values_are_read_in_all_maps_at_once_by_pointer_and_keys(desk: Desk) -> None:
+    desk.open("#m=grad-cam|saliency")
+    desk.page.get_by_role("button", name="A cat").first.click()
+    desk.done(2)
+    values = desk.page.locator("output.value")
+    desk.page.locator(".canvas").first.hover()
+    expect(values.nth(0)).to_have_text(NUMBER)
+    expect(values.nth(1)).to_have_text(NUMBER)
+    desk.page.mouse.move(0, 0)
+    expect(values.nth(0)).to_have_text("")
+    desk.page.locator(".canvas").nth(1).focus()
+    desk.page.keyboard.press("ArrowLeft")
+    expect(values.nth(0)).to_have_text(NUMBER)
+
+
+def test_a_click_on_a_prediction_and_a_name_choose_the_class(desk: Desk) -> None:
+    desk.open()
+    desk.take()
+    desk.page.locator(".predictions button").nth(2).click()
+    expect(desk.page.locator(".usage")).to_contain_text("tabby")
+    desk.page.get_by_label("Explain the class").fill("Egyptian cat")
+    desk.page.keyboard.press("Enter")
+    expect(desk.page.locator(".usage")).to_contain_text("Egyptian cat")
+    desk.page.get_by_label("rather than").fill("tiger cat")
+    desk.page.keyboard.press("Enter")
+    desk.done(1)
+    assert desk.page.evaluate("() => decodeURIComponent(location.hash)").count("tiger+cat") == 1
+
+
+def test_parameters_are_a_form_and_what_is_wrong_is_said_there(desk: Desk) -> None:
+    desk.open("#m=occlusion")
+    desk.take()
+    card = desk.card("Occlusion")
+    card.get_by_role("button", name="Parameters").click()
+    expect(card.get_by_label("fill")).to_have_value("mean")
+    card.get_by_label("window").fill("64")
+    card.get_by_role("button", name="Run").click()
+    desk.done(1)
+    card.get_by_label("stride").fill("32")
+    card.get_by_role("button", name="Run").click()
+    desk.done(1)
+    card.get_by_role("button", name="Take along").click()
+    card.get_by_text("Parameters as used").click()
+    expect(card.locator("pre").nth(2)).to_contain_text(re.compile(r'"window": 64,\s+"stride": 32'))
+
+
+def test_a_second_picture_beside_the_first(desk: Desk) -> None:
+    desk.open()
+    desk.take()
+    desk.page.get_by_text("Beside a second one").click()
+    desk.page.locator(".beside").get_by_role("button", name="An astronaut").click()
+    desk.done(2)
+    expect(desk.page.locator(".beside .predictions li")).to_have_count(5)
+    desk.page.get_by_role("button", name="Remove the second").click()
+    desk.done(1)
+
+
+# Errors and keys
+
+
+def test_what_goes_wrong_is_said_in_words(browser: Browser, server: httpx.Client) -> None:
+    desk = Desk(browser, server)  # whose console says of each refusal that there was one
+    desk.open()
+    desk.take()
+    desk.drop(b"this is a text", "cat.jpg", "image/jpeg")
+    alert = desk.page.get_by_role("alert")
+    expect(alert).to_contain_text("no picture that the server can read")
+    desk.page.get_by_role("button", name="A cat").first.click()
+    desk.done(1)
+    desk.page.get_by_label("Explain the class").fill("tabbby")
+    desk.page.keyboard.press("Enter")
+    expect(alert).to_contain_text("tabby")  # which the server says was meant
+    assert desk.violations() == []
+    desk.context.set_offline(True)
+    alert.get_by_role("button", name="Try again").click()
+    expect(alert).to_contain_text("does not answer")
+    desk.context.close()
+
+
+def test_a_server_with_keys_is_opened_by_one(browser: Browser) -> None:
+    with serving(Settings(catalog=CATALOG, device="cpu", api_keys=("open-sesame",))) as locked:
+        desk = Desk(browser, locked)
+        desk.open()
+        expect(desk.page.get_by_role("heading", name="This server asks for a key")).to_be_visible()
+        assert desk.violations() == []
+        for key, said in (("sesame", "does not know that key"), ("open-sesame", "Drop a picture here")):
+            desk.page.get_by_label("Key").fill(key)
+            desk.page.keyboard.press("Enter")
+            expect(desk.page.get_by_text(said)).to_be_visible()
+        desk.take()
+        desk.page.reload()
+        expect(desk.page.locator("[data-state=done]")).to_have_count(1)
+        desk.context.close()
+
+
+def test_scripts_that_somebody_slips_in_do_not_run(browser: Browser, server: httpx.Client) -> None:
+    desk = Desk(browser, server)
+    desk.open()
+    expect(desk.page.get_by_role("heading", level=1)).to_be_visible()
+    desk.page.evaluate("() => document.body.append(Object.assign(document.createElement('script'), {text: 'hit = 1'}))")
+    assert desk.page.evaluate("() => typeof hit") == "undefined"
+    assert "Content Security Policy" in desk.complaints[0]
+    desk.context.close()
+
+
+# For everybody
+
+
+def test_it_is_used_by_keys_alone(desk: Desk) -> None:
+    desk.open()
+    page = desk.page
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("() => document.activeElement.getAttribute('aria-label')") == "A cat":
+            break
+    page.keyboard.press("Enter")
+    desk.done(1)
+    page.get_by_role("button", name="Add methods").focus()
+    page.keyboard.press("Enter")
+    page.keyboard.type("saliency")
+    expect(page.locator(".method")).not_to_have_count(49)
+    page.keyboard.press("Escape")  # clears the search
+    page.keyboard.press("Escape")
+    expect(page.locator("dialog")).to_have_count(0)
+    expect(page.locator(".hidden[role=status]")).to_have_text("Grad-CAM is done")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_on_any_screen(browser: Browser, server: httpx.Client, scheme: str) -> None:
+    desk = Desk(browser, server, color_scheme=scheme)
+    desk.open()
+    expect(desk.page.get_by_role("heading", level=1)).to_be_visible()
+    assert desk.violations() == []
+    desk.take()
+    desk.add("DeconvNet", "Feature maps", "Occlusion")
+    desk.done(4)
+    desk.card("Occlusion").get_by_role("button", name="Parameters").click()
+    desk.card("Grad-CAM").get_by_role("button", name="Take along").click()
+    assert desk.violations() == []
+    desk.page.get_by_role("button", name="Add methods").click()
+    assert desk.violations() == []
+    desk.context.close()
+
+
+@pytest.mark.parametrize("width", [360, 768])
+def test_narrow_screens_need_no_sideways_scrolling(browser: Browser, server: httpx.Client, width: int) -> None:
+    desk = Desk(browser, server, viewport={"width": width, "height": 800})
+    desk.open()
+    expect(desk.page.get_by_role("heading", level=1)).to_be_visible()
+    assert desk.page.evaluate("() => document.documentElement.scrollWidth") <= width
+    desk.take()
+    desk.card("Grad-CAM").get_by_role("button", name="Parameters").click()
+    assert desk.page.evaluate("() => document.documentElement.scrollWidth") <= width
+    desk.context.close()
+
+
+def test_a_link_keeps_the_state(desk: Desk) -> None:
+    desk.open()
+    desk.take()
+    desk.page.locator(".predictions button").nth(1).click()
+    desk.page.get_by_label("Opacity").fill("0.8")
+    desk.add("Saliency")
+    desk.done(2)
+    state = desk.page.evaluate("() => location.hash")
+    desk.page.goto("about:blank")
+    desk.open(state)
+    desk.done(2)
+    expect(desk.page.get_by_label("Opacity")).to_have_value("0.8")
+    expect(desk.page.locator(".usage").first).to_contain_text("Egyptian cat")
+    assert desk.page.evaluate("() => location.hash") == state
+
+
+def test_files_and_commands_to_take_along(desk: Desk, tmp_path: Path) -> None:
+    desk.open()
+    desk.take()
+    card = desk.card("Grad-CAM")
+    card.get_by_role("button", name="Take along").click()
+    for name, kind in (("PNG", ".png"), ("NumPy", ".npy"), ("JSON", ".json")):
+        with desk.page.expect_download() as download:
+            card.get_by_role("button", name=name).click()
+        assert download.value.suggested_filename == f"grad-cam{'' if kind == '.json' else '-tiger-cat'}{kind}"
+        download.value.save_as(tmp_path / f"map{kind}")
+    assert np.load(tmp_path / "map.npy").shape == (7, 7)
+    with Image.open(tmp_path / "map.png") as image:
+        assert image.size == (256, 256)
+    card.get_by_text("curl", exact=True).click()
+    assert f"{desk.base}/explain/grad-cam" in card.locator("pre").first.inner_text()
+
+
+def test_it_speaks_the_readers_language(browser: Browser, server: httpx.Client) -> None:
+    desk = Desk(browser, server, locale="zh-CN")
+    desk.open()
+    expect(desk.page.get_by_role("heading", level=1)).to_have_text("看看视觉网络在看哪里")
+    assert desk.page.evaluate("() => document.documentElement.lang") == "zh-Hans"
+    desk.page.get_by_role("button", name="English").click()
+    expect(desk.page.get_by_role("heading", level=1)).to_have_text("See what a vision network looks at")
+    desk.context.close()
