@@ -33,7 +33,7 @@ from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
 # Pages and probes of others, which put what they like behind a question mark.
-_FREE = ("/", docs.PAGE, "/metrics", "/health/live", "/health/ready")
+_FREE = ("/", "/docs", "/metrics", "/health/live", "/health/ready")
 
 
 def choose_device(wanted: str) -> torch.device:

@@ -12,6 +12,7 @@ from service.rendering.drawing import (
     grid,
     heatmap,
     overlay,
+    table,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "grid",
     "heatmap",
     "overlay",
+    "table",
 ]

@@ -91,7 +91,7 @@ def test_a_page_of_another_site_cannot_send_a_form(client, chelsea):
 @pytest.mark.parametrize("path", ["/predict/", "/models/", "//predict"])
 def test_nobody_is_sent_elsewhere(client, path):
     answer = client.post(path, headers={"host": "elsewhere.example"})
-    assert answer.status_code == 404
+    assert answer.status_code in (404, 405)
     assert "location" not in answer.headers
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.api.pages import front
+from service.api.pages.files import files
 from service.settings import Settings
 from tests.conftest import CATALOG, serving
 
@@ -141,7 +141,7 @@ def test_maps_are_drawn_as_the_server_draws_them(desk: Desk, server: httpx.Clien
     desk.open(f"#m={method}")
     desk.take()
     found = pixels(desk.page.locator(".canvas canvas"))
-    sent = {"image": front.files()["photographs/chelsea.jpg"].content}
+    sent = {"image": files()["photographs/chelsea.jpg"].content}
     answer = server.post(f"/explain/{method}", files=sent).json()["maps"][0]
     drawn = np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["heatmap"]))).convert("RGB"), np.int16)
     assert found.shape == drawn.shape

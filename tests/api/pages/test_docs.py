@@ -11,10 +11,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.api.pages.docs import CSP, PLACE, parts
+from service.api.pages.docs import FOLDER
+from service.api.pages.files import CSP, files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 VENDORED = "swagger-ui/"
+PLACE = f"/ui/{FOLDER}"
+PARTS = {path.removeprefix(FOLDER): file.content for path, file in files().items() if path.startswith(FOLDER)}
 
 
 class Addresses(HTMLParser):
@@ -40,11 +43,11 @@ def test_the_page_is_made_of_files_of_this_server(client: httpx.Client) -> None:
         assert answer.status_code == 200
         assert answer.content
     for name in ("index.html", "start.js"):
-        assert not re.search(r"\w+://|[\"'(]/", parts()[name][0].decode()), name
+        assert not re.search(r"\w+://|[\"'(]/", PARTS[name].decode()), name
     assert client.get("/redoc").status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/docs", *(PLACE + path for path in parts())])
+@pytest.mark.parametrize("path", ["/docs", *(PLACE + path for path in PARTS)])
 def test_nothing_but_this_server_may_be_loaded(client: httpx.Client, path: str) -> None:
     answer = client.get(path)
     rules = dict(rule.strip().split(" ", 1) for rule in answer.headers["content-security-policy"].split(";"))
@@ -56,7 +59,7 @@ def test_nothing_but_this_server_may_be_loaded(client: httpx.Client, path: str) 
 
 def test_what_a_browser_has_is_not_sent_again(client: httpx.Client) -> None:
     tags = set()
-    for path in parts():
+    for path in PARTS:
         first = client.get(PLACE + path)
         assert (
             first.headers["cache-control"] == "no-cache"
@@ -65,7 +68,7 @@ def test_what_a_browser_has_is_not_sent_again(client: httpx.Client) -> None:
         assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
         assert client.get(PLACE + path, headers={"if-none-match": '"another"'}).status_code == 200
         tags.add(first.headers["etag"])
-    assert len(tags) == len(parts())
+    assert len(tags) == len(PARTS)
 
 
 @pytest.mark.parametrize("path", ["../../app.py", "..%2f..%2fapp.py", "%2e%2e/%2e%2e/app.py", "/etc/passwd", "", "x"])
@@ -77,8 +80,8 @@ def test_no_address_leads_elsewhere_on_the_disk(client: httpx.Client, path: str)
 
 
 def test_what_is_not_ours_is_unchanged_and_has_its_licence() -> None:
-    told = dict(re.findall(r"\| `(\S+)` \| `([0-9a-f]{64})` \|", parts()[f"{VENDORED}README.md"][0].decode()))
-    there = {path.removeprefix(VENDORED): found[0] for path, found in parts().items() if path.startswith(VENDORED)}
+    told = dict(re.findall(r"\| `(\S+)` \| `([0-9a-f]{64})` \|", PARTS[f"{VENDORED}README.md"].decode()))
+    there = {path.removeprefix(VENDORED): found for path, found in PARTS.items() if path.startswith(VENDORED)}
     assert told == {path: hashlib.sha256(one).hexdigest() for path, one in there.items() if path != "README.md"}
     assert b"Apache License" in there["LICENSE"]
 

@@ -9,40 +9,15 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from starlette.testclient import TestClient
 
 from service import rendering
-from service.api.pages import front
-from service.app import create_app
+from service.api.pages.files import files
 from service.client import wire
 from service.explainers.base import registry
-from service.settings import Settings
-from tests.api.test_bad_input import problem
-from tests.conftest import CATALOG
 
-UI = Path(front.__file__).parents[2] / "ui"
-BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-OURS = sorted(
-    name for name in front.files() if not name.startswith("docs/") and name.endswith((".js", ".css", ".html"))
-)
+UI = Path(rendering.__file__).parents[1] / "ui"
+OURS = sorted(name for name in files() if not name.startswith("docs/") and name.endswith((".js", ".css", ".html")))
 LANGUAGES = sorted((UI / "texts").glob("*.js"))
-
-
-def _open(**settings: object) -> TestClient:
-    return TestClient(create_app(Settings(catalog=CATALOG, device="cpu", **settings)), base_url="http://localhost")
-
-
-def test_browsers_get_the_page_and_programs_a_sign_of_life(client: httpx.Client) -> None:
-    page = client.get("/", headers=BROWSER)
-    assert page.text == (UI / "index.html").read_text("utf-8")
-    assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert page.headers["content-security-policy"] == front.CSP
-    for accept in ("*/*", "application/json"):
-        assert client.get("/", headers={"accept": accept}).json() == {"status": "alive"}
-    head = client.head("/", headers=BROWSER)
-    assert (head.status_code, head.content) == (200, b"")
-    assert head.headers["content-length"] == page.headers["content-length"]
-    assert client.post("/").status_code == 405
 
 
 @pytest.mark.parametrize("name", OURS)
@@ -75,28 +50,9 @@ def test_files_are_packed_for_those_who_take_it(client: httpx.Client, accepted: 
     assert (gzip.decompress(content) if packed else content) == (UI / "app.js").read_bytes()
 
 
-@pytest.mark.parametrize("path", ["nothing.js", "../settings.py", "%2e%2e/app.py", "texts/", ""])
-def test_nothing_else_is_served(client: httpx.Client, path: str) -> None:
-    problem(client.get(f"/ui/{path}"), 404, "not-found")
-
-
-def test_the_page_is_for_those_without_a_key(client: httpx.Client) -> None:
-    locked = _open(api_keys=("secret",))
-    assert locked.get("/", headers=BROWSER).status_code == 200
-    assert locked.get("/ui/app.js").status_code == 200
-    assert locked.post("/ui/app.js").status_code == 401
-    assert locked.get("/methods").status_code == 401
-
-
-def test_the_page_may_be_left_out() -> None:
-    bare = _open(page=False)
-    assert bare.get("/", headers=BROWSER).json() == {"status": "alive"}
-    assert bare.get("/ui/app.js").status_code == 404
-
-
 def test_it_is_small() -> None:
     """All that a browser takes, in whichever language that takes most, with what is vendored."""
-    sizes = {name: len(gzip.compress(front.files()[name].content, 9)) for name in OURS}
+    sizes = {name: len(gzip.compress(files()[name].content, 9)) for name in OURS}
     languages = [size for name, size in sizes.items() if name.startswith("texts/")]
     assert sum(sizes.values()) - sum(languages) + max(languages) <= 60_000, sizes
 
@@ -104,7 +60,7 @@ def test_it_is_small() -> None:
 def test_it_asks_no_other_host() -> None:
     """Links that people follow, and names of namespaces, are no requests."""
     for name in OURS:
-        text = front.files()[name].content.decode()
+        text = files()[name].content.decode()
         if name.startswith("vendor/"):
             continue
         assert not re.findall(r"(?:src|href)=[\"'](?:https?:)?//", text), name
@@ -120,14 +76,14 @@ def test_nothing_is_inline() -> None:
 
 
 def _text(name: str) -> str:
-    return "" if name.startswith("vendor/") else front.files()[name].content.decode()
+    return "" if name.startswith("vendor/") else files()[name].content.decode()
 
 
 def test_what_is_vendored_is_what_was_published() -> None:
     said = (UI / "vendor" / "README.txt").read_text("utf-8")
-    found = sorted(name for name in front.files() if name.startswith("vendor/") and name.endswith(".js"))
+    found = sorted(name for name in files() if name.startswith("vendor/") and name.endswith(".js"))
     for name in found:
-        assert f"{hashlib.sha256(front.files()[name].content).hexdigest()}  {name.removeprefix('vendor/')}" in said
+        assert f"{hashlib.sha256(files()[name].content).hexdigest()}  {name.removeprefix('vendor/')}" in said
         assert (UI / name).with_name("LICENSE.txt").exists()
 
 
