@@ -1,7 +1,7 @@
 """Writes what documents derive from the code, or checks that it is up to date: `python -m tests.openapi [--check]`.
 
-That is `openapi.yaml`, the table of methods in `service/methods/table.json`, and in `README.md` the tables between the
-marks `<!-- NAME -->` and `<!-- /NAME -->`.
+That is `openapi.yaml`, the table of methods in `service/methods/table.json`, the types of the client's methods in
+`service/client/methods.pyi`, and in `README.md` the tables between the marks `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
 import difflib
@@ -18,9 +18,11 @@ from service.api import formats
 from service.api.documentation import openapi
 from service.app import create_app
 from service.explainers.base import Explainer, families, registry
+from tests.stubs import methods_stub
 
 ROOT = Path(__file__).parent.parent
 PATH, README, METHODS = ROOT / "openapi.yaml", ROOT / "README.md", ROOT / "service" / "methods" / "table.json"
+STUB = ROOT / "service" / "client" / "methods.pyi"
 
 
 class Dumper(yaml.SafeDumper):
@@ -134,7 +136,7 @@ def as_readme(text: str) -> str:
 def main() -> None:
     """Write, or with `--check` compare and exit with 1 on a difference."""
     written = README.read_text("utf-8")
-    texts = {PATH: as_yaml(), README: as_readme(written), METHODS: methods_file()}
+    texts = {PATH: as_yaml(), README: as_readme(written), METHODS: methods_file(), STUB: methods_stub()}
     if "--check" not in sys.argv:
         for path, text in texts.items():
             path.write_text(text, "utf-8")

@@ -1,0 +1,203 @@
+"""Answers as a program wants them: arrays, pictures that notebooks show, and whatever else the wire's types hold."""
+
+from __future__ import annotations
+
+import base64
+import os
+from functools import cached_property
+from html import escape
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+
+from . import wire
+from .errors import ServerFailed
+
+T = TypeVar("T", bound=BaseModel)
+Floats = npt.NDArray[np.float32]
+
+
+class Png(bytes):
+    """A PNG file's bytes, which notebooks show."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it to a file."""
+        Path(path).write_bytes(self)
+
+    def _repr_png_(self) -> bytes:
+        return bytes(self)
+
+    def __repr__(self) -> str:
+        return f"<PNG of {len(self):,} bytes>"
+
+
+def _decoded(value: Any) -> Any:
+    return Png(base64.b64decode(value)) if isinstance(value, str) else value
+
+
+def _encoded(value: bytes | None) -> str | None:
+    return base64.b64encode(value).decode("ascii") if value is not None else None
+
+
+_Drawing = Annotated[Png | None, BeforeValidator(_decoded), PlainSerializer(_encoded)]
+_OPEN = ConfigDict(extra="ignore", arbitrary_types_allowed=True)  # a newer server may say more
+
+
+class Map(wire.MapWire):
+    """One map: `values`, how it is drawn, and what it is of."""
+
+    model_config = _OPEN
+
+    # On the wire these are base64, and nobody who has an answer in hands wants that.
+    heatmap: _Drawing = None  # type: ignore[assignment]
+    overlay: _Drawing = None  # type: ignore[assignment]
+
+    @cached_property
+    def values(self) -> Floats:
+        """The raw values, unnormalised: (h, w); (k, h, w) of a grid; (3, h, w) of an rgb or signed picture."""
+        if self.array is None:
+            raise AttributeError("the answer has no array")
+        if isinstance(self.array.data, str):
+            data = base64.b64decode(self.array.data)
+            return np.frombuffer(data, "<f4").astype(np.float32).reshape(self.array.shape)
+        return np.asarray(self.array.data, np.float32).reshape(self.array.shape)
+
+    @property
+    def picture(self) -> Png | None:
+        """The best drawing that there is: over the picture, else alone."""
+        return self.overlay if self.overlay is not None else self.heatmap
+
+    @property
+    def title(self) -> str:
+        """What it is of, in a few words."""
+        return f"{self.target.label} ({self.target.score:.3g})" if self.target is not None else self.name
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write its picture as a PNG, or its values where the path ends in `.npy`.
+
+        Raises:
+            ValueError: no picture was asked for.
+        """
+        if os.fspath(path).endswith(".npy"):
+            np.save(path, self.values, allow_pickle=False)
+        elif self.picture is None:
+            raise ValueError("no picture was asked for; ask with overlay=True or heatmap=True")
+        else:
+            self.picture.save(path)
+
+    def _repr_png_(self) -> bytes | None:
+        return self.picture
+
+    def __repr__(self) -> str:
+        return f"<Map {self.title!r}, {' x '.join(map(str, self.array.shape)) if self.array else 'no array'}>"
+
+
+class Predictions(wire.PredictResponse):
+    """What the network sees: `predictions`, best first."""
+
+    model_config = _OPEN
+
+    def _repr_html_(self) -> str:
+        return _bars(self.predictions)
+
+    def __repr__(self) -> str:
+        return f"<Predictions of {self.model.name}: {', '.join(map(_said, self.predictions[:3]))}>"
+
+
+class Explanation(wire.ExplainResponse):
+    """The answer to an explanation: `maps`, `predictions`, `params` as they were used, `usage`, `details`."""
+
+    model_config = _OPEN
+
+    maps: list[Map]  # type: ignore[assignment]  # lists of a narrower kind, which nobody adds to
+
+    def _repr_html_(self) -> str:
+        figures = "".join(
+            f'<figure style="margin:0"><img style="max-width:100%;min-width:160px" src="data:image/png;base64,'
+            f'{_encoded(one.picture)}" alt="{escape(one.title)}"><figcaption>{escape(one.title)}</figcaption></figure>'
+            for one in self.maps
+            if one.picture is not None
+        )
+        head = f"{escape(self.method)} of {escape(self.model.name)}"
+        return f'<div>{head}<div style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div></div>'
+
+    def plot(self) -> Any:
+        """Draw all maps side by side with matplotlib, and return its figure.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        pyplot = import_module("matplotlib.pyplot")
+        figure, axes = pyplot.subplots(1, max(1, len(self.maps)), squeeze=False, figsize=(3 * len(self.maps), 3.4))
+        for axis, one in zip(axes[0], self.maps, strict=False):
+            values = one.values if one.values.ndim == 2 else np.abs(one.values).max(0)
+            colours: dict[str, Any] = {"cmap": "inferno"}
+            if one.kind == "signed":  # white is zero
+                bound = float(np.abs(values).max()) or 1.0
+                colours = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
+            axis.imshow(values, **colours)
+            axis.set_title(one.title, fontsize=9)
+            axis.axis("off")
+        return figure
+
+    def __repr__(self) -> str:
+        return f"<Explanation by {self.method} of {self.model.name}: {len(self.maps)} maps>"
+
+
+class Progress(BaseModel):
+    """How far an explanation is.
+
+    rows_done, rows_total: rows of the network, as far as is known.
+    seconds_left: estimate from the pace so far; None before there is one.
+    maps: of what is done so far; none where nothing new is to be shown.
+    image: the uploaded picture's size, and the part that the maps are of; with maps.
+    """
+
+    model_config = _OPEN
+
+    rows_done: int
+    rows_total: int
+    seconds_left: float | None = None
+    maps: list[Map] = []
+    image: wire.Geometry | None = None
+
+
+def _said(found: wire.Prediction) -> str:
+    name = found.label or (str(found.index) if found.index is not None else "embedding")
+    number = next((n for n in _numbers(found) if n is not None), None)
+    return name if number is None else f"{name} {number:.3g}"
+
+
+def _numbers(found: wire.Prediction) -> tuple[float | None, ...]:
+    return found.probability, found.value, found.share, found.score, found.norm
+
+
+def _bars(found: list[wire.Prediction]) -> str:
+    rows = ""
+    for one in found:
+        share = next((n for n in (one.probability, one.share, one.score) if n is not None), None)
+        bar = f'<meter value="{share:.4f}"></meter>' if share is not None else ""
+        rows += f"<tr><td>{escape(_said(one))}</td><td>{bar}</td></tr>"
+    return f"<table>{rows}</table>"
+
+
+def parsed(cls: type[T], content: bytes | str) -> T:
+    """Read an answer.
+
+    Raises:
+        ServerFailed: it is not what this client knows.
+    """
+    try:
+        return cls.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = "/".join(map(str, first["loc"]))
+        raise ServerFailed(
+            f"the answer is not what this client reads ({place}: {first['msg']}); is it heatlens that answers at this "
+            "address, and of this client's version?",
+            title="Not an answer of heatlens",
+        ) from None

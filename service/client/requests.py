@@ -1,0 +1,85 @@
+"""What is asked, as the requests that say it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from . import pictures
+from .pictures import Picture
+from .sending.transport import Asked
+
+JSON, EVENTS = "application/json", "text/event-stream"
+_TYPE = "application/octet-stream"  # the server looks at the bytes
+
+
+def explain(method: str, picture: Picture | None, options: Mapping[str, Any], accept: str = JSON) -> Asked:
+    """Return the request for an explanation. Reads the picture: not for an event loop.
+
+    Args:
+        method: its name.
+        picture: what to explain; None for a method that needs none.
+        options: those of every request, of the drawing, and the method's own.
+        accept: the form of the answer.
+
+    Raises:
+        InvalidRequest: a picture that cannot be read.
+    """
+    return _asked(f"/explain/{method}", picture, fields(options), accept, options.get("pictures") or ())
+
+
+def predict(picture: Picture, options: Mapping[str, Any]) -> Asked:
+    """Return the request for predictions. Reads the picture: not for an event loop.
+
+    Raises:
+        InvalidRequest: a picture that cannot be read.
+    """
+    return _asked("/predict", picture, {name: value for name, value in options.items() if value is not None}, JSON)
+
+
+def fields(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a request's fields: what all requests have, the drawing in `output`, and the rest in `params`.
+
+    Values are asked for in base64, and the map alone only where that is named.
+    """
+    from . import wire  # which takes longer than all else of the client to import, and may not be needed
+
+    common, drawing = wire.ExplainRequest.model_fields, wire.OutputOptions.model_fields
+    sent: dict[str, Any] = {}
+    output: dict[str, Any] = {"array": "base64", "heatmap": False}
+    params = dict(options.get("params") or {})
+    for name, value in options.items():
+        if name in ("params", "pictures") or (value is None and name in common.keys() | drawing.keys()):
+            continue
+        if name == "targets":
+            sent[name] = [value] if isinstance(value, int | str | Mapping) else list(value)
+        elif name in drawing:
+            output[name] = value
+        elif name in common:
+            sent[name] = value
+        else:
+            params[name] = value
+    return sent | {"output": output} | ({"params": params} if params else {})
+
+
+def _asked(path: str, picture: Picture | None, sent: dict[str, Any], accept: str, further: Any = ()) -> Asked:
+    headers = {"accept": accept}
+    files = [("pictures", ("picture", pictures.read(one), _TYPE)) for one in further]
+    if picture is not None:
+        data = pictures.read(picture)
+        headers["x-session-id"] = pictures.session(data)
+        files.insert(0, ("image", ("picture", data, _TYPE)))
+
+    def body(left_s: float) -> dict[str, Any]:
+        request = json.dumps(sent | {"timeout_s": left_s}, default=_plain)
+        return {"files": [*files, ("request", (None, request, JSON))]}
+
+    return Asked("POST", path, body, headers)
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON knows of a value that it does not: NumPy's numbers and arrays, sets, tuples."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{value!r} is nothing that a request can hold")
