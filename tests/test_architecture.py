@@ -87,6 +87,7 @@ def test_the_wheel_holds_the_service_and_nothing_else():
     data = [p for p in (ROOT / "service").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
     told = {"LICENSE", "LICENSE.txt", "NOTICE", "README.md", "swagger-ui-bundle.js.LICENSE.txt"}
     kinds = {".safetensors", ".jpg", ".json", ".js", ".css", ".html", ".svg", ".txt"}
+    kinds |= {".pyi", ".typed", ".toml"}  # types, and the client's own project
     assert not [path for path in data if path.suffix not in kinds and path.name not in told]
     assert sum(path.stat().st_size for path in data if "swagger-ui" not in path.parts) < 2**20
     assert sum(path.stat().st_size for path in data) < 3 * 2**20

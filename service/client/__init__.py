@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .aio import AsyncClient as AsyncClient
     from .aio import AsyncWatch as AsyncWatch
+    from .answers import Comparison as Comparison
     from .answers import Explanation as Explanation
     from .answers import Map as Map
     from .answers import Png as Png
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "aio": ("AsyncClient", "AsyncWatch"),
-    "answers": ("Explanation", "Map", "Png", "Predictions", "Progress"),
+    "answers": ("Comparison", "Explanation", "Map", "Png", "Predictions", "Progress"),
     "errors": (
         "ConnectionFailed",
         "DeadlineExceeded",

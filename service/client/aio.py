@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import cache
 from importlib import metadata
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # which takes longer than all else to import, and is needed o
     import httpx
 
     from . import wire
-    from .answers import Explanation, Predictions, Progress
+    from .answers import Comparison, Explanation, Predictions, Progress
 
 URL = "http://127.0.0.1:8000"
 
@@ -165,6 +165,24 @@ class AsyncClient:
         options = {"top_k": top_k, "model": model, "precision": precision, "priority": priority}
         asked = await asyncio.to_thread(requests.predict, picture, options)
         return parsed(Predictions, await self._send(asked, {"timeout_s": timeout_s}))
+
+    async def compare(
+        self, methods: Sequence[str | Mapping[str, Any]] | None, picture: Picture, **options: Any
+    ) -> Comparison:
+        """Hold methods against each other on one picture, by numbers that tell which to believe.
+
+        Args:
+            methods: names, or `{"method": ..., "params": {...}}`; None: the server's choice.
+            picture: a path, bytes, an open file, an array or a Pillow image.
+            options: `metrics`, `box`, and those of `explain` that are no method's own.
+
+        Raises:
+            HeatlensError: whatever went wrong with all of it; what ends one method is its `problem`.
+        """
+        from .answers import Comparison, parsed
+
+        asked = await asyncio.to_thread(requests.compare, methods, picture, options)
+        return parsed(Comparison, await self._send(asked, options))
 
     async def methods(self) -> list[wire.MethodInfo]:
         """Return all methods: what each shows, needs and costs, and its parameters."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from html import escape
 from importlib import import_module
@@ -116,14 +117,7 @@ class Explanation(wire.ExplainResponse):
     maps: list[Map]  # type: ignore[assignment]  # lists of a narrower kind, which nobody adds to
 
     def _repr_html_(self) -> str:
-        figures = "".join(
-            f'<figure style="margin:0"><img style="max-width:100%;min-width:160px" src="data:image/png;base64,'
-            f'{_encoded(one.picture)}" alt="{escape(one.title)}"><figcaption>{escape(one.title)}</figcaption></figure>'
-            for one in self.maps
-            if one.picture is not None
-        )
-        head = f"{escape(self.method)} of {escape(self.model.name)}"
-        return f'<div>{head}<div style="display:flex;flex-wrap:wrap;gap:8px">{figures}</div></div>'
+        return f"<div>{escape(self.method)} of {escape(self.model.name)}{_figures(self.maps)}</div>"
 
     def plot(self) -> Any:
         """Draw all maps side by side with matplotlib, and return its figure.
@@ -148,6 +142,38 @@ class Explanation(wire.ExplainResponse):
         return f"<Explanation by {self.method} of {self.model.name}: {len(self.maps)} maps>"
 
 
+class ComparedMap(Map):
+    """One map of a comparison, and the numbers about it."""
+
+    metrics: wire.Metrics | None = None
+
+
+class Compared(wire.Compared):
+    """One method of a comparison: its maps, or its problem."""
+
+    model_config = _OPEN
+
+    maps: list[ComparedMap]  # type: ignore[assignment]
+
+    def _repr_html_(self) -> str:
+        said = self.problem.detail if self.problem is not None else ""
+        return f"<div>{escape(self.method)} {escape(said)}{_figures(self.maps)}</div>"
+
+
+class Comparison(wire.CompareResponse):
+    """The answer to a comparison: `methods` with their maps and numbers, `controls`, `agreement`."""
+
+    model_config = _OPEN
+
+    methods: list[Compared]  # type: ignore[assignment]
+
+    def _repr_html_(self) -> str:
+        return "".join(one._repr_html_() for one in self.methods)
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {', '.join(one.method for one in self.methods)} by {self.model.name}>"
+
+
 class Progress(BaseModel):
     """How far an explanation is.
 
@@ -164,6 +190,17 @@ class Progress(BaseModel):
     seconds_left: float | None = None
     maps: list[Map] = []
     image: wire.Geometry | None = None
+
+
+def _figures(maps: Iterable[Map]) -> str:
+    """Return maps side by side, each with what it is of."""
+    found = "".join(
+        f'<figure style="margin:0"><img style="max-width:100%;min-width:160px" alt="{escape(one.title)}" '
+        f'src="data:image/png;base64,{_encoded(one.picture)}"><figcaption>{escape(one.title)}</figcaption></figure>'
+        for one in maps
+        if one.picture is not None
+    )
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{found}</div>'
 
 
 def _said(found: wire.Prediction) -> str:

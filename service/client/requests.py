@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from . import pictures
+from .errors import InvalidRequest
 from .pictures import Picture
 from .sending.transport import Asked
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 JSON, EVENTS = "application/json", "text/event-stream"
 _TYPE = "application/octet-stream"  # the server looks at the bytes
@@ -29,6 +33,24 @@ def explain(method: str, picture: Picture | None, options: Mapping[str, Any], ac
     return _asked(f"/explain/{method}", picture, fields(options), accept, options.get("pictures") or ())
 
 
+def compare(methods: Sequence[str | Mapping[str, Any]] | None, picture: Picture, options: Mapping[str, Any]) -> Asked:
+    """Return the request that holds methods against each other. Reads the picture: not for an event loop.
+
+    Raises:
+        InvalidRequest: a picture that cannot be read, or a method's parameter that stands beside it.
+    """
+    from . import wire
+
+    sent = fields(options, wire.CompareRequest)
+    if own := sent.pop("params", None):
+        raise InvalidRequest(
+            f"{', '.join(own)}: no option of a comparison; parameters stand with their method, as in "
+            "{'method': 'occlusion', 'params': {'window': 48}}"
+        )
+    named = {} if methods is None else {"methods": list(methods)}
+    return _asked("/compare", picture, named | sent, JSON, options.get("pictures") or ())
+
+
 def predict(picture: Picture, options: Mapping[str, Any]) -> Asked:
     """Return the request for predictions. Reads the picture: not for an event loop.
 
@@ -38,14 +60,18 @@ def predict(picture: Picture, options: Mapping[str, Any]) -> Asked:
     return _asked("/predict", picture, {name: value for name, value in options.items() if value is not None}, JSON)
 
 
-def fields(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request's fields: what all requests have, the drawing in `output`, and the rest in `params`.
+def fields(options: Mapping[str, Any], kind: type[BaseModel] | None = None) -> dict[str, Any]:
+    """Return a request's fields: its kind's own, the drawing in `output`, and all else in `params`.
 
     Values are asked for in base64, and the map alone only where that is named.
+
+    Args:
+        options: by name; those that are None are left to the server.
+        kind: of request; default: for an explanation.
     """
     from . import wire  # which takes longer than all else of the client to import, and may not be needed
 
-    common, drawing = wire.ExplainRequest.model_fields, wire.OutputOptions.model_fields
+    common, drawing = (kind or wire.ExplainRequest).model_fields, wire.OutputOptions.model_fields
     sent: dict[str, Any] = {}
     output: dict[str, Any] = {"array": "base64", "heatmap": False}
     params = dict(options.get("params") or {})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import httpx
 
     from . import wire
-    from .answers import Explanation, Predictions, Progress
+    from .answers import Comparison, Explanation, Predictions, Progress
 
 T = TypeVar("T")
 
@@ -190,6 +190,16 @@ class Client:
                 picture, top_k=top_k, model=model, precision=precision, priority=priority, timeout_s=timeout_s
             )
         )
+
+    def compare(
+        self, methods: Sequence[str | Mapping[str, Any]] | None, picture: Picture, **options: Any
+    ) -> Comparison:
+        """Hold methods against each other on one picture; arguments are those of `AsyncClient.compare`.
+
+        Raises:
+            HeatlensError: whatever went wrong with all of it; what ends one method is its `problem`.
+        """
+        return self._portal.run(lambda client: client.compare(methods, picture, **options))
 
     def methods(self) -> list[wire.MethodInfo]:
         """Return all methods: what each shows, needs and costs, and its parameters."""

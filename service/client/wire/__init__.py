@@ -1,6 +1,6 @@
 """The wire types: what requests and responses look like, for server and client. No logic, and pydantic alone."""
 
-from service.client.wire.base import (
+from .base import (
     Family,
     FieldProblem,
     Interpolation,
@@ -13,7 +13,7 @@ from service.client.wire.base import (
     TaskName,
     Wire,
 )
-from service.client.wire.comparing import (
+from .comparing import (
     Agreement,
     Compared,
     ComparedMap,
@@ -22,7 +22,7 @@ from service.client.wire.comparing import (
     CompareResponse,
     Cost,
 )
-from service.client.wire.describing import (
+from .describing import (
     CheckInfo,
     HeadInfo,
     InputInfo,
@@ -39,7 +39,7 @@ from service.client.wire.describing import (
     TimingInfo,
     TuningInfo,
 )
-from service.client.wire.explaining import (
+from .explaining import (
     DIVERGING,
     IMAGE,
     SEQUENTIAL,
@@ -57,7 +57,7 @@ from service.client.wire.explaining import (
     Request,
     Usage,
 )
-from service.client.wire.faithfulness import (
+from .faithfulness import (
     Completeness,
     Controls,
     Curve,

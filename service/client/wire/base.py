@@ -14,9 +14,9 @@ Interpolation = Literal["bilinear", "nearest"]
 
 
 class Wire(BaseModel):
-    """A response, or a part of one."""
+    """A response, or a part of one. Who reads it passes over what is not known: a newer server may say more."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="ignore")
 
 
 class FieldProblem(Wire):

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from service.client.wire.base import Label, Problem, TargetRef, Wire
-from service.client.wire.explaining import Geometry, MapWire, ModelRef, Pictured, Prediction, Usage
-from service.client.wire.faithfulness import Controls, Metric, Metrics, Sanity
+from .base import Label, Problem, TargetRef, Wire
+from .explaining import Geometry, MapWire, ModelRef, Pictured, Prediction, Usage
+from .faithfulness import Controls, Metric, Metrics, Sanity
 
 
 class CompareMethod(Wire):

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from service.client.wire.base import Family, Kind, TaskName, Wire
-from service.client.wire.faithfulness import Sanity
+from .base import Family, Kind, TaskName, Wire
+from .faithfulness import Sanity
 
 
 class MethodInfo(Wire):

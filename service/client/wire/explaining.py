@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from service.client.wire.base import Interpolation, Kind, Label, ModelName, Precision, TargetRef, TaskName, Wire
-from service.client.wire.faithfulness import Completeness, Faithfulness, Sanity
+from .base import Interpolation, Kind, Label, ModelName, Precision, TargetRef, TaskName, Wire
+from .faithfulness import Completeness, Faithfulness, Sanity
 
 IMAGE = Field(description="The picture as base64 or a data: URI: PNG, JPEG, WebP, GIF (first frame), BMP, TIFF, AVIF.")
 SEQUENTIAL, DIVERGING = "inferno", "colorbrewer:RdBu_r"

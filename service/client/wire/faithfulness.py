@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.client.wire.base import TargetRef, Wire
+from .base import TargetRef, Wire
 
 Verdict = Literal["passes", "fails", "depends", "not yet tested"]
 Metric = Literal["curves", "road", "completeness", "sparsity", "stability", "random-logit", "localisation"]

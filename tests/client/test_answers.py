@@ -1,0 +1,90 @@
+"""Answers: arrays, pictures, and what notebooks show of them."""
+
+import base64
+import io
+
+import numpy as np
+import orjson
+import pytest
+from PIL import Image
+
+from service.client import answers, wire
+from service.client.errors import ServerFailed
+from tests.api.test_contract import BASE64, METHODS, answer
+
+
+@pytest.mark.parametrize("encoding", ["json", "base64"])
+@pytest.mark.parametrize("method", ["cam", "feature-maps", "saliency"])
+def test_values_and_pictures_are_those_of_the_answer(client, method, encoding):
+    raw = answer(client, method, output={"array": encoding})
+    plain = answer(client, method, output={"array": "json"})
+    found = answers.parsed(answers.Explanation, orjson.dumps(raw))
+    for one, sent, listed in zip(found.maps, raw["maps"], plain["maps"], strict=True):
+        assert one.values.dtype == np.float32
+        np.testing.assert_allclose(one.values, np.asarray(listed["array"]["data"], np.float32), atol=1e-5)
+        assert bytes(one.heatmap) == base64.b64decode(sent["heatmap"])
+        assert Image.open(io.BytesIO(one.picture)).format == "PNG"
+        assert one._repr_png_() == one.picture == one.picture._repr_png_()
+    assert found.model_dump(mode="json", exclude_unset=True) == raw  # pictures go back to what they were
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_notebook_shows_every_map(client, method):
+    found = answers.parsed(answers.Explanation, orjson.dumps(answer(client, method)))
+    page = found._repr_html_()
+    assert page.count("<img ") == len(found.maps) > 0
+    assert all(base64.b64encode(one.picture).decode() in page for one in found.maps)
+    assert f"by {method} of" in repr(found)
+
+
+def test_labels_are_text_and_no_markup(client):
+    raw = answer(client, "cam")
+    raw["maps"][0]["target"]["label"] = '<script>"&'
+    page = answers.parsed(answers.Explanation, orjson.dumps(raw))._repr_html_()
+    assert "<script>" not in page
+    assert "&lt;script&gt;&quot;&amp;" in page
+
+
+def test_predictions_are_shown_with_their_shares(client):
+    sent = client.post("/predict", json={"image": BASE64}).content
+    found = answers.parsed(answers.Predictions, sent)
+    assert found._repr_html_().count("<meter ") == len(found.predictions) == 5
+    assert found.predictions[0].label in repr(found)
+
+
+def test_maps_are_saved(client, tmp_path):
+    one = answers.parsed(answers.Explanation, orjson.dumps(answer(client, "cam"))).maps[0]
+    one.save(tmp_path / "a.png")
+    one.save(tmp_path / "a.npy")
+    assert (tmp_path / "a.png").read_bytes() == one.picture
+    np.testing.assert_array_equal(np.load(tmp_path / "a.npy"), one.values)
+    bare = one.model_copy(update={"heatmap": None, "overlay": None})
+    with pytest.raises(ValueError, match="ask with overlay=True"):
+        bare.save(tmp_path / "b.png")
+
+
+def test_an_answer_may_say_more_than_is_known(client):
+    raw = answer(client, "cam")
+    raw["later"] = raw["model"]["later"] = raw["usage"]["later"] = raw["maps"][0]["later"] = 1
+    assert answers.parsed(answers.Explanation, orjson.dumps(raw)).method == "cam"
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"{}", b"[]", b'{"method": "cam"}'])
+def test_what_is_no_answer_is_said_to_be_none(content):
+    with pytest.raises(ServerFailed, match="is it heatlens that answers"):
+        answers.parsed(answers.Explanation, content)
+
+
+def test_a_comparison_keeps_its_maps_and_problems(client):
+    explained = answer(client, "cam")
+    problem = {"type": "t", "title": "T", "status": 422, "detail": "no <head>", "instance": "/", "error": "T"}
+    unknown = dict.fromkeys(wire.Sanity.model_fields) | {"verdict": "not yet tested", "stages": []}
+    one = {"method": "cam", "params": {}, "details": {}, "sanity": unknown, "cost": None, "problem": None}
+    methods = [one | {"maps": explained["maps"]}, one | {"method": "ram", "maps": [], "problem": problem}]
+    kept = {name: explained[name] for name in ("id", "model", "predictions", "image", "usage")}
+    sent = kept | {"methods": methods, "controls": [], "agreement": []}
+    found = answers.parsed(answers.Comparison, orjson.dumps(sent))
+    assert found.methods[0].maps[0].values.shape == tuple(explained["maps"][0]["array"]["shape"])
+    page = found._repr_html_()
+    assert page.count("<img ") == 1
+    assert "ram no &lt;head&gt;" in page
