@@ -511,7 +511,7 @@ class PartitionSHAP(Options, total=False):
     instead, which is their default.
     """
     evaluations: int
-    """Pictures with some rectangles hidden; each halving takes two."""
+    """Pictures with some rectangles hidden, per target; each halving takes two."""
     hidden: str
     """What stands where something is hidden: the model's mean colour, `black`, `white`, `grey`, the picture blurred
     (`blur`), or a colour `#rrggbb`.
