@@ -595,6 +595,10 @@ class ScoreCAM(Options, total=False):
     """How a map is enlarged into a mask; `-corners` aligns the corner points."""
     normalise: Literal["after", "before"]
     """Scale a mask to 0..1 after enlarging its map, as the paper does, or before."""
+    error_bound: float
+    """How far a pixel may be off, as a share of the map's maximum; 0: all masks are tried. Needs `score:
+    probability` and `weights: softmax`, and is computed in float32.
+    """
 
 class SegmentAblation(Options, total=False):
     """What segment-ablation takes."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fastapi import Request
 
-from service.api import body
+from service.api.bodies import body
 from service.ask import Ask
 from service.client import requests
 from service.client.errors import InvalidRequest
