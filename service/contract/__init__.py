@@ -12,6 +12,7 @@ from service.contract.facts import INPUT, Attention, Check, Facts, Head, LayerIn
 from service.contract.meaning import (
     Asked,
     Clean,
+    Evidence,
     Prediction,
     Readout,
     Scale,
@@ -46,6 +47,7 @@ __all__ = [
     "Boxes",
     "Check",
     "Clean",
+    "Evidence",
     "Explanation",
     "Facts",
     "Head",

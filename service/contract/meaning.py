@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
@@ -93,6 +93,22 @@ class Readout(Protocol):
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """A readout of how strongly a network's answers speak for some targets: (N, T), without bounds.
+
+    `odds` says that its unit is that of log-odds, log(p / (1 - p)); else it is the score's own, such as a value's.
+    """
+
+    key: Hashable
+    read: Callable[[Tensor], Tensor] = field(compare=False)  # (N, ...) -> (N, T)
+    odds: bool = True
+
+    def __call__(self, raw: Tensor) -> Tensor:
+        """Return the table."""
+        return self.read(raw)
+
+
+@dataclass(frozen=True)
 class Clean:
     """A request's picture as the network sees and answers it, and the further pictures that were sent with it."""
 
@@ -171,6 +187,18 @@ class Task(Protocol):
             InvalidParameter: what is asked is not in the picture.
             NotApplicable: nothing is asked, and there is nothing to choose.
         """
+        ...
+
+    def evidence(self, readout: Readout, targets: Sequence[Target]) -> Evidence:
+        """Return a readout of how strongly answers speak for targets, given the readout that these are columns of.
+
+        A class that excludes others has log-odds y_c - logsumexp of the other logits, which probability near 0 or 1
+        does not flatten; a contrast the difference of its logits.
+        """
+        ...
+
+    def low(self, outputs: Tensor) -> Target | None:
+        """Return a class that a picture hardly shows, given its row (K,): of rank 3K/4; None where there is none."""
         ...
 
     def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:

@@ -1,12 +1,13 @@
 """What tasks have in common: how requests name outputs, and the readout of networks that answer in tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from service.contract import Asked, Clean, Facts, Readout, Target
+from service.contract import Asked, Clean, Evidence, Facts, Readout, Target
 from service.errors import InvalidParameter, did_you_mean, quoted
 
 _LISTED = 64  # members of a list that names something: pictures, classes
@@ -33,6 +34,14 @@ class Table:
         """The answer itself."""
         return Answer()
 
+    def evidence(self, readout: Readout, targets: Sequence[Target]) -> Evidence:
+        """Return the targets' columns themselves: what is measured has no odds."""
+        return columns(readout, targets, odds=False)
+
+    def low(self, outputs: Tensor) -> Target | None:
+        """Return None: there are no classes."""
+        return None
+
     def outputs(self, raw: Tensor, labels: Sequence[str]) -> int:
         """Return K."""
         return raw.shape[1]
@@ -40,6 +49,31 @@ class Table:
     def bind(self, given: Sequence[Target] | None, facts: Facts, clean: Clean) -> tuple[Readout, tuple[Target, ...]]:
         """Refuse: columns of a table are named without looking."""
         raise AssertionError("targets of this task do not look at the picture")
+
+
+def columns(
+    readout: Readout,
+    targets: Sequence[Target],
+    read: Callable[[Tensor, Target], Tensor] = lambda table, target: target(table),
+    *,
+    odds: bool = True,
+) -> Evidence:
+    """Return the evidence that a function reads of a readout's table, target by target."""
+    kept = tuple(targets)
+    # How a request worded its targets is no part of what they are.
+    key = "evidence", readout.key, tuple((target.index, target.terms) for target in kept)
+
+    def table(raw: Tensor) -> Tensor:
+        outputs = readout(raw)
+        return torch.stack([read(outputs, target) for target in kept], -1)
+
+    return Evidence(key, table, odds)
+
+
+def lowest_quarter(outputs: Tensor) -> Target | None:
+    """Return the class of rank 3K/4 of outputs (K,), the strongest having rank 0; None of a single one."""
+    order = outputs.argsort(descending=True, stable=True)
+    return Target(int(order[3 * len(order) // 4])) if len(order) > 1 else None
 
 
 def classes(asked: Sequence[Asked], facts: Facts) -> tuple[Target, ...]:

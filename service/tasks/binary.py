@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from service.contract import Asked, Facts, Prediction, Scale, Score, Target, View
+from service.contract import Asked, Evidence, Facts, Prediction, Readout, Scale, Score, Target, View
 from service.errors import CatalogError
 from service.tasks import base
 from service.tasks.scales import independent
@@ -52,6 +52,10 @@ class Binary(base.Table):
     def default(self, outputs: Tensor) -> tuple[Target, ...]:
         """Return the one class."""
         return (Target(0),)
+
+    def evidence(self, readout: Readout, targets: Sequence[Target]) -> Evidence:
+        """Return the logits, which are log-odds."""
+        return base.columns(readout, targets, lambda outputs, target: target(self.scores(outputs, "logit")))
 
     def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:
         """Return the one class."""

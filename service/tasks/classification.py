@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from service.contract import Asked, Facts, Prediction, Scale, Score, Target, View
+from service.contract import Asked, Evidence, Facts, Prediction, Readout, Scale, Score, Target, View
 from service.tasks import base
-from service.tasks.scales import exclusive
+from service.tasks.scales import exclusive, odds
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,19 @@ class Classification(base.Table):
     def default(self, outputs: Tensor) -> tuple[Target, ...]:
         """Return the top class."""
         return (Target(int(outputs.argmax())),)
+
+    def evidence(self, readout: Readout, targets: Sequence[Target]) -> Evidence:
+        """Return each class's log-odds; of a contrast, the difference of its logits."""
+
+        def read(outputs: Tensor, target: Target) -> Tensor:
+            logits = self.scores(outputs, "logit")
+            return target(logits) if target.terms else odds(logits, target.index)
+
+        return base.columns(readout, targets, read)
+
+    def low(self, outputs: Tensor) -> Target | None:
+        """Return the class of rank 3K/4."""
+        return base.lowest_quarter(outputs)
 
     def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:
         """Return the strongest classes, best first."""

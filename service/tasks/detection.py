@@ -7,11 +7,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from service.contract import Asked, Clean, Facts, Prediction, Readout, Score, Target, View
+from service.contract import Asked, Clean, Evidence, Facts, Prediction, Readout, Score, Target, View
 from service.errors import InvalidParameter, NotApplicable
 from service.tasks import base
 
 Place = tuple[float, float, float, float]
+_LEAST = 1e-6  # of a match, so that its odds are a number
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,14 @@ class Detection:
             classes.append(chosen)
         readout = Likeness(tuple(boxes), tuple(classes))
         return readout, tuple(Target(c, ((i, 1.0),), wanted[i].asked) for i, c in enumerate(classes))
+
+    def evidence(self, readout: Readout, targets: Sequence[Target]) -> Evidence:
+        """Return log s / (1 - s) of each match s, which is kept from the ends of its range by 1e-6."""
+        return base.columns(readout, targets, lambda table, target: target(table).clamp(_LEAST, 1 - _LEAST).logit())
+
+    def low(self, outputs: Tensor) -> Target | None:
+        """Return None: a box that is not there has no map."""
+        return None
 
     def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:
         """Return the surest detections, their boxes in pixels of the upload where its view is given."""

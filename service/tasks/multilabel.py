@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from service.contract import Asked, Facts, Prediction, Scale, Score, Target, View
+from service.contract import Asked, Evidence, Facts, Prediction, Readout, Scale, Score, Target, View
 from service.tasks import base
 from service.tasks.scales import independent
 
@@ -44,6 +44,14 @@ class Multilabel(base.Table):
         best = probability.argsort(descending=True, stable=True).tolist()
         present = [i for i in best if float(probability[i]) > PRESENT]
         return tuple(Target(i) for i in present[:MOST] or best[:1])
+
+    def evidence(self, readout: Readout, targets: Sequence[Target]) -> Evidence:
+        """Return the logits, which are log-odds."""
+        return base.columns(readout, targets, lambda outputs, target: target(self.scores(outputs, "logit")))
+
+    def low(self, outputs: Tensor) -> Target | None:
+        """Return the class of rank 3K/4."""
+        return base.lowest_quarter(outputs)
 
     def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:
         """Return the strongest classes, best first."""

@@ -1,5 +1,6 @@
 """What the numbers are that a network with classes answers, and how one is had from the other."""
 
+import torch
 from torch import Tensor
 
 from service.contract import Scale, Score
@@ -33,3 +34,15 @@ def independent(outputs: Tensor, scale: Scale, kind: Score) -> Tensor:
         return outputs
     p = outputs if scale == "probabilities" else outputs.exp()
     return p.clamp(_LEAST, _MOST).logit()
+
+
+def odds(logits: Tensor, index: int, dim: int = -1) -> Tensor:
+    """Return the log-odds of one of several classes that exclude each other: y_c - logsumexp of the other logits.
+
+    It is log(p / (1 - p)) for any p, however near to 0 or 1. A class that is alone has its logit.
+    """
+    own = logits.select(dim, index)
+    if logits.shape[dim] == 1:
+        return own
+    others = [i for i in range(logits.shape[dim]) if i != index]
+    return own - logits.index_select(dim, torch.tensor(others, device=logits.device)).logsumexp(dim)

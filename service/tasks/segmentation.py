@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.contract import Asked, Clean, Facts, Prediction, Readout, Scale, Score, Target, View, fingerprint
+from service.contract import Asked, Clean, Evidence, Facts, Prediction, Readout, Scale, Score, Target, View, fingerprint
 from service.errors import InvalidParameter
 from service.tasks import base
-from service.tasks.scales import exclusive, independent
+from service.tasks.scales import exclusive, independent, odds
 
 Region: TypeAlias = Literal["predicted"] | tuple[float, float, float, float] | int
 
@@ -108,6 +108,22 @@ class Segmentation:
         key = ("segments", chosen, fingerprint(weights))
         targets = tuple(Target(t.index, ((i, 1.0),), t.asked) for i, t in enumerate(wanted))
         return Segments(self, chosen, weights / weights.sum((1, 2), keepdim=True), key), targets
+
+    def evidence(self, readout: Readout, targets: Sequence[Target]) -> Evidence:
+        """Return the mean over each target's region of its class's log-odds there."""
+        assert isinstance(readout, Segments), "targets of a segmentation are bound to a picture"
+        places = [target.terms[0][0] for target in targets]
+
+        def read(raw: Tensor) -> Tensor:
+            logits = self.per_pixel(raw, "logit")
+            at = [(odds(logits, readout.classes[i], 1) * readout.weights[i].to(raw)).sum((1, 2)) for i in places]
+            return torch.stack(at, 1)
+
+        return Evidence(("evidence", readout.key, tuple(places)), read)
+
+    def low(self, outputs: Tensor) -> Target | None:
+        """Return None: a class that is nowhere has no region."""
+        return None
 
     def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:
         """Return the classes with the most pixels, and their shares of all."""
