@@ -215,6 +215,7 @@ class Facts:
         self.require_operators(method)
         if self.rectifiers == 0:
             uses = ", ".join(self.other_activations) or "none"
+            use = use if self.no_gradient is None else "'occlusion', which needs none"
             raise NotApplicable(
                 f"{method} {does}, and {self.name} has no ReLU (its activation functions: {uses}); use {use}"
             )
@@ -228,6 +229,14 @@ class Facts:
             )
 
     @property
+    def any_cam(self) -> str:
+        """The method that explains any score by a layer's maps, or what there is where no layer has any."""
+        layer = self.layers.get(self.default_layer or "")
+        if layer is None:
+            return "'score-cam'" if any(info.spatial for info in self.layers.values()) else "'occlusion'"
+        return "'grad-cam'" if layer.gradient else "'score-cam'"
+
+    @property
     def _plain(self) -> str:
         """The methods that look at nothing inside."""
         return "'occlusion'" if self.no_gradient else "'saliency' or 'occlusion'"
@@ -239,8 +248,8 @@ class Facts:
             raise NotApplicable(self._no_maps("a layer is needed"))
         raise NotApplicable(
             f"{self.name} has no default layer, as no layer with a grid over the picture is reached by the score's "
-            f"gradient in most of its cells; name one in params.layer (for example {named!r}), or use 'saliency' or "
-            "'occlusion', which need no layer"
+            f"gradient in most of its cells; name one in params.layer (for example {named!r}), or use {self._plain}, "
+            "which need no layer"
         )
 
     def _no_maps(self, needed: str) -> str:

@@ -91,6 +91,35 @@ def case(request, tiny):
     return name, loaded
 
 
+LACKS = {
+    "nothing": {},
+    "a head": {"head": None},
+    "a gradient": {"no_gradient": "none gets there", "head": None},
+    "seen operators": {"opaque": "a part of it is compiled"},
+    "ReLUs": {"rectifiers": 0},
+}
+
+
+@pytest.mark.parametrize("lacks", [*LACKS, "layers", "a default layer", "gradients at layers"])
+@pytest.mark.parametrize("model", MODELS)
+def test_what_a_refusal_names_instead_applies_itself(tiny, model, lacks):
+    facts = tiny.store.get(model).facts
+    if lacks == "layers":
+        facts = replace(facts, layers={}, default_layer=None, head=None)
+    elif lacks == "a default layer":
+        facts = replace(facts, default_layer=None, head=None)
+    elif lacks == "gradients at layers":
+        cut = {path: replace(info, gradient=False, projects=False) for path, info in facts.layers.items()}
+        facts = replace(facts, layers=cut)
+    else:
+        facts = replace(facts, **LACKS[lacks])
+    reasons = applicability(facts)
+    for name, reason in reasons.items():
+        if reason is not None:
+            (named,) = re.findall(r"[uU]se ('[a-z0-9+-]+'(?: or '[a-z0-9+-]+')*)", reason)
+            assert not [other for other in re.findall("'([^']+)'", named) if reasons[other] is not None], (name, reason)
+
+
 def test_finite_and_of_the_documented_shape(tiny, case):
     name, model = case
     explanation = _run(tiny, model, name)

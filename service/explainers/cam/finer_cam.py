@@ -48,7 +48,7 @@ class FinerCAM(GradientCAM):
         if facts.task.looks or facts.task.measures or facts.outputs < 2:
             raise NotApplicable(
                 f"{cls.name} compares classes, and {facts.name} is a {facts.task.name} model of {facts.outputs} "
-                "output(s); use 'grad-cam', which explains any score"
+                f"output(s); use {facts.any_cam}, which explains any score"
             )
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:

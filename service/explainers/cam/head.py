@@ -18,17 +18,18 @@ def linear_head(facts: Facts, method: str, *, measures: bool) -> Head:
     if facts.task.looks:
         raise NotApplicable(
             f"{method} needs outputs that are one number a class or quantity, and {facts.name} is a model for "
-            f"{facts.task.name}; use 'grad-cam', which explains whatever is asked of it"
+            f"{facts.task.name}; use {facts.any_cam}, which explains whatever is asked of it"
         )
     if facts.task.measures != measures:
-        wanted, other = ("regression", "cam") if measures else ("classification", "ram")
+        wanted, other = ("regression", "'cam'") if measures else ("classification", "'ram'")
         raise NotApplicable(
-            f"{method} needs a {wanted} model and {facts.name} is a {facts.task.name} one; use {other!r}"
+            f"{method} needs a {wanted} model and {facts.name} is a {facts.task.name} one; use "
+            f"{other if facts.head is not None else facts.any_cam}"
         )
     if facts.head is None:
         raise NotApplicable(
             f"{method} needs global average pooling straight into one linear layer; on {facts.name} no layer "
-            "satisfies sum(map)/(h*w) + bias == output. Use 'grad-cam', which needs no such head"
+            f"satisfies sum(map)/(h*w) + bias == output. Use {facts.any_cam}, which needs no such head"
         )
     return facts.head
 
