@@ -1,6 +1,7 @@
 """What a method sees of a model: one request's way to its outputs, maps and gradients."""
 
 from collections.abc import Hashable
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -133,6 +134,8 @@ class ModelProbe:
         total: Total | None = None,
     ) -> Trace:
         """See `Probe.trace`."""
+        if rows.count > 1 and self._model.trace_bytes(tracing, objective is not None) is None:
+            self._scheduler.call(lambda: self._weigh(rows, tracing, objective))
         work = TraceWork(self._model, self._shape, rows, tracing, objective, total, self._readout)
         found = self._scheduler.submit(work, self._run)
         self._check(found.outputs, "outputs")
@@ -143,6 +146,15 @@ class ModelProbe:
         for summed in found.totals:
             self._check(summed, "gradients or activations")
         return found
+
+    def _weigh(self, rows: Rows, tracing: Tracing, objective: Objective | None) -> None:
+        """Trace a first row, for what it takes: the same request is cut into the same batches the next time.
+
+        What it fails with, it will fail with again as the request's own work.
+        """
+        work = TraceWork(self._model, self._shape, rows, tracing, objective, readout=self._readout)
+        with suppress(Exception):
+            work.together([work.build(0, 1)])
 
     def weight(self, layer: str) -> Tensor:
         """See `Probe.weight`."""

@@ -152,3 +152,107 @@ def plain_method(name: str, model: nn.Module, layer: str, window: int, stride: i
         return captum_occlusion(model, None, window, stride)
     make = {"pytorch-grad-cam": pytorch_grad_cam, "torch-cam": torchcam}[library]
     return make({"grad-cam": "GradCAM", "score-cam": "ScoreCAM"}[method], model, layer, None)
+
+
+def grad_cam_map(method: str, model: nn.Module, layer: str, target: int) -> Contestant:
+    """Any method of pytorch-grad-cam, as it draws its map: at the picture's size, scaled to 0..1."""
+    import pytorch_grad_cam
+    import tqdm
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+    cam: Any = getattr(pytorch_grad_cam, method)(model=model, target_layers=[model.get_submodule(layer)])
+
+    @_quietly
+    def call(x: Tensor) -> Tensor:
+        with mock.patch.object(tqdm, "tqdm", iter):
+            return torch.from_numpy(cam(input_tensor=x, targets=[ClassifierOutputTarget(target)])[0])
+
+    return call
+
+
+def captum_integrated_gradients(model: nn.Module, targets: list[int], steps: int, rows: int) -> Contestant:
+    """Captum's `IntegratedGradients` with so many rows a pass, one target after the other; summed over the colours."""
+    from captum.attr import IntegratedGradients
+
+    method = IntegratedGradients(model)
+
+    @_quietly
+    def call(x: Tensor) -> Tensor:
+        found = [method.attribute(x, target=t, n_steps=steps, internal_batch_size=rows) for t in targets]
+        return torch.cat(found).sum(1).detach().float()
+
+    return call
+
+
+def captum_guided_backprop(model: nn.Module, target: int) -> Contestant:
+    """Captum's `GuidedBackprop`."""
+    from captum.attr import GuidedBackprop
+
+    method = GuidedBackprop(model)
+    return _quietly(lambda x: method.attribute(x.clone().requires_grad_(), target=target)[0].detach())
+
+
+def captum_surrogate(
+    name: str, model: nn.Module, target: int, labels: Tensor, samples: int, *, probability: bool, rows: int = 32
+) -> Contestant:
+    """`Lime` or `KernelShap` of Captum on given segments (H, W), what is hidden showing the model's mean colour."""
+    import captum.attr
+
+    shown = nn.Sequential(model, nn.Softmax(1)) if probability else model
+    method = getattr(captum.attr, name)(shown)
+
+    @_quietly
+    def call(x: Tensor) -> Tensor:
+        found = method.attribute(
+            x,
+            target=target,
+            baselines=0,
+            feature_mask=labels[None, None].expand(1, 3, -1, -1),
+            n_samples=samples,
+            perturbations_per_eval=rows,
+        )
+        return found[0, 0].detach()
+
+    return call
+
+
+def xaitk_rise(model: nn.Module, target: int, masks: int, cells: int, rows: int = 32) -> Contestant:
+    """RISE of xaitk-saliency: its masks, its hiding and its scores, around a loop of batches."""
+    import numpy as np
+    from xaitk_saliency.impls.gen_classifier_conf_sal.rise_scoring import RISEScoring
+    from xaitk_saliency.impls.perturb_image.rise import RISEGrid
+    from xaitk_saliency.utils.masking import occlude_image_batch
+
+    perturb, score = RISEGrid(n=masks, s=cells, p1=0.5, seed=0, threads=0), RISEScoring(p1=0.0)
+
+    @_quietly
+    def call(x: Tensor) -> Tensor:
+        picture = x[0].permute(1, 2, 0).numpy()
+        drawn = perturb.perturb(picture)
+        found = []
+        with torch.inference_mode():
+            clean = model(x).softmax(1)[:, [target]].numpy()
+            for i in range(0, masks, rows):
+                hidden = occlude_image_batch(picture, drawn[i : i + rows])
+                batch = torch.from_numpy(np.ascontiguousarray(hidden)).permute(0, 3, 1, 2).float()
+                found.append(model(batch).softmax(1)[:, [target]].numpy())
+        return torch.from_numpy(score.generate(clean[0], np.concatenate(found), drawn)[0]).float()
+
+    return call
+
+
+def zennit_lrp(model: nn.Module, target: int) -> Contestant:
+    """zennit's `EpsilonPlus` on a ResNet, batch norms merged; summed over the colours."""
+    from zennit.attribution import Gradient
+    from zennit.composites import EpsilonPlus
+    from zennit.torchvision import ResNetCanonizer
+
+    composite = EpsilonPlus(canonizers=[ResNetCanonizer()])
+
+    @_quietly
+    def call(x: Tensor) -> Tensor:
+        with Gradient(model, composite) as attributor:
+            _, relevance = attributor(x, lambda y: torch.eye(y.shape[1])[[target]] * y)
+        return relevance[0].sum(0).detach()
+
+    return call
