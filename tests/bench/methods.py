@@ -67,7 +67,8 @@ def scaled(call: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     """Return a map as pytorch-grad-cam hands it on: its positive part, from 0 to 1, enlarged to the picture."""
 
     def scaled_map(x: Tensor) -> Tensor:
-        found = call(x).clamp_min(0)
+        found = call(x)
+        found = found.view(found.shape[-2:]).clamp_min(0)
         found = (found - found.min()) / (found.max() - found.min() + 1e-7)
         large = nn.functional.interpolate(found[None, None], x.shape[2:], mode="bilinear", align_corners=False)
         return large[0, 0]
@@ -99,7 +100,7 @@ def eigen_cam(folder: Path, rounds: int) -> Iterator[Row]:
         subject = Subject(name, folder)
         with ours(subject, DEVICE, tune=False) as service:
             target = target_of(service, subject)
-            call = scaled(service.map_of(method("eigen-cam")(layer=layer), target))
+            call = scaled(maps_of(service, method("eigen-cam")(layer=layer), ()))
             peer = peers.grad_cam_map("EigenCAM", subject.plain(DEVICE), layer, target)
             # Its sign is that of an arbitrary singular vector: where it is the other one, maps do not agree.
             yield raced("eigen-cam", subject, rounds, call, ("pytorch-grad-cam", peer), "5x", {"spearman": -1.0})
