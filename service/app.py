@@ -25,7 +25,7 @@ from service.engine.scheduler.run import Run
 from service.engine.store import Status, Store
 from service.errors import CatalogError
 from service.metrics import Metrics
-from service.models.catalogue import requested
+from service.models.choice import chosen
 from service.pipeline import Pipeline
 from service.process import leave_cores_to_the_device
 from service.settings import BATCH_MIB, BATCH_MS, TRACES, Settings, loopback, unknown
@@ -93,6 +93,7 @@ def _watch(metrics: Metrics, device: Device, store: Store) -> None:
 
     admission = device.admission
     metrics.watch("passes_waiting", "Passes that admitted requests still expect.", lambda: admission.waiting_passes)
+    metrics.watch("seconds_waiting", "Time of the device that what waits will take.", lambda: admission.waiting_s)
     metrics.watch("requests_waiting", "Requests that wait or are worked on.", lambda: admission.waiting_requests)
     metrics.watch("cache_bytes", "Memory of kept score matrices.", lambda: device.cache.bytes)
     metrics.watch("draining", "1 while the server is about to stop.", lambda: admission.draining)
@@ -107,16 +108,16 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
         CatalogError: the models asked for cannot be set up.
     """
     metrics = metrics or Metrics()
-    specs, default = requested(settings.model, settings.catalog)
-    chosen = choose_device(settings.device)
-    batch_bytes = (settings.max_batch_mib or BATCH_MIB[chosen.type]) * 2**20
+    specs, default = chosen(settings.model, settings.catalog, settings.models, settings.name)
+    accelerator = choose_device(settings.device)
+    batch_bytes = (settings.max_batch_mib or BATCH_MIB[accelerator.type]) * 2**20
     device = Device(
-        chosen,
+        accelerator,
         max_batch_rows=settings.max_batch_rows,
-        unmeasured_batch_rows=32 if chosen.type == "cuda" else 8,
+        unmeasured_batch_rows=32 if accelerator.type == "cuda" else 8,
         max_batch_bytes=batch_bytes,
-        max_trace_bytes=TRACES[chosen.type] * batch_bytes,
-        max_batch_s=(settings.max_batch_ms or BATCH_MS[chosen.type]) / 1e3,
+        max_trace_bytes=TRACES[accelerator.type] * batch_bytes,
+        max_batch_s=(settings.max_batch_ms or BATCH_MS[accelerator.type]) / 1e3,
         max_waiting_passes=settings.max_waiting_passes,
         max_waiting_requests=settings.max_waiting_requests,
         cache_bytes=settings.score_cache_mib * 2**20,

@@ -94,6 +94,12 @@ def main() -> None:
 @click.option("--port", type=int, help="TCP port. Default: 8000.")
 @_with(*_MODEL_OPTIONS)
 @click.option(
+    "--models",
+    metavar="DIR",
+    help="A folder to serve, as storage initialisers fill it: with a models.toml, or one of transformers.",
+)
+@click.option("--name", help="What the only model is called, whatever its source says.")
+@click.option(
     "--log-level", type=click.Choice(["critical", "error", "warning", "info", "debug"]), help="Default: info."
 )
 @click.option("--log-format", type=click.Choice(["auto", "json", "text"]), help="Default: text on a terminal.")
@@ -102,7 +108,7 @@ def serve(**options: Any) -> None:
     settings = _settings(**options)
     with _lasting():
         from service.app import choose_device, create_app
-        from service.models.catalogue import requested
+        from service.models.choice import chosen
         from service.process import prepare_process
         from service.server import logs
         from service.server.server import Server
@@ -110,7 +116,9 @@ def serve(**options: Any) -> None:
         logs.configure(settings.log_level, settings.log_format)
         prepare_process()
         with _errors():
-            requested(settings.model, settings.catalog)  # a mistake ends the command, not a server half started
+            chosen(
+                settings.model, settings.catalog, settings.models, settings.name
+            )  # a mistake ends the command, not a server half started
             choose_device(settings.device)
             app = create_app(settings)
     server = Server(app, settings)
@@ -316,7 +324,7 @@ def predict(picture: str, top_k: int, as_json: bool, **models: Any) -> None:
 @_with(*_MODEL_OPTIONS)
 def models(torchvision: bool, **options: Any) -> None:
     """List the models that `serve` would serve with the same options."""
-    from service.models.catalogue import requested
+    from service.models.choice import chosen
     from service.models.networks.forms import aside
     from service.models.sources.torchvision import torchvision_names
 
@@ -325,7 +333,7 @@ def models(torchvision: bool, **options: Any) -> None:
         return
     settings = _settings(**options)
     with _errors(), aside():
-        specs, default = requested(settings.model, settings.catalog)
+        specs, default = chosen(settings.model, settings.catalog, settings.models, settings.name)
     for name, spec in specs.items():
         height, width = spec.transform.crop
         mark = "*" if name == default else " "

@@ -38,6 +38,16 @@ class Settings(BaseSettings):
         ),
     ] = ()
     catalog: Annotated[Path | None, Field(description="TOML file that describes further models.")] = None
+    models: Annotated[
+        Path | None,
+        Field(description="Folder to serve: with a `models.toml`, or one of transformers with its `config.json`."),
+    ] = None
+    name: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9_-]{1,128}$", description="What the only model is called, whatever its source says."
+        ),
+    ] = None
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda[:N]`.")] = (
         "auto"
     )

@@ -6,9 +6,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import yaml
 
+from service import cli
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -21,6 +23,7 @@ METRICS = {
     "heatlens_rows_total": {"model", "precision"},
     "heatlens_rows_avoided_total": {"method"},
     "heatlens_passes_waiting": set(),
+    "heatlens_seconds_waiting": set(),
     "heatlens_requests_waiting": set(),
     "heatlens_batch_rows": {"kind"},
     "heatlens_batch_seconds": {"kind"},
@@ -298,3 +301,27 @@ def test_panels_do_not_overlap():
     for a, b in combinations(places, 2):
         beside = a["x"] + a["w"] <= b["x"] or b["x"] + b["w"] <= a["x"]
         assert beside or a["y"] + a["h"] <= b["y"] or b["y"] + b["h"] <= a["y"]
+
+
+def test_kserve_runs_it_as_kubernetes_does():
+    """What its controller reads, by the names of its API; its schema stands in a project of its own."""
+    runtime = yaml.safe_load((DOCKER / "kserve" / "servingruntime.yaml").read_text("utf-8"))
+    (container,) = runtime["spec"]["containers"]
+    assert container["name"] == "kserve-container"
+    command = click.Context(cli.main.commands["serve"])
+    options = {flag for option in command.command.params for flag in option.opts}
+    assert {word for word in container["args"] if word.startswith("--")} <= options
+    environment = {one["name"]: one.get("value") for one in container["env"]}
+    assert Settings(**_ours(environment)).port == container["ports"][0]["containerPort"]
+    assert container["securityContext"].items() >= CONTAINER["securityContext"].items()
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["path"] == CONTAINER[probe]["httpGet"]["path"]
+        assert container[probe]["httpGet"]["port"] == container["ports"][0]["containerPort"]
+    service = yaml.safe_load((DOCKER / "kserve" / "inferenceservice.yaml").read_text("utf-8"))
+    predictor = service["spec"]["predictor"]
+    formats = {one["name"]: one for one in runtime["spec"]["supportedModelFormats"]}
+    assert predictor["model"]["modelFormat"]["name"] in formats
+    assert [name for name, one in formats.items() if one.get("autoSelect")] == ["heatlens"]
+    assert predictor["model"]["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    (metric,) = predictor["autoScaling"]["metrics"]
+    assert set(re.findall(r"heatlens_\w+", metric["external"]["metric"]["query"])) <= METRICS.keys()

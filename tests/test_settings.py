@@ -56,7 +56,7 @@ def test_names_tell_units():
     """A number with a unit carries it in its name, so that no value can be read in another one."""
     for name in NUMBERS:
         assert name.endswith(("_s", "_ms", "_mib", "_bytes", "_pixels")) or name in {
-            *("port", "otel", "tune", "worker_threads", "max_targets", "max_connections"),
+            *("port", "otel", "page", "tune", "worker_threads", "max_targets", "max_connections"),
             *("max_batch_rows", "max_waiting_passes", "max_waiting_requests"),
         }
 

@@ -108,6 +108,12 @@ class Admission:
             return sum(run.left for run in self._runs)
 
     @property
+    def waiting_s(self) -> float:
+        """Seconds that the device will take for what waits, by the pace of late: what autoscalers go by."""
+        with self._changed:
+            return self.waiting_passes * self._pace.pass_s
+
+    @property
     def waiting_requests(self) -> int:
         """Requests that wait or are worked on."""
         return len(self._runs)
