@@ -13,6 +13,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from service import spans
 from service.api import documentation, kserve, models, problems, routes
+from service.api.comparing import route as comparing
 from service.api.context import Context
 from service.api.heads import Heads
 from service.api.middleware import Bodies, CrossSite, Keys, Recording, Refusing
@@ -181,6 +182,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # A redirect would go to whatever host the client has named.
     app = FastAPI(title="heatlens", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
     app.include_router(routes.router())
+    app.include_router(comparing.router())
     app.include_router(models.router)
     app.include_router(kserve.router())
     app.include_router(docs.router)

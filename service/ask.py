@@ -62,7 +62,7 @@ class Ask:
             InvalidParameter: with every wrong field's pointer.
         """
         cls = method(name)
-        asked = _checked(request_schema(cls), fields)
+        asked = checked(request_schema(cls), fields)
         if picture is not None and not cls.needs_image:
             raise InvalidParameter.at("/image", f"{cls.name} needs no picture; leave it out")
         assert isinstance(asked.params, Explainer)
@@ -82,7 +82,7 @@ class Ask:
         Raises:
             InvalidParameter: with every wrong field's pointer.
         """
-        asked = _checked(wire.PredictRequest, fields)
+        asked = checked(wire.PredictRequest, fields)
         return Ask(None, top_k=asked.top_k, **_common(asked, fields, picture))
 
 
@@ -112,7 +112,7 @@ def request_schema(cls: type[Explainer]) -> type[wire.ExplainRequest]:
     )
 
 
-def _checked(schema: type[R], fields: Mapping[str, Any]) -> R:
+def checked(schema: type[R], fields: Mapping[str, Any]) -> R:
     """Check fields against their wire type.
 
     Raises:

@@ -12,7 +12,7 @@ from torch import Tensor
 from service.answer import Answer, Needs, Shown, shown
 from service.ask import Ask
 from service.client import wire
-from service.contract import Clean, Explanation, Facts, Rows, Target, Targets, View
+from service.contract import Clean, Explanation, Facts, Readout, Rows, Target, Targets, View
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
@@ -45,6 +45,15 @@ class Seen:
 
     picture: Picture | None
     x: Tensor
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Targets as they are on a picture, and where the task had to look: the table that they are of, and the answer."""
+
+    targets: Targets
+    readout: Readout | None = None
+    answer: Tensor | None = None
 
 
 class Pipeline:
@@ -122,17 +131,28 @@ class Pipeline:
                 if facts.task.looks:
                     return Explanation((), answer=probe.answer(seen.x))
                 return Explanation((), outputs=probe.scores(Rows.of(seen.x))[0])
-        answer, targets = None, plan.targets
         with run.usage.stage("explain"):
-            if facts.task.looks and seen.picture is not None:
-                answer = probe.answer(seen.x)
-                if method.takes_targets:
-                    readout, bound = facts.task.bind(targets.given, facts, self._clean(plan, seen, answer, probe))
-                    targets = Targets(facts, bound)
-                    probe = ModelProbe(plan.model, self.device, run, plan.precision, readout)
-            explanation = method.explain(probe, seen.x, targets)
+            bound = self.bind(plan, seen, probe)
+            if bound.readout is not None:
+                probe = ModelProbe(plan.model, self.device, run, plan.precision, bound.readout)
+            explanation = method.explain(probe, seen.x, bound.targets)
         run.usage.avoided += explanation.avoided
-        return replace(explanation, answer=answer)
+        return replace(explanation, answer=bound.answer)
+
+    def bind(self, plan: Plan, seen: Seen, probe: ModelProbe) -> Bound:
+        """Fix what is asked on the picture, where the model's task has to look at its answer for that.
+
+        Raises:
+            ServiceError: what is asked is not in the picture.
+        """
+        facts, method = plan.model.facts, plan.ask.method
+        if not facts.task.looks or seen.picture is None:
+            return Bound(plan.targets)
+        answer = probe.answer(seen.x)
+        if method is None or not method.takes_targets:
+            return Bound(plan.targets, answer=answer)
+        readout, targets = facts.task.bind(plan.targets.given, facts, self._clean(plan, seen, answer, probe))
+        return Bound(Targets(facts, targets), readout, answer)
 
     def _clean(self, plan: Plan, seen: Seen, answer: Tensor, probe: ModelProbe) -> Clean:
         """Return what targets are fixed on; further pictures are decoded when they are asked for."""
@@ -205,6 +225,11 @@ class Pipeline:
             return None
         with self._cores:
             return self._shown(plan, seen, rough, needs), rough.error_bound
+
+    @staticmethod
+    def view(seen: Seen, facts: Facts) -> View:
+        """Return which part of an upload a model sees."""
+        return _view(seen, facts)
 
     def check(self, run: Run, name: str | None = None) -> None:
         """Send a row through a model, by default the default one.

@@ -31,9 +31,10 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "tuning": ("engine.store engine.probe explainers images settings", "torch"),
     "methods": ("errors", ""),
     "api": (
-        "client.wire jobs pipeline metrics spans methods",
+        "client.wire jobs pipeline comparison metrics spans methods",
         "PIL fastapi numpy orjson pydantic python_multipart starlette",
     ),
+    "comparison": ("pipeline faithfulness explainers", "PIL numpy pydantic torch"),
     "jobs": ("pipeline", "orjson pydantic"),
     "pipeline": (
         "ask answer tasks rendering engine.store engine.probe settings explainers.base",

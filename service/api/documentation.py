@@ -29,10 +29,11 @@ _HEADERS: Mapping[int, dict[str, Any]] = {
 
 def refusals(*statuses: int) -> dict[str, Any]:
     """Return the documentation of an operation's error responses: these, and what every address may answer."""
-    return {str(status): _reference("responses", f"Problem{status}") for status in sorted({*statuses, 405, 500})}
+    return {str(status): reference("responses", f"Problem{status}") for status in sorted({*statuses, 405, 500})}
 
 
-def _reference(kind: str, name: str) -> dict[str, str]:
+def reference(kind: str, name: str) -> dict[str, str]:
+    """Return a reference to a component."""
     return {"$ref": f"#/components/{kind}/{name}"}
 
 
@@ -40,7 +41,7 @@ def _problem(status: int, kinds: list[type[errors.ServiceError]]) -> dict[str, A
     """Return an error response: which types of problems there are of a status, and what each means."""
     said = {
         "description": " ".join(f"`{kind.type}`: {inspect.getdoc(kind)}" for kind in kinds),
-        "content": {problems.MEDIA_TYPE: {"schema": _reference("schemas", "Problem")}},
+        "content": {problems.MEDIA_TYPE: {"schema": reference("schemas", "Problem")}},
     }
     return said | ({"headers": _HEADERS[status]} if status in _HEADERS else {})
 
@@ -49,9 +50,9 @@ def predicting() -> dict[str, Any]:
     """Return the documentation of `POST /predict`."""
     answer = {
         "description": "The strongest classes, or the regression's values.",
-        "content": {formats.JSON.media_type: {"schema": _reference("schemas", "PredictResponse")}},
+        "content": {formats.JSON.media_type: {"schema": reference("schemas", "PredictResponse")}},
     }
-    return _asking(
+    return asking(
         "predict",
         "predict",
         "What the network sees.",
@@ -65,9 +66,9 @@ def explaining(cls: type[Explainer]) -> dict[str, Any]:
     """Return the documentation of a method's route."""
     summary, _, description = (inspect.getdoc(cls) or "").partition("\n")
     facts = f"Reference: {cls.reference}. Needs: {cls.requirement} Cost: {cls.cost}."
-    content = {row.media_type: {"schema": _reference("schemas", _schema_of(row))} for row in formats.TABLE}
+    content = {row.media_type: {"schema": reference("schemas", schema_of(row))} for row in formats.TABLE}
     answer = {"description": "The maps, in the form that `Accept` prefers.", "content": content}
-    return _asking(
+    return asking(
         cls.family,
         f"explain_{identifier(cls.name)}",
         summary,
@@ -78,12 +79,12 @@ def explaining(cls: type[Explainer]) -> dict[str, Any]:
     )
 
 
-def _schema_of(row: Format) -> str:
+def schema_of(row: Format) -> str:
     """Return the name of what a format's answers are described by."""
     return "ExplainResponse" if row is formats.JSON else "Events" if row.streams else row.extensions[0][1:].capitalize()
 
 
-def _asking(
+def asking(
     tag: str,
     operation: str,
     summary: str,
@@ -94,7 +95,7 @@ def _asking(
     picture: bool = True,
 ) -> dict[str, Any]:
     """Return the documentation of a route that takes the two documented bodies."""
-    schema = _reference("schemas", request)
+    schema = reference("schemas", request)
     parts: dict[str, Any] = {
         "request": {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
     }
@@ -155,8 +156,17 @@ def openapi(app: FastAPI) -> dict[str, Any]:
 
 def _schemas(derived: Mapping[str, Any]) -> dict[str, Any]:
     """Return all schemas: those that FastAPI derived, and of requests and answers; what requests share stands once."""
-    requests: list[type[BaseModel]] = [wire.PredictRequest, *(request_schema(cls) for cls in registry().values())]
-    answers: list[type[BaseModel]] = [wire.ExplainResponse, wire.PredictResponse, wire.Problem]
+    requests: list[type[BaseModel]] = [
+        wire.PredictRequest,
+        wire.CompareRequest,
+        *(request_schema(cls) for cls in registry().values()),
+    ]
+    answers: list[type[BaseModel]] = [
+        wire.ExplainResponse,
+        wire.PredictResponse,
+        wire.CompareResponse,
+        wire.Problem,
+    ]
     _, own = models_json_schema(
         [(cls, "validation") for cls in [*requests, *answers]], ref_template="#/components/schemas/{model}"
     )
@@ -177,8 +187,8 @@ def _schemas(derived: Mapping[str, Any]) -> dict[str, Any]:
             common = {key: value for key, value in shared.get(name, {}).items() if key != "title"}
             if field == common and "$ref" not in field:
                 schemas[f"Request.{name}"] = field
-                properties[name] = _reference("schemas", f"Request.{name}")
+                properties[name] = reference("schemas", f"Request.{name}")
     for row in formats.TABLE[1:]:
         form = {} if row.streams else {"format": "binary"}
-        schemas[_schema_of(row)] = {"type": "string", **form, "description": row.about}
+        schemas[schema_of(row)] = {"type": "string", **form, "description": row.about}
     return dict(sorted(schemas.items()))

@@ -13,12 +13,13 @@ from service.api.formats import Format
 from service.api.middleware import caller, record
 from service.api.running import Work, complete, stream
 from service.ask import Ask
+from service.comparison.asking import Compare
 from service.engine.scheduler.run import Run
 from service.errors import InvalidParameter
 from service.explainers.base import method, registry
 
 
-async def handle(request: Request, ask: Ask, format: Format) -> Response:
+async def handle(request: Request, ask: Ask | Compare, format: Format, work: type[Work] = Work) -> Response:
     """Answer what is asked, whatever it is, in a format.
 
     Raises:
@@ -28,12 +29,11 @@ async def handle(request: Request, ask: Ask, format: Format) -> Response:
     run = known.run or Run(id=known.id, caller=caller(request.scope))
     known.run = run
     run.limit(ask.timeout_s or service.settings.default_timeout_s, ask.priority)
-    plan = service.pipeline.plan(ask)
-    known.model = plan.model.facts.name
-    work = Work(service, plan, run, format)
+    begun = work.of(service, ask, run, format)
+    known.model = begun.plan.model.facts.name
     if format.streams:
-        return stream(request, work)
-    return Response(await complete(request, work), media_type=format.media_type)
+        return stream(request, begun)
+    return Response(await complete(request, begun), media_type=format.media_type)
 
 
 async def received(request: Request) -> Body:
@@ -65,7 +65,7 @@ def _starting(request: Request) -> Run:
 
 def paths() -> dict[str, str]:
     """Return what is work, by the paths of its routes: the methods' names, and `predict`."""
-    return {"/predict": "predict"} | {f"/explain/{name}": name for name in registry()}
+    return {"/predict": "predict", "/compare": "compare"} | {f"/explain/{name}": name for name in registry()}
 
 
 def router() -> APIRouter:

@@ -34,7 +34,17 @@ class Work:
 
     def __init__(self, service: Context, plan: Plan, run: Run, format: Format) -> None:
         self.service, self.plan, self.run, self.format = service, plan, run, format
+        self.passes = plan.passes
         self._seen: Seen | None = None
+
+    @classmethod
+    def of(cls, service: Context, ask: Any, run: Run, format: Format) -> "Work":
+        """Plan a question.
+
+        Raises:
+            ServiceError: it does not fit its model.
+        """
+        return cls(service, service.pipeline.plan(ask), run, format)
 
     def start(self) -> "asyncio.Future[bytes]":
         """Be admitted, and let a pool work; it counts as waiting until that has ended.
@@ -43,8 +53,8 @@ class Work:
             Overloaded: too much waits already.
         """
         admission = self.service.device.admission
-        admission.admit(self.run, self.plan.passes)
-        pool = self.service.pool if self.plan.passes <= SMALL_PASSES else self.service.long_pool
+        admission.admit(self.run, self.passes)
+        pool = self.service.pool if self.passes <= SMALL_PASSES else self.service.long_pool
         trace = spans.current()
         try:
             future = pool.submit(self._checked, trace)

@@ -7,7 +7,7 @@ as boxes or a map of classes, becomes one by the `Readout` of a request. Everyth
 Boxes are (x0, y0, x1, y1) in pixels, the last ones exclusive. Sizes and shapes are (height, width).
 """
 
-from service.contract.explanation import Box, Explanation, Interpolation, Kind, Map
+from service.contract.explanation import Box, Completeness, Explanation, Interpolation, Kind, Map
 from service.contract.facts import INPUT, Attention, Check, Facts, Head, LayerInfo, Layout
 from service.contract.meaning import (
     Asked,
@@ -47,6 +47,7 @@ __all__ = [
     "Boxes",
     "Check",
     "Clean",
+    "Completeness",
     "Evidence",
     "Explanation",
     "Facts",

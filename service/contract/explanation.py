@@ -16,6 +16,15 @@ Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
+class Completeness:
+    """How nearly a map adds up to what its method promises."""
+
+    promises: str  # what that is, such as "f(x) - f(x')"
+    change: float  # its value
+    residual: float  # by how much the map adds up to more
+
+
+@dataclass(frozen=True)
 class Map:
     """One picture's worth of result, unnormalised float32.
 
@@ -33,6 +42,7 @@ class Map:
     channels: tuple[int, ...] | None = None  # the channels of a grid, in order
     patch: Box | None = None  # the part of the input that the map explains
     interpolation: Interpolation = "bilinear"  # how to enlarge it
+    completeness: Completeness | None = None  # of a method that promises it
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ class Format:
     extensions: tuple[str, ...]
     about: str
     needs: Needs
-    encode: Callable[[Answer], bytes]
+    encode: Callable[[Any], bytes]  # of an `Answer`, or a comparison
     streams: bool = False
     browsers: bool = True
 
@@ -200,12 +200,14 @@ TABLE = (JSON, PNG, NPY, EVENTS, WEBP, JPEG, ZIP)
 _ANY = {"*/*": JSON, "application/*": JSON, "image/*": PNG}
 
 
-def accepted(accept: str) -> Format:
-    """Return the format that an `Accept` prefers; JSON where it names none that there is."""
+def accepted(accept: str, table: Sequence[Format] = TABLE) -> Format:
+    """Return the format of a table that an `Accept` prefers; its first one where it names none that there is."""
     asked = [_weighed(item) for item in accept[:_ACCEPT].split(",")]
     browser = any(kind == "text/html" for kind, _ in asked)
-    offered = _ANY | {row.media_type: row for row in TABLE if row.browsers or not browser}
-    best, best_weight = JSON, 0.0
+    known = {row.media_type: row for row in table}
+    any_of = {kind: known[row.media_type] for kind, row in _ANY.items()}
+    offered = any_of | {kind: row for kind, row in known.items() if row.browsers or not browser}
+    best, best_weight = table[0], 0.0
     for kind, weight in asked:
         if kind in offered and weight > best_weight:
             best, best_weight = offered[kind], weight

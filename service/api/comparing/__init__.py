@@ -1,0 +1,1 @@
+"""`POST /compare`: the route, and what its answers can be sent as."""

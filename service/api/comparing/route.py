@@ -1,0 +1,52 @@
+"""`POST /compare`: several methods on one picture, with numbers that tell which to believe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from service.api import formats
+from service.api.comparing.documented import comparing
+from service.api.comparing.formats import PATH, TABLE
+from service.api.context import Context
+from service.api.formats import Format
+from service.api.routes import handle, received
+from service.api.running import Work
+from service.comparison.asking import Compare
+from service.comparison.comparing import Comparing, Planned, plan
+from service.engine.scheduler.run import Run
+
+
+class Comparison(Work):
+    """A comparison that is planned, on its way to the bytes of its answer."""
+
+    planned: Planned
+
+    @classmethod
+    def of(cls, service: Context, ask: Any, run: Run, format: Format) -> Comparison:
+        """See `Work.of`."""
+        assert isinstance(ask, Compare)
+        planned = plan(service.pipeline, ask)
+        work = cls(service, planned.whole, run, format)
+        work.planned, work.passes = planned, planned.passes
+        return work
+
+    def _encoded(self) -> bytes:
+        found = Comparing(self.service.pipeline, self.planned, self.run).work(self.format.needs)
+        with self.run.usage.stage("encode"):
+            return self.format.encode(found)
+
+
+def router() -> APIRouter:
+    """Return the route."""
+    routes = APIRouter()
+
+    async def compare(request: Request) -> Response:
+        format = formats.accepted(request.headers.get("accept", "*/*"), TABLE)
+        sent = await received(request)
+        return await handle(request, Compare.of(sent.fields, sent.image), format, Comparison)
+
+    routes.add_api_route(PATH, compare, **comparing(TABLE))
+    return routes

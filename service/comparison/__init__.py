@@ -1,0 +1,1 @@
+"""Several methods on one picture, held against each other by numbers: what `POST /compare` does."""

@@ -1,0 +1,37 @@
+"""A part of a request that has its own account of what it takes, and goes on and ends with the whole."""
+
+from service.engine.scheduler.run import Run
+
+
+def piece(whole: Run) -> Run:
+    """Return a run for a part of another: cancelled with it, late with it, and seen in its progress."""
+    part = Run(priority=whole.priority, caller=whole.caller, id=whole.id, clock=whole.clock)
+    part.started, part.deadline, part.timeout_s = whole.started, whole.deadline, whole.timeout_s
+    part.cancelled = whole.cancelled
+    seen = 0
+
+    def progress() -> None:
+        nonlocal seen
+        done, seen = part.done - seen, part.done
+        whole.advance(done)
+
+    part.progress = progress
+    return part
+
+
+def add_up(whole: Run, part: Run) -> None:
+    """Put what a part took to the whole's account."""
+    of, to = part.usage, whole.usage
+    to.forwards += of.forwards
+    to.backwards += of.backwards
+    to.avoided += of.avoided
+    to.batches += of.batches
+    to.batch_rows += of.batch_rows
+    to.queue_s += of.queue_s
+    to.device_s += of.device_s
+    for name, seconds in of.stages.items():
+        to.stages[name] = to.stages.get(name, 0.0) + seconds
+    if to.cache in ("none", of.cache):
+        to.cache = of.cache
+    elif of.cache != "none":
+        to.cache = "miss"  # some of it was there, and some was not

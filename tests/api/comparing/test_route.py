@@ -1,0 +1,68 @@
+"""`POST /compare` as it stands on the wire."""
+
+import io
+import json
+import zipfile
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from service.api.comparing.formats import TABLE
+from service.client import wire
+from tests.api.test_contract import BASE64, PNG
+
+FIELDS = {"image": BASE64, "methods": ["cam", "ram", "saliency"], "metrics": ["curves", "sparsity"]}
+
+
+def _post(client: httpx.Client, accept: str = "*/*", **more: object) -> httpx.Response:
+    return client.post("/compare", json=FIELDS | more, headers={"accept": accept}, timeout=60)
+
+
+def test_an_answer_is_what_its_type_reads(client: httpx.Client) -> None:
+    response = _post(client)
+    assert response.status_code == 200, response.text
+    raw = response.json()
+    read = wire.CompareResponse.model_validate(raw)
+    assert read.model_dump(mode="json", exclude_unset=True) == raw
+    assert [one.method for one in read.methods] == FIELDS["methods"]
+    assert read.methods[1].problem is not None
+    assert read.methods[1].problem.status == 422
+    assert read.scope == "on this picture"
+    assert read.usage.forwards > 0 or read.usage.cache != "none"
+    assert {one.sanity.verdict for one in read.methods} == {"not yet tested"}
+
+
+def test_multipart_says_the_same(client: httpx.Client) -> None:
+    request = {key: value for key, value in FIELDS.items() if key != "image"}
+    parts = client.post("/compare", files={"image": PNG, "request": (None, json.dumps(request))}, timeout=60).json()
+    assert [one["faithfulness"] for m in parts["methods"] for one in m["maps"]] == [
+        one["faithfulness"] for m in _post(client).json()["methods"] for one in m["maps"]
+    ]
+
+
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: row.media_type)
+def test_every_format_is_what_it_says(client: httpx.Client, row) -> None:  # type: ignore[no-untyped-def]
+    response = _post(client, row.media_type)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith(row.media_type)
+    if row.media_type == "image/png":
+        assert Image.open(io.BytesIO(response.content)).width > 400
+    elif row.media_type == "application/zip":
+        archive = zipfile.ZipFile(io.BytesIO(response.content))
+        manifest = wire.CompareResponse.model_validate_json(archive.read("manifest.json"))
+        assert manifest.methods[0].maps[0].array is None
+        assert archive.namelist()[:2] == ["manifest.json", "sheet.png"]
+        assert np.load(io.BytesIO(archive.read("01-cam-01.npy"))).ndim == 2
+    elif row.streams:
+        assert "event: result" in response.text
+
+
+@pytest.mark.parametrize(
+    ("fields", "pointer"), [({"methods": "cam"}, "/methods"), ({"targets": [77]}, "/targets/0")], ids=str
+)
+def test_mistakes_are_named(client: httpx.Client, fields: dict[str, object], pointer: str) -> None:
+    response = _post(client, **fields)
+    assert response.status_code == 422
+    assert [one["pointer"] for one in response.json()["errors"]] == [pointer]

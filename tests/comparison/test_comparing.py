@@ -1,0 +1,144 @@
+"""Several methods on one picture: each for itself, on the same targets, in as few rows as promised."""
+
+import pytest
+import torch
+
+from service.client import wire
+from service.comparison.asking import Compare
+from service.comparison.comparing import plan
+from service.contract import Explanation, Map, Rows
+from service.engine.scheduler.run import Run
+from service.errors import Cancelled, InvalidParameter, UnknownModel
+from service.explainers.base import Explainer
+from service.explainers.cam.grad_cam import GradCAM
+from service.explainers.gradient.saliency import Saliency
+from service.faithfulness.controls import bell
+from tests.comparison.conftest import FEW, PNG, compare
+
+
+def test_every_method_has_its_maps_and_numbers(compared) -> None:
+    found = compared()
+    assert [one.method for one in found.entries] == FEW
+    cam, saliency, eigen = found.entries
+    for one in (cam, saliency):
+        (numbers,) = one.faithfulness
+        assert (numbers.gain.blur is None) <= ("blur" in (numbers.gain.reason or ""))
+        assert one.metrics == (None,)
+    (numbers,) = eigen.faithfulness
+    assert (numbers.gain.blur, numbers.gain.mean) == (None, None)
+    assert "no target" in (numbers.gain.reason or "")
+    assert all(one.cost is not None and one.cost.forwards >= 1 for one in found.entries)
+    (controls,) = found.controls
+    assert controls.target == cam.answer.maps[0].target
+
+
+def test_methods_are_asked_about_the_same_target(compared) -> None:
+    found = compared(targets=[3, 1])
+    for one in found.entries[:2]:
+        assert [shown.target.index for shown in one.answer.maps] == [3, 1]
+    assert [one.target.index for one in found.controls] == [3, 1]
+    for one in found.agreement:
+        assert one.methods == [0, 1]
+        assert one.spearman[0][1] == one.spearman[1][0]
+        assert one.spearman[0][0] == 1
+
+
+def test_what_fails_is_an_entry_and_not_the_end(compared, monkeypatch) -> None:
+    def broken(self, probe, image, targets):  # type: ignore[no-untyped-def]
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Saliency, "explain", broken)
+    found = compared(methods=["ram", "nothing", "saliency", {"method": "occlusion", "params": {"window": 0}}, "cam"])
+    kinds = [one.problem.type if one.problem is not None else None for one in found.entries]
+    assert kinds == ["not-applicable", "unknown-method", "internal-error", "invalid-parameter", None]
+    assert found.entries[3].problem.errors[0].pointer == "/methods/3/params/window"
+    assert found.entries[4].faithfulness
+
+
+def test_what_does_not_fit_the_layer_is_said_by_its_place(compared) -> None:
+    (one,) = compared(methods=[{"method": "grad-cam", "params": {"layer": "nowhere"}}]).entries
+    assert one.problem.type == "invalid-parameter"
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"), [({"targets": [99]}, InvalidParameter), ({"model": "nobody"}, UnknownModel)], ids=str
+)
+def test_what_all_have_in_common_ends_all(compared, fields, error) -> None:
+    with pytest.raises(error):
+        compared(**fields)
+
+
+def test_a_comparison_without_a_picture_is_refused(tiny) -> None:
+    with pytest.raises(InvalidParameter) as found:
+        plan(tiny.pipeline, Compare.of({"methods": FEW}))
+    assert found.value.errors[0].pointer == "/image"
+
+
+def test_asked_again_no_row_is_computed(tiny) -> None:
+    fields = {"methods": ["grad-cam", "layer-cam", "occlusion"], "targets": [2]}
+    first, again = Run(), Run()
+    compare(tiny, first, **fields)
+    one = compare(tiny, again, **fields)
+    assert first.usage.forwards <= 2 + 560 + 60 * 3 + sum(entry.cost.forwards for entry in one.entries) + 10**3
+    traced = sum(entry.cost.forwards for entry in one.entries if entry.cost.backwards)
+    assert again.usage.forwards <= traced + 1  # no row of a table, but the gradients'
+
+
+def test_methods_of_their_own_are_chosen_where_none_is_named(tiny) -> None:
+    found = compare(tiny, methods=None)
+    assert len(found.entries) >= 8
+    assert not [one.method for one in found.entries if one.problem is not None]
+    assert "ram" not in [one.method for one in found.entries]
+
+
+def test_a_caller_who_has_gone_ends_it(tiny) -> None:
+    run = Run()
+    run.cancelled.set()
+    with pytest.raises(Cancelled):
+        compare(tiny, run)
+
+
+def test_progress_counts_up_to_what_was_expected(tiny) -> None:
+    run, told = Run(), []
+    run.progress = lambda: told.append(run.done)
+    planned = plan(tiny.pipeline, Compare.of({"methods": FEW}, PNG))
+    run.expected = planned.passes
+    compare(tiny, run, targets=[4])
+    assert told == sorted(told)
+    assert 0 < run.done <= planned.passes == run.expected
+
+
+# Planted failures: what a method may do wrong, and which number tells
+
+
+def _planted(monkeypatch, make):  # type: ignore[no-untyped-def]
+    """Let Grad-CAM answer with another map for each target."""
+
+    def explain(self: Explainer, probe, image, targets):  # type: ignore[no-untyped-def]
+        outputs = probe.scores(Rows.of(image))[0]
+        maps = [Map(self.name, make(image, target), "signed", target) for target in targets.chosen(outputs)]
+        return Explanation(maps, {}, outputs)
+
+    monkeypatch.setattr(GradCAM, "explain", explain)
+
+
+def test_a_method_that_ignores_the_class_is_caught(compared, monkeypatch) -> None:
+    _planted(monkeypatch, lambda image, target: image[0].mean(0))
+    (one,) = compared(methods=["grad-cam"], metrics=["random-logit"]).entries
+    assert one.metrics[0].random_logit == pytest.approx(1)
+
+
+def test_a_constant_is_caught(compared, monkeypatch) -> None:
+    _planted(monkeypatch, lambda image, target: torch.ones(7, 7))
+    (one,) = compared(methods=["grad-cam"], metrics=["random-logit", "sparsity", "curves"]).entries
+    assert "flat" in one.faithfulness[0].gain.reason
+    assert "flat" in one.metrics[0].reasons["random-logit"]
+    assert one.metrics[0].curves is None
+
+
+def test_one_that_peeks_at_the_centre_is_no_better_than_the_bell(compared, monkeypatch) -> None:
+    _planted(monkeypatch, lambda image, target: bell((image.shape[2], image.shape[3])).float())
+    found = compared(methods=["grad-cam"], targets=[1])
+    gain, beside = found.entries[0].faithfulness[0].gain, found.controls[0].bell
+    assert isinstance(beside, wire.Pair)
+    assert (gain.blur, gain.mean) == pytest.approx((beside.blur, beside.mean))

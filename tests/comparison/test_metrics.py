@@ -1,0 +1,46 @@
+"""Numbers on demand: each is there, or says why not."""
+
+from typing import get_args
+
+import pytest
+
+from service.client import wire
+
+ALL = list(get_args(wire.Metric))
+
+
+def test_all_metrics_of_a_cam(compared) -> None:
+    (one,) = compared(methods=["grad-cam"], metrics=ALL, box=[15, 5, 45, 35], targets=[3]).entries
+    (found,) = one.metrics
+    there = {name for name in ALL if getattr(found, name.replace("-", "_")) is not None}
+    assert there | found.reasons.keys() == set(ALL)
+    assert not there & found.reasons.keys()
+    assert {"sparsity", "stability", "random-logit", "localisation", "road"} <= there
+    assert 0 <= found.sparsity <= 1
+    assert found.stability.largest > 0
+    assert found.stability.seeds is None  # it draws nothing
+    assert 0 <= found.random_logit <= 1
+    assert found.localisation.area == pytest.approx((30 * 30) / (40 * 40), rel=0.15)
+
+
+def test_only_what_is_asked_for_is_there(compared) -> None:
+    (one,) = compared(methods=["saliency"], metrics=["sparsity"]).entries
+    assert one.metrics[0].model_dump(exclude_unset=True).keys() == {"sparsity", "reasons"}
+
+
+def test_a_method_without_targets_says_why(compared) -> None:
+    (one,) = compared(methods=["eigen-cam"], metrics=ALL, box=[15, 5, 45, 35]).entries
+    (found,) = one.metrics
+    assert set(found.reasons) == set(ALL) - {"sparsity"}
+
+
+def test_a_box_elsewhere_says_why(compared) -> None:
+    (one,) = compared(methods=["saliency"], metrics=["localisation"], box=[900, 900, 950, 950]).entries
+    assert "outside" in one.metrics[0].reasons["localisation"]
+
+
+def test_methods_that_draw_have_a_spread_over_seeds(compared) -> None:
+    asked = [{"method": "smooth-grad", "params": {"samples": 4}}]
+    (one,) = compared(methods=asked, metrics=["stability"]).entries
+    assert one.problem is None, one.problem
+    assert one.metrics[0].stability.seeds > 0

@@ -1,0 +1,52 @@
+"""What an answer says is what the plain network makes of the same pictures."""
+
+import pytest
+import torch
+
+from service.ask import Ask
+from service.comparison.numbers import Trial, faithful, rows
+from service.contract import Map, Target
+from service.engine.scheduler.run import Run
+from service.faithfulness import curves
+from service.faithfulness.curves import Scene
+from service.faithfulness.gain import controls, gains
+from tests.comparison.conftest import PNG
+from tests.plain import PlainProbe
+from tests.tiny import classifier
+
+
+@pytest.fixture(scope="module")
+def trial(tiny) -> Trial:  # type: ignore[no-untyped-def]
+    plan = tiny.pipeline.plan(Ask.predict({"model": "tiny"}, PNG))
+    run = Run()
+    seen = tiny.pipeline.see(plan, run)
+    return Trial(plan, tiny.device, run, seen.x, (Target(1), Target(3), Target(0)), None)
+
+
+def test_gains_are_those_of_the_plain_network(trial, monkeypatch) -> None:
+    monkeypatch.setattr(curves, "LEAST_ODDS", 1e-3)  # the network is small
+    facts = trial.facts
+    plain = PlainProbe(classifier(), facts, facts.task.evidence(facts.task.whole, trial.targets))
+    scene = Scene.of(plain, trial.x, trial.scene.blanks, odds=True)
+    values = torch.rand(8, 8, generator=torch.Generator().manual_seed(0))
+    maps = [Map("one", values, "signed", target) for target in trial.targets]
+    expected = gains(scene, controls(scene), [(one, i) for i, one in enumerate(maps)])
+    found = trial.gains(maps)
+    assert any(one.gains for one in found)
+    for one, other in zip(found, expected, strict=True):
+        assert one.gains == pytest.approx(other.gains, rel=1e-2, abs=1e-2)
+        assert one.reasons == other.reasons
+
+
+def test_maps_of_no_target_say_so(trial) -> None:
+    values = torch.rand(8, 8)
+    none, other = trial.gains([Map("a", values), Map("b", values, target=Target(2))])
+    assert "no target" in (none.reason or "")
+    assert "another target" in (other.reason or "")
+    (said,) = faithful(trial, [Map("a", values)], [None])
+    assert (said.gain.blur, said.gain.mean, said.controls) == (None, None, None)
+
+
+def test_rows_are_bounded() -> None:
+    assert rows(0) <= 560
+    assert rows(12) - rows(0) == 12 * 60

@@ -1,0 +1,45 @@
+import pytest
+
+from service.comparison.pieces import add_up, piece
+from service.engine.scheduler.run import Run
+from service.errors import Cancelled, DeadlineExceeded
+
+
+def test_a_part_is_seen_in_the_whole() -> None:
+    told: list[int] = []
+    whole = Run(expected=100, progress=lambda: told.append(whole.done))
+    first, second = piece(whole), piece(whole)
+    first.advance(3)
+    second.advance(2)
+    first.advance(4)
+    assert told == [3, 5, 9]
+    assert (first.done, second.done, whole.done, whole.expected) == (7, 2, 9, 100)
+
+
+def test_a_part_ends_with_the_whole() -> None:
+    now = 0.0
+    whole = Run(timeout_s=10, clock=lambda: now)
+    part = piece(whole)
+    part.check()
+    now = 11.0
+    with pytest.raises(DeadlineExceeded, match="10 s"):
+        part.check()
+    whole.cancelled.set()
+    with pytest.raises(Cancelled):
+        part.check()
+
+
+def test_accounts_add_up() -> None:
+    whole, part, other = Run(), Run(), Run()
+    part.usage.count(3, 1, 8, 0.5)
+    other.usage.count(2, 0, 4, 0.25)
+    part.usage.avoided, part.usage.queue_s = 7, 1.5
+    part.usage.cache, other.usage.cache = "hit", "hit"
+    add_up(whole, part)
+    add_up(whole, other)
+    used = whole.usage
+    assert (used.forwards, used.backwards, used.avoided, used.batches, used.batch_rows) == (5, 1, 7, 2, 12)
+    assert (used.device_s, used.queue_s, used.cache) == (0.75, 1.5, "hit")
+    other.usage.cache = "miss"
+    add_up(whole, other)
+    assert used.cache == "miss"
