@@ -38,6 +38,7 @@ class Shown:
     target: wire.TargetRef | None
     heatmap: bytes | None = None
     overlay: bytes | None = None
+    faithfulness: wire.Faithfulness | None = None  # where it was asked for
 
     @property
     def picture(self) -> bytes:
@@ -80,4 +81,4 @@ def shown(
         over = drawing.overlay(heat, picture, output) if output.overlay and picture is not None else None
         alone = drawing.heatmap(heat, picture, output) if output.heatmap else None
     files = [needs.encode(one) if one is not None and needs.encode is not None else None for one in (alone, over)]
-    return Shown(found, heat, target, *files)
+    return Shown(found, heat, target, files[0], files[1])

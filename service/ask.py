@@ -35,6 +35,7 @@ class Ask:
     timeout_s: the deadline, from the request's arrival on; None: the server's default.
     priority: -10..10; higher goes first.
     top_k: how many predictions, best first.
+    faithfulness: whether to say how well each map orders the picture's pixels.
     """
 
     method: Explainer | None
@@ -47,6 +48,7 @@ class Ask:
     timeout_s: float | None = None
     priority: int = 0
     top_k: int = 5
+    faithfulness: bool = False
 
     @staticmethod
     def explain(name: str, fields: Mapping[str, Any], picture: Sent | None = None) -> Ask:
@@ -72,6 +74,7 @@ class Ask:
             targets=tuple(asked.targets or ()),
             further=tuple(fields.get("pictures") or ()),
             output=asked.output,
+            faithfulness=asked.faithfulness,
             **_common(asked, fields, picture),
         )
 

@@ -15,6 +15,8 @@ from service import spans
 from service.api import formats, problems
 from service.api.context import Context
 from service.api.formats import Format
+from service.comparison.beside import measured
+from service.comparison.numbers import rows
 from service.engine.scheduler.admission import SMALL_PASSES
 from service.engine.scheduler.run import Run
 from service.errors import Cancelled, ServiceError
@@ -34,7 +36,9 @@ class Work:
 
     def __init__(self, service: Context, plan: Plan, run: Run, format: Format) -> None:
         self.service, self.plan, self.run, self.format = service, plan, run, format
-        self.passes = plan.passes
+        # Where nobody is shown the numbers, they are not found.
+        self.measures = plan.ask.faithfulness and format.needs.maps is None
+        self.passes = plan.passes + (rows(max(1, len(plan.targets))) if self.measures else 0)
         self._seen: Seen | None = None
 
     @classmethod
@@ -78,7 +82,10 @@ class Work:
     def _encoded(self) -> bytes:
         pipeline, plan, run = self.service.pipeline, self.plan, self.run
         self._seen = seen = pipeline.see(plan, run)
-        answer = pipeline.answer(plan, seen, pipeline.explain(plan, seen, run), run, self.format.needs)
+        explanation = pipeline.explain(plan, seen, run)
+        numbers = measured(pipeline, plan, seen, explanation, run) if self.measures else None
+        answer = pipeline.answer(plan, seen, explanation, run, self.format.needs)
+        answer = answer if numbers is None else numbers(answer)
         with run.usage.stage("encode"):
             return self.format.encode(answer)
 

@@ -148,16 +148,6 @@ def rows(maps: int) -> int:
     return ENDS + CONTROLS + A_MAP * maps
 
 
-def faithful(trial: Trial, maps: Sequence[Map], named: Sequence[wire.TargetRef | None]) -> list[wire.Faithfulness]:
-    """Return what an answer of one method says of each of its maps: gain, and the controls of its target."""
-    found = []
-    for one, target, gain in zip(maps, named, trial.gains(maps), strict=True):
-        number = trial.number(one.target)
-        beside = controls_wire(target, trial.controls[number]) if number is not None and target is not None else None
-        found.append(wire.Faithfulness(gain=gain_wire(gain), controls=beside))
-    return found
-
-
 def chosen(targets: Targets, outputs: Tensor | None) -> tuple[Target, ...]:
     """Return a request's targets, given the clean picture's outputs; none where there is nothing to choose them by."""
     if targets.given is None and outputs is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import Tensor
@@ -58,3 +58,14 @@ class Explanation:
     # How far a pixel may be from the exact map's, as a share of its maximum and up to one factor for the whole map;
     # None: nothing bounds it.
     error_bound: float | None = None
+
+    def adding_up(self, promises: str, change: Sequence[float], residual: Sequence[float]) -> Explanation:
+        """Return the same, each map with how nearly it adds up.
+
+        Args:
+            promises: to what.
+            change: its value, a map.
+            residual: by how much each map adds up to more.
+        """
+        told = [Completeness(promises, *both) for both in zip(change, residual, strict=True)]
+        return replace(self, maps=[replace(m, completeness=c) for m, c in zip(self.maps, told, strict=True)])

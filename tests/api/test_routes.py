@@ -31,7 +31,7 @@ def test_work_is_what_is_turned_away_when_there_is_too_much(client: httpx.Client
     assert [kserve.work(path) for path in protocols] == ["predict", "explain", "explain"]
     assert kserve.work("/v1/models/tiny") is kserve.work("/v2/repository/index") is kserve.work("/predict") is None
     assert routes.paths()["/predict"] == "predict"
-    assert set(routes.paths().values()) == {"predict", *METHODS}
+    assert set(routes.paths().values()) == {"predict", "compare", *METHODS}
 
 
 def test_predictions_are_json_whatever_is_accepted(client: httpx.Client) -> None:

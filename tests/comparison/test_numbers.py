@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from service.ask import Ask
-from service.comparison.numbers import Trial, faithful, rows
+from service.comparison.numbers import Trial, rows
 from service.contract import Map, Target
 from service.engine.scheduler.run import Run
 from service.faithfulness import curves
@@ -43,8 +43,6 @@ def test_maps_of_no_target_say_so(trial) -> None:
     none, other = trial.gains([Map("a", values), Map("b", values, target=Target(2))])
     assert "no target" in (none.reason or "")
     assert "another target" in (other.reason or "")
-    (said,) = faithful(trial, [Map("a", values)], [None])
-    assert (said.gain.blur, said.gain.mean, said.controls) == (None, None, None)
 
 
 def test_rows_are_bounded() -> None:

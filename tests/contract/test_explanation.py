@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from service.client import wire
-from service.contract import Explanation, Interpolation, Kind, Map
+from service.contract import Completeness, Explanation, Interpolation, Kind, Map
 from service.images import Transform, prepare
 from service.rendering import Heat, OutputOptions, heatmap, overlay
 from tests.conftest import photograph
@@ -39,3 +39,15 @@ def test_an_explanation_is_exact_and_costs_nothing_unless_it_says_so():
     one, other = Explanation([]), Explanation([])
     assert (one.exact, one.avoided, one.outputs) == (True, 0, None)
     assert one.details is not other.details
+
+
+def test_maps_say_how_nearly_they_add_up() -> None:
+    found = Explanation([Map("a", torch.ones(2, 2)), Map("b", torch.ones(2, 2))])
+    told = found.adding_up("its sum is f(x)", [3.5, 4.0], [0.5, 0.0])
+    assert [one.completeness for one in told.maps] == [
+        Completeness("its sum is f(x)", 3.5, 0.5),
+        Completeness("its sum is f(x)", 4.0, 0.0),
+    ]
+    assert found.maps[0].completeness is None
+    with pytest.raises(ValueError, match="zip"):
+        found.adding_up("its sum is f(x)", [1.0], [0.0])

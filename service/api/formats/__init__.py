@@ -82,7 +82,8 @@ def maps(found: Iterable[Shown], output: OutputOptions) -> list[dict[str, Any]]:
 
 def _map(shown: Shown, output: OutputOptions) -> dict[str, Any]:
     found, heat = shown.map, shown.heat
-    return {
+    numbers = {"faithfulness": shown.faithfulness.model_dump()} if shown.faithfulness is not None else {}
+    return numbers | {
         "name": found.name,
         "kind": found.kind,
         "interpolation": found.interpolation,
@@ -98,6 +99,7 @@ def _map(shown: Shown, output: OutputOptions) -> dict[str, Any]:
         "flat": heat.flat,
         "all_negative": heat.all_negative,
         "patch": found.patch,
+        "completeness": vars(found.completeness) if found.completeness is not None else None,
     }
 
 

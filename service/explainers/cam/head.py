@@ -52,9 +52,11 @@ def weighted_maps(name: str, probe: Probe, image: Tensor, head: Head, targets: T
     a = trace.activations[head.layer][0]  # (C, h, w)
     w, b = targets.columns(head.weight.T), targets.columns(head.bias)  # (C, T), (T,)
     m = torch.einsum("ct,chw->thw", w, a)
-    residual = (m.mean((1, 2)) + b - targets.columns(outputs)).abs().max()
-    return Explanation(
+    change = targets.columns(outputs) - b
+    missing = m.mean((1, 2)) - change
+    found = Explanation(
         maps=[Map(name, m[i], "signed", target=t, layer=head.layer) for i, t in enumerate(targets.chosen(outputs))],
-        details={"completeness_residual": float(residual), "bias": b.tolist()},
+        details={"completeness_residual": float(missing.abs().max()), "bias": b.tolist()},
         outputs=outputs,
     )
+    return found.adding_up("its mean is the output less the bias", change.tolist(), missing.tolist())

@@ -7,7 +7,7 @@ from service.contract import INPUT, Explanation, Facts, Kind, Map, Pairs, Probe,
 from service.explainers.base import Explainer, explainer
 from service.explainers.baselines import baseline
 from service.explainers.fields import Baselines, Colours
-from service.explainers.gradient.inputs import over_colours
+from service.explainers.gradient.inputs import CHANGE, over_colours
 
 
 @explainer(
@@ -57,12 +57,14 @@ class DeepLIFT(Explainer):
         change = (fixed.scores(trace.outputs) - fixed.scores(trace.references)).mean(0)
         kind: Kind = "positive" if self.colours == "absmax" else "picture" if self.colours == "keep" else "signed"
         shown = probe.facts.coloured(parts) if self.colours == "keep" else over_colours(parts, self.colours)
-        return Explanation(
+        missing = parts.sum((1, 2, 3)) - change
+        found = Explanation(
             maps=[Map(self.name, shown[i], kind, target=t) for i, t in enumerate(fixed.chosen(outputs))],
             details={
                 "score": probe.facts.task.kinds[0],
                 "change": change.tolist(),
-                "completeness_residual": (parts.sum((1, 2, 3)) - change).tolist(),
+                "completeness_residual": missing.tolist(),
             },
             outputs=outputs,
         )
+        return found.adding_up(CHANGE, change.tolist(), missing.tolist())

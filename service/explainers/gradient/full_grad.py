@@ -74,17 +74,20 @@ class FullGrad(Explainer):
             without_place += everywhere - maps.sum((1, 2, 3))  # of tokens such as a class token
         explained = trace.objective[0]
         kind: Kind = "positive" if self.aggregate == "saliency" else "signed"
-        return Explanation(
+        missing = told + without_place - explained
+        found = Explanation(
             maps=[Map(self.name, shown[i], kind, target=t) for i, t in enumerate(targets.chosen(trace.outputs[0]))],
             details={
                 "score": probe.facts.task.kinds[0],
                 "explained": explained.tolist(),
                 "without_place": without_place.tolist(),
-                "completeness_residual": (told + without_place - explained).tolist(),
+                "completeness_residual": missing.tolist(),
                 "layers": len(offsets),
             },
             outputs=trace.outputs[0],
         )
+        promises = "what all layers and the input add, before it is aggregated, is the output"
+        return found.adding_up(promises, explained.tolist(), missing.tolist())
 
     def _shown(self, parts: Tensor, size: tuple[int, int]) -> Tensor:
         """Return (T, H, W) of one layer's (T, C, h, w)."""

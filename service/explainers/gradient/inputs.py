@@ -74,6 +74,9 @@ def over_colours(values: Tensor, colours: Colours) -> Tensor:
     return values.sum(1) if colours == "sum" else values.abs().amax(1)
 
 
+CHANGE = "its sum over places and colours is f(x) - f(x'), what the score changes by from the baseline x'"
+
+
 class InputGradient(Explainer):
     """A method that differentiates at the input."""
 
@@ -100,8 +103,12 @@ class InputGradient(Explainer):
         shown = over_colours(values, colours).float()
         if colours == "keep":
             kind, shown = "picture", facts.coloured(shown)
-        return Explanation(
+        told = {"score": self.score, **(details or {})}
+        found = Explanation(
             maps=[Map(self.name, shown[i], kind, target=t) for i, t in enumerate(targets.chosen(outputs))],
-            details={"score": self.score, **(details or {})},
+            details=told,
             outputs=outputs,
         )
+        if "completeness_residual" not in told:
+            return found
+        return found.adding_up(CHANGE, told["change"], told["completeness_residual"])

@@ -180,7 +180,8 @@ class PartitionSHAP(Explainer):
                 x0, y0, x1, y1 = node.box
                 spread[y0:y1, x0:x1] += node.value / node.area
         change = clean - hidden
-        return Explanation(
+        missing = maps.sum((1, 2)) - change
+        found = Explanation(
             maps=[
                 Map("partition-shap", maps[i].float().to(ends.device), "regions", target=t, interpolation="nearest")
                 for i, t in enumerate(targets.chosen(ends))
@@ -190,9 +191,11 @@ class PartitionSHAP(Explainer):
                 "evaluations": list(spent),
                 "rectangles": [len({node.box for node in nodes}) for nodes in trees],
                 "change": change.tolist(),
-                "residual": (change - maps.sum((1, 2))).tolist(),
+                "residual": (-missing).tolist(),
             },
             outputs=ends[0],
             avoided=avoided,
             exact=all(node.area == 1 for nodes in trees for node in nodes),
         )
+        promises = "its sum is f(x) - f(x'), x' the picture with all of it hidden"
+        return found.adding_up(promises, change.tolist(), missing.tolist())

@@ -77,11 +77,15 @@ class SegmentMethod(Explainer):
         """Return weights (M, T) as maps (H, W), and as numbers."""
         maps = weights.T.float()[:, labels].to(outputs.device)
         chosen = targets.chosen(outputs)
-        return Explanation(
+        found = Explanation(
             maps=[Map(self.name, maps[i], "regions", target=t, interpolation="nearest") for i, t in enumerate(chosen)],
             details={"score": self.score, "segments": len(weights), "weights": weights.T.tolist(), **details},
             outputs=outputs,
         )
+        if "residual" not in details:
+            return found
+        promises = "its segments' values add up to f(x) - f(x'), x' the picture with all of them hidden"
+        return found.adding_up(promises, details["change"], [-lost for lost in details["residual"]])
 
 
 def explained(y: Tensor, fitted: Tensor, w: Tensor) -> list[float | None]:

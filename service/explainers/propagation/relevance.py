@@ -34,7 +34,7 @@ class RelevanceExplainer(Explainer):
         trace = probe.trace(Rows.of(image), Tracing(wrt=(INPUT,), rule=self.rule(probe.facts)), logits)
         maps = trace.gradients[INPUT][:, 0].sum(1)  # (T, H, W)
         explained, got = trace.objective[0], maps.sum((1, 2))
-        return Explanation(
+        found = Explanation(
             maps=[Map(self.name, maps[i], "signed", target=t) for i, t in enumerate(targets.chosen(trace.outputs[0]))],
             details={
                 "score": probe.facts.task.kinds[0],
@@ -44,3 +44,5 @@ class RelevanceExplainer(Explainer):
             },
             outputs=trace.outputs[0],
         )
+        promises = "its sum is the output that was shared out; biases and what keeps divisors from zero lose some of it"
+        return found.adding_up(promises, explained.tolist(), (got - explained).tolist())
