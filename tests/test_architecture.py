@@ -56,6 +56,9 @@ def _names(requirements):
     return {re.match(r"[\w.-]+", text).group().lower().replace("_", "-") for text in requirements}
 
 
+DEPLOYED = {name for name in HOUSE.modules if name.startswith("service.deploy.")}  # each is for those with its extra
+
+
 def _undeclared():
     """Imports that no dependency brings, or only an extra although they are made at once."""
     base, extras = _names(PROJECT["project"]["dependencies"]), PROJECT["project"]["optional-dependencies"]
@@ -65,7 +68,7 @@ def _undeclared():
         if name not in base | extra:
             yield f"undeclared: {package}, by {', '.join(sorted(modules))}"
         elif name not in base:
-            for module in modules:
+            for module in modules - DEPLOYED:
                 if package in _imported_at_once(HOUSE.modules[module].tree):
                     yield f"undeclared: {package}, an extra, at once by {module}"
 
