@@ -62,6 +62,7 @@ class Answer:
     params: Mapping[str, Any] = field(default_factory=dict)  # as used: defaults filled in
     maps: tuple[Shown, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    sanity: wire.Sanity | None = None  # what is known of the method on the model
 
 
 def shown(

@@ -29,6 +29,7 @@ from service.metrics import Metrics
 from service.models.choice import chosen
 from service.pipeline import Pipeline
 from service.process import leave_cores_to_the_device
+from service.sanity.verifier import Verifier
 from service.settings import BATCH_MIB, BATCH_MS, TRACES, Settings, loopback, unknown
 from service.tuning import Tuner
 
@@ -125,7 +126,8 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
         clean_bytes=settings.clean_activations_mib * 2**20,
         observe=lambda kind, network, *what: metrics.batch(kind, network.facts.name, *what),
     )
-    store = Store(specs, default, device, Tuner(device, settings))
+    verifier = Verifier(device, settings) if settings.verify and settings.tune else None
+    store = Store(specs, default, device, Tuner(device, settings), verifier=verifier)
     _watch(metrics, device, store)
     pipeline = Pipeline(settings, store, device)
 

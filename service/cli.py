@@ -1,4 +1,4 @@
-"""`heatlens serve | explain | gallery | predict | models | methods`."""
+"""`heatlens serve | explain | gallery | predict | verify | models | methods`."""
 
 import gc
 import json
@@ -317,6 +317,30 @@ def predict(picture: str, top_k: int, as_json: bool, **models: Any) -> None:
             share = next(n for n in (found.probability, found.share, found.score) if n is not None)
             place = f"  at {', '.join(f'{edge:.0f}' for edge in found.box)}" if found.box is not None else ""
             click.echo(f"{share:8.1%}  {found.label} ({found.index}){place}")
+
+
+@main.command()
+@click.argument("model")
+@click.option("--method", multiple=True, metavar="METHOD", help="Test this one; may be repeated. Default: all.")
+@_with(*_MODEL_OPTIONS[1:])
+def verify(model: str, method: tuple[str, ...], **options: Any) -> None:
+    """Test whether each method's maps depend on what MODEL has learnt, and on the class. Takes minutes."""
+    import threading
+
+    from service.explainers import base
+    from service.sanity.verifier import Verifier
+
+    settings = _settings(model=(model,), **options)
+    with _errors():
+        only = [base.method(name).name for name in method]
+        with _service(settings) as context:
+            entry = context.store.entry(None)
+            found = Verifier(context.device, settings).verify(
+                entry.spec, context.store.get(None), threading.Event(), only or None
+            )
+    for name, one in sorted(found.items()):
+        numbers = "  ".join("-" if n is None else f"{n:.2f}" for n in (one.mprt, one.random_logit))
+        click.echo(f"{name:24}{one.verdict:16}{numbers:14}{one.reason or ''}".rstrip())
 
 
 @main.command()

@@ -203,6 +203,7 @@ class Pipeline:
             params=method.resolved(facts) if method is not None else {},
             maps=maps,
             details=explanation.details,
+            sanity=self.store.verdict(plan.model, method.name) if method is not None else None,
         )
 
     def work(self, plan: Plan, run: Run, needs: Needs) -> Answer:

@@ -87,6 +87,13 @@ class Settings(BaseSettings):
         ),
     ] = "auto"
     tune: Annotated[bool, Field(description="Measure batch sizes and precisions while the device is idle.")] = True
+    verify: Annotated[
+        bool,
+        Field(
+            description="Find out while the device is idle whether each method's maps depend on what a model has "
+            "learnt, and on the class; only with `tune`."
+        ),
+    ] = True
     cache_dir: Annotated[
         Path | None, Field(description="Where measurements are kept; default: ~/.cache/heatlens, or XDG_CACHE_HOME.")
     ] = None

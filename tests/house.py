@@ -23,12 +23,16 @@ FILE, CLASS, ROOM, HALL = 400, 250, 1500, 2500  # lines; a room is a folder with
 PARTS: Mapping[str, tuple[str, str]] = {
     "": ("", ""),
     "__main__": ("cli", ""),
-    "cli": ("app server server.logs gallery methods", "click orjson pydantic"),
-    "deploy": ("app", "fastapi prometheus_client ray starlette uvicorn"),
-    "app": ("api tuning models settings metrics spans", "fastapi starlette torch"),
+    "cli": ("app server server.logs gallery methods sanity", "click orjson pydantic"),
+    "deploy": ("app", "fastapi numpy prometheus_client ray starlette uvicorn"),
+    "app": ("api tuning sanity models settings metrics spans", "fastapi starlette torch"),
     "server": ("api settings", "fastapi h11 starlette uvicorn"),
     "gallery": ("api pipeline", "PIL"),
     "tuning": ("engine.store engine.probe explainers images settings", "torch"),
+    "sanity": (
+        "client.wire engine.store engine.probe explainers explainers.base faithfulness images settings",
+        "pydantic torch",
+    ),
     "methods": ("errors", ""),
     "api": (
         "client.wire jobs pipeline comparison metrics spans methods",

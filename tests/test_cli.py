@@ -342,3 +342,12 @@ def test_array_is_the_map(cat: str, tmp_path: Path) -> None:
     values = np.load(io.BytesIO(file.read_bytes()))
     assert values.shape == (16, 16)
     assert torch.from_numpy(values).isfinite().all()
+
+
+def test_verify_says_of_each_method_whether_it_depends_on_the_model(tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setenv("HEATLENS_CACHE_DIR", str(tmp_path))
+    told = output("verify", "tiny", *TINY[:2], *TINY[4:], "--method", "cam", "--method", "filters").splitlines()
+    assert [line.split()[0] for line in told] == ["cam", "filters"]
+    assert re.match(r"cam +(passes|fails|depends) +\d\.\d\d  \d\.\d\d", told[0])
+    assert told[1].endswith("it looks at no picture")
+    assert wrong(1, "verify", "tiny", *TINY[:2], "--method", "cm").startswith("Error: there is no method 'cm'")

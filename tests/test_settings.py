@@ -32,7 +32,7 @@ def test_every_variable_that_is_named_exists():
         assert named <= {f"HEATLENS_{name.upper()}" for name in FIELDS}, path
 
 
-@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"otel", "page", "tune", "port", "score_cache_mib"}))
+@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"otel", "page", "tune", "verify", "port", "score_cache_mib"}))
 def test_a_bound_of_nothing_is_refused(name):
     """None of these means anything at zero or below; where it would mean `none`, it says so."""
     for value in (0, -1, math.nan, math.inf, -math.inf):
@@ -56,7 +56,7 @@ def test_names_tell_units():
     """A number with a unit carries it in its name, so that no value can be read in another one."""
     for name in NUMBERS:
         assert name.endswith(("_s", "_ms", "_mib", "_bytes", "_pixels")) or name in {
-            *("port", "otel", "page", "tune", "worker_threads", "max_targets", "max_connections"),
+            *("port", "otel", "page", "tune", "verify", "worker_threads", "max_targets", "max_connections"),
             *("max_batch_rows", "max_waiting_passes", "max_waiting_requests"),
         }
 

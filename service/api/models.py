@@ -131,7 +131,12 @@ async def model(request: Request, name: str) -> wire.ModelInfo:
         other_activations=list(facts.other_activations) if facts else None,
         tuning=_tuning(store, loaded) if loaded else None,
         methods=[
-            wire.MethodUse(name=method, applies=reason is None, reason=reason)
+            wire.MethodUse(
+                name=method,
+                applies=reason is None,
+                reason=reason,
+                sanity=store.verdict(loaded, method) if loaded and reason is None else None,
+            )
             for method, reason in applicability(facts).items()
         ]
         if facts

@@ -24,6 +24,7 @@ from service.faithfulness.gain import Gain
 from service.faithfulness.shape import SHIFTS
 from service.pipeline import Bound, Pipeline, Plan, Seen
 
+UNTESTED = wire.Sanity(verdict="not yet tested")
 log = logging.getLogger("heatlens")
 _ENDING = (Cancelled, DeadlineExceeded, EngineUnavailable)  # of the whole request, and not of one method
 
@@ -46,7 +47,7 @@ class Entry:
     answer: Answer | None = None  # its maps, drawn
     faithfulness: tuple[wire.Faithfulness, ...] = ()  # a map
     metrics: tuple[wire.Metrics | None, ...] = ()  # a map
-    sanity: wire.Sanity = field(default_factory=lambda: wire.Sanity(verdict="not yet tested"))
+    sanity: wire.Sanity = field(default_factory=lambda: UNTESTED)
     cost: wire.Cost | None = None
     problem: ServiceError | None = None
 
@@ -239,7 +240,8 @@ class Comparing:
             answer,
             tuple(wire.Faithfulness(gain=gain_wire(gain)) for gain, _ in numbers),
             tuple(metrics for _, metrics in numbers),
-            cost=entry.cost,
+            answer.sanity or UNTESTED,
+            entry.cost,
         )
 
     def _named(self, trial: Trial, entries: Sequence[Entry]) -> Mapping[int, wire.TargetRef]:

@@ -8,9 +8,10 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
@@ -61,6 +62,18 @@ class Tuning(Protocol):
         ...
 
 
+class Verifying(Protocol):
+    """Finds out which methods depend on what a model has learnt."""
+
+    def verdict(self, version: str, method: str) -> Any:
+        """Return what is known of a method on a model."""
+        ...
+
+    def verify(self, spec: ModelSpec, model: Model, closing: threading.Event) -> Any:
+        """Test all methods while the device is idle."""
+        ...
+
+
 class Store:
     """Models by name, one of them the default."""
 
@@ -72,6 +85,7 @@ class Store:
         tuner: Tuning | None = None,
         *,
         patience_s: float = 10.0,
+        verifier: Verifying | None = None,
     ) -> None:
         """Prepare to load.
 
@@ -81,7 +95,9 @@ class Store:
             device: where they are to run.
             tuner: what measures them.
             patience_s: that one is loaded alone for: one that compiles for minutes does not hold up the others.
+            verifier: what tests methods on them.
         """
+        self.verifier = verifier
         self.default = default
         self.tuner = tuner
         self.device = device
@@ -155,6 +171,10 @@ class Store:
             raise ModelUnavailable(f"model {entry.spec.name!r} failed to load: {entry.error}")
         raise ModelUnavailable(f"model {entry.spec.name!r} is still loading; try again in a few seconds")
 
+    def verdict(self, model: Model, method: str) -> Any:
+        """Return what is known of a method on a model; None where nothing is found out."""
+        return self.verifier.verdict(model.version, method) if self.verifier is not None else None
+
     def _load_all(self) -> None:
         leave_cores_to_the_device()
         while True:
@@ -179,9 +199,13 @@ class Store:
         self._note()
         if last:
             self._proved.set()
-            for entry in self.entries.values():
-                if self.tuner is not None and entry.model is not None and not self._closing.is_set():
-                    self._tune(entry.model, self.tuner)
+            ready = [(entry.spec, entry.model) for entry in self.entries.values() if entry.model is not None]
+            for _, model in ready:
+                if self.tuner is not None:
+                    self._idly(model, "measured", partial(self.tuner.measure, model, self._closing))
+            for spec, model in ready:
+                if self.verifier is not None:
+                    self._idly(model, "tested", partial(self.verifier.verify, spec, model, self._closing))
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -244,13 +268,16 @@ class Store:
         entry.status = "failed"
         log.error("model %s failed to load: %s", entry.spec.name, entry.error, exc_info=None if known else error)
 
-    def _tune(self, model: Model, tuner: Tuning) -> None:
+    def _idly(self, model: Model, what: str, work: Callable[[], Any]) -> None:
+        """Do what may take long and serves nobody at once; the model serves as it is where it fails."""
+        if self._closing.is_set():
+            return
         try:
-            tuner.measure(model, self._closing)
+            work()
         except ServiceError as error:  # closing
-            log.info("model %s is not measured: %s", model.facts.name, error)
-        except Exception:  # it serves as it is
-            log.exception("model %s cannot be measured", model.facts.name)
+            log.info("model %s is not %s: %s", model.facts.name, what, error)
+        except Exception:
+            log.exception("model %s cannot be %s", model.facts.name, what)
 
     def _loaded(self, spec: ModelSpec, module: nn.Module) -> Model:
         """Examine a network, decide how it runs, and send a first batch of each kind through it."""

@@ -1,7 +1,7 @@
 """Bytes to a picture, and a picture to a model's input; every limit on pictures is enforced here."""
 
 from service.images.decoding import FORMATS, decode
-from service.images.samples import photographs
+from service.images.samples import crops, photographs
 from service.images.transform import Box, Centre, Fit, Interpolation, Order, Picture, Transform, prepare, to_input
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Order",
     "Picture",
     "Transform",
+    "crops",
     "decode",
     "photographs",
     "prepare",

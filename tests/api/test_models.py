@@ -168,3 +168,25 @@ def test_a_model_that_fails_leaves_the_others_serving(tmp_path: Path) -> None:
             assert "returned a list" in response.json()["detail"]
             assert int(response.headers["retry-after"]) > 0
         assert client.post("/predict", files={"image": PNG}).status_code == 200
+
+
+def test_verdicts_stand_beside_methods_and_answers() -> None:
+    class Known:
+        def verdict(self, version: str, method: str) -> wire.Sanity:
+            return wire.Sanity(verdict="passes", mprt=0.125, reason=f"{version}: {method}")
+
+    app = create_app(Settings(catalog=CATALOG, model=("tiny",), device="cpu"))
+    with serving_app(app) as client:
+        store = app.state.context.store
+        found = wire.ModelInfo.model_validate(client.get("/models/tiny").json())
+        assert [one.sanity for one in found.methods or () if one.sanity is not None] == []  # nothing is measured here
+        store.verifier = Known()
+        found = wire.ModelInfo.model_validate(client.get("/models/tiny").json())
+        for one in found.methods or ():
+            assert (one.sanity is not None) == one.applies
+            assert one.sanity is None or one.sanity.reason == f"{found.version}: {one.name}"
+        files = {"image": PNG}
+        answer = wire.ExplainResponse.model_validate(client.post("/explain/cam", files=files).json())
+        assert answer.sanity == Known().verdict(answer.model.version, "cam")
+        compared = client.post("/compare", files=files | {"request": (None, '{"methods": ["cam"]}')}).json()
+        assert wire.CompareResponse.model_validate(compared).methods[0].sanity == answer.sanity

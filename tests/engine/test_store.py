@@ -385,3 +385,33 @@ def test_what_cannot_be_proved_takes_rows_whole(device, monkeypatch, error):
         assert store.wait(60)
         assert store.get(None).incremental is None
         _answers(store, device, "one")
+
+
+def test_methods_are_tested_once_all_models_are_measured(device):
+    done, over = [], threading.Event()
+
+    class Verifier:
+        def verdict(self, version, method):
+            return version, method
+
+        def verify(self, spec, model, closing):
+            done.append(("tested", spec.name))
+            if len(done) == 4:
+                over.set()
+            raise RuntimeError("it serves as it is")
+
+    class Noting(Tuning):
+        def measure(self, model, closing):
+            done.append(("measured", model.facts.name))
+
+    specs = {name: _spec(name) for name in ("one", "other")}
+    store = Store(specs, "one", device, Noting(), verifier=Verifier())
+    store.start()
+    try:
+        assert over.wait(60)
+        assert done == [("measured", "one"), ("measured", "other"), ("tested", "one"), ("tested", "other")]
+        assert store.verdict(store.get("one"), "cam") == (store.get("one").version, "cam")
+    finally:
+        store.close()
+        store.join(60)
+    assert Store(specs, "one", device).verdict(None, "cam") is None

@@ -71,6 +71,7 @@ def document(answer: Answer) -> dict[str, Any]:
         "maps": maps(answer.maps, answer.output),
         "image": image,
         "details": answer.details,
+        "sanity": answer.sanity.model_dump() if answer.sanity is not None else None,
         "usage": usage,
     }
 

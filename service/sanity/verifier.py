@@ -1,0 +1,260 @@
+"""The job that tests every method on a model: in the background, a batch at a time, whenever nobody else waits."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from service import __version__
+from service.client import wire
+from service.contract import Clean, Map, Readout, Target, Targets, View
+from service.engine.network.resident import Model
+from service.engine.probe import ModelProbe
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.run import Run
+from service.engine.scheduler.work import rows_key
+from service.errors import EngineUnavailable, NotApplicable, OutOfMemory, ServiceError
+from service.explainers.base import Explainer, registry
+from service.faithfulness.likeness import spearman, ssim
+from service.faithfulness.ordering import flat
+from service.images import crops
+from service.models.spec import ModelSpec
+from service.precision import DTYPES
+from service.process import out_of_memory
+from service.sanity.cutting import MOST, Strongest, cut
+from service.sanity.permuting import permute
+from service.sanity.verdict import Pairs, verdict
+from service.settings import Settings
+
+log = logging.getLogger("heatlens")
+IDLE = -100  # below every request's priority
+BUDGET = 80_000  # passes of all methods on a model
+STAGED = 64  # passes of a map up to which all stages are looked at
+STAGES = (0.25, 0.5, 0.75)  # of the layers; and all of them
+UNTESTED = wire.Sanity(verdict="not yet tested")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What one method is asked: made cheap, its layers and classes fixed by the resident network."""
+
+    method: Explainer
+    passes: int  # of a map
+    strongest: bool  # whether it sees the strongest channels only
+    pairs: Pairs
+
+
+@dataclass(frozen=True)
+class _Picture:
+    x: Tensor  # (1, C, H, W)
+    targets: tuple[Target, ...]  # what the resident network says of it
+    low: Target | None
+    readout: Readout | None
+
+
+class Verifier:
+    """Tests methods on models, and remembers what it found."""
+
+    def __init__(self, device: Device, settings: Settings) -> None:
+        self.device, self.settings = device, settings
+        self.found: dict[str, dict[str, wire.Sanity]] = {}  # by model version and method
+
+    def verdict(self, version: str, method: str) -> wire.Sanity:
+        """Return what is known of a method on a model."""
+        return self.found.get(version, {}).get(method, UNTESTED)
+
+    def verify(
+        self, spec: ModelSpec, model: Model, closing: threading.Event, only: Sequence[str] | None = None
+    ) -> Mapping[str, wire.Sanity]:
+        """Test all methods on a model, or some; what was found by an earlier version of this start stands.
+
+        Raises:
+            EngineUnavailable: the server is closing.
+        """
+        known = self.found.setdefault(model.version, self._recalled(model))
+        wanted = [name for name in (only or registry()) if known.get(name, UNTESTED).verdict == "not yet tested"]
+        if not wanted:
+            return known
+        asked = self._asked(model, wanted, known)
+        pictures = self._pictures(model, closing)
+        if isinstance(pictures, str):
+            known |= {name: wire.Sanity(verdict="not yet tested", reason=pictures) for name in asked}
+            return known
+        try:
+            before = {name: self._before(model, one, pictures, closing) for name, one in asked.items()}
+            self._stage(spec, 1.0, asked, before, pictures, closing)
+            known |= {name: verdict(one.pairs) for name, one in asked.items()}
+            staged = {name: one for name, one in asked.items() if one.passes <= STAGED}
+            for share in STAGES:
+                self._stage(spec, share, staged, before, pictures, closing)
+            known |= {name: verdict(one.pairs) for name, one in staged.items()}
+        except Exception as error:
+            if not (isinstance(error, OutOfMemory) or out_of_memory(error)):
+                raise
+            untested = wire.Sanity(verdict="not yet tested", reason="memory")
+            known |= {name: untested for name in asked if known.get(name, UNTESTED).verdict == "not yet tested"}
+        self._remember(model, known)
+        return known
+
+    def _asked(self, model: Model, wanted: Sequence[str], known: dict[str, wire.Sanity]) -> dict[str, _Asked]:
+        """Return the methods that can be tested, the cheapest first; of others the reason is noted."""
+        asked: dict[str, _Asked] = {}
+        facts, spent = model.facts, 0
+        for name in wanted:
+            cls = registry()[name]
+            try:
+                if not cls.needs_image:
+                    raise NotApplicable("it looks at no picture")
+                cls.require(facts)
+                method = cls().settled(facts)
+                method, said, passes, strongest = cut(method, facts)
+                # Another network may have another default layer.
+                method = type(method).model_validate(method.resolved(facts))
+            except (ServiceError, ValueError) as error:
+                reason = getattr(error, "detail", "it needs parameters")
+                known[name] = wire.Sanity(verdict="not yet tested", reason=reason)
+                continue
+            asked[name] = _Asked(method, passes, strongest, Pairs(cut=said))
+        kept: dict[str, _Asked] = {}
+        for name, one in sorted(asked.items(), key=lambda item: item[1].passes):
+            spent += 8 * one.passes * (3 + len(STAGES) * (one.passes <= STAGED))
+            if spent > BUDGET or one.passes > MOST:
+                reason = f"a map takes about {one.passes} passes, more than are spent on it"
+                known[name] = wire.Sanity(verdict="not yet tested", reason=reason)
+            else:
+                kept[name] = one
+        return kept
+
+    def _pictures(self, model: Model, closing: threading.Event) -> list[_Picture] | str:
+        """Return the crops with what the resident network says of them; or why nothing can be asked of it."""
+        facts, found = model.facts, []
+        for x in torch.split(crops(model.spec.transform).to(model.device), 1):
+            answer = self._probe(model, closing).answer(x)
+            if facts.task.looks:
+                height, width = facts.input_size
+                clean = Clean(answer, View((0, 0, width, height), facts.input_size), _no_picture, _no_picture)
+                try:
+                    readout, targets = facts.task.bind(None, facts, clean)
+                except ServiceError as error:
+                    return error.detail
+                found.append(_Picture(x, tuple(targets[:1]), None, readout))
+                continue
+            chosen = tuple(Targets(facts).chosen(answer)[:1])
+            low = facts.task.low(answer)
+            found.append(_Picture(x, chosen, low if low != chosen[0] else None, None))
+        return found
+
+    def _probe(
+        self, model: Model, closing: threading.Event, readout: Readout | None = None, *, strongest: bool = False
+    ) -> ModelProbe:
+        if closing.is_set():
+            raise EngineUnavailable("the server is closing")
+        kind = Strongest if strongest else ModelProbe
+        return kind(model, self.device, Run(priority=IDLE), "fp32", readout)
+
+    def _map(
+        self, model: Model, one: _Asked, picture: _Picture, target: Target | None, closing: threading.Event
+    ) -> Tensor | None:
+        """Return one number a place; None where there is no map."""
+        aims = one.method.takes_targets
+        run = self._probe(model, closing, picture.readout if aims else None, strongest=one.strongest)
+        targets = Targets(model.facts, [target] if aims and target is not None else None)
+        with suppress(NotApplicable):
+            found = one.method.explain(run, picture.x, targets)
+            one.pairs.passes += one.passes
+            return _heat(found.maps[0]) if found.maps else None
+        return None
+
+    def _before(
+        self, model: Model, one: _Asked, pictures: Sequence[_Picture], closing: threading.Event
+    ) -> list[Tensor | None]:
+        """Return the resident network's maps, and note how alike those of a low class are."""
+        maps, low = [], []
+        for picture in pictures:
+            maps.append(self._map(model, one, picture, picture.targets[0], closing))
+            if one.method.takes_targets and picture.low is not None:
+                low.append(_alike(maps[-1], self._map(model, one, picture, picture.low, closing)))
+        one.pairs.low = low or None
+        return maps
+
+    def _stage(
+        self,
+        spec: ModelSpec,
+        share: float,
+        asked: Mapping[str, _Asked],
+        before: Mapping[str, Sequence[Tensor | None]],
+        pictures: Sequence[_Picture],
+        closing: threading.Event,
+    ) -> None:
+        """Explain by a copy with a share of its layers permuted, and note how alike its maps are to those before."""
+        copy = self._copy(spec, share, pictures)
+        for name, one in asked.items():
+            after = [self._map(copy, one, picture, picture.targets[0], closing) for picture in pictures]
+            both = list(zip(before[name], after, strict=True))
+            ranks, shapes = [_alike(*pair) for pair in both], [_shaped(*pair) for pair in both]
+            if share == 1.0:
+                one.pairs.permuted, one.pairs.ssim = ranks, shapes
+            else:
+                one.pairs.stages.append((share, ranks, shapes))
+        for precision in DTYPES:  # another network may come to lie where the copy was
+            self.device.limits.forget(rows_key(copy, copy.facts.input_shape, precision))
+
+    def _copy(self, spec: ModelSpec, share: float, pictures: Sequence[_Picture]) -> Model:
+        """Build the network anew, which nobody else sees, and permute it."""
+        said = list(spec.said)
+        network = spec.build()
+        spec.said[:] = said
+        permute(network, share, torch.cat([picture.x.cpu() for picture in pictures]))
+        return Model(replace(spec, name=f"{spec.name}-permuted"), network, self.device.device)
+
+    def _file(self, model: Model) -> Path:
+        known = {"model": model.version, "heatlens": __version__, "torch": torch.__version__}
+        name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatlens"
+        return (self.settings.cache_dir or cache) / f"sanity-{name}.json"
+
+    def _recalled(self, model: Model) -> dict[str, wire.Sanity]:
+        try:
+            kept = json.loads(self._file(model).read_text("utf-8"))
+            return {name: wire.Sanity.model_validate(one) for name, one in kept.items()}
+        except (OSError, ValueError, AttributeError):
+            return {}  # none, or of another form: it is tested anew
+
+    def _remember(self, model: Model, known: Mapping[str, wire.Sanity]) -> None:
+        file = self._file(model)
+        unfinished = file.with_suffix(f".{os.getpid()}")
+        tested = {name: one.model_dump() for name, one in known.items() if one.verdict != "not yet tested"}
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(json.dumps(tested, indent=1), "utf-8")
+            unfinished.replace(file)
+        except OSError as error:  # a read-only file system: it is tested again after the next start
+            log.info("verdicts cannot be kept in %s: %s", file.parent, error.strerror)
+
+
+def _no_picture(i: int) -> Tensor:
+    raise NotApplicable("its targets name further pictures")
+
+
+def _heat(found: Map) -> Tensor:
+    """Return one number a place, (h, w), whatever kind the map is of."""
+    array = found.array.detach().float().cpu()
+    return array.abs().sum(0) if array.ndim == 3 else array
+
+
+def _alike(a: Tensor | None, b: Tensor | None) -> float | None:
+    return spearman(a, b) if a is not None and b is not None and a.shape == b.shape else None
+
+
+def _shaped(a: Tensor | None, b: Tensor | None) -> float | None:
+    return ssim(a, b) if a is not None and b is not None and a.shape == b.shape and not flat(a) else None

@@ -1,0 +1,116 @@
+"""Verdicts on the small networks: planted failures are caught, and what is found is kept."""
+
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+
+from service.contract import Explanation, Map, Rows
+from service.errors import EngineUnavailable
+from service.explainers.cam.grad_cam import GradCAM
+from service.explainers.perturbation.occlusion import Occlusion
+from service.sanity import verifier as module
+from service.sanity.verifier import Verifier
+from service.settings import Settings
+
+OPEN = threading.Event()
+FEW = ["grad-cam", "saliency", "cam", "eigen-cam", "filters", "ram", "feature-maps"]
+
+
+@pytest.fixture
+def verify(tiny, tmp_path):  # type: ignore[no-untyped-def]
+    entry = tiny.store.entry("tiny")
+
+    def run(only=FEW, closing=OPEN, settings=None):  # type: ignore[no-untyped-def]
+        made = Verifier(tiny.device, settings or Settings(cache_dir=tmp_path))
+        return made, made.verify(entry.spec, entry.model, closing, only)
+
+    return run
+
+
+def test_every_method_has_a_verdict_or_a_reason(verify, tiny) -> None:
+    said = list(tiny.store.entry("tiny").spec.said)
+    made, found = verify()
+    assert set(found) == set(FEW)
+    for name in ("grad-cam", "saliency", "cam"):
+        one = found[name]
+        assert one.verdict != "not yet tested"
+        assert one.pictures == 8
+        assert one.random_logit is not None
+        assert [stage.share for stage in one.stages] == [0.25, 0.5, 0.75, 1.0]
+    assert found["eigen-cam"].random_logit is None
+    assert found["filters"].reason == "it looks at no picture"
+    assert found["ram"].verdict == "not yet tested"
+    version = tiny.store.get("tiny").version
+    assert made.verdict(version, "cam") == found["cam"]
+    assert made.verdict(version, "rise").verdict == "not yet tested"
+    assert list(tiny.store.entry("tiny").spec.said) == said
+
+
+def _planted(monkeypatch, make) -> None:  # type: ignore[no-untyped-def]
+    def explain(self, probe, image, targets):  # type: ignore[no-untyped-def]
+        outputs = probe.scores(Rows.of(image))[0]
+        return Explanation([Map(self.name, make(image), target=t) for t in targets.chosen(outputs)], {}, outputs)
+
+    monkeypatch.setattr(GradCAM, "explain", explain)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (lambda image: (image[0].mean(0).diff(dim=0)[:, :-1]).abs(), "learnt nothing"),  # an edge detector
+        (lambda image: torch.ones(8, 8), "flat"),
+    ],
+    ids=["edges", "constant"],
+)
+def test_what_ignores_the_network_fails(verify, monkeypatch, make, why) -> None:
+    _planted(monkeypatch, make)
+    _, found = verify(["grad-cam"])
+    assert found["grad-cam"].verdict == "fails"
+    assert why in found["grad-cam"].reason
+
+
+def test_what_ignores_the_class_fails(verify, monkeypatch) -> None:
+    """It depends on the weights, and not on the class."""
+
+    def explain(self, probe, image, targets):  # type: ignore[no-untyped-def]
+        found = Occlusion(window=8, stride=8).explain(probe, image, targets.__class__(targets.facts, [0]))
+        outputs = found.outputs
+        return replace(found, maps=[replace(found.maps[0], target=t) for t in targets.chosen(outputs)])
+
+    monkeypatch.setattr(GradCAM, "explain", explain)
+    _, found = verify(["grad-cam"])
+    assert found["grad-cam"].verdict == "fails"
+    assert found["grad-cam"].random_logit == pytest.approx(1)
+
+
+def test_what_is_found_is_kept(verify, monkeypatch) -> None:
+    _, found = verify(["cam"])
+    monkeypatch.setattr(Verifier, "_copy", None)  # it would be called
+    _, again = verify(["cam"])
+    assert again["cam"] == found["cam"]
+
+
+def test_closing_ends_it(verify) -> None:
+    closing = threading.Event()
+    closing.set()
+    with pytest.raises(EngineUnavailable):
+        verify(["cam"], closing)
+
+
+def test_where_memory_runs_out_it_says_so(verify, monkeypatch) -> None:
+    def full(*_):  # type: ignore[no-untyped-def]
+        raise MemoryError
+
+    monkeypatch.setattr(module, "Model", full)
+    _, found = verify(["cam"])
+    assert (found["cam"].verdict, found["cam"].reason) == ("not yet tested", "memory")
+
+
+def test_what_goes_beyond_the_budget_is_left_out(verify, monkeypatch) -> None:
+    monkeypatch.setattr(module, "BUDGET", 8 * 6 * 2)
+    _, found = verify(["cam", "occlusion"])
+    assert found["occlusion"].verdict == "not yet tested"
+    assert "passes" in found["occlusion"].reason
+    assert found["cam"].verdict != "not yet tested"
