@@ -24,7 +24,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "": ("", ""),
     "__main__": ("cli", ""),
     "cli": ("app server server.logs gallery methods sanity", "click orjson pydantic"),
-    "deploy": ("app", "fastapi numpy prometheus_client ray starlette uvicorn"),
+    "deploy": ("app", "fastapi numpy orjson prometheus_client ray starlette uvicorn"),
     "app": ("api tuning sanity models settings metrics spans", "fastapi starlette torch"),
     "server": ("api settings", "fastapi h11 starlette uvicorn"),
     "gallery": ("api pipeline", "PIL"),
