@@ -325,3 +325,19 @@ def test_kserve_runs_it_as_kubernetes_does():
     assert predictor["model"]["protocolVersion"] in runtime["spec"]["protocolVersions"]
     (metric,) = predictor["autoScaling"]["metrics"]
     assert set(re.findall(r"heatlens_\w+", metric["external"]["metric"]["query"])) <= METRICS.keys()
+
+
+def test_replicas_are_behind_a_proxy_that_knows_sessions():
+    class Reading(yaml.SafeLoader):
+        pass
+
+    Reading.add_constructor("!reset", lambda loader, node: [])
+    text = (DOCKER / "compose.replicas.yaml").read_text("utf-8")
+    services = yaml.load(text, Reading)["services"]
+    assert services["heatlens"]["ports"] == []
+    assert services["proxy"]["ports"] == COMPOSE["services"]["heatlens"]["ports"]
+    (volume,) = services["proxy"]["volumes"]
+    configuration = (DOCKER / volume.partition(":")[0]).read_text("utf-8")
+    assert "balance hdr(X-Session-Id)" in configuration
+    assert "GET /health/ready" in configuration
+    assert f"heatlens:{IMAGE['EXPOSE']}" in configuration
