@@ -96,14 +96,14 @@ def ablation_cam(folder: Path, rounds: int) -> Iterator[Row]:
 
 def eigen_cam(folder: Path, rounds: int) -> Iterator[Row]:
     """The first component of a layer's maps: peers take all of them."""
-    for name, layer in (("resnet50", "layer4"), ("resnet18", "layer4")):
-        subject = Subject(name, folder)
-        with ours(subject, DEVICE, tune=False) as service:
-            target = target_of(service, subject)
+    subject = Subject("resnet50", folder)
+    with ours(subject, DEVICE, tune=False) as service:
+        target = target_of(service, subject)
+        for layer in ("layer4", "layer3", "layer2"):
             call = scaled(maps_of(service, method("eigen-cam")(layer=layer), ()))
             peer = peers.grad_cam_map("EigenCAM", subject.plain(DEVICE), layer, target)
             # Its sign is that of an arbitrary singular vector: where it is the other one, maps do not agree.
-            yield raced("eigen-cam", subject, rounds, call, ("pytorch-grad-cam", peer), "5x", {"spearman": -1.0})
+            yield raced(f"eigen-cam {layer}", subject, rounds, call, ("pytorch-grad-cam", peer), "5x", {"spearman": -1.0})
 
 
 def rise(folder: Path, rounds: int) -> Iterator[Row]:

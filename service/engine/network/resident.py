@@ -163,6 +163,7 @@ class Model:
     def _tracing(self, tracing: Tracing) -> Variant:
         """Return what to trace with: the copy for what it was held against the network in."""
         default = (self.facts.default_layer,)
-        if self.traced is not None and tracing.layers == tracing.wrt == default and tracing.rule is None:
+        held = tracing.layers == default and tracing.wrt in ((), default) and tracing.rule is None
+        if self.traced is not None and held:
             return self.traced
         return Variant("plain", self.module)

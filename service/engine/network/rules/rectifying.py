@@ -8,33 +8,43 @@ from torch.overrides import TorchFunctionMode
 
 from service.contract import Rule
 from service.engine.network.activations import rectifier_of
-from service.engine.network.rules.slopes import answered
+from service.engine.network.rules.slopes import answered, overwrites
 
 # Small enough to change a living gradient by little, large enough to survive a chain of closed ReLUs.
 _LEAK = 1e-2
 
 
 class _Rectify(torch.autograd.Function):
-    """min(max(x, 0), ceiling) forwards; backwards what the rule says."""
+    """min(max(x, 0), ceiling) forwards; backwards what the rule says. Open is where the result is within its bounds."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ceiling: float | None, rule: str) -> Tensor:
-        ctx.rule = rule
+    def forward(ctx: Any, x: Tensor, ceiling: float | None, rule: str, in_place: bool) -> Tensor:
+        ctx.rule, ctx.ceiling = rule, ceiling
+        if in_place:
+            ctx.mark_dirty(x)
+            result = x.clamp_(0, ceiling)
+        else:
+            result = x.clamp(0, ceiling)
         if rule in ("guided", "leaky"):
-            open_ = x > 0
-            ctx.save_for_backward(open_ if ceiling is None else open_ & (x < ceiling))
-        return x.clamp(0, ceiling)
+            ctx.save_for_backward(result)
+        return result
 
     @staticmethod
-    def backward(ctx: Any, *signal: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *signal: Tensor) -> tuple[Tensor, None, None, None]:
         (g,) = signal
         if ctx.rule == "leaky":
-            g = torch.where(ctx.saved_tensors[0], g, _LEAK * g)
+            (result,) = ctx.saved_tensors
+            open_ = result > 0 if ctx.ceiling is None else (result > 0) & (result < ctx.ceiling)
+            g = torch.where(open_, g, _LEAK * g)
         elif ctx.rule == "guided":
-            g = g.clamp(min=0) * ctx.saved_tensors[0]
+            g, (result,) = g.clamp(min=0), ctx.saved_tensors
+            if ctx.ceiling is None:
+                g = torch.ops.aten.threshold_backward(g, result, 0)
+            else:
+                g = torch.ops.aten.hardtanh_backward(g, result, 0, ctx.ceiling)
         elif ctx.rule == "deconvnet":
             g = g.clamp(min=0)
-        return g, None, None
+        return g, None, None, None
 
 
 class Rectifying(TorchFunctionMode):
@@ -51,4 +61,7 @@ class Rectifying(TorchFunctionMode):
         if met is None:
             return func(*args, **kwargs)
         x, ceiling = met
-        return answered(_Rectify.apply(x, ceiling, self.rule.relu), x, func, kwargs)
+        # As the operator itself, but for views, of which some must not be written to by a function of ours.
+        in_place = overwrites(func, kwargs) and x.requires_grad and not x.is_leaf and not x._is_view()
+        result = _Rectify.apply(x, ceiling, self.rule.relu, in_place)
+        return result if in_place else answered(result, x, func, kwargs)

@@ -37,9 +37,14 @@ def proportional(value: Tensor, x: Tensor) -> Tensor:
 
 def answered(result: Tensor, x: Tensor, func: Any, kwargs: Mapping[str, Any]) -> Tensor:
     """Return what a call answers with; where it works in place, in the tensor that it was given."""
+    return x.copy_(result) if overwrites(func, kwargs) else result
+
+
+def overwrites(func: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call works in place."""
     name = getattr(func, "__name__", "")
     own = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
-    return x.copy_(result) if own or kwargs.get("inplace", False) else result
+    return own or bool(kwargs.get("inplace", False))
 
 
 def learns(*tensors: Any) -> bool:
