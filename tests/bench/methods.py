@@ -103,7 +103,8 @@ def eigen_cam(folder: Path, rounds: int) -> Iterator[Row]:
             call = scaled(maps_of(service, method("eigen-cam")(layer=layer), ()))
             peer = peers.grad_cam_map("EigenCAM", subject.plain(DEVICE), layer, target)
             # Its sign is that of an arbitrary singular vector: where it is the other one, maps do not agree.
-            yield raced(f"eigen-cam {layer}", subject, rounds, call, ("pytorch-grad-cam", peer), "5x", {"spearman": -1.0})
+            agree, named = {"spearman": -1.0}, f"eigen-cam {layer}"
+            yield raced(named, subject, rounds, call, ("pytorch-grad-cam", peer), "5x", agree)
 
 
 def rise(folder: Path, rounds: int) -> Iterator[Row]:
