@@ -1,6 +1,9 @@
 """Train a tiny vision transformer on painted discs, so that what its attention should show is known to the pixel.
 
     python -m tests.training.tiny_vit [--steps N] [--seed S] [--out PATH]
+    python -m tests.training.tiny_vit --paint PICTURE
+
+The second one paints a picture that no training has seen, for the network as `tiny_vit.toml` serves it.
 
 Each picture has two discs on cloudy ground: one with stripes, whose direction is the class, and a plain one, which
 says nothing. Colours, sizes and places say nothing of the class either. Two to three minutes on one core.
@@ -14,6 +17,7 @@ from typing import Final
 
 import click
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
@@ -26,7 +30,7 @@ SIDE: Final = 48
 PATCH: Final = 6
 """Side of a patch, in pixels."""
 
-CLASSES: Final = ("across", "down", "rising", "falling")
+CLASSES: Final = ("across", "rising", "down", "falling")
 """The directions of the stripes, an eighth of a turn apart."""
 
 RADII: Final = (7.0, 10.0)
@@ -36,6 +40,10 @@ PERIOD: Final = 5.0
 """From stripe to stripe, in pixels."""
 
 WEIGHTS: Final = Path(__file__).with_suffix(".safetensors")
+
+
+MEAN, STD, LARGE, SEED = 0.5, 0.2, 6, 1_000_011
+"""How pictures are painted for people: pixels are MEAN + STD x, each LARGE a side; and the seed of the one painted."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +132,26 @@ def accuracy(network: Vision, number: int = 512, seed: int = 1_000_003) -> float
         return float((network(painted.x).argmax(1) == painted.target).float().mean())
 
 
+def picture(seed: int = SEED) -> tuple[Image.Image, int]:
+    """Return a painted picture as people see it, and the number of its class."""
+    painted = paint(1, torch.Generator().manual_seed(seed))
+    pixels = ((MEAN + STD * painted.x[0]).clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    small = Image.fromarray(pixels)
+    return small.resize((SIDE * LARGE, SIDE * LARGE), Image.Resampling.NEAREST), int(painted.target)
+
+
 @click.command()
 @click.option("--steps", default=800, show_default=True, help="Steps of training.")
 @click.option("--seed", default=0, show_default=True, help="Of weights and pictures.")
 @click.option("--out", default=WEIGHTS, type=click.Path(path_type=Path), show_default=True, help="Weights to write.")
-def main(steps: int, seed: int, out: Path) -> None:
-    """Train, measure and save."""
+@click.option("--paint", "painted", type=click.Path(path_type=Path), help="Only paint a picture, and write it here.")
+def main(steps: int, seed: int, out: Path, painted: Path | None) -> None:
+    """Train, measure and save; or paint."""
+    if painted is not None:
+        image, target = picture()
+        image.save(painted)
+        click.echo(f"stripes: {CLASSES[target]}")
+        return
     network = train(steps, seed)
     click.echo(f"accuracy on held-out pictures: {accuracy(network):.3f}")
     save_file({name: tensor.half().contiguous() for name, tensor in network.state_dict().items()}, out)

@@ -8,8 +8,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from service.explainers.base import registry
+from service.images import decode, prepare, to_input
+from service.models.catalogue import requested
+from tests.conftest import encoded
 from tests.explainers.conftest import Subject
-from tests.training.tiny_vit import CLASSES, SIDE, Painted, accuracy, paint, tiny_vit
+from tests.training.tiny_vit import CLASSES, SIDE, WEIGHTS, Painted, accuracy, paint, picture, tiny_vit
 
 PICTURES = 48
 # How much of a map lies on the stripes, in units of their area; about 10 is all of it.
@@ -52,6 +55,16 @@ def _times_its_area(maps: Tensor, mask: Tensor) -> Tensor:
 def test_it_has_learned_to_tell_stripes_apart():
     assert accuracy(tiny_vit(), 256) > 0.95
     assert accuracy(tiny_vit(None), 256) < 2 / len(CLASSES)
+
+
+def test_the_picture_for_people_shows_it_its_class():
+    """As the catalogue beside it serves it, which README's picture is drawn with."""
+    (spec,) = requested((), WEIGHTS.with_suffix(".toml"))[0].values()
+    assert tuple(spec.labels) == CLASSES
+    image, target = picture()
+    x = to_input(prepare(decode(encoded(image), max_bytes=2**24, max_pixels=2**24), spec.transform), spec.transform)
+    assert x.shape == (1, 3, SIDE, SIDE)
+    assert int(tiny_vit()(x).argmax()) == target
 
 
 @pytest.mark.parametrize(("method", "least"), LEAST.items())
