@@ -315,6 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help=f"of {', '.join(NETWORKS)}; default: all")
     parser.add_argument("--method", default="", help="a regular expression; default: all")
     parser.add_argument("--out", type=Path, help="folder of what is found, a file for each network")
+    parser.add_argument("--missing", action="store_true", help="only what the folder does not have yet")
     given = parser.parse_args(arguments)
     if unknown := {*given.networks} - {*NETWORKS}:
         parser.error(f"no such network: {', '.join(unknown)}")
@@ -326,10 +327,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found[name] = {method: Cell(**cell) for method, cell in json.loads(file.read_text()).items()}
         if given.networks and name not in given.networks:
             continue
+        known = found.get(name, {}) if given.missing else {}
         holding = Holding(name, NETWORKS[name])
         try:
             for method in registry().values():
-                if re.search(given.method, method.name):
+                if re.search(given.method, method.name) and method.name not in known:
                     cell = found.setdefault(name, {})[method.name] = holding.cell(method)
                     said = f"{cell.mark} {cell.error:.1e} {cell.seconds:5.1f} s {cell.layer} {cell.reason}"
                     print(f"{name} {method.name} {said}", file=sys.stderr, flush=True)

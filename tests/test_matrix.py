@@ -1,0 +1,68 @@
+"""The table of methods and networks says what is so, and finds what is not."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from service.explainers.base import registry
+from tests import matrix, tiny
+from tests.matrix import Cell, Holding
+
+
+@pytest.fixture(scope="module")
+def holding():
+    held = Holding("resnet18", tiny.classifier, tiny.SIZE)
+    yield held
+    held.close()
+
+
+@pytest.mark.parametrize("name", ["cam", "recipro-cam", "saliency", "rise", "filters", "lrp"])
+def test_what_holds_is_said_to_hold(holding, name):
+    cell = holding.cell(registry()[name])
+    assert (cell.mark, cell.reason) == ("=", "")
+    assert cell.error <= matrix.TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["ram", "attention"])
+def test_true_reasons_are_told_from_others(holding, monkeypatch, name):
+    assert holding.cell(registry()[name]).mark == "-"
+    monkeypatch.setattr(matrix, "_REASONS", {words: lambda one: False for words in matrix._REASONS})
+    cell = holding.cell(registry()[name])
+    assert cell.mark == "!"
+    assert "untrue" in cell.reason
+
+
+def test_faults_are_found(holding, monkeypatch):
+    saliency = registry()["saliency"]
+    explain = saliency.explain
+
+    def wrong(self, probe, image, targets):
+        found = explain(self, probe, image, targets)
+        factor = 1.0 if isinstance(probe, matrix.PlainProbe) else 1.01
+        return replace(found, maps=[replace(m, array=factor * m.array) for m in found.maps])
+
+    def changing(self, probe, image, targets):
+        with torch.no_grad():
+            holding.model.module.fc.bias += 0.01
+        return explain(self, probe, image, targets)
+
+    def none(self, probe, image, targets):
+        found = explain(self, probe, image, targets)
+        return replace(found, maps=[replace(m, array=m.array / 0) for m in found.maps])
+
+    for broken, said in ((wrong, "off by"), (none, "a number is none"), (changing, "the model is not what it was")):
+        monkeypatch.setattr(saliency, "explain", broken)
+        cell = holding.cell(saliency)
+        assert cell.mark == "!"
+        assert said in cell.reason
+
+
+def test_the_table_has_a_line_for_each_method_and_says_what_is_wrong():
+    cells = {"cam": Cell("=", error=1e-7), "ram": Cell("-", reason="ram needs a regression model"), "lrp": Cell("!")}
+    shown = matrix.table({"resnet18": {**cells, "rise": Cell("!", reason="a number is none")}})
+    lines = shown.splitlines()
+    assert len([line for line in lines if line.split(" ")[0] in registry()]) == len(registry())
+    assert "! a number is none\n    rise on resnet18" in shown
+    assert "METHOD needs a regression model\n    ram on resnet18" in shown
+    assert lines[-1] == "1 =, 0 ~, 1 -, 2 !"
