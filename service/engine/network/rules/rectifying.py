@@ -37,11 +37,11 @@ class _Rectify(torch.autograd.Function):
             open_ = result > 0 if ctx.ceiling is None else (result > 0) & (result < ctx.ceiling)
             g = torch.where(open_, g, _LEAK * g)
         elif ctx.rule == "guided":
-            g, (result,) = g.clamp(min=0), ctx.saved_tensors
+            (result,) = ctx.saved_tensors
             if ctx.ceiling is None:
-                g = torch.ops.aten.threshold_backward(g, result, 0)
+                g = torch.ops.aten.threshold_backward(g, result, 0).clamp_(min=0)
             else:
-                g = torch.ops.aten.hardtanh_backward(g, result, 0, ctx.ceiling)
+                g = torch.ops.aten.hardtanh_backward(g, result, 0, ctx.ceiling).clamp_(min=0)
         elif ctx.rule == "deconvnet":
             g = g.clamp(min=0)
         return g, None, None, None
