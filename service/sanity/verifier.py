@@ -81,7 +81,7 @@ class Verifier:
         Raises:
             EngineUnavailable: the server is closing.
         """
-        known = self.found.setdefault(model.version, self._recalled(model))
+        known = self.found.setdefault(model.version, self.recalled(model))
         wanted = [name for name in (only or registry()) if known.get(name, UNTESTED).verdict == "not yet tested"]
         if not wanted:
             return known
@@ -223,7 +223,8 @@ class Verifier:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatlens"
         return (self.settings.cache_dir or cache) / f"sanity-{name}.json"
 
-    def _recalled(self, model: Model) -> dict[str, wire.Sanity]:
+    def recalled(self, model: Model) -> dict[str, wire.Sanity]:
+        """Return what an earlier process found of a model."""
         try:
             kept = json.loads(self._file(model).read_text("utf-8"))
             return {name: wire.Sanity.model_validate(one) for name, one in kept.items()}
