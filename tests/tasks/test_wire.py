@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from service.client import wire
 from service.settings import Settings
 from tests.conftest import encoded, serving
 
@@ -184,3 +185,42 @@ def test_what_was_checked_at_load_can_be_read(client) -> None:
     assert checks["repeatable"]["outcome"] == "passed"
     layers = {layer["path"]: layer for layer in client.get("/models/unsaid/layers").json()["layers"]}
     assert layers["act"]["layout"] == "chw"
+
+
+TARGETS = {
+    "multilabel": [1, 0],
+    "binary": [0],
+    "segmenter": [{"class": 1, "region": [12, 0, 40, 40]}],
+    "detector": None,
+    "embedding": [{"like": [0]}],
+    "dark": [1],
+}
+
+
+@pytest.mark.parametrize("model", TARGETS)
+def test_networks_of_every_kind_are_compared(client, model) -> None:
+    fields = {"methods": ["occlusion", "saliency"], "metrics": ["sparsity", "random-logit", "curves"]}
+    if TARGETS[model] is not None:
+        fields["targets"] = TARGETS[model]
+    if model == "embedding":
+        fields["pictures"] = [_text(_noise(1))]
+    answer = _ask(client, "/compare", model, **fields)
+    assert answer.status_code == 200, answer.text
+    read = wire.CompareResponse.model_validate(answer.json())
+    for method in read.methods:
+        assert method.problem is None, method.problem
+        assert len(method.maps) == len(TARGETS[model] or [0])
+        for one in method.maps:
+            gain = one.faithfulness.gain
+            assert (gain.blur is None or gain.mean is None) == (gain.reason is not None)
+            assert one.metrics.sparsity is not None
+    assert len(read.controls) == len(TARGETS[model] or [0])
+    given = {**fields, "faithfulness": True}
+    del given["methods"], given["metrics"]
+    alone = _ask(client, "/explain/saliency", model, **given)
+    assert alone.status_code == 200, alone.text
+    for one, other in zip(alone.json()["maps"], read.methods[1].maps, strict=True):
+        for name in ("blur", "mean"):
+            expected = getattr(other.faithfulness.gain, name)
+            found = one["faithfulness"]["gain"][name]
+            assert found == (None if expected is None else pytest.approx(expected, rel=0.05, abs=0.05))
