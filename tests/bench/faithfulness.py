@@ -24,11 +24,26 @@ from service.client import wire
 from service.comparison.asking import Compare
 from service.comparison.comparing import Comparing, plan
 from service.engine.scheduler.run import Run
+from service.engine.scheduler.work import rows_key
 from service.explainers.base import registry
 from service.pipeline import applicability
 from service.sanity.verifier import Verifier
 from service.settings import Settings
 
+RACED = (
+    *(
+        "cam",
+        "grad-cam",
+        "grad-cam++",
+        "layer-cam",
+        "hires-cam",
+        "xgrad-cam",
+        "finer-cam",
+        "eigen-grad-cam",
+        "saliency",
+    ),
+    *("gradient-x-input", "deep-lift", "guided-backprop", "lrp", "full-grad", "recipro-cam", "ablation-cam"),
+)
 CHEAP = 200  # passes of a map: dearer methods are tried on fewer crops
 CROPS, FEW = 40, 8
 NAMES = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image, where they are files of the package
@@ -107,12 +122,44 @@ def table(found: dict[str, Any], known: dict[str, wire.Sanity]) -> str:
     return "\n".join(lines)
 
 
+def race(service: Any) -> None:
+    """Say what twelve methods on one picture take beside their own passes, and how near that is to the best loop."""
+    model, (_, png) = service.store.get(None), next(crops(None))
+    fit = [name for name in RACED if applicability(model.facts)[name] is None][:12]
+    asked = plan(service.pipeline, Compare.of({"methods": fit}, png))
+    for what in ("first", "again"):
+        run, started = Run(), time.perf_counter()
+        done = Comparing(service.pipeline, asked, run).work(Needs(None))
+        seconds = time.perf_counter() - started
+        own = sum(entry.cost.forwards for entry in done.entries if entry.cost is not None)
+        own_s = sum(entry.cost.seconds for entry in done.entries if entry.cost is not None)
+        print(
+            f"{what}: {len(done.entries)} methods, {run.usage.forwards} rows, {run.usage.forwards - own} of them for "
+            f"numbers (bound {560 + 60 * len(done.entries)}), {seconds:.1f} s, {seconds - own_s:.1f} s of them"
+        )
+        if what == "first":
+            rows, numbers_s = run.usage.forwards - own, seconds - own_s
+    key = rows_key(model, model.facts.input_shape, "fp32")
+    batch = service.device.limits.of(key)
+    x = model.example()[:1].repeat(batch, 1, 1, 1)
+
+    def loop() -> float:
+        started = time.perf_counter()
+        for _ in range(-(-256 // batch)):
+            model.forward(x)
+        return -(-256 // batch) * batch / (time.perf_counter() - started)
+
+    best = max(service.device.call(loop) for _ in range(2))
+    print(f"numbers: {rows / numbers_s:.1f} rows/s; forwards of {batch} alone: {best:.1f} rows/s")
+
+
 def main() -> None:
     """Measure, keep, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("faithfulness.json"), help="File of what is measured.")
     parser.add_argument("--photographs", type=Path, help="Folder of further photographs.")
     parser.add_argument("--seconds", type=float, default=1e9, help="Begin nothing after so long.")
+    parser.add_argument("--race", action="store_true", help="Twelve methods on one picture, and nothing else.")
     parser.add_argument("--table", action="store_true", help="Measure nothing.")
     options = parser.parse_args()
     found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
@@ -121,6 +168,9 @@ def main() -> None:
     try:
         service.store.start()
         service.store.wait()
+        if options.race:
+            race(service)
+            return
         until = time.monotonic() + (0 if options.table else options.seconds)
         measure(service, found, until, options.photographs)
         model = service.store.get(None)
