@@ -309,6 +309,7 @@ def _usage(run: Run, explanation: Explanation) -> wire.Usage:
         device_ms=used.device_s * 1e3,
         render_ms=used.stages.get("render", 0.0) * 1e3,
         dtype=str(DTYPES[used.precision]).removeprefix("torch."),
+        runtime=used.runtime,
         exact=explanation.exact,
         error_bound=explanation.error_bound,
         incremental=used.incremental is not None and used.cache != "hit",

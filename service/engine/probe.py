@@ -67,6 +67,8 @@ class ModelProbe:
             run.sketch = rough
         try:
             outputs = self._scheduler.submit(work, run)
+            if type(work) is RowsWork and precision in self._model.variants:
+                run.usage.runtime = self._model.variants[precision].library
         finally:
             if isinstance(work, AtWork) and work.shared is not None:
                 self._scheduler.limits.forget(work.key)  # which is one picture's
@@ -93,8 +95,10 @@ class ModelProbe:
     def _boxes(self, rows: Boxes) -> RowsWork | None:
         """Return work that computes only what boxes can reach; None where plain rows are expected to be as fast."""
         incremental: Incremental | None = self._model.incremental
-        plan = plan_of(incremental, rows) if incremental is not None and self._precision == "fp32" else None
-        if incremental is None or plan is None:
+        if incremental is None or self._precision != "fp32":
+            return None
+        plan = plan_of(incremental, rows, self._model.quicker)
+        if plan is None:
             return None
         work = BoxesWork(self._model, incremental, plan, rows, cache_key=self._key(rows), readout=self._readout)
         limits, row_s = self._scheduler.limits, sum(incremental.seconds) / plan.gain

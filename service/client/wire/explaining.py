@@ -181,6 +181,7 @@ class Usage(Wire):
     device_ms: float
     render_ms: float
     dtype: Annotated[str, Field(description="Of the forwards of scores; gradients are always float32.")]
+    runtime: Annotated[str, Field(description="What ran rows of scores: torch, onnxruntime or openvino.")]
     exact: Annotated[bool, Field(description="Whether all of the definition was computed, nothing estimated.")]
     error_bound: Annotated[float | None, Field(description="How far maps may be off, as a share of their maximum.")]
     incremental: Annotated[bool, Field(description="Whether only what changed from row to row was computed.")]

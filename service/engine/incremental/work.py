@@ -25,10 +25,11 @@ class Rectangles(NamedTuple):
     patches: Tensor  # (N, 3, h, w)
 
 
-def plan_of(incremental: Incremental, boxes: Boxes) -> Plan | None:
+def plan_of(incremental: Incremental, boxes: Boxes, quicker: float = 1.0) -> Plan | None:
     """Return how to work boxes off; None where plain rows are expected to be as fast.
 
-    All rectangles have the size of the largest box; at an edge they are moved inside.
+    All rectangles have the size of the largest box; at an edge they are moved inside. `quicker` is how many times as
+    fast plain rows are as the operators that boxes are worked off with.
     """
     if not boxes.boxes:
         return None
@@ -37,7 +38,7 @@ def plan_of(incremental: Incremental, boxes: Boxes) -> Plan | None:
     corners = [min(y0, height - window[0]) for _, y0, *_ in boxes.boxes]
     corners += [min(x0, width - window[1]) for x0, *_ in boxes.boxes]
     plan = incremental.plan(window, math.gcd(*corners) or 1)
-    return plan if plan.gain >= PAYS else None
+    return plan if plan.gain >= PAYS * quicker else None
 
 
 class BoxesWork(RowsWork):

@@ -47,6 +47,7 @@ class Model:
         self.proved = threading.Event()  # whether it is known; cleared by whoever is about to find out
         self.proved.set()
         self.max_batch_s = 0.25
+        self.quicker = 1.0  # times as fast as in PyTorch, that whole rows are in float32
         self.preferred: Precision = "fp32"  # where a method tolerates less and nobody asked for more
         self.tails = Tails(
             spec.name, self.module, self.examined.addresses, self.example, self._quiet, singly=self.examined.singly

@@ -13,6 +13,7 @@ from service.engine.network.capture import uninstall
 from service.engine.network.forms.adapted import cached
 from service.engine.network.forms.failures import checked
 from service.engine.network.graphs import Recorded, bucket
+from service.engine.network.runtimes.running import Runtime
 from service.errors import InvalidParameter
 from service.precision import DTYPES, Precision
 
@@ -30,15 +31,23 @@ class Variant:
     folded: frozenset[str] = frozenset()  # convolutions whose output is that of the batch norm after them
     buckets: bool = False  # whether batches are filled up to a few fixed sizes
     recorded: Recorded | None = None  # replays the module's forward
+    runtime: Runtime | None = None  # another library that runs it; where that fails, the module does
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return outputs (N, K) in float32 of rows (N, 3, H, W)."""
+        if self.runtime is not None and (found := self.runtime(rows)) is not None:
+            return found
         count, given = len(rows), self.laid_out(rows)
         if self.buckets and (missing := bucket(count) - count):
             filling = given[-1:].expand(missing, -1, -1, -1)
             given = torch.cat([given, filling]).contiguous(memory_format=self._layout)
         outputs = checked((self.recorded or self.module)(given), len(given))
         return outputs[:count].float()
+
+    @property
+    def library(self) -> str:
+        """What runs rows."""
+        return self.runtime.name if self.runtime is not None and not self.runtime.failed else "torch"
 
     @property
     def _layout(self) -> torch.memory_format:

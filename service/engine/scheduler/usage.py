@@ -21,6 +21,7 @@ class Usage:
         self.queue_s = 0.0
         self.device_s = 0.0  # its share of the batches' time
         self.precision: Precision = "fp32"
+        self.runtime = "torch"  # what ran rows of scores
         self.cache = "none"
         self.incremental: float | None = None  # share of a plain row's multiplications that each row took
 

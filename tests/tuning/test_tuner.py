@@ -5,7 +5,6 @@ import logging
 import threading
 
 import pytest
-import scipy.stats
 import torch
 
 from service.app import build, close
@@ -16,16 +15,8 @@ from service.engine.network.variants import Variant
 from service.engine.scheduler.work import rows_key
 from service.errors import EngineUnavailable
 from service.settings import Settings
-from service.tuning import (
-    AGREEMENT,
-    NEAR_BEST,
-    PAYS,
-    Timing,
-    Tuner,
-    batch_rows,
-    preferred,
-    rank_correlation,
-)
+from service.tuning import Tuner
+from service.tuning.choice import AGREEMENT, NEAR_BEST
 from tests.conftest import CATALOG
 
 
@@ -126,34 +117,6 @@ def test_a_damaged_memory_is_measured_anew(service, tmp_path):
         assert not _tuner(service).recall(model)
 
 
-@pytest.mark.parametrize(
-    ("rates", "agreement", "chosen"),
-    [
-        ({"fp32": 100, "bf16": 300}, {"fp32": 1, "bf16": AGREEMENT}, "bf16"),
-        ({"fp32": 100, "bf16": 300}, {"fp32": 1, "bf16": AGREEMENT - 1e-6}, "fp32"),
-        ({"fp32": 100, "bf16": 300}, {"fp32": 1}, "fp32"),  # nothing is known of its maps
-        ({"fp32": 100, "bf16": 100 * PAYS}, {"bf16": 1}, "bf16"),
-        ({"fp32": 100, "bf16": 100 * PAYS - 1}, {"bf16": 1}, "fp32"),
-        ({"fp32": 100, "bf16": 300, "fp16": 200}, {"bf16": 0.9, "fp16": 1}, "fp16"),  # the fastest of those that agree
-        ({"fp32": 100, "bf16": 200, "fp16": 300}, {"bf16": 1, "fp16": 1}, "fp16"),
-        ({"fp32": 100}, {}, "fp32"),  # also where no map was compared
-    ],
-)
-def test_a_precision_has_to_agree_and_to_pay(rates, agreement, chosen):
-    assert preferred(rates, agreement) == chosen
-
-
-def test_the_smallest_batch_near_the_best_is_taken():
-    def timed(rows, rate, variant="plain", precision="fp32"):
-        return Timing(precision, variant, rows, rate)
-
-    near, less = 100 * NEAR_BEST, 100 * NEAR_BEST - 0.1
-    best = timed(64, 100)
-    others = [timed(1, 200, "folded"), timed(2, 200, precision="bf16")]  # of other ways to run it
-    assert batch_rows([timed(4, less), timed(8, near), timed(16, 99), best, *others], best) == 8
-    assert batch_rows([timed(4, less), best, *others], best) == 64
-
-
 def test_a_way_that_fails_or_does_not_fit_is_left_out(service, monkeypatch):
     model, tuner = service.store.get("tiny"), _tuner(service)
 
@@ -162,7 +125,7 @@ def test_a_way_that_fails_or_does_not_fit_is_left_out(service, monkeypatch):
             return [Variant("broken", _Failing(0), precision)]
         return [Variant("small", _Failing(3, module)), Variant("stale", module, recorded=Recorded(module, _stale))]
 
-    monkeypatch.setattr("service.tuning.candidates", offered)
+    monkeypatch.setattr("service.tuning.tuner.candidates", offered)
     tuner.measure(model, threading.Event())
     tuned = tuner.found[model.version]
     assert {(t.variant, t.rows) for t in tuned.timings} == {("small", 1), ("small", 2)}
@@ -291,13 +254,3 @@ def test_nothing_is_measured_where_it_is_not_wanted(service):
     tuner.device = Watched(service.device)
     tuner.measure(service.store.get("tiny"), threading.Event())
     assert (tuner.device.runs, tuner.found) == ([], {})
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_rank_correlation_is_spearmans(seed):
-    generator = torch.Generator().manual_seed(seed)
-    a = torch.randn(50, generator=generator).relu()  # ties
-    b = a + torch.randn(50, generator=generator).mul(0.5).relu()
-    assert rank_correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic, abs=1e-9)
-    assert rank_correlation(torch.zeros(9), torch.zeros(9)) == 1
-    assert rank_correlation(torch.zeros(9), torch.arange(9.0)) == 0

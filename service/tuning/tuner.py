@@ -1,9 +1,4 @@
-"""How a model runs best on this machine: found by measuring while the device is idle, and remembered.
-
-For each precision: the fastest way to run the network, and the smallest batch that comes near its throughput
-(`NEAR_BEST`). Of the precisions: the fastest one whose Score-CAM maps agree with those of float32 (`AGREEMENT`), where
-it pays (`PAYS`). Until that is known, and where it is not to be measured, all runs in float32, as `settle` chose.
-"""
+"""Measures models while the device is idle, applies what it finds, and remembers it on disk."""
 
 import hashlib
 import json
@@ -12,8 +7,8 @@ import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +22,7 @@ from service.engine.incremental import Incremental, NotIncremental
 from service.engine.incremental.costs import OnDevice, here
 from service.engine.network.memory import live_bytes
 from service.engine.network.resident import Model
+from service.engine.network.runtimes.kinds import KINDS
 from service.engine.network.variants import EXACT, Variant, candidates
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
@@ -37,69 +33,14 @@ from service.explainers.cam.score_cam import ScoreCAM
 from service.images import photographs
 from service.precision import Precision, quick
 from service.settings import BATCH_MS, Settings
+from service.tuning.choice import Timing, Tuned, batch_rows, preferred, rank_correlation
+from service.tuning.runtimes import Runtimes
 
 log = logging.getLogger("heatlens")
 T = TypeVar("T")
 IDLE = -100  # below every request's priority: one small step at a time, whenever nobody else waits
-AGREEMENT = 0.999  # least rank correlation of Score-CAM maps with those in float32
-PAYS = 1.1  # times as fast as float32 that another precision has to be
 CHANNELS = 512  # that Score-CAM maps are compared on: the strongest ones of a layer
 ALIKE = 1e-3  # largest difference of two answers to the probe picture, relative to the largest output
-NEAR_BEST = 0.98  # times the best throughput: what a batch size has to reach
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One way to run a network, at one batch size."""
-
-    precision: Precision
-    variant: str
-    rows: int
-    rows_per_s: float
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """What was measured of a model, and what was chosen."""
-
-    timings: Sequence[Timing] = ()
-    agreement: Mapping[Precision, float] = field(default_factory=dict)  # lowest over the photographs
-    variants: Mapping[Precision, str] = field(default_factory=dict)
-    batch_rows: Mapping[Precision, int] = field(default_factory=dict)
-    preferred: Precision = "fp32"
-    seconds: float = 0.0
-    remembered: bool = False
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Return Spearman's coefficient of two tensors, ties sharing their mean rank; 1 for two constant ones."""
-
-    def ranks(x: Tensor) -> Tensor:
-        _, index, counts = torch.unique(x.flatten(), return_inverse=True, return_counts=True)
-        rank: Tensor = (counts.cumsum(0) - (counts - 1) / 2).double()[index]
-        return rank - rank.mean()
-
-    x, y = ranks(a), ranks(b)
-    norm = float(x.norm() * y.norm())
-    return float(x @ y) / norm if norm else float(torch.equal(x, y))
-
-
-def batch_rows(timings: Sequence[Timing], best: Timing) -> int:
-    """Return the smallest batch, of those timed in the same way as the best one, that comes near its throughput."""
-    same = [t for t in timings if (t.precision, t.variant) == (best.precision, best.variant)]
-    return min(t.rows for t in same if t.rows_per_s >= NEAR_BEST * best.rows_per_s)
-
-
-def preferred(rates: Mapping[Precision, float], agreement: Mapping[Precision, float]) -> Precision:
-    """Return the fastest precision whose maps agree with those of float32, where it is enough faster to pay.
-
-    Args:
-        rates: best throughput by precision, float32 included, in rows/s.
-        agreement: lowest rank correlation with float32 by precision; one that is missing does not agree.
-    """
-    fit = [p for p in rates if p == "fp32" or agreement.get(p, 0.0) >= AGREEMENT]
-    fastest = max(fit, key=lambda p: rates[p])
-    return fastest if rates[fastest] >= PAYS * rates["fp32"] else "fp32"
 
 
 class _Strongest(ModelProbe):
@@ -161,6 +102,7 @@ class Tuner:
         kind = device.device.type
         self.max_batch_s = (settings.max_batch_ms or BATCH_MS[kind]) / 1e3
         self.precisions = quick(kind)
+        self.runtimes = Runtimes(self._cache, device.threads)
 
     def recall(self, model: Model) -> bool:
         """Apply what an earlier measurement found; return whether there was one.
@@ -210,6 +152,11 @@ class Tuner:
                 continue
             found = [timing for variant in variants for timing in self._time(model, variant, closing)]
             if found:  # a device may lack a precision
+                if precision == "fp32":
+                    fastest = max(found, key=lambda t: t.rows_per_s).variant
+                    copy = next(variant for variant in variants if variant.name == fastest)
+                    for other in self.runtimes.variants(model, copy, closing):
+                        found += self._time(model, other, closing)
                 timings += found
                 best[precision] = max(found, key=lambda t: t.rows_per_s)
         tuned = Tuned(
@@ -291,17 +238,21 @@ class Tuner:
         def switch(precision: Precision, name: str) -> None:
             ways = {v.name: v for v in candidates(model.module, model.example(), precision)}
             model.variants[precision] = ways[name]
+            if precision == "fp32" and name != tuned.variants[precision]:
+                model.variants[precision] = self.runtimes.variant(model, ways[name], tuned.variants[precision])
 
         def settle() -> None:
+            model.quicker = tuned.quicker if model.variants["fp32"].runtime is not None else 1.0
             for precision, rows in tuned.batch_rows.items():
                 self.device.limits.set(rows_key(model, model.facts.input_shape, precision), rows)
             model.preferred = tuned.preferred
             model.trace_with(model.variants["fp32"])
 
-        for precision, name in tuned.variants.items():
-            step(partial(switch, precision, name))
+        for precision in tuned.variants:
+            step(partial(switch, precision, tuned.copies[precision]))
         step(settle)
-        self.found[model.version] = tuned
+        ways = {precision: model.variants[precision].name for precision in tuned.variants}
+        self.found[model.version] = replace(tuned, variants=ways)
 
     def _write_down(self, model: Model, closing: threading.Event) -> None:
         """Let occlusion compute only what changes, where the network allows.
@@ -333,6 +284,7 @@ class Tuner:
             "heatlens": __version__,
             "torch": torch.__version__,
             "device": device,
+            "libraries": {kind.name: kind.release for kind in KINDS if kind.installed()},
             "threads": self.device.threads,
             "cores": os.cpu_count(),
             "max_batch_s": self.max_batch_s,
@@ -340,8 +292,12 @@ class Tuner:
             "max_batch_bytes": self.device.limits.max_bytes,
         }
         name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
+        return self._cache / f"measured-{name}.json"
+
+    @property
+    def _cache(self) -> Path:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatlens"
-        return (self.settings.cache_dir or cache) / f"measured-{name}.json"
+        return self.settings.cache_dir or cache
 
     def _remember(self, model: Model, tuned: Tuned) -> None:
         answer = self.device.call(partial(_answer, model), Run(priority=IDLE))

@@ -1,0 +1,95 @@
+"""What is chosen, given what was measured: pure functions of numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from service.engine.network.runtimes.kinds import KINDS
+from service.precision import Precision
+
+AGREEMENT = 0.999  # least rank correlation of Score-CAM maps with those in float32
+PAYS = 1.1  # times as fast as float32 that another precision has to be
+LIBRARIES = tuple(kind.name for kind in KINDS)
+NEAR_BEST = 0.98  # times the best throughput: what a batch size has to reach
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One way to run a network, at one batch size."""
+
+    precision: Precision
+    variant: str
+    rows: int
+    rows_per_s: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was measured of a model, and what was chosen."""
+
+    timings: Sequence[Timing] = ()
+    agreement: Mapping[Precision, float] = field(default_factory=dict)  # lowest over the photographs
+    variants: Mapping[Precision, str] = field(default_factory=dict)
+    batch_rows: Mapping[Precision, int] = field(default_factory=dict)
+    preferred: Precision = "fp32"
+    seconds: float = 0.0
+    remembered: bool = False
+
+    @property
+    def copies(self) -> Mapping[Precision, str]:
+        """The fastest way to run the network in PyTorch, by precision: what is traced, and runs where a library fails.
+
+        A precision that has no timing is run as was chosen.
+        """
+        found = dict(self.variants)
+        for precision in found:
+            own = [t for t in self.timings if t.precision == precision and t.variant not in LIBRARIES]
+            if own:
+                found[precision] = max(own, key=lambda t: t.rows_per_s).variant
+        return found
+
+    @property
+    def quicker(self) -> float:
+        """How many times as fast rows are in float32 as in PyTorch."""
+        rates = [
+            max((t.rows_per_s for t in self.timings if self._is(t, ways)), default=0.0)
+            for ways in (self.variants, self.copies)
+        ]
+        return rates[0] / rates[1] if rates[1] else 1.0
+
+    @staticmethod
+    def _is(timing: Timing, ways: Mapping[Precision, str]) -> bool:
+        return timing.precision == "fp32" and timing.variant == ways.get("fp32")
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> float:
+    """Return Spearman's coefficient of two tensors, ties sharing their mean rank; 1 for two constant ones."""
+
+    def ranks(x: Tensor) -> Tensor:
+        _, index, counts = torch.unique(x.flatten(), return_inverse=True, return_counts=True)
+        rank: Tensor = (counts.cumsum(0) - (counts - 1) / 2).double()[index]
+        return rank - rank.mean()
+
+    x, y = ranks(a), ranks(b)
+    norm = float(x.norm() * y.norm())
+    return float(x @ y) / norm if norm else float(torch.equal(x, y))
+
+
+def batch_rows(timings: Sequence[Timing], best: Timing) -> int:
+    """Return the smallest batch, of those timed in the same way as the best one, that comes near its throughput."""
+    same = [t for t in timings if (t.precision, t.variant) == (best.precision, best.variant)]
+    return min(t.rows for t in same if t.rows_per_s >= NEAR_BEST * best.rows_per_s)
+
+
+def preferred(rates: Mapping[Precision, float], agreement: Mapping[Precision, float]) -> Precision:
+    """Return the fastest precision whose maps agree with those of float32, where it is enough faster to pay.
+
+    Args:
+        rates: best throughput by precision, float32 included, in rows/s.
+        agreement: lowest rank correlation with float32 by precision; one that is missing does not agree.
+    """
+    fit = [p for p in rates if p == "fp32" or agreement.get(p, 0.0) >= AGREEMENT]
+    fastest = max(fit, key=lambda p: rates[p])
+    return fastest if rates[fastest] >= PAYS * rates["fp32"] else "fp32"

@@ -1,0 +1,57 @@
+"""What is chosen, given numbers."""
+
+import pytest
+import scipy.stats
+import torch
+
+from service.tuning.choice import AGREEMENT, NEAR_BEST, PAYS, Timing, Tuned, batch_rows, preferred, rank_correlation
+
+
+@pytest.mark.parametrize(
+    ("rates", "agreement", "chosen"),
+    [
+        ({"fp32": 100, "bf16": 300}, {"fp32": 1, "bf16": AGREEMENT}, "bf16"),
+        ({"fp32": 100, "bf16": 300}, {"fp32": 1, "bf16": AGREEMENT - 1e-6}, "fp32"),
+        ({"fp32": 100, "bf16": 300}, {"fp32": 1}, "fp32"),  # nothing is known of its maps
+        ({"fp32": 100, "bf16": 100 * PAYS}, {"bf16": 1}, "bf16"),
+        ({"fp32": 100, "bf16": 100 * PAYS - 1}, {"bf16": 1}, "fp32"),
+        ({"fp32": 100, "bf16": 300, "fp16": 200}, {"bf16": 0.9, "fp16": 1}, "fp16"),  # the fastest of those that agree
+        ({"fp32": 100, "bf16": 200, "fp16": 300}, {"bf16": 1, "fp16": 1}, "fp16"),
+        ({"fp32": 100}, {}, "fp32"),  # also where no map was compared
+    ],
+)
+def test_a_precision_has_to_agree_and_to_pay(rates, agreement, chosen):
+    assert preferred(rates, agreement) == chosen
+
+
+def test_the_smallest_batch_near_the_best_is_taken():
+    def timed(rows, rate, variant="plain", precision="fp32"):
+        return Timing(precision, variant, rows, rate)
+
+    near, less = 100 * NEAR_BEST, 100 * NEAR_BEST - 0.1
+    best = timed(64, 100)
+    others = [timed(1, 200, "folded"), timed(2, 200, precision="bf16")]  # of other ways to run it
+    assert batch_rows([timed(4, less), timed(8, near), timed(16, 99), best, *others], best) == 8
+    assert batch_rows([timed(4, less), best, *others], best) == 64
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rank_correlation_is_spearmans(seed):
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randn(50, generator=generator).relu()  # ties
+    b = a + torch.randn(50, generator=generator).mul(0.5).relu()
+    assert rank_correlation(a, b) == pytest.approx(scipy.stats.spearmanr(a, b).statistic, abs=1e-9)
+    assert rank_correlation(torch.zeros(9), torch.zeros(9)) == 1
+    assert rank_correlation(torch.zeros(9), torch.arange(9.0)) == 0
+
+
+def test_beside_a_library_the_fastest_copy_in_pytorch_is_known():
+    def timed(variant, rate, precision="fp32"):
+        return Timing(precision, variant, 1, rate)
+
+    timings = [timed("plain", 100), timed("folded", 150), timed("onnxruntime", 300), timed("half", 900, "bf16")]
+    tuned = Tuned(timings, variants={"fp32": "onnxruntime", "bf16": "half"})
+    assert (tuned.copies, tuned.quicker) == ({"fp32": "folded", "bf16": "half"}, 2)
+    tuned = Tuned(timings, variants={"fp32": "folded"})
+    assert (tuned.copies, tuned.quicker) == ({"fp32": "folded"}, 1)
+    assert (Tuned(variants={"fp32": "plain"}).copies, Tuned().quicker) == ({"fp32": "plain"}, 1)
