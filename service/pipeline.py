@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from service.contract import Clean, Explanation, Facts, Readout, Rows, Target, T
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
+from service.engine.scheduler.expectation import Expectation
 from service.engine.scheduler.run import Run
 from service.engine.store import Store
 from service.errors import InvalidParameter, NotApplicable
@@ -36,7 +37,14 @@ class Plan:
     model: Model
     targets: Targets
     precision: Precision
-    passes: int
+    passes: int  # at most
+    expected: int  # by what such questions needed so far
+
+    @property
+    def kind(self) -> Hashable:
+        """What questions have in common that need about the same share of the passes which they may need."""
+        method = self.ask.method
+        return self.model.version, method and (method.name, method.model_dump_json())
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class Pipeline:
 
     def __init__(self, settings: Settings, store: Store, device: Device) -> None:
         self.settings, self.store, self.device = settings, store, device
+        self._expectation = Expectation()
         # As many pictures are decoded and drawn at a time as there are cores to do it: one at the limit takes 300 MB
         # meanwhile, and more threads would only take the device thread's turns.
         self._cores = threading.BoundedSemaphore(os.cpu_count() or 1)
@@ -86,7 +95,8 @@ class Pipeline:
             raise InvalidParameter.at(
                 "/image", "the request has no picture; send it as base64 in `image`, or as multipart part `image`"
             )
-        return Plan(ask, model, targets, precision, passes)
+        plan = Plan(ask, model, targets, precision, passes, passes)
+        return replace(plan, expected=self._expectation.passes(plan.kind, passes))
 
     def see(self, plan: Plan, run: Run) -> Seen:
         """Decode the picture and prepare the model's input of it.
@@ -137,6 +147,7 @@ class Pipeline:
                 probe = ModelProbe(plan.model, self.device, run, plan.precision, bound.readout)
             explanation = method.explain(probe, seen.x, bound.targets)
         run.usage.avoided += explanation.avoided
+        self._expectation.learn(plan.kind, plan.passes, run.done)
         return replace(explanation, answer=bound.answer)
 
     def bind(self, plan: Plan, seen: Seen, probe: ModelProbe) -> Bound:

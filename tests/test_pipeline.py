@@ -227,6 +227,17 @@ def test_all_steps_at_once_are_the_steps(pipeline, name):
     assert (steps.predictions, steps.params) == (answer.predictions, answer.params)
 
 
+def test_a_question_is_expected_to_need_what_the_same_one_needed(pipeline):
+    asked, other = ask(ScoreCAM(error_bound=1)), ask(ScoreCAM(error_bound=0.9))
+    plan, run = pipeline.plan(asked), Run()
+    assert plan.expected == plan.passes
+    pipeline.explain(plan, pipeline.see(plan, run), run)
+    assert run.done < plan.passes
+    known = pipeline.plan(asked)
+    assert (known.passes, known.expected) == (plan.passes, run.done)
+    assert pipeline.plan(other).expected == plan.passes
+
+
 # What is under way
 
 

@@ -57,7 +57,7 @@ class Work:
             Overloaded: too much waits already.
         """
         admission = self.service.device.admission
-        admission.admit(self.run, self.passes)
+        admission.admit(self.run, self.passes - self.plan.passes + self.plan.expected)
         pool = self.service.pool if self.passes <= SMALL_PASSES else self.service.long_pool
         trace = spans.current()
         try:
