@@ -57,7 +57,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "engine.scheduler": ("contract errors precision process spans", "torch"),
     "engine.network": (
         "models.spec models.identity models.networks.forms tasks images contract errors precision process",
-        "torch",
+        "onnxruntime openvino torch",
     ),
     "explainers": ("contract errors", "numpy pydantic torch"),
     "explainers.base": ("contract errors", "pydantic torch"),
