@@ -1,9 +1,10 @@
-"""`heatlens serve | explain | gallery | predict | verify | models | methods`."""
+"""`heatlens serve | explain | gallery | predict | verify | models | methods | tune`."""
 
 import gc
 import json
 import logging
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -320,13 +321,22 @@ def predict(picture: str, top_k: int, as_json: bool, **models: Any) -> None:
 
 
 @main.command()
+@_with(*_MODEL_OPTIONS, click.option("--into", required=True, metavar="FOLDER", help="For HEATLENS_TUNED_DIR."))
+def tune(into: str, **options: Any) -> None:
+    """Measure how models run best on this kind of processor, as when an image is built; a server reads it."""
+    from service.tuning.beforehand import tuned
+
+    with _errors(), _service(_settings(**options, cache_dir=into), all_models=True) as context:
+        said = tuned(context.store, context.device, context.settings)
+    click.echo(said)
+
+
+@main.command()
 @click.argument("model")
 @click.option("--method", multiple=True, metavar="METHOD", help="Test this one; may be repeated. Default: all.")
 @_with(*_MODEL_OPTIONS[1:])
 def verify(model: str, method: tuple[str, ...], **options: Any) -> None:
     """Test whether each method's maps depend on what MODEL has learnt, and on the class. Takes minutes."""
-    import threading
-
     from service.explainers import base
     from service.sanity.verifier import Verifier
 
@@ -334,10 +344,8 @@ def verify(model: str, method: tuple[str, ...], **options: Any) -> None:
     with _errors():
         only = [base.method(name).name for name in method]
         with _service(settings) as context:
-            entry = context.store.entry(None)
-            found = Verifier(context.device, settings).verify(
-                entry.spec, context.store.get(None), threading.Event(), only or None
-            )
+            spec, served = context.store.entry(None).spec, context.store.get(None)
+            found = Verifier(context.device, settings).verify(spec, served, threading.Event(), only or None)
     for name, one in sorted(found.items()):
         numbers = "  ".join("-" if n is None else f"{n:.2f}" for n in (one.mprt, one.random_logit))
         click.echo(f"{name:24}{one.verdict:16}{numbers:14}{one.reason or ''}".rstrip())

@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     cache_dir: Annotated[
         Path | None, Field(description="Where measurements are kept; default: ~/.cache/heatlens, or XDG_CACHE_HOME.")
     ] = None
+    tuned_dir: Annotated[
+        Path | None,
+        Field(description="Where `heatlens tune` wrote measurements, looked at before the cache; it is only read."),
+    ] = None
 
     worker_threads: Annotated[
         int, Field(ge=1, le=256, description="Small requests worked on at a time, and as many of more than 64 passes.")

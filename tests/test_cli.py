@@ -259,6 +259,17 @@ def test_models(tmp_path: Path) -> None:
     assert "cannot be read" in wrong(1, "models", "--catalog", str(tmp_path / "nix.toml"))
 
 
+def test_tune_writes_what_a_server_reads(tmp_path: Path) -> None:
+    said = output("tune", *TINY, "--into", str(tmp_path / "tuned"))
+    assert re.fullmatch(r"tiny: .+ in fp32.*\n", said)
+    (file,) = (tmp_path / "tuned").glob("measured-*.json")
+    before = file.read_bytes()
+    assert output("tune", *TINY, "--into", str(tmp_path / "tuned")) == said
+    assert file.read_bytes() == before
+    (tmp_path / "file").write_text("")
+    assert "nothing can be written to" in wrong(1, "tune", *TINY, "--into", str(tmp_path / "file"))
+
+
 def test_methods() -> None:
     lines = iter(output("methods").splitlines())
     for family, about in families().items():

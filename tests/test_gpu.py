@@ -20,7 +20,7 @@ from service.engine.scheduler.run import Run
 from service.explainers.base import registry
 from service.pipeline import applicability
 from service.settings import Settings
-from service.tuning import preferred
+from service.tuning.choice import Agreement, preferred
 from tests.conftest import CATALOG, encoded, photograph, serving
 from tests.parity import few
 
@@ -107,7 +107,10 @@ def test_measuring_finds_a_faster_way_that_agrees(tmp_path: Path, chelsea):
         tuned = context.store.tuner.found[model.version]
         assert {t.precision for t in tuned.timings} == {"fp32", "bf16", "fp16"}
         rates = {p: max(t.rows_per_s for t in tuned.timings if t.precision == p) for p in tuned.variants}
-        assert tuned.preferred == preferred(rates, tuned.agreement)
+        agreement = {
+            p: Agreement(tuned.agreement[p], tuned.weights_agreement[p], tuned.probability_error[p]) for p in rates
+        }
+        assert tuned.preferred == preferred(rates, agreement)
         answers = _ask(context, "score-cam", "efficientnet-lite0", chelsea)
         assert np.isfinite(answers[0]).all()
     finally:

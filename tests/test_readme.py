@@ -16,7 +16,7 @@ from service.cli import main
 from service.explainers.base import registry
 from service.models.catalogue import read_catalog
 from service.settings import Settings
-from service.tuning import AGREEMENT
+from service.tuning.choice import AGREEMENT
 
 ROOT = Path(__file__).parent.parent
 README, DOCKER = (ROOT / name for name in ("README.md", "docker/README.md"))

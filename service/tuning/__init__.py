@@ -5,7 +5,9 @@ For each precision: the fastest way to run the network, and the smallest batch t
 it pays (`PAYS`). Until that is known, and where it is not to be measured, all runs in float32, as `settle` chose.
 
 choice    what is chosen, given what was measured
+records   what was measured, on disk
 runtimes  other libraries as ways to run a network
+steps     a step at a time on the device, in its idle time, within a budget
 tuner     measuring, applying and remembering
 """
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from service.contract import Explanation
 from service.engine.network.runtimes.kinds import KINDS
 from service.precision import Precision
 
 AGREEMENT = 0.999  # least rank correlation of Score-CAM maps with those in float32
+SCORES = 0.99  # the same of the scores behind the masks, over channels
+ERROR = 0.05  # largest difference of such a score
 PAYS = 1.1  # times as fast as float32 that another precision has to be
 LIBRARIES = tuple(kind.name for kind in KINDS)
 NEAR_BEST = 0.98  # times the best throughput: what a batch size has to reach
@@ -30,12 +33,17 @@ class Tuned:
     """What was measured of a model, and what was chosen."""
 
     timings: Sequence[Timing] = ()
-    agreement: Mapping[Precision, float] = field(default_factory=dict)  # lowest over the photographs
+    # Over the photographs, of Score-CAM with float32: see `Agreement`.
+    agreement: Mapping[Precision, float] = field(default_factory=dict)
+    weights_agreement: Mapping[Precision, float] = field(default_factory=dict)
+    probability_error: Mapping[Precision, float] = field(default_factory=dict)
     variants: Mapping[Precision, str] = field(default_factory=dict)
     batch_rows: Mapping[Precision, int] = field(default_factory=dict)
     preferred: Precision = "fp32"
     seconds: float = 0.0
     remembered: bool = False
+    guess: bool = False  # measured under other conditions
+    missing: Sequence[str] = ()  # what the budget did not reach
 
     @property
     def copies(self) -> Mapping[Precision, str]:
@@ -83,13 +91,46 @@ def batch_rows(timings: Sequence[Timing], best: Timing) -> int:
     return min(t.rows for t in same if t.rows_per_s >= NEAR_BEST * best.rows_per_s)
 
 
-def preferred(rates: Mapping[Precision, float], agreement: Mapping[Precision, float]) -> Precision:
+@dataclass(frozen=True)
+class Agreement:
+    """How far Score-CAM in one precision is what it is in float32.
+
+    Maps alone tell next to nothing: weights are a softmax of probabilities, so that no two differ by more than e, and a
+    map of equal weights, without any forward, has a rank correlation of 0.995 with the true one.
+    """
+
+    maps: float  # rank correlation over pixels
+    scores: float  # rank correlation over channels, of the scores behind their masks
+    error: float  # largest difference of such a score
+
+    @staticmethod
+    def of(found: Explanation, exact: Explanation) -> "Agreement":
+        """Return how an explanation by Score-CAM without a baseline agrees with the same in float32."""
+        ours, true = found.maps[0].array.cpu(), exact.maps[0].array.cpu()
+        f, f_true = (torch.tensor(one.details["cic"]) for one in (found, exact))
+        if not bool(torch.isfinite(ours).all() and torch.isfinite(f).all()):
+            return Agreement(0.0, 0.0, float("inf"))
+        return Agreement(rank_correlation(ours, true), rank_correlation(f, f_true), float((f - f_true).abs().max()))
+
+    def least(self, other: "Agreement") -> "Agreement":
+        """Return the worse of both, by each measure."""
+        return Agreement(min(self.maps, other.maps), min(self.scores, other.scores), max(self.error, other.error))
+
+    @property
+    def enough(self) -> bool:
+        """Whether a method may use it that tolerates it."""
+        return self.maps >= AGREEMENT and self.scores >= SCORES and self.error <= ERROR
+
+
+def preferred(rates: Mapping[Precision, float], agreement: Mapping[Precision, Agreement]) -> Precision:
     """Return the fastest precision whose maps agree with those of float32, where it is enough faster to pay.
 
     Args:
         rates: best throughput by precision, float32 included, in rows/s.
-        agreement: lowest rank correlation with float32 by precision; one that is missing does not agree.
+        agreement: agreement with float32 by precision; one that is missing does not agree.
     """
-    fit = [p for p in rates if p == "fp32" or agreement.get(p, 0.0) >= AGREEMENT]
+    if "fp32" not in rates:
+        return "fp32"  # nothing was timed
+    fit = [p for p in rates if p == "fp32" or (p in agreement and agreement[p].enough)]
     fastest = max(fit, key=lambda p: rates[p])
     return fastest if rates[fastest] >= PAYS * rates["fp32"] else "fp32"

@@ -5,7 +5,7 @@ import json
 import logging
 import platform
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,10 +27,10 @@ _MOST_BYTES = 2**31 - 2**27  # of a network's parameters: a file of one message 
 class Runtimes:
     """The libraries that are installed, for models on a processor."""
 
-    def __init__(self, cache: Path, threads: int) -> None:
-        """Keep what is built under a folder; run it on so many cores."""
-        self._cache, self._threads = cache, threads
-        self._open: dict[Hashable, Runtime] = {}  # by model version and name
+    def __init__(self, cache: Path, beforehand: Path | None, threads: int) -> None:
+        """Look for what is built, first where it was built beforehand; build in the cache; run on so many cores."""
+        self._cache, self._beforehand, self._threads = cache, beforehand, threads
+        self._open: dict[tuple[str, str], Runtime] = {}  # by model version and name
 
     def variants(self, model: Model, copy: Variant, closing: threading.Event) -> Iterator[Variant]:
         """Yield a network in each library that takes it; the first time that takes as long as exporting it does.
@@ -75,7 +75,15 @@ class Runtimes:
             "instructions": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
         }
         name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
-        return self._cache / f"{kind.name}-{name}"
+        folder = f"{kind.name}-{name}"
+        if self._beforehand is not None and (self._beforehand / folder).is_dir():
+            return self._beforehand / folder
+        return self._cache / folder
+
+    def forget(self, model: Model, chosen: str) -> None:
+        """Close those of a model's libraries that are not chosen."""
+        for key in [key for key in self._open if key[0] == model.version and key[1] != chosen]:
+            del self._open[key]
 
     def _opened(self, model: Model, kind: Kind, closing: threading.Event) -> Runtime:
         key = model.version, kind.name

@@ -1,50 +1,50 @@
 """Measures models while the device is idle, applies what it finds, and remembers it on disk."""
 
-import hashlib
-import json
 import logging
 import os
 import platform
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from service import __version__
-from service.contract import Objective, Rows, Targets, Total, Trace, Tracing
+from service.contract import Explanation, Objective, Rows, Targets, Total, Trace, Tracing
 from service.engine.incremental import Incremental, NotIncremental
 from service.engine.incremental.costs import OnDevice, here
 from service.engine.network.memory import live_bytes
 from service.engine.network.resident import Model
-from service.engine.network.runtimes.kinds import KINDS
 from service.engine.network.variants import EXACT, Variant, candidates
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import rows_key
-from service.errors import EngineUnavailable, InvalidParameter
+from service.errors import InvalidParameter
 from service.explainers.cam.score_cam import ScoreCAM
 from service.images import photographs
 from service.precision import Precision, quick
 from service.settings import BATCH_MS, Settings
-from service.tuning.choice import Timing, Tuned, batch_rows, preferred, rank_correlation
+from service.tuning.choice import Agreement, Timing, Tuned, batch_rows, preferred
+from service.tuning.records import Records
 from service.tuning.runtimes import Runtimes
+from service.tuning.steps import BUDGET_S, IDLE, PATIENCE_S, Spent, Steps
 
 log = logging.getLogger("heatlens")
 T = TypeVar("T")
-IDLE = -100  # below every request's priority: one small step at a time, whenever nobody else waits
-CHANNELS = 512  # that Score-CAM maps are compared on: the strongest ones of a layer
+CHANNELS = 512  # that Score-CAM maps are compared on, at most: the strongest ones of a layer
+FEWEST = 64  # of them, that tell anything
 ALIKE = 1e-3  # largest difference of two answers to the probe picture, relative to the largest output
 
 
 class _Strongest(ModelProbe):
     """A probe that shows a layer's strongest feature maps only: enough to compare precisions by."""
+
+    channels = CHANNELS
 
     def trace(
         self, rows: Rows, tracing: Tracing, objective: Objective | None = None, *, total: Total | None = None
@@ -53,7 +53,7 @@ class _Strongest(ModelProbe):
         return replace(
             found,
             activations={
-                name: a[:, a[0].amax((1, 2)).argsort(descending=True)[:CHANNELS]]
+                name: a[:, a[0].amax((1, 2)).argsort(descending=True)[: self.channels]]
                 for name, a in found.activations.items()
             },
         )
@@ -102,27 +102,41 @@ class Tuner:
         kind = device.device.type
         self.max_batch_s = (settings.max_batch_ms or BATCH_MS[kind]) / 1e3
         self.precisions = quick(kind)
-        self.runtimes = Runtimes(self._cache, device.threads)
+        own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatlens"
+        cache = settings.cache_dir or own
+        conditions = {
+            "processor": platform.processor(),
+            "threads": device.threads,
+            "cores": os.cpu_count(),
+            "max_batch_s": self.max_batch_s,
+            "max_batch_rows": device.limits.max_rows,
+            "max_batch_bytes": device.limits.max_bytes,
+        }
+        self.records = Records(cache, settings.tuned_dir, conditions)
+        self.runtimes = Runtimes(cache, settings.tuned_dir, device.threads)
+        self.budget_s, self.patience_s = BUDGET_S, PATIENCE_S
 
     def recall(self, model: Model) -> bool:
         """Apply what an earlier measurement found; return whether there was one.
 
         To be called before a model is served, on the thread that alone has it.
         """
-        try:
-            kept = json.loads(self._file(model).read_text("utf-8"))
-            if not _alike(kept.pop("answer"), _answer(model)):
-                log.info("model %s answers otherwise than when it was measured", model.facts.name)
-                return False
-            tuned = Tuned(**{**kept, "timings": [Timing(**t) for t in kept["timings"]], "remembered": True})
-            if not {"fp32", tuned.preferred} <= tuned.variants.keys():
-                return False
-            if tuned.preferred not in self.precisions:
-                return False  # measured on a processor that has it
-            self._apply(model, tuned, here)
-        except (OSError, ValueError, TypeError, KeyError):
-            return False  # none, or of another form: it is measured anew
-        return True
+        for kept, same in self.records.found(model):
+            try:
+                if not _alike(kept.pop("answer"), _answer(model)):
+                    log.info("model %s answers otherwise than when it was measured", model.facts.name)
+                    continue
+                known = {"timings": [Timing(**t) for t in kept["timings"]], "remembered": True, "guess": not same}
+                tuned = Tuned(
+                    **kept | known | ({} if same else {"missing": ("all of it with these cores and bounds",)})
+                )
+                # One in a precision that is missing here was measured on a processor that has it.
+                if {"fp32", tuned.preferred} <= tuned.variants.keys() and tuned.preferred in self.precisions:
+                    self._apply(model, tuned, here)
+                    return True
+            except (ValueError, TypeError, KeyError):
+                continue  # of another form: it is measured anew
+        return False
 
     def measure(self, model: Model, closing: threading.Event) -> None:
         """Measure while the device is idle, apply and remember what is found.
@@ -132,76 +146,91 @@ class Tuner:
         """
         if not self.settings.tune:
             return
-        if model.version not in self.found:
-            self._measure(model, closing)
-        if not closing.is_set():
-            self._write_down(model, closing)
+        steps = Steps(self.device, closing, budget_s=self.budget_s, patience_s=self.patience_s)
+        if model.version not in self.found or self.found[model.version].guess:
+            self._measure(model, steps, closing)
+        elif not closing.is_set():
+            self._write_down(model, steps)
 
-    def _measure(self, model: Model, closing: threading.Event) -> None:
-        def idly(step: Callable[[], T], /) -> T:
-            return self.device.call(step, Run(priority=IDLE))
+    def _measure(self, model: Model, steps: Steps, closing: threading.Event) -> None:
+        """Measure what is worth most first; what the budget does not reach is said to be missing."""
 
         started = time.monotonic()
         timings: list[Timing] = []
         best: dict[Precision, Timing] = {}
+        missing: list[str] = []
+
+        def tuned(**others: Any) -> Tuned:
+            return Tuned(
+                timings=timings,
+                variants={p: t.variant for p, t in best.items()},
+                batch_rows={p: batch_rows(timings, t) for p, t in best.items()},
+                missing=tuple(missing),
+                seconds=time.monotonic() - started,
+                **others,
+            )
+
+        def time_all(precision: Precision, variants: Iterable[Variant]) -> None:
+            for variant in variants:
+                found, whole = self._time(model, variant, steps)
+                timings.extend(found)
+                if not whole:
+                    missing.append(f"{variant.name} in {precision}")
+            if own := [t for t in timings if t.precision == precision]:  # a device may lack a precision
+                best[precision] = max(own, key=lambda t: t.rows_per_s)
+
         for precision in self.precisions:
             try:
-                variants = self._call(partial(candidates, model.module, model.example(), precision), closing)
+                variants = steps.free(partial(candidates, model.module, model.example(), precision))
             except InvalidParameter as error:  # the network cannot run in it; in others it can be measured
                 log.info("model %s in %s: %s", model.facts.name, precision, error)
                 continue
-            found = [timing for variant in variants for timing in self._time(model, variant, closing)]
-            if found:  # a device may lack a precision
-                if precision == "fp32":
-                    fastest = max(found, key=lambda t: t.rows_per_s).variant
-                    copy = next(variant for variant in variants if variant.name == fastest)
-                    for other in self.runtimes.variants(model, copy, closing):
-                        found += self._time(model, other, closing)
-                timings += found
-                best[precision] = max(found, key=lambda t: t.rows_per_s)
-        tuned = Tuned(
-            timings=timings,
-            variants={p: t.variant for p, t in best.items()},
-            batch_rows={p: batch_rows(timings, t) for p, t in best.items()},
-        )
-        self._apply(model, tuned, idly)
-        agreement = self._agreement(model, list(best), closing)
+            time_all(precision, variants)
+            if precision == "fp32" and "fp32" in best:
+                self._apply(model, tuned(), steps.free)
+                if not self._write_down(model, steps):
+                    missing.append("costs of incremental rows")
+                copy = next(variant for variant in variants if variant.name == best[precision].variant)
+                time_all(precision, self.runtimes.variants(model, copy, closing))
+        self._apply(model, tuned(), steps.free)
         rates = {precision: timing.rows_per_s for precision, timing in best.items()}
-        tuned = replace(
-            tuned,
-            agreement=agreement,
+        agreement = self._agreement(model, rates, missing, steps)
+        found = tuned(
+            agreement={p: a.maps for p, a in agreement.items()},
+            weights_agreement={p: a.scores for p, a in agreement.items()},
+            probability_error={p: a.error for p, a in agreement.items()},
             preferred=preferred(rates, agreement),
-            seconds=time.monotonic() - started,
         )
-        self._apply(model, tuned, idly)
-        self._remember(model, tuned)
+        self._apply(model, found, steps.free)
+        self._remember(model, found, steps)
         log.info(
-            "model %s measured in %.0f s: %s, batches of %s rows, %s where a method tolerates it",
+            "model %s measured in %.0f s: %s, batches of %s rows, %s where a method tolerates it%s",
             model.facts.name,
-            tuned.seconds,
+            found.seconds,
             ", ".join(f"{p} {t.rows_per_s:.0f} rows/s" for p, t in best.items()),
-            tuned.batch_rows,
-            tuned.preferred,
+            found.batch_rows,
+            found.preferred,
+            f"; not measured: {', '.join(missing)}" if missing else "",
         )
 
-    def _call(self, call: Callable[[], T], closing: threading.Event) -> T:
-        if closing.is_set():
-            raise EngineUnavailable("the server is closing")
-        return self.device.call(call, Run(priority=IDLE))
+    def _time(self, model: Model, variant: Variant, steps: Steps) -> tuple[list[Timing], bool]:
+        """Time batches of growing size, each of them one step, until they take too long, gain nothing or do not fit.
 
-    def _time(self, model: Model, variant: Variant, closing: threading.Event) -> list[Timing]:
-        """Time batches of growing size, each of them one step, until they take too long, gain nothing or do not fit."""
+        Return the timings, and whether that was all before the budget was used up.
+        """
         timings: list[Timing] = []
         rows = fitting = 1
         while rows <= fitting:
             x = model.example()[:1].expand(rows, -1, -1, -1)
             try:
                 if rows == 1:
-                    if not self._call(partial(_repeats, variant, x), closing):
+                    if not steps(partial(_repeats, variant, x)):
                         break
-                    alive = self._call(partial(live_bytes, variant.module, variant.laid_out(x)), closing)
+                    alive = steps(partial(live_bytes, variant.module, variant.laid_out(x)))
                     fitting = self.device.limits.fitting(alive)
-                seconds = min(self._call(partial(_once, variant, x), closing) for _ in range(4))
+                seconds = min(steps(partial(_once, variant, x)) for _ in range(4))
+            except Spent:
+                return timings, False
             except (RuntimeError, MemoryError) as error:
                 log.info("model %s, %s with %d rows: %s", model.facts.name, variant.name, rows, error)
                 break
@@ -211,25 +240,34 @@ class Tuner:
             if len(timings) > 3 and timings[-1].rows_per_s < 0.9 * max(t.rows_per_s for t in timings):
                 break
             rows *= 2
-        return timings
+        return timings, True
 
     def _agreement(
-        self, model: Model, precisions: Sequence[Precision], closing: threading.Event
-    ) -> dict[Precision, float]:
-        """Return each precision's lowest agreement of Score-CAM maps with those of float32."""
-        if model.facts.default_layer is None:
+        self, model: Model, rates: Mapping[Precision, float], missing: list[str], steps: Steps
+    ) -> dict[Precision, Agreement]:
+        """Return how each precision's Score-CAM agrees with that of float32, the least over photographs.
+
+        It is compared on as many channels as the rest of the budget allows.
+        """
+        if model.facts.default_layer is None or not rates:
             return {}
-        result: dict[Precision, float] = {}
-        for x in torch.split(photographs(model.spec.transform).to(model.device), 1):
-            maps: dict[Precision, Tensor] = {}
-            for precision in precisions:
-                if closing.is_set():
-                    raise EngineUnavailable("the server is closing")
+        pictures = photographs(model.spec.transform).to(model.device)
+        channel_s = len(pictures) * sum(self.device.threads / rate for rate in rates.values())
+        channels = min(CHANNELS, int(steps.left_s / channel_s))
+        if channels < FEWEST:
+            missing.append("agreement of precisions")
+            return {}
+        result: dict[Precision, Agreement] = {}
+        for x in torch.split(pictures, 1):
+            found: dict[Precision, Explanation] = {}
+            for precision in rates:
+                steps.check()
                 probe = _Strongest(model, self.device, Run(priority=IDLE), precision)
-                maps[precision] = ScoreCAM().explain(probe, x, Targets(model.facts)).maps[0].array.cpu()
-            for precision, found in maps.items():
-                agrees = rank_correlation(found, maps["fp32"]) if torch.isfinite(found).all() else 0.0
-                result[precision] = min(result.get(precision, 1.0), agrees)
+                probe.channels = channels
+                found[precision] = ScoreCAM(baseline="none").explain(probe, x, Targets(model.facts))
+            for precision, one in found.items():
+                agrees = Agreement.of(one, found["fp32"])
+                result[precision] = agrees.least(result[precision]) if precision in result else agrees
         return result
 
     def _apply(self, model: Model, tuned: Tuned, step: OnDevice) -> None:
@@ -252,61 +290,31 @@ class Tuner:
             step(partial(switch, precision, tuned.copies[precision]))
         step(settle)
         ways = {precision: model.variants[precision].name for precision in tuned.variants}
+        self.runtimes.forget(model, ways["fp32"])
         self.found[model.version] = replace(tuned, variants=ways)
 
-    def _write_down(self, model: Model, closing: threading.Event) -> None:
-        """Let occlusion compute only what changes, where the network allows.
+    def _write_down(self, model: Model, steps: Steps) -> bool:
+        """Let occlusion compute only what changes, where the network allows; return whether the budget was enough.
 
         Whatever runs the network is a step of the device thread's, and so is the handing over of the result: no other
         thread changes a resident model.
         """
 
-        def on_device(step: Callable[[], T], /) -> T:
-            return self._call(step, closing)
-
         incremental, whole = None, None
         try:
-            incremental = Incremental.of(model.variants["fp32"].module, model.example()[:1], on_device)
+            incremental = Incremental.of(model.variants["fp32"].module, model.example()[:1], steps)
         except NotIncremental as reason:
             whole = str(reason)
+        except Spent:  # what was estimated stays
+            return False
 
         def hand_over() -> None:
             model.incremental, model.whole, model.max_batch_s = incremental, whole, self.max_batch_s
 
-        on_device(hand_over)
+        steps.free(hand_over)
+        return True
 
-    def _file(self, model: Model) -> Path:
-        """Return where a model's measurement is kept: by all that its result depends on."""
-        device = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else platform.processor()
-        known = {
-            "model": model.version,
-            "input": model.facts.input_size,
-            "heatlens": __version__,
-            "torch": torch.__version__,
-            "device": device,
-            "libraries": {kind.name: kind.release for kind in KINDS if kind.installed()},
-            "threads": self.device.threads,
-            "cores": os.cpu_count(),
-            "max_batch_s": self.max_batch_s,
-            "max_batch_rows": self.device.limits.max_rows,
-            "max_batch_bytes": self.device.limits.max_bytes,
-        }
-        name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
-        return self._cache / f"measured-{name}.json"
-
-    @property
-    def _cache(self) -> Path:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatlens"
-        return self.settings.cache_dir or cache
-
-    def _remember(self, model: Model, tuned: Tuned) -> None:
-        answer = self.device.call(partial(_answer, model), Run(priority=IDLE))
-        kept = {**vars(tuned), "timings": [vars(timing) for timing in tuned.timings], "answer": answer}
-        file = self._file(model)
-        unfinished = file.with_suffix(f".{os.getpid()}")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(kept, indent=1), "utf-8")
-            unfinished.replace(file)
-        except OSError as error:  # a read-only file system: it is measured again after the next start
-            log.info("measurements cannot be kept in %s: %s", file.parent, error.strerror)
+    def _remember(self, model: Model, tuned: Tuned, steps: Steps) -> None:
+        answer = steps.free(partial(_answer, model))
+        timings = [vars(timing) for timing in tuned.timings]
+        self.records.write(model, {**vars(tuned), "timings": timings, "answer": answer})

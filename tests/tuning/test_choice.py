@@ -1,27 +1,67 @@
 """What is chosen, given numbers."""
 
+from dataclasses import replace
+
 import pytest
 import scipy.stats
 import torch
 
-from service.tuning.choice import AGREEMENT, NEAR_BEST, PAYS, Timing, Tuned, batch_rows, preferred, rank_correlation
+from service.contract import Explanation, Map
+from service.tuning.choice import (
+    AGREEMENT,
+    ERROR,
+    NEAR_BEST,
+    PAYS,
+    SCORES,
+    Agreement,
+    Timing,
+    Tuned,
+    batch_rows,
+    preferred,
+    rank_correlation,
+)
+
+FIT = Agreement(AGREEMENT, SCORES, ERROR)
 
 
 @pytest.mark.parametrize(
     ("rates", "agreement", "chosen"),
     [
-        ({"fp32": 100, "bf16": 300}, {"fp32": 1, "bf16": AGREEMENT}, "bf16"),
-        ({"fp32": 100, "bf16": 300}, {"fp32": 1, "bf16": AGREEMENT - 1e-6}, "fp32"),
-        ({"fp32": 100, "bf16": 300}, {"fp32": 1}, "fp32"),  # nothing is known of its maps
-        ({"fp32": 100, "bf16": 100 * PAYS}, {"bf16": 1}, "bf16"),
-        ({"fp32": 100, "bf16": 100 * PAYS - 1}, {"bf16": 1}, "fp32"),
-        ({"fp32": 100, "bf16": 300, "fp16": 200}, {"bf16": 0.9, "fp16": 1}, "fp16"),  # the fastest of those that agree
-        ({"fp32": 100, "bf16": 200, "fp16": 300}, {"bf16": 1, "fp16": 1}, "fp16"),
+        ({"fp32": 100, "bf16": 300}, {"bf16": FIT}, "bf16"),
+        ({"fp32": 100, "bf16": 300}, {"bf16": replace(FIT, maps=AGREEMENT - 1e-6)}, "fp32"),
+        ({"fp32": 100, "bf16": 300}, {"bf16": replace(FIT, scores=SCORES - 1e-6)}, "fp32"),
+        ({"fp32": 100, "bf16": 300}, {"bf16": replace(FIT, error=ERROR + 1e-6)}, "fp32"),
+        ({"fp32": 100, "bf16": 300}, {}, "fp32"),  # nothing is known of its maps
+        ({"fp32": 100, "bf16": 100 * PAYS}, {"bf16": FIT}, "bf16"),
+        ({"fp32": 100, "bf16": 100 * PAYS - 1}, {"bf16": FIT}, "fp32"),
+        ({"fp32": 100, "bf16": 300, "fp16": 200}, {"bf16": replace(FIT, maps=0.9), "fp16": FIT}, "fp16"),
+        ({"fp32": 100, "bf16": 200, "fp16": 300}, {"bf16": FIT, "fp16": FIT}, "fp16"),  # the fastest that agrees
         ({"fp32": 100}, {}, "fp32"),  # also where no map was compared
+        ({}, {}, "fp32"),  # nor anything timed
     ],
 )
 def test_a_precision_has_to_agree_and_to_pay(rates, agreement, chosen):
     assert preferred(rates, agreement) == chosen
+
+
+def _explained(cic):
+    """Return what Score-CAM finds where three channels, active at a pixel each, score so much."""
+    weights = torch.tensor(cic).softmax(0)
+    return Explanation([Map("score-cam", torch.diag(weights))], {"cic": [cic]})
+
+
+def test_agreement_sees_what_maps_hide():
+    """Weights that are all equal make a map of nearly the right order, as probabilities change weights by e at most."""
+    true, equal = _explained([0.9, 0.1, 0.2]), _explained([0.5, 0.5, 0.5])
+    near, found = (Agreement.of(one, true) for one in (_explained([0.88, 0.11, 0.2]), equal))
+    assert (near.maps, near.scores, near.error) == pytest.approx((1, 1, 0.02))
+    assert near.enough
+    assert (found.scores, found.error) == pytest.approx((0, 0.4))
+    assert not found.enough
+    worse = found.least(near)
+    assert (worse.scores, worse.error) == (found.scores, found.error)
+    assert worse.maps == min(found.maps, near.maps)
+    assert not Agreement.of(_explained([float("nan"), 0.1, 0.2]), true).enough
 
 
 def test_the_smallest_batch_near_the_best_is_taken():

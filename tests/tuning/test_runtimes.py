@@ -39,7 +39,7 @@ def _offer(monkeypatch, *kinds):
 
 def _variants(service, folder, closing=None):
     model = service.store.get("tiny")
-    found = Runtimes(folder, 1).variants(model, model.variants["fp32"], closing or threading.Event())
+    found = Runtimes(folder, None, 1).variants(model, model.variants["fp32"], closing or threading.Event())
     return [variant.name for variant in found]
 
 
@@ -64,7 +64,7 @@ def test_nowhere_to_keep_it_is_nothing_offered(service, tmp_path, monkeypatch):
 
 
 def test_it_is_kept_by_all_that_decides_what_it_is_worth(service, tmp_path, monkeypatch):
-    model, kept = service.store.get("tiny"), Runtimes(tmp_path, 1)
+    model, kept = service.store.get("tiny"), Runtimes(tmp_path, None, 1)
     first = kept.folder(model, Saved())
     assert kept.folder(model, Saved()) == first
     other = Saved()
@@ -72,6 +72,26 @@ def test_it_is_kept_by_all_that_decides_what_it_is_worth(service, tmp_path, monk
     assert kept.folder(model, other) != first
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another one")
     assert kept.folder(model, Saved()) != first
+
+
+def test_what_was_built_beforehand_is_not_built_again(service, tmp_path, monkeypatch):
+    _offer(monkeypatch, Saved())
+    assert _variants(service, tmp_path / "image") == [NAME]
+    monkeypatch.setattr(building, "_run", None)
+    model = service.store.get("tiny")
+    kept = Runtimes(tmp_path / "own", tmp_path / "image", 1)
+    assert kept.variant(model, model.variants["fp32"], NAME).library == NAME
+    assert not (tmp_path / "own" / kept.folder(model, Saved()).name).exists()
+
+
+def test_those_that_are_not_chosen_are_closed(service, tmp_path, monkeypatch):
+    _offer(monkeypatch, Saved())
+    model, kept = service.store.get("tiny"), Runtimes(tmp_path, None, 1)
+    (variant,) = kept.variants(model, model.variants["fp32"], threading.Event())
+    kept.forget(model, NAME)
+    assert kept.variant(model, model.variants["fp32"], NAME).runtime is variant.runtime
+    kept.forget(model, "plain")
+    assert kept.variant(model, model.variants["fp32"], NAME).runtime is not variant.runtime
 
 
 def test_the_library_that_was_chosen_runs_rows_and_answers_say_so(service, tmp_path, monkeypatch):
@@ -117,7 +137,7 @@ def test_a_measurement_chooses_among_all_that_are_offered(service, monkeypatch):
     model = service.store.get("tiny")
     tuner = Tuner(service.device, service.settings.model_copy(update={"tune": True}))
     tuner.precisions = ("fp32",)
-    tuner._measure(model, threading.Event())
+    tuner.measure(model, threading.Event())
     tuned = tuner.found[model.version]
     timed = {timing.variant for timing in tuned.timings}
     assert NAME in timed

@@ -3,6 +3,7 @@
 import json
 import logging
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from service.client.wire import Request
 from service.engine.network.graphs import Recorded
 from service.engine.network.memory import live_bytes
 from service.engine.network.variants import Variant
-from service.engine.scheduler.work import rows_key
+from service.engine.scheduler.work import CallWork, RowsWork, rows_key
 from service.errors import EngineUnavailable
 from service.settings import Settings
 from service.tuning import Tuner
@@ -30,7 +31,9 @@ def service(tmp_path):
 
 
 def _tuner(service):
-    return Tuner(service.device, service.settings.model_copy(update={"tune": True}))
+    tuner = Tuner(service.device, service.settings.model_copy(update={"tune": True}))
+    tuner.patience_s = 600.0  # however busy this machine is
+    return tuner
 
 
 def test_measures_chooses_and_remembers(service, tmp_path):
@@ -48,8 +51,10 @@ def test_measures_chooses_and_remembers(service, tmp_path):
         assert rates[tuned.batch_rows[precision]] >= NEAR_BEST * max(rates.values())
         assert service.device.limits.of(rows_key(model, (3, 32, 32), precision)) == tuned.batch_rows[precision]
         assert model.variants[precision].name == tuned.variants[precision]
-    assert tuned.agreement["fp32"] == 1
+    same = tuned.agreement["fp32"], tuned.weights_agreement["fp32"], tuned.probability_error["fp32"]
+    assert same == pytest.approx((1, 1, 0))
     assert tuned.preferred == "fp32" or tuned.agreement[tuned.preferred] >= AGREEMENT
+    assert tuned.missing == ()
 
     again = _tuner(service)
     assert again.recall(model)
@@ -178,13 +183,15 @@ class Watched:
         if self.closing is not None and len(self.runs) == self.after:
             self.closing.set()
 
-    def call(self, call, run=None):
+    def put(self, work, run):
         self._asked(run)
-        return self.of.call(call, run)
+        return self.of.put(work, run)
+
+    def call(self, call, run=None):
+        return self.submit(CallWork(call), run)
 
     def submit(self, work, run):
-        self._asked(run)
-        return self.of.submit(work, run)
+        return self.put(work, run).wait()
 
 
 def test_requests_go_before_measuring(service):
@@ -195,9 +202,14 @@ def test_requests_go_before_measuring(service):
     model.module.register_forward_pre_hook(lambda *_: forwards.append(forwards[-1] + 1))
 
     class Counted(Watched):
-        def call(self, call, run=None):
+        def put(self, work, run):
+            if isinstance(work, CallWork):
+                work.call = partial(self._few, work.call)
+            return super().put(work, run)
+
+        def _few(self, call):
             before = len(forwards)
-            found = super().call(call, run)
+            found = call()
             assert len(forwards) - before <= 8
             return found
 
@@ -228,10 +240,11 @@ def test_closing_ends_the_comparison_of_precisions(service, tmp_path):
     asked = []
 
     class Closing(Watched):
-        def submit(self, work, run):
-            closing.set()
-            asked.append(work.precision)
-            return super().submit(work, run)
+        def put(self, work, run):
+            if isinstance(work, RowsWork):
+                closing.set()
+                asked.append(work.precision)
+            return super().put(work, run)
 
     tuner.device = Closing(service.device)
     with pytest.raises(EngineUnavailable, match="closing"):
@@ -254,3 +267,41 @@ def test_nothing_is_measured_where_it_is_not_wanted(service):
     tuner.device = Watched(service.device)
     tuner.measure(service.store.get("tiny"), threading.Event())
     assert (tuner.device.runs, tuner.found) == ([], {})
+
+
+@pytest.mark.parametrize("budget_s", [0.0, 1e-3])
+def test_what_the_budget_does_not_reach_is_said_to_be_missing(service, budget_s):
+    """The most valuable is first; what was proved and estimated at load goes on."""
+    model, tuner = service.store.get("tiny"), _tuner(service)
+    tuner.budget_s = budget_s
+    before = model.variants["fp32"], model.incremental
+    tuner.measure(model, threading.Event())
+    tuned = tuner.found[model.version]
+    assert "agreement of precisions" in tuned.missing
+    assert len(tuned.missing) > 1
+    assert tuned.preferred == "fp32"
+    if not budget_s:
+        assert (tuned.timings, tuned.variants) == ([], {})
+        assert (model.variants["fp32"], model.incremental) == before
+    assert model.forward(model.example()).shape == (2, 5)
+
+
+def test_what_was_measured_beforehand_is_looked_at_first(service, tmp_path):
+    """Under the same conditions it stands; under others it is a guess, and measured anew."""
+    model = service.store.get("tiny")
+    there = service.settings.model_copy(update={"tune": True, "cache_dir": tmp_path / "image"})
+    first = Tuner(service.device, there)
+    first.measure(model, threading.Event())
+    settings = there.model_copy(update={"cache_dir": tmp_path / "own", "tuned_dir": tmp_path / "image"})
+    second = Tuner(service.device, settings)
+    assert second.recall(model)
+    found = second.found[model.version]
+    assert (found.remembered, found.guess, found.timings) == (True, False, first.found[model.version].timings)
+    third = Tuner(service.device, settings)
+    third.records.conditions["cores"] = 1000
+    assert third.recall(model)
+    found = third.found[model.version]
+    assert (found.guess, found.missing) == (True, ("all of it with these cores and bounds",))
+    third.measure(model, threading.Event())
+    assert not third.found[model.version].guess
+    assert [path.parent.name for path in tmp_path.rglob("measured-*")].count("own") == 1

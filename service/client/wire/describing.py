@@ -102,6 +102,11 @@ class TuningInfo(Wire):
     agreement: Annotated[
         dict[str, float], Field(description="Least rank correlation of Score-CAM maps with fp32, over photographs.")
     ]
+    weights_agreement: Annotated[
+        dict[str, float], Field(description="The same of the scores behind the masks, over channels.")
+    ]
+    probability_error: Annotated[dict[str, float], Field(description="Largest difference of such a score.")]
+    missing: Annotated[list[str], Field(description="What is not measured, as the budget was used up before.")]
     incremental: Annotated[bool, Field(description="Whether occlusion computes only what changes from row to row.")]
     whole: Annotated[str | None, Field(description="Why it does not.")]
     seconds: float

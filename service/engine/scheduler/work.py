@@ -59,6 +59,10 @@ class Ticket(Generic[T]):
         self._error = error
         self._answered.set()
 
+    def answered(self, timeout_s: float) -> bool:
+        """Wait for an answer for so long; return whether there is one."""
+        return self._answered.wait(timeout_s)
+
     def wait(self) -> T:
         """Return the result, once there is one, or raise the work's error."""
         self._answered.wait()

@@ -1,0 +1,85 @@
+"""What was measured, on disk: by all that it depends on.
+
+A record made elsewhere, as by `heatlens tune` when an image is built, is looked at before those made here. One that was
+made with other conditions (cores, bounds of a batch) on the same instructions is a guess: good to begin with, and no
+reason not to measure.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from service import __version__
+from service.engine.network.resident import Model
+from service.engine.network.runtimes.kinds import KINDS
+
+log = logging.getLogger("heatlens")
+
+
+def _digest(known: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
+
+
+class Records:
+    """Measurements of models, one file each."""
+
+    def __init__(self, cache: Path, beforehand: Path | None, conditions: Mapping[str, Any]) -> None:
+        """Keep them in a folder.
+
+        Args:
+            cache: where they are written.
+            beforehand: where others were written earlier; it is only read.
+            conditions: what they depend on beside the model, its software and the processor's instructions.
+        """
+        self.cache, self.beforehand, self.conditions = cache, beforehand, conditions
+
+    def found(self, model: Model) -> Iterator[tuple[dict[str, Any], bool]]:
+        """Yield what was measured, the most fitting first, and whether it was under the same conditions.
+
+        What is no record is passed over.
+        """
+        name = self.name(model)
+        folders = [folder for folder in (self.beforehand, self.cache) if folder is not None]
+        files = [(folder / name, True) for folder in folders]
+        if self.beforehand is not None:
+            others = self.beforehand.glob(f"{name.rpartition('-')[0]}-*.json")
+            files += [(file, False) for file in sorted(others) if file.name != name]
+        for file, same in files:
+            try:
+                kept = json.loads(file.read_text("utf-8"))
+            except (OSError, ValueError):
+                continue
+            if isinstance(kept, dict):
+                yield kept, same
+
+    def write(self, model: Model, kept: Mapping[str, Any]) -> None:
+        """Keep what was measured; where nothing can be written, it is measured again after the next start."""
+        file = self.cache / self.name(model)
+        unfinished = file.with_suffix(f".{os.getpid()}")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.write_text(json.dumps(kept, indent=1), "utf-8")
+            unfinished.replace(file)
+        except OSError as error:
+            log.info("measurements cannot be kept in %s: %s", file.parent, error.strerror)
+
+    def name(self, model: Model) -> str:
+        """Return the name of a model's file."""
+        on_gpu = model.device.type == "cuda"
+        known = {
+            "model": model.version,
+            "input": model.facts.input_size,
+            "heatlens": __version__,
+            "torch": torch.__version__,
+            "device": torch.cuda.get_device_name(model.device) if on_gpu else platform.machine(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "libraries": {kind.name: kind.release for kind in KINDS if kind.installed()},
+        }
+        return f"measured-{_digest(known)}-{_digest(self.conditions)}.json"
