@@ -10,8 +10,8 @@ import torch
 
 from service.app import build, close
 from service.client.wire import Request
-from service.engine.network.graphs import Recorded
 from service.engine.network.memory import live_bytes
+from service.engine.network.runtimes.graphs import Recorded
 from service.engine.network.variants import Variant
 from service.engine.scheduler.work import CallWork, RowsWork, rows_key
 from service.errors import EngineUnavailable

@@ -12,7 +12,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from service.engine.network.capture import uninstall
 from service.engine.network.forms.adapted import cached
 from service.engine.network.forms.failures import checked
-from service.engine.network.graphs import Recorded, bucket
+from service.engine.network.runtimes.graphs import Recorded, bucket
 from service.engine.network.runtimes.running import Runtime
 from service.errors import InvalidParameter
 from service.precision import DTYPES, Precision

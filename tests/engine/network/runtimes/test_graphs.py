@@ -2,7 +2,7 @@
 
 import torch
 
-from service.engine.network.graphs import Recorded, bucket
+from service.engine.network.runtimes.graphs import Recorded, bucket
 from service.engine.network.variants import EXACT
 from tests import tiny
 
