@@ -127,9 +127,8 @@ class Tuner:
                     log.info("model %s answers otherwise than when it was measured", model.facts.name)
                     continue
                 known = {"timings": [Timing(**t) for t in kept["timings"]], "remembered": True, "guess": not same}
-                tuned = Tuned(
-                    **kept | known | ({} if same else {"missing": ("all of it with these cores and bounds",)})
-                )
+                missing = tuple(kept.get("missing", ())) if same else ("all of it with these cores and bounds",)
+                tuned = Tuned(**kept | known | {"missing": missing})
                 # One in a precision that is missing here was measured on a processor that has it.
                 if {"fp32", tuned.preferred} <= tuned.variants.keys() and tuned.preferred in self.precisions:
                     self._apply(model, tuned, here)
@@ -185,6 +184,8 @@ class Tuner:
             except InvalidParameter as error:  # the network cannot run in it; in others it can be measured
                 log.info("model %s in %s: %s", model.facts.name, precision, error)
                 continue
+            # The likeliest first: where the budget ends, what was not timed is not chosen.
+            variants.sort(key=lambda way: (way.recorded is None, not way.folded, not way.channels_last))
             time_all(precision, variants)
             if precision == "fp32" and "fp32" in best:
                 self._apply(model, tuned(), steps.free)
@@ -249,7 +250,10 @@ class Tuner:
 
         It is compared on as many channels as the rest of the budget allows.
         """
-        if model.facts.default_layer is None or not rates:
+        if model.facts.default_layer is None:
+            return {}
+        if "fp32" not in rates:
+            missing.append("agreement of precisions")
             return {}
         pictures = photographs(model.spec.transform).to(model.device)
         channel_s = len(pictures) * sum(self.device.threads / rate for rate in rates.values())
@@ -290,7 +294,7 @@ class Tuner:
             step(partial(switch, precision, tuned.copies[precision]))
         step(settle)
         ways = {precision: model.variants[precision].name for precision in tuned.variants}
-        self.runtimes.forget(model, ways["fp32"])
+        self.runtimes.forget(model, model.variants["fp32"].name)
         self.found[model.version] = replace(tuned, variants=ways)
 
     def _write_down(self, model: Model, steps: Steps) -> bool:
