@@ -9,6 +9,7 @@ import torch
 from service.app import build, close
 from service.contract import Rows
 from service.engine.network.runtimes import building
+from service.engine.network.variants import Variant
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.run import Run
 from service.settings import Settings
@@ -23,14 +24,26 @@ NAME = Saved.name
 TIMINGS = [Timing("fp32", "plain", 4, 100.0), Timing("fp32", "channels-last", 4, 120.0), Timing("fp32", NAME, 8, 300.0)]
 
 
-@pytest.fixture
-def service(tmp_path, monkeypatch):
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    """Let this process do what another one would."""
     monkeypatch.setattr(building, "_run", lambda work, closing: building.written(work))
-    context = build(Settings(catalog=CATALOG, model=("tiny",), device="cpu", cache_dir=tmp_path))
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cache")
+    context = build(Settings(catalog=CATALOG, model=("tiny",), device="cpu", cache_dir=folder, max_batch_rows=8))
     context.store.start()
     assert context.store.wait(60)
     yield context
     close(context)
+
+
+def _tuner(service, folder):
+    tuner = Tuner(service.device, service.settings.model_copy(update={"tune": True, "cache_dir": folder}))
+    tuner.precisions = ("fp32",)
+    return tuner
 
 
 def _offer(monkeypatch, *kinds):
@@ -97,7 +110,8 @@ def test_those_that_are_not_chosen_are_closed(service, tmp_path, monkeypatch):
 def test_the_library_that_was_chosen_runs_rows_and_answers_say_so(service, tmp_path, monkeypatch):
     _offer(monkeypatch, Saved())
     model = service.store.get("tiny")
-    tuner = Tuner(service.device, service.settings)
+    tuner = _tuner(service, tmp_path)
+    model.variants["fp32"] = Variant("plain", model.module)
     assert _variants(service, tmp_path) == [NAME]
     x = model.example()
 
@@ -123,20 +137,19 @@ def test_the_library_that_was_chosen_runs_rows_and_answers_say_so(service, tmp_p
 @pytest.mark.parametrize(
     "kinds", [(), (Saved(there=False),), (Saved(off=1e-3),), (Saved(),)], ids=["none", "absent", "wrong", "not built"]
 )
-def test_where_the_library_is_gone_the_fastest_copy_runs(service, monkeypatch, kinds):
+def test_where_the_library_is_gone_the_fastest_copy_runs(service, tmp_path, monkeypatch, kinds):
     """Not installed any more, wrong since, or never built here."""
     _offer(monkeypatch, *kinds)
-    model, tuner = service.store.get("tiny"), Tuner(service.device, service.settings)
+    model, tuner = service.store.get("tiny"), _tuner(service, tmp_path)
     tuner._apply(model, Tuned(TIMINGS, variants={"fp32": NAME}, batch_rows={"fp32": 8}), service.device.call)
     assert tuner.found[model.version].variants == {"fp32": "channels-last"}
     assert (model.variants["fp32"].library, model.quicker) == ("torch", 1.0)
 
 
-def test_a_measurement_chooses_among_all_that_are_offered(service, monkeypatch):
+def test_a_measurement_chooses_among_all_that_are_offered(service, tmp_path, monkeypatch):
     _offer(monkeypatch, Saved())
     model = service.store.get("tiny")
-    tuner = Tuner(service.device, service.settings.model_copy(update={"tune": True}))
-    tuner.precisions = ("fp32",)
+    tuner = _tuner(service, tmp_path)
     tuner.measure(model, threading.Event())
     tuned = tuner.found[model.version]
     timed = {timing.variant for timing in tuned.timings}
@@ -144,7 +157,6 @@ def test_a_measurement_chooses_among_all_that_are_offered(service, monkeypatch):
     fastest = max(tuned.timings, key=lambda timing: timing.rows_per_s).variant
     assert tuned.variants["fp32"] == fastest
     assert (model.variants["fp32"].library == NAME) == (fastest == NAME)
-    again = Tuner(service.device, service.settings)
-    again.precisions = ("fp32",)
+    again = _tuner(service, tmp_path)
     assert again.recall(model)
     assert again.found[model.version] == replace(tuned, remembered=True)

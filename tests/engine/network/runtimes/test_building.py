@@ -28,10 +28,14 @@ def test_it_is_written_with_what_the_network_answers_in_float64(tmp_path):
         torch.testing.assert_close(Saved().open(tmp_path / "made", 1)(x), network(x), rtol=1e-5, atol=1e-5)
 
 
-def test_what_cannot_be_exported_leaves_nothing_and_says_why(tmp_path):
-    with pytest.raises(NotBuilt, match="that nobody knows"):
-        build(Saved(refuses=True), tiny.classifier(), _inputs(), tmp_path / "made", threading.Event())
-    assert list(tmp_path.iterdir()) == []
+def test_what_cannot_be_exported_leaves_nothing_and_says_why(tmp_path, monkeypatch):
+    failing = tmp_path / "failing"
+    failing.write_text("#!/bin/sh\necho an operator; echo that nobody knows >&2; exit 3\n")
+    failing.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(failing))
+    with pytest.raises(NotBuilt, match="ended with 3: that nobody knows"):
+        build(Saved(), tiny.classifier(), _inputs(), tmp_path / "made", threading.Event())
+    assert list(tmp_path.iterdir()) == [failing]
 
 
 def test_what_cannot_be_handed_over_leaves_nothing(tmp_path):
