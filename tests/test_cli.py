@@ -259,18 +259,9 @@ def test_models(tmp_path: Path) -> None:
     assert "cannot be read" in wrong(1, "models", "--catalog", str(tmp_path / "nix.toml"))
 
 
-def test_tune_writes_what_a_server_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEATLENS_MAX_BATCH_ROWS", "2")  # there is less to measure
-    catalog = tmp_path / "one.toml"
-    catalog.write_text("[models.one]\nfactory = 'tests.tiny:regression'\ninput_size = 32\n")
-    words = ("tune", "--catalog", str(catalog), "--model", "one", "--device", "cpu", "--into")
-    said = output(*words, str(tmp_path / "tuned"))
-    assert re.fullmatch(r"one: .+ in fp32.*\n", said)
-    (file,) = (tmp_path / "tuned").glob("measured-*.json")
-    before = file.read_bytes()
-    assert output(*words, str(tmp_path / "tuned")) == said
-    assert file.read_bytes() == before
-    assert "nothing can be written to" in wrong(1, *words, str(catalog))
+def test_tune_says_where_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "nothing can be written to" in wrong(1, "tune", *TINY, "--into", str(tmp_path / "file"))
 
 
 def test_methods() -> None:
