@@ -6,8 +6,13 @@
 # the NVIDIA container toolkit):
 #     docker build -t heatlens:cuda --build-arg TORCH_INDEX_URL= .
 #     docker run --rm -p 8000:8000 --gpus all --read-only --cap-drop ALL --security-opt no-new-privileges heatlens:cuda
+#
+# For a build that can be repeated, a base that cannot change:
+#     docker build -t heatlens --build-arg BASE=python:3.11-slim-bookworm@sha256:... .
 
-FROM python:3.11-slim-bookworm AS dependencies
+ARG BASE=python:3.11-slim-bookworm
+
+FROM $BASE AS dependencies
 
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 # Extras of pyproject.toml, separated by commas.
@@ -19,17 +24,18 @@ WORKDIR /build
 RUN python -m venv --without-pip /opt/heatlens
 
 # Nothing of the service but its version, so that a change of its code leaves this layer, the large one, as it is.
-COPY pyproject.toml requirements.lock ./
+COPY pyproject.toml docker/constraints.txt ./
 COPY service/__init__.py service/
-# The lock only constrains: the CUDA packages in it come with a CUDA build of PyTorch, and with no other.
+# Versions without hashes, as an index of PyTorch has files of its own. They only constrain: the CUDA packages among them
+# come with a CUDA build of PyTorch, and with no other.
 # --no-deps: an index of PyTorch carries torch and torchvision as wanted, and all else in whatever versions it has.
 # What builds extensions against PyTorch, and its own tests, serve nobody here, nor does triton (700 MB with a CUDA build),
 # which needs a C compiler at run time. torch_shm_manager is looked for on import.
 RUN if [ -n "$TORCH_INDEX_URL" ]; then \
-        pip --python /opt/heatlens install --no-deps --index-url "$TORCH_INDEX_URL" -c requirements.lock torch torchvision; \
+        pip --python /opt/heatlens install --no-deps --index-url "$TORCH_INDEX_URL" -c constraints.txt torch torchvision; \
     fi \
     && touch README.md LICENSE \
-    && pip --python /opt/heatlens install -c requirements.lock ".${EXTRAS:+[$EXTRAS]}" \
+    && pip --python /opt/heatlens install -c constraints.txt ".${EXTRAS:+[$EXTRAS]}" \
     && pip --python /opt/heatlens uninstall --yes heatlens triton \
     && rm -rf /opt/heatlens/lib/python3.11/site-packages/torch/include \
         /opt/heatlens/lib/python3.11/site-packages/torch/test \
@@ -41,11 +47,14 @@ RUN if [ -n "$TORCH_INDEX_URL" ]; then \
 FROM dependencies AS application
 
 COPY . .
-RUN pip --python /opt/heatlens install --no-deps --prefix /application .
+# What is in the image, and under which licences: a CycloneDX bill of materials, and a text with all licences.
+RUN pip --python /opt/heatlens install --no-deps --prefix /application . \
+    && /opt/heatlens/bin/python -I docker/sbom.py /application/share/heatlens /application/lib/python3.11/site-packages
 
 
-FROM python:3.11-slim-bookworm
+FROM $BASE
 
+ARG BASE
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="heatlens" \
@@ -53,7 +62,7 @@ LABEL org.opencontainers.image.title="heatlens" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="$VERSION" \
       org.opencontainers.image.revision="$REVISION" \
-      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"
+      org.opencontainers.image.base.name="$BASE"
 
 # The one place written to: measurements of the models, temporary files (PyTorch wants a directory for them on import) and,
 # where a model is asked for that downloads them, its weights.

@@ -1,15 +1,17 @@
 # The load generator, Locust with the users of tests/load:
 #     docker build -t heatlens-load -f docker/load.Dockerfile .
 
-FROM python:3.11-slim-bookworm
+ARG BASE=python:3.11-slim-bookworm
+
+FROM $BASE
 
 LABEL org.opencontainers.image.title="heatlens-load" \
       org.opencontainers.image.description="Load on a heatlens server." \
       org.opencontainers.image.licenses="Apache-2.0"
 
 ARG LOCUST_VERSION=2.47.0
-COPY requirements.lock /load/
-RUN pip install --no-cache-dir -c /load/requirements.lock "locust==$LOCUST_VERSION" httpx numpy pillow
+COPY docker/constraints.txt /load/
+RUN pip install --no-cache-dir -c /load/constraints.txt "locust==$LOCUST_VERSION" httpx numpy pillow
 
 COPY tests/load /load/tests/load
 
