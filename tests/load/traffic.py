@@ -123,8 +123,10 @@ def serving(
     log = Path(tempfile.mkstemp(prefix="heatlens-")[1])
     command = [sys.executable, *program, "serve", "--port", str(port), "--log-level", "warning"]
     command += ["--log-format", "json", *arguments]
+    # A key is for those who ask; the server would take its name for that of a setting, misspelt.
+    own = {name: value for name, value in os.environ.items() if name != "HEATLENS_LOAD_KEY"}
     with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=ROOT, env=os.environ | environment, stderr=file)
+        process = subprocess.Popen(command, cwd=ROOT, env=own | environment, stderr=file)
     try:
         url = f"http://127.0.0.1:{port}"
         wait_ready(url, process)

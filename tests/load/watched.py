@@ -1,0 +1,88 @@
+"""The `heatlens` command with a watchdog of its event loop: `python -m tests.load.watched serve ...`.
+
+A thread asks the loop for a sign of life all the time. How long it waits for it is the loop's lag: as long, nobody gets
+anything, health included. Where it waits long, it looks where the loop is. It writes what it found to the file that
+LOOP_LAG names, every second. What it overslept itself is told, too: so far, the machine had no time for anybody.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from pathlib import Path
+
+from service.cli import main
+from service.server.server import Server
+
+EVERY_S, LONG_S = 0.02, 0.1
+
+
+class Watchdog:
+    """Measures how long the loop keeps others waiting."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, file: Path) -> None:
+        self.loop, self.file, self.ident = loop, file, threading.get_ident()
+        self.lags: list[float] = []
+        self.overslept: list[float] = []
+        self.places: Counter[str] = Counter()  # where the loop was while it kept others waiting
+        self.worst = (0.0, "")
+
+    def run(self) -> None:
+        """Watch until the loop is closed."""
+        written = time.monotonic()
+        while not self.loop.is_closed():
+            before = time.monotonic()
+            time.sleep(EVERY_S)
+            self.overslept.append(time.monotonic() - before - EVERY_S)
+            self._ask()
+            if time.monotonic() - written > 1:
+                written = time.monotonic()
+                self._write()
+
+    def _ask(self) -> None:
+        alive, asked, place = threading.Event(), time.monotonic(), ""
+        try:
+            self.loop.call_soon_threadsafe(alive.set)
+        except RuntimeError:  # closed just now
+            return
+        while not alive.wait(LONG_S):
+            frame = sys._current_frames().get(self.ident)
+            place = "".join(traceback.format_stack(frame, 6)) if frame is not None else ""
+            if self.loop.is_closed():
+                return
+        lag = time.monotonic() - asked
+        self.lags.append(lag)
+        if place:
+            self.places[place.strip().rpartition("\n  File")[2]] += 1
+            self.worst = max(self.worst, (lag, place))
+
+    def _write(self) -> None:
+        found = {
+            "lags": [round(lag, 4) for lag in self.lags],
+            "overslept": [round(over, 4) for over in self.overslept],
+            "places": self.places.most_common(20),
+            "worst": self.worst,
+        }
+        new = self.file.with_suffix(".new")
+        new.write_text(json.dumps(found))
+        new.replace(self.file)
+
+
+class Watched(Server):
+    """A server whose loop is watched from its start on."""
+
+    async def startup(self, sockets: list | None = None) -> None:  # type: ignore[type-arg]
+        await super().startup(sockets)
+        dog = Watchdog(asyncio.get_running_loop(), Path(os.environ["LOOP_LAG"]))
+        threading.Thread(target=dog.run, name="watchdog", daemon=True).start()
+
+
+if __name__ == "__main__":
+    import service.server.server
+
+    service.server.server.Server = Watched  # type: ignore[misc]
+    main()
