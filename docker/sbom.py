@@ -42,16 +42,23 @@ def licence(found: Distribution) -> str:
     return said or named or "; ".join(classified)
 
 
-def component(kind: str, name: str, version: str, purl: str, licences: str) -> dict[str, Any]:
-    """Return one entry of the bill."""
-    entry: dict[str, Any] = {"type": kind, "bom-ref": purl, "name": name, "version": version, "purl": purl}
-    return entry | ({"licenses": [{"license": {"name": licences}}]} if licences else {})
+def component(name: str, version: str, purl: str, licences: str = "", *, expression: bool = False) -> dict[str, Any]:
+    """Return one entry of the bill; an expression is one of SPDX identifiers, other words are what makers like."""
+    entry: dict[str, Any] = {"type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl}
+    said = {"expression": licences} if expression else {"license": {"name": licences}}
+    return entry | ({"licenses": [said]} if licences else {})
 
 
 def python(found: Iterable[Distribution]) -> list[dict[str, Any]]:
     """Return the entries of Python packages."""
     return [
-        component("library", name, one.version, f"pkg:pypi/{name}@{quote(one.version)}", licence(one))
+        component(
+            name,
+            one.version,
+            f"pkg:pypi/{name}@{quote(one.version)}",
+            licence(one),
+            expression="License-Expression" in one.metadata or name in KNOWN,
+        )
         for one in found
         for name in [normal(one.metadata["Name"])]
     ]
@@ -65,19 +72,20 @@ def debian(status: Path = DEBIAN) -> list[dict[str, Any]]:
         if fields.get("Status", "").endswith(" installed"):
             name, version, machine = (fields[key] for key in ("Package", "Version", "Architecture"))
             purl = f"pkg:deb/debian/{quote(name)}@{quote(version)}?arch={machine}"
-            entries.append(component("library", name, version, purl, ""))
+            entries.append(component(name, version, purl))
     return entries
 
 
-def carried(folder: Path) -> list[tuple[dict[str, Any], str]]:
-    """Return the entries of what lies in a folder of the service as others made it, each with its licence's text."""
+def carried(folder: Path) -> list[tuple[dict[str, Any], str, str]]:
+    """Return the entries of what lies in a folder of the service as others made it, each with a title and licences."""
     entries = []
     for readme in sorted(folder.rglob("README.md")):
         if (said := CARRIED.match(readme.read_text("utf-8"))) is not None:
             purl = f"pkg:npm/{quote(said['name'])}@{said['version']}"
-            entry = component("library", said["name"], said["version"], purl, said["licence"])
+            entry = component(said["name"], said["version"], purl, said["licence"], expression=True)
             beside = sorted(path for path in readme.parent.iterdir() if TEXTS.search(path.name))
-            entries.append((entry, "\n".join(path.read_text("utf-8") for path in beside)))
+            title = f"{said['name']} {said['version']}: {said['licence']}"
+            entries.append((entry, title, "\n".join(path.read_text("utf-8") for path in beside)))
     return entries
 
 
@@ -109,15 +117,13 @@ def main(folder: Path, *more: Path) -> None:
     ours = carried(Path(str(service.locate_file("service"))) / "ui")
     own = python([service])[0]
     folder.mkdir(parents=True, exist_ok=True)
-    entries = [*python(found.values()), *debian(), *(entry for entry, _ in ours)]
+    entries = [*python(found.values()), *debian(), *(entry for entry, _, _ in ours)]
     (folder / "sbom.cdx.json").write_text(json.dumps(bill(entries, own), indent=1) + "\n", "utf-8")
     parts = [
         (f"{one.metadata['Name']} {one.version}: {licence(one) or 'see below'}", texts(one))
         for _, one in sorted(found.items())
     ]
-    parts += [
-        (f"{entry['name']} {entry['version']}: {entry['licenses'][0]['license']['name']}", t) for entry, t in ours
-    ]
+    parts += [(title, text) for _, title, text in ours]
     rule = "=" * 120
     written = "\n\n".join(f"{rule}\n{title}\n{rule}\n{text}" for title, text in parts)
     (folder / "THIRD-PARTY.txt").write_text(written + "\n", "utf-8")
