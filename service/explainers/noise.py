@@ -9,7 +9,7 @@ from service.contract import Rows
 
 def gaussian(shape: tuple[int, ...], seed: int, sample: int) -> Tensor:
     """Return standard normal noise on the CPU; each (seed, sample) has its own."""
-    state = int(np.random.SeedSequence([seed, sample]).generate_state(1, np.uint64)[0] >> 1)
+    state = int(np.random.SeedSequence([seed, sample]).generate_state(1, np.uint64)[0]) >> 1
     return torch.randn(shape, generator=torch.Generator().manual_seed(state))
 
 
