@@ -7,6 +7,7 @@ in a process of their own, so that a crash, a hang or much memory is a finding a
 import argparse
 import itertools
 import random
+import resource
 import struct
 import sys
 import time
@@ -179,6 +180,9 @@ def _work(seed: int, numbers: range, hostile: str | None, max_s: float) -> Tally
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # begin to look for the peak here
     before = _status_mib("VmRSS")
+    # What a picture asks for beyond that is refused by the system, as a container would end the process for it.
+    bound = int((_status_mib("VmData") + MAX_MIB) * 2**20)
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, resource.getrlimit(resource.RLIMIT_DATA)[1]))
     for name, data in inputs:
         judge(name, data, tally, max_s)
     tally.peak_mib = _status_mib("VmHWM") - before
