@@ -5,16 +5,18 @@ itself. In the end one line of JSON says how many answers of which kind each of 
 """
 
 import argparse
+import asyncio
 import base64
 import io
 import json
+import os
 import random
 import socket
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,7 +25,7 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from tests.load.traffic import pictures
+from tests.load.traffic import ROOT, pictures
 
 JSON, FORM = "application/json", "multipart/form-data; boundary=b"
 PART = b'--b\r\ncontent-disposition: form-data; name="image"; filename="a"\r\n\r\n'
@@ -343,6 +345,28 @@ def run(url: str, seconds: float, key: str = "", names: tuple[str, ...] = ()) ->
     for thread in threads:
         thread.join(seconds + 2 * PATIENCE_S)
     return {name: dict(attacker.got) for name, attacker in attackers.items()}
+
+
+class attacking:  # noqa: N801 - reads as what it does
+    """Runs the attackers in a process of their own, as what they do must not slow those who measure."""
+
+    def __init__(self, url: str, seconds: float, only: Sequence[str] = ()) -> None:
+        key = os.environ.get("HEATLENS_SIEGE_KEY", "")
+        self.command = [sys.executable, "-m", "tests.load.attacks", url, "--seconds", str(seconds), "--key", key]
+        self.command += ["--only", *only] if only else []
+
+    async def __aenter__(self) -> "asyncio.Task[dict[str, dict[str, int]]]":
+        self.process = await asyncio.create_subprocess_exec(*self.command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+        return asyncio.create_task(self._told())
+
+    async def _told(self) -> dict[str, dict[str, int]]:
+        said, _ = await self.process.communicate()
+        return dict(json.loads(said)) if said else {}
+
+    async def __aexit__(self, *_: object) -> None:
+        if self.process.returncode is None:
+            self.process.kill()
+        await self.process.wait()
 
 
 def main() -> None:

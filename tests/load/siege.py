@@ -26,8 +26,9 @@ import httpx
 import numpy as np
 import psutil
 
+from tests.load.attacks import attacking
 from tests.load.soak import TOLERANCE, Case, difference, values
-from tests.load.traffic import KINDS, ROOT, Server, body, headers, metrics, pictures, serving
+from tests.load.traffic import KINDS, Server, body, headers, metrics, pictures, serving
 
 IN_TIME, LIVE_P99_S, LAG_S, MEMORY_MIB = 0.95, 0.5, 0.25, 2048.0
 PROBES = 1_100  # of /health/live, however long it lasts
@@ -191,9 +192,9 @@ class Siege:
         await self.learn()
         ends = time.monotonic() + seconds
         watching = asyncio.create_task(self.memory())
-        async with attacking(self.server.url, seconds, attacks) as attackers:
+        async with attacking(self.server.url, seconds, attacks) as told:
             await asyncio.gather(*(self.honest(ends) for _ in range(clients)), self.live(ends, seconds / PROBES))
-            self.report.attackers = await attackers
+            self.report.attackers = await told
         watching.cancel()
         await self.rest()
         self.report.lag = json.loads(lag.read_text())
@@ -210,28 +211,6 @@ class Siege:
                     return
                 await asyncio.sleep(0.2)
         self.report.left = f"{waiting:.0f} requests and passes still wait"
-
-
-class attacking:  # noqa: N801 - reads as what it does
-    """Runs the attackers in a process of their own, as what they do must not slow those who measure."""
-
-    def __init__(self, url: str, seconds: float, only: list[str]) -> None:
-        key = os.environ.get("HEATLENS_SIEGE_KEY", "")
-        self.command = [sys.executable, "-m", "tests.load.attacks", url, "--seconds", str(seconds), "--key", key]
-        self.command += ["--only", *only] if only else []
-
-    async def __aenter__(self) -> "asyncio.Task[dict[str, dict[str, int]]]":
-        self.process = await asyncio.create_subprocess_exec(*self.command, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
-        return asyncio.create_task(self._told())
-
-    async def _told(self) -> dict[str, dict[str, int]]:
-        said, _ = await self.process.communicate()
-        return dict(json.loads(said)) if said else {}
-
-    async def __aexit__(self, *_: object) -> None:
-        if self.process.returncode is None:
-            self.process.kill()
-        await self.process.wait()
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """Mixed load for long, every answer held against its truth: `python -m tests.load.soak --minutes 20`.
 
 The truth is what the same server answers to one request at a time. Some clients hang up while they send, while they
-wait, or in the middle of events. In the end nothing may be left of any of them: no thread, file, waiting request, and
+wait, or in the middle of events; with `--siege` others attack the server meanwhile, for half a minute every two (see
+`tests.load.siege`). In the end nothing may be left of any of them: no thread, file, waiting request, and
 no more memory than after the warm-up but for 3 %. Exit status 1 says that something was.
 """
 
@@ -21,9 +22,11 @@ import httpx
 import numpy as np
 import psutil
 
+from tests.load.attacks import attacking
 from tests.load.traffic import KINDS, Kind, Server, body, headers, metrics, pictures, serving
 
 TOLERANCE = 1e-5  # of the largest value
+BURST_S, EVERY_S = 30.0, 120.0  # of attacks
 Case = tuple[Kind, int]
 
 
@@ -82,7 +85,8 @@ def difference(found: list[np.ndarray], truth: list[np.ndarray]) -> float:
 class Soak:
     """Clients of one server."""
 
-    def __init__(self, server: Server, kinds: list[str], count: int, seed: int) -> None:
+    def __init__(self, server: Server, kinds: list[str], count: int, seed: int, *, siege: bool = False) -> None:
+        self.siege = siege
         self.server, self.process, self.rng = server, psutil.Process(server.pid), random.Random(seed)
         self.cases = [(KINDS[name], number) for name in kinds for number in range(count)]
         self.truth: dict[tuple[str, int], list[np.ndarray]] = {}
@@ -149,17 +153,33 @@ class Soak:
                 self.report.memory_mib.append(self.process.memory_info().rss / 2**20)
                 await asyncio.sleep(1)
 
+        async def besiege() -> None:
+            while self.siege:
+                async with attacking(self.server.url, BURST_S) as told:
+                    self.report.outcomes["answers to attackers"] += sum(
+                        sum(got.values()) for got in (await told).values()
+                    )
+                await asyncio.sleep(EVERY_S - BURST_S)
+
         async def one(client: httpx.AsyncClient) -> None:
             while time.monotonic() < ends:
                 act = self.rng.choices((self.ask, self.cancel, self.events, self.half), (16, 2, 1, 1))[0]
                 case = self.rng.choice(self.cases)
                 explained = [c for c in self.cases if c[0].path != "/predict"] or [case]
-                await act(client, self.rng.choice(explained) if act == self.events else case)
+                try:
+                    await act(client, self.rng.choice(explained) if act == self.events else case)
+                except httpx.TransportError as error:
+                    if not self.siege:  # where connections that rest give way to others
+                        raise
+                    self.report.outcomes[type(error).__name__] += 1
 
-        watching = asyncio.create_task(watch())
+        watching, besieging = asyncio.create_task(watch()), asyncio.create_task(besiege())
         async with self.client() as client:
             await asyncio.gather(*(one(client) for _ in range(clients)))
         watching.cancel()
+        besieging.cancel()
+        with suppress(asyncio.CancelledError):
+            await besieging  # until the attackers have ended
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.server.url, timeout=300, limits=httpx.Limits(max_connections=None))
@@ -209,11 +229,12 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-growth", type=float, default=0.03)
+    parser.add_argument("--siege", action="store_true", help="beside attackers, in bursts")
     parser.add_argument("--serve", default="", help="options of `heatlens serve`")
     options = parser.parse_args()
     # A measurement would change batch sizes on the way; kept outputs would spare the server its work.
     with serving(*options.serve.split(), HEATLENS_TUNE="false", HEATLENS_SCORE_CACHE_MIB="4") as server:
-        soak = Soak(server, options.kinds.split(","), options.pictures, options.seed)
+        soak = Soak(server, options.kinds.split(","), options.pictures, options.seed, siege=options.siege)
         seconds = options.minutes * 60
         report = asyncio.run(soak.run(seconds, max(10, seconds * 0.2), options.clients, options.max_growth))
     print(report.table())

@@ -30,20 +30,22 @@ class Watchdog:
         self.overslept: list[float] = []
         self.places: Counter[str] = Counter()  # where the loop was while it kept others waiting
         self.worst = (0.0, "")
+        self.long = threading.Event()  # it has kept others waiting for long, at least once
 
     def run(self) -> None:
         """Watch until the loop is closed."""
         written = time.monotonic()
         while not self.loop.is_closed():
-            before = time.monotonic()
-            time.sleep(EVERY_S)
-            self.overslept.append(time.monotonic() - before - EVERY_S)
-            self._ask()
+            self.look()
             if time.monotonic() - written > 1:
                 written = time.monotonic()
-                self._write()
+                self.write()
 
-    def _ask(self) -> None:
+    def look(self) -> None:
+        """Rest, then ask for one sign of life."""
+        before = time.monotonic()
+        time.sleep(EVERY_S)
+        self.overslept.append(time.monotonic() - before - EVERY_S)
         alive, asked, place = threading.Event(), time.monotonic(), ""
         try:
             self.loop.call_soon_threadsafe(alive.set)
@@ -52,6 +54,7 @@ class Watchdog:
         while not alive.wait(LONG_S):
             frame = sys._current_frames().get(self.ident)
             place = "".join(traceback.format_stack(frame, 6)) if frame is not None else ""
+            self.long.set()
             if self.loop.is_closed():
                 return
         lag = time.monotonic() - asked
@@ -60,7 +63,8 @@ class Watchdog:
             self.places[place.strip().rpartition("\n  File")[2]] += 1
             self.worst = max(self.worst, (lag, place))
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write all that was found to the file, at once."""
         found = {
             "lags": [round(lag, 4) for lag in self.lags],
             "overslept": [round(over, 4) for over in self.overslept],
