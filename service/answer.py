@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from service.client import wire
 from service.contract import Map, Prediction
+from service.errors import InvalidParameter
 from service.images import Picture
 from service.rendering import Drawing, Heat, OutputOptions, drawing
 
@@ -22,11 +23,60 @@ class Needs:
     pictures: `asked`: alone and over the picture, as the request's output options say; `best`: one a map, for people;
         `none`.
     encode: makes a file of each; None where there are none.
+    arrays: raw values: `asked`: as the request's output options say; `all`; `none`.
     """
 
     maps: int | None = None
     pictures: Literal["asked", "best", "none"] = "none"
     encode: Callable[[Drawing], bytes] | None = None
+    arrays: Literal["asked", "all", "none"] = "none"
+
+    def takes_arrays(self, output: OutputOptions) -> bool:
+        """Whether raw values are part of the answer."""
+        return self.arrays == "all" or (self.arrays == "asked" and output.array != "none")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The most that one answer may have: raw values, pictures, and pixels of all pictures together."""
+
+    values: int
+    pixels: int
+    pictures: int = 256
+
+    def check_values(self, values: int) -> None:
+        """Raise `InvalidParameter` where so many raw values are too many."""
+        if values > self.values:
+            raise InvalidParameter.at(
+                "/output/array",
+                f"the answer would have {values:,} raw values, and at most {self.values:,} are sent; ask for fewer "
+                "layers or channels, or for `array: none`",
+            )
+
+    def check(self, maps: Sequence[Map], picture: Picture | None, output: OutputOptions, needs: Needs) -> None:
+        """Raise `InvalidParameter` where an answer with these maps would be too large; nothing is drawn for that."""
+        maps = maps[: needs.maps]
+        if needs.takes_arrays(output):
+            self.check_values(sum(found.array.numel() for found in maps))
+        pictures = pixels = 0
+        for found in maps:
+            count = _drawings(found, picture, output, needs)
+            pictures += count
+            pixels += count * drawing.extent(found.kind, tuple(found.array.shape), picture, output)
+        if pictures > self.pictures or pixels > self.pixels:
+            raise InvalidParameter.at(
+                "/output",
+                f"the answer would have {pictures:,} pictures of {pixels:,} pixels together, and at most "
+                f"{self.pictures:,} of {self.pixels:,} are drawn; ask for `size: input`, for `heatmap` or `overlay` "
+                "alone, or for fewer targets or channels",
+            )
+
+
+def _drawings(found: Map, picture: Picture | None, output: OutputOptions, needs: Needs) -> int:
+    """Return how many drawings are made of a map."""
+    if needs.pictures == "asked":
+        return output.heatmap + (output.overlay and picture is not None and found.kind not in ("grid", "rgb"))
+    return int(needs.pictures == "best")
 
 
 @dataclass(frozen=True)
@@ -44,7 +94,8 @@ class Shown:
     def picture(self) -> bytes:
         """The best drawing that there is: over the picture, else alone."""
         found = self.overlay if self.overlay is not None else self.heatmap
-        assert found is not None, "no picture was needed"
+        if found is None:
+            raise ValueError("no picture was needed, and none was drawn")
         return found
 
 

@@ -67,8 +67,8 @@ class Ask:
         asked = checked(request_schema(cls), fields)
         if picture is not None and not cls.needs_image:
             raise InvalidParameter.at("/image", f"{cls.name} needs no picture; leave it out")
-        assert isinstance(asked.params, Explainer)
-        assert isinstance(asked.output, OutputOptions)
+        if not (isinstance(asked.params, Explainer) and isinstance(asked.output, OutputOptions)):
+            raise TypeError("a request's schema has the method's own parameters")
         return Ask(
             asked.params,
             targets=tuple(asked.targets or ()),

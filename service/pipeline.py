@@ -1,15 +1,14 @@
 """One question from picture to answer, the same for whoever asks: plan, see, explain, answer."""
 
-import os
-import threading
 from collections.abc import Hashable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from service.answer import Answer, Needs, Shown, shown
+from service.answer import Answer, Bounds, Needs, Shown, shown
 from service.ask import Ask
 from service.client import wire
 from service.contract import Clean, Explanation, Facts, Readout, Rows, Target, Targets, View
@@ -21,12 +20,15 @@ from service.engine.scheduler.run import Run
 from service.engine.store import Store
 from service.errors import InvalidParameter, NotApplicable
 from service.explainers.base import Explainer, registry
-from service.images import Picture, Transform, decode, prepare, to_input
+from service.images import Picture, Room, Transform, decode, prepare, to_input
 from service.images.sent import picture_bytes
 from service.precision import DTYPES, Precision
+from service.process import cores
 from service.settings import Settings
 
 PREDICTIONS = 5  # beside an explanation
+# Bytes a pixel, at most, while a picture is decoded and scaled, and while a map is drawn on all of it.
+_DECODING, _DRAWING = 12, 24
 
 
 @dataclass(frozen=True)
@@ -72,10 +74,15 @@ class Pipeline:
         self._expectation = Expectation()
         # As many pictures are decoded and drawn at a time as there are cores to do it: one at the limit takes 300 MB
         # meanwhile, and more threads would only take the device thread's turns.
-        self._cores = threading.BoundedSemaphore(os.cpu_count() or 1)
+        self._room = Room(cores(), settings.pictures_mib * 2**20)
+        self._bounds = Bounds(settings.max_answer_values, settings.max_answer_pixels)
 
-    def plan(self, ask: Ask) -> Plan:
+    def plan(self, ask: Ask, needs: Needs | None = None) -> Plan:
         """Check a question against its model; quick, and before any picture is decoded.
+
+        Args:
+            ask: the question.
+            needs: what the answer's format takes, where it is known.
 
         Raises:
             ServiceError: the model is not there, or the question does not fit it.
@@ -91,6 +98,8 @@ class Pipeline:
         passes = method.passes(model.facts, len(targets)) if method is not None else 1
         if method is not None and method.needs_image and task.looks:
             passes += 1 + len(ask.further)  # the answers that say what is asked
+        if method is not None and needs is not None and needs.takes_arrays(ask.output):
+            self._bounds.check_values(method.values(model.facts, len(targets)))
         if not ask.pictures and (method is None or method.needs_image):
             raise InvalidParameter.at(
                 "/image", "the request has no picture; send it as base64 in `image`, or as multipart part `image`"
@@ -110,21 +119,30 @@ class Pipeline:
         transform = model.spec.transform
         file = picture_bytes(plan.ask.pictures[0])
         with run.usage.stage("decode"):
-            picture = self._decoded(file, transform)
+            # Of a large picture only what the model sees is kept: drawing on all of it decodes it again.
+            picture = replace(self._decoded(file, transform, run), original=None)
             x = to_input(picture, transform)
         if model.device.type == "cuda":
             x = x.pin_memory().to(model.device, non_blocking=True)
         return Seen(picture, x)
 
-    def _decoded(self, file: bytes, transform: Transform) -> Picture:
-        """Decode a picture, and take the part of it that a model sees."""
-        with self._cores:
+    def _decoded(self, file: bytes, transform: Transform, run: Run, *, placed: bool = False) -> Picture:
+        """Decode a picture, and take the part of it that a model sees; `placed`: it has a place already."""
+        with ExitStack() as places:
+
+            def begin(pixels: int) -> None:
+                nonlocal placed
+                if not placed:
+                    places.enter_context(self._room.place(pixels * _DECODING, run.check))
+                    placed = True
+
             decoded = decode(
                 file,
                 max_bytes=self.settings.max_image_bytes,
                 max_pixels=self.settings.max_image_pixels,
                 window=transform.window,
                 alpha="a" in transform.channels,
+                begin=begin,
             )
             return prepare(decoded, transform)
 
@@ -142,7 +160,7 @@ class Pipeline:
                     return Explanation((), answer=probe.answer(seen.x))
                 return Explanation((), outputs=probe.scores(Rows.of(seen.x))[0])
         with run.usage.stage("explain"):
-            bound = self.bind(plan, seen, probe)
+            bound = self.bind(plan, seen, probe, run)
             if bound.readout is not None:
                 probe = ModelProbe(plan.model, self.device, run, plan.precision, bound.readout)
             explanation = method.explain(probe, seen.x, bound.targets)
@@ -150,7 +168,7 @@ class Pipeline:
         self._expectation.learn(plan.kind, plan.passes, run.done)
         return replace(explanation, answer=bound.answer)
 
-    def bind(self, plan: Plan, seen: Seen, probe: ModelProbe) -> Bound:
+    def bind(self, plan: Plan, seen: Seen, probe: ModelProbe, run: Run) -> Bound:
         """Fix what is asked on the picture, where the model's task has to look at its answer for that.
 
         Raises:
@@ -162,44 +180,46 @@ class Pipeline:
         answer = probe.answer(seen.x)
         if method is None or not method.takes_targets:
             return Bound(plan.targets, answer=answer)
-        readout, targets = facts.task.bind(plan.targets.given, facts, self._clean(plan, seen, answer, probe))
+        readout, targets = facts.task.bind(plan.targets.given, facts, self._clean(plan, seen, answer, probe, run))
         return Bound(Targets(facts, targets), readout, answer)
 
-    def _clean(self, plan: Plan, seen: Seen, answer: Tensor, probe: ModelProbe) -> Clean:
+    def _clean(self, plan: Plan, seen: Seen, answer: Tensor, probe: ModelProbe, run: Run) -> Clean:
         """Return what targets are fixed on; further pictures are decoded when they are asked for."""
-        assert seen.picture is not None
-        original, transform = seen.picture.original, plan.model.spec.transform
+        view, transform = _view(seen, plan.model.facts), plan.model.spec.transform
+        width, height = seen.picture.size if seen.picture is not None else (0, 0)
 
         def further(i: int) -> Picture:
             pointer = f"/pictures/{i}"
-            return self._decoded(picture_bytes(plan.ask.further[i], pointer), transform)
+            return self._decoded(picture_bytes(plan.ask.further[i], pointer), transform, run)
 
         def mask(i: int) -> Tensor:
             picture = further(i)
-            if picture.original.size != original.size:
+            if picture.size != (width, height):
+                mask_w, mask_h = picture.size
                 raise InvalidParameter.at(
                     f"/pictures/{i}",
-                    f"the mask has {picture.original.width} x {picture.original.height} pixels, and the picture has "
-                    f"{original.width} x {original.height}",
+                    f"the mask has {mask_w} x {mask_h} pixels, and the picture has {width} x {height}",
                 )
             return torch.from_numpy(np.array(picture.seen.convert("L"))).gt(127).float()
 
         def answers(i: int) -> Tensor:
             return probe.answer(to_input(further(i), transform).to(plan.model.device))
 
-        return Clean(answer, _view(seen, plan.model.facts), answers, mask)
+        return Clean(answer, view, answers, mask)
 
     def answer(self, plan: Plan, seen: Seen, explanation: Explanation, run: Run, needs: Needs) -> Answer:
         """Put what was found into values, and draw what a format needs of it.
 
         Raises:
-            InvalidParameter: a drawing is larger than the format can hold.
+            InvalidParameter: a drawing is larger than the format can hold, or all of it more than an answer may be.
+            Cancelled, DeadlineExceeded: nobody waits for more maps to be drawn.
         """
         facts, method = plan.model.facts, plan.ask.method
         said = explanation.answer if facts.task.looks else explanation.outputs
         view = _view(seen, facts) if seen.picture is not None else None
-        with self._cores, run.usage.stage("render"):
-            maps = self._shown(plan, seen, explanation, needs)
+        self._bounds.check(explanation.maps, seen.picture, plan.ask.output, needs)
+        with run.usage.stage("render"):
+            maps = self._shown(plan, seen, explanation, run, needs)
         count = PREDICTIONS if method is not None else plan.ask.top_k
         return Answer(
             id=run.id,
@@ -229,14 +249,15 @@ class Pipeline:
     def sketch(self, plan: Plan, seen: Seen, run: Run, needs: Needs) -> tuple[tuple[Shown, ...], float | None] | None:
         """Draw what is found so far of an explanation under way, and say how far it is off, where that is bounded.
 
-        None where there is nothing to show yet.
+        It is drawn at the input's size. None where there is nothing to show yet.
         """
         sketch = run.sketch  # which may be dropped meanwhile
         rough = sketch() if sketch is not None else None
         if rough is None:
             return None
-        with self._cores:
-            return self._shown(plan, seen, rough, needs), rough.error_bound
+        output = plan.ask.output.model_copy(update={"size": "input"})
+        drawn = self._shown(replace(plan, ask=replace(plan.ask, output=output)), seen, rough, run, needs)
+        return drawn, rough.error_bound
 
     @staticmethod
     def view(seen: Seen, facts: Facts) -> View:
@@ -275,13 +296,20 @@ class Pipeline:
             )
         return Targets(facts, facts.task.read(given, facts, len(ask.further)))
 
-    @staticmethod
-    def _shown(plan: Plan, seen: Seen, explanation: Explanation, needs: Needs) -> tuple[Shown, ...]:
-        facts = plan.model.facts
-        return tuple(
-            shown(found, seen.picture, _target(found.target, explanation.outputs, facts), plan.ask.output, needs)
-            for found in explanation.maps[: needs.maps]
-        )
+    def _shown(self, plan: Plan, seen: Seen, explanation: Explanation, run: Run, needs: Needs) -> tuple[Shown, ...]:
+        """Draw maps, one after the other, as long as somebody waits for them."""
+        facts, output, picture = plan.model.facts, plan.ask.output, seen.picture
+        whole = picture is not None and output.size == "original" and needs.pictures != "none"
+        pixels = picture.size[0] * picture.size[1] if picture is not None and whole else 0
+        found: list[Shown] = []
+        with self._room.place(pixels * _DRAWING, run.check):
+            if whole and explanation.maps:
+                file = picture_bytes(plan.ask.pictures[0])
+                picture = self._decoded(file, plan.model.spec.transform, run, placed=True)
+            for one in explanation.maps[: needs.maps]:
+                run.check()
+                found.append(shown(one, picture, _target(one.target, explanation.outputs, facts), output, needs))
+        return tuple(found)
 
 
 def _target(target: Target | None, outputs: Tensor | None, facts: Facts) -> wire.TargetRef | None:
@@ -293,7 +321,8 @@ def _target(target: Target | None, outputs: Tensor | None, facts: Facts) -> wire
 
 
 def _view(seen: Seen, facts: Facts) -> View:
-    assert seen.picture is not None
+    if seen.picture is None:
+        raise ValueError("there is no picture to view")
     x0, y0, x1, y1 = map(float, seen.picture.box)
     return View((x0, y0, x1, y1), facts.input_size)
 
@@ -302,8 +331,8 @@ def _geometry(picture: Picture | None) -> wire.Geometry | None:
     if picture is None:
         return None
     return wire.Geometry(
-        width=picture.original.width,
-        height=picture.original.height,
+        width=picture.size[0],
+        height=picture.size[1],
         box=list(picture.box),
         warnings=list(picture.warnings),
     )

@@ -172,6 +172,20 @@ class Settings(BaseSettings):
     default_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Deadline of a request without one.")] = 300.0
     max_image_bytes: Annotated[int, Field(ge=1024, description="Largest encoded picture.")] = 16 * 2**20
     max_image_pixels: Annotated[int, Field(ge=1, description="Largest decoded picture.")] = 25_000_000
+    pictures_mib: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Memory for large pictures that are decoded or drawn at a time; others wait for it.",
+        ),
+    ] = 512
+    max_answer_values: Annotated[
+        int, Field(ge=1, description="Raw values of all maps of one answer; a request beyond is answered 422.")
+    ] = 4_194_304
+    max_answer_pixels: Annotated[
+        int,
+        Field(ge=1, description="Pixels of all pictures of one answer together; a request beyond is answered 422."),
+    ] = 50_000_000
     max_targets: Annotated[int, Field(ge=1, description="Targets of one request.")] = 16
     stuck_s: Annotated[
         float | None,

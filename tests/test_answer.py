@@ -34,7 +34,7 @@ def test_numbers_are_there_without_any_picture(monkeypatch: pytest.MonkeyPatch) 
     np.testing.assert_array_equal(found.heat.array, HEAT.array)
     assert (found.heat.low, found.heat.high, found.heat.flat, found.heat.all_negative) == (-1, 3, False, False)
     assert (found.heatmap, found.overlay) == (None, None)
-    with pytest.raises(AssertionError, match="no picture"):
+    with pytest.raises(ValueError, match="no picture"):
         _ = found.picture
 
 

@@ -1,12 +1,15 @@
 """Four steps, each callable alone: plan, see, explain, answer."""
 
 import base64
+import io
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from service import pipeline as module
 from service.answer import Needs
@@ -14,14 +17,16 @@ from service.api.formats.encoders import png
 from service.ask import Ask
 from service.contract import Explanation, Map, Target
 from service.engine.scheduler.run import Run
-from service.errors import InvalidParameter, NotApplicable, TooLarge, UnknownModel
+from service.errors import Cancelled, InvalidParameter, NotApplicable, TooLarge, UnknownModel
 from service.explainers.base import registry
 from service.explainers.cam.cam import CAM
 from service.explainers.cam.grad_cam import GradCAM
 from service.explainers.cam.score_cam import ScoreCAM
+from service.explainers.features.feature_maps import FeatureMaps
 from service.explainers.features.filters import Filters
 from service.explainers.perturbation.occlusion import Occlusion
 from service.pipeline import PREDICTIONS, Pipeline, Seen, applicability
+from service.rendering import OutputOptions
 from tests.conftest import encoded, photograph
 from tests.tiny import model_of
 
@@ -103,7 +108,8 @@ def test_seeing_is_decoding_and_preparing(pipeline):
     run = Run()
     text = base64.b64encode(PNG).decode()
     plain, coded = (pipeline.see(pipeline.plan(ask(pictures=(sent,))), run) for sent in (PNG, text))
-    assert plain.picture.original.tobytes() == PHOTO.convert("RGB").tobytes()
+    assert plain.picture.size == PHOTO.size
+    assert plain.picture.original is None  # it may be large, and is held for as long as the request waits
     assert (tuple(plain.x.shape), plain.x.dtype) == ((1, 3, 32, 32), torch.float32)
     assert torch.equal(plain.x, coded.x)
     assert run.usage.stages["decode"] > 0
@@ -122,22 +128,22 @@ def test_limits_are_the_settings(pipeline, monkeypatch):
 
 def test_no_more_pictures_are_in_hand_than_there_are_cores(tiny, monkeypatch):
     """Each takes much memory while it is decoded or drawn."""
-    monkeypatch.setattr(module.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(module, "cores", lambda: 2)
     pipeline = Pipeline(tiny.settings, tiny.store, tiny.device)
     plan, together, inside, most = pipeline.plan(ask()), threading.Barrier(3), [], []
-    decode = module.decode
+    prepare = module.prepare
 
-    def counting(*given, **limits):
+    def counting(*given):
         inside.append(1)
         most.append(len(inside))
         try:
             if len(most) <= 2:
                 together.wait(60)  # two are inside, and the test knows of it
-            return decode(*given, **limits)
+            return prepare(*given)
         finally:
             inside.pop()
 
-    monkeypatch.setattr(module, "decode", counting)
+    monkeypatch.setattr(module, "prepare", counting)
     threads = [threading.Thread(target=pipeline.see, args=(plan, Run())) for _ in range(6)]
     for thread in threads:
         thread.start()
@@ -192,6 +198,75 @@ def test_an_answer_is_made_of_an_explanation_whoever_made_it(pipeline):
     assert answer.usage.exact is False
     assert answer.usage.render_ms == run.usage.stages["render"] * 1e3 > 0
     assert answer.params == {"layer": "relu2", "relu": True}
+
+
+def test_an_answer_is_bounded_before_it_is_drawn(tiny, monkeypatch):
+    """By raw values, and by the pixels of all pictures; what is not sent does not count."""
+    settings = tiny.settings.model_copy(update={"max_answer_values": 2 * 256, "max_answer_pixels": 4 * 32 * 32})
+    pipeline = Pipeline(settings, tiny.store, tiny.device)
+    needs = replace(ALL, arrays="asked")
+
+    def work(method=GradCAM(), targets=(0, 1), needs=needs, **output):  # noqa: B008
+        return pipeline.work(pipeline.plan(ask(method, targets=targets, output=OutputOptions(**output))), Run(), needs)
+
+    work()
+    work(targets=(0, 1, 2), array="none", overlay=False)
+    work(targets=(0,), size="original", overlay=False)
+    monkeypatch.setattr(module, "shown", lambda *_: pytest.fail("it was drawn"))
+    for given, pointer in (
+        ({"targets": (0, 1, 2), "overlay": False}, "/output/array"),
+        ({"targets": (0, 1, 2), "array": "none"}, "/output"),
+        ({"targets": (0, 1), "array": "none", "size": "original", "overlay": False}, "/output"),
+        ({"targets": (0, 1, 2), "needs": replace(needs, arrays="all"), "array": "none"}, "/output/array"),
+    ):
+        with pytest.raises(InvalidParameter, match="at most") as caught:
+            work(**given)
+        assert [one.pointer for one in caught.value.errors] == [pointer]
+
+
+def test_very_many_values_are_refused_by_the_plan(tiny):
+    pipeline = Pipeline(tiny.settings.model_copy(update={"max_answer_values": 100}), tiny.store, tiny.device)
+    for needs, refused in ((Needs(arrays="all"), True), (Needs(arrays="asked"), True), (Needs(), False), (None, False)):
+        with pytest.raises(InvalidParameter, match="2,560 raw values") if refused else nullcontext():
+            pipeline.plan(ask(FeatureMaps(layers=("conv1", "relu2"), channels=(0, 1))), needs)
+
+
+@pytest.mark.parametrize("params", [{}, {"top_k": 3}, {"layers": ["conv1", "relu2"], "channels": [0, 5]}])
+def test_feature_maps_know_how_many_values_there_will_be(pipeline, params):
+    method = FeatureMaps(**params)
+    plan = pipeline.plan(ask(method))
+    maps = pipeline.explain(plan, pipeline.see(plan, Run()), Run()).maps
+    assert method.values(plan.model.facts, 0) == sum(found.array.numel() for found in maps)
+
+
+def test_drawing_ends_between_two_maps_where_nobody_waits(pipeline, monkeypatch):
+    plan, run, drawn = pipeline.plan(ask(GradCAM(), targets=(0, 1, 2))), Run(), []
+    seen = pipeline.see(plan, run)
+    explanation, draw = pipeline.explain(plan, seen, run), module.shown
+
+    def leaving(*given):
+        drawn.append(1)
+        run.cancelled.set()
+        return draw(*given)
+
+    monkeypatch.setattr(module, "shown", leaving)
+    with pytest.raises(Cancelled):
+        pipeline.answer(plan, seen, explanation, run, ALL)
+    assert len(drawn) == 1
+    monkeypatch.undo()
+    assert len(pipeline.answer(plan, seen, explanation, Run(), ALL).maps) == 3  # the place is free again
+
+
+def test_the_original_is_decoded_again_where_it_is_drawn_on(pipeline, monkeypatch):
+    decoded, decode = [], module.decode
+    monkeypatch.setattr(module, "decode", lambda *given, **more: decoded.append(1) or decode(*given, **more))
+    for size, times in (("input", 1), ("original", 2)):
+        plan = pipeline.plan(ask(GradCAM(), targets=(1,), output=OutputOptions(size=size)))
+        answer = pipeline.work(plan, Run(), ALL)
+        assert len(decoded) == times
+        decoded.clear()
+        expected = PHOTO.size if size == "original" else (32, 32)
+        assert Image.open(io.BytesIO(answer.maps[0].overlay)).size == expected
 
 
 def test_a_format_that_needs_the_first_map_gets_the_first_alone(pipeline):

@@ -57,6 +57,7 @@ def test_names_tell_units():
     for name in NUMBERS:
         assert name.endswith(("_s", "_ms", "_mib", "_bytes", "_pixels")) or name in {
             *("port", "otel", "page", "tune", "verify", "worker_threads", "max_targets", "max_connections"),
+            *("max_answer_values",),
             *("max_batch_rows", "max_waiting_passes", "max_waiting_requests"),
         }
 

@@ -206,9 +206,11 @@ def stream(request: Request, work: Work) -> Response:
                 state = {"rows_done": run.done, "rows_total": run.expected, "seconds_left": run.seconds_left}
                 yield event("progress", formats.dumps(state))
                 if work.sketches and told - drawn >= _PARTIAL_S:
-                    rough = await in_pool(work.service.pool, work.partial)
+                    drawing = asyncio.ensure_future(in_pool(work.service.pool, work.partial))
+                    drawing.add_done_callback(_drawn)
+                    await _any(drawing, watching, future, timeout_s=run.time_left_s)
                     drawn = time.monotonic()
-                    if rough is not None:
+                    if (rough := _drawn(drawing)) is not None:
                         yield event("partial", formats.dumps(state | rough))
             yield _last(request, future)
         finally:
@@ -216,6 +218,11 @@ def stream(request: Request, work: Work) -> Response:
             work.abandon(future)
 
     return Events(events(), work.format.media_type)
+
+
+def _drawn(drawing: "asyncio.Future[Any]") -> Any:
+    """Return rough maps; None where they are not drawn, or cannot be: what is wrong, the answer says."""
+    return drawing.result() if drawing.done() and not drawing.cancelled() and drawing.exception() is None else None
 
 
 def _last(request: Request, future: "asyncio.Future[bytes]") -> bytes:

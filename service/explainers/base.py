@@ -51,6 +51,14 @@ class Explainer(BaseModel, ABC):
     def passes(self, facts: Facts, targets: int) -> int:
         """Return about how many passes the method will need: a row's forward is one, its backward two."""
 
+    def values(self, facts: Facts, targets: int) -> int:
+        """Return how many raw values the maps will have, where that may be very many; else 0: they are counted later.
+
+        Raises:
+            InvalidParameter: a layer that is asked for does not exist or has no maps.
+        """
+        return 0
+
     @abstractmethod
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Explain what the network does with a picture.

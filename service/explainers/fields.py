@@ -1,12 +1,21 @@
 """Parameters that several methods have, each documented once."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from service.contract import Facts, LayerInfo, Score
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, quoted
 from service.explainers.segments import Cut
+
+
+def _distinct(named: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Raise `ValueError` where something is named twice: it would be looked at and sent twice."""
+    twice = next((one for i, one in enumerate(named) if one in named[:i]), None)
+    if twice is not None:
+        raise ValueError(f"{quoted(twice)} is named twice; name each one once")
+    return named
+
 
 Layer = Annotated[
     str | None, Field(description="Path of the layer; default: the last spatial feature map.", examples=["layer4"])
@@ -18,6 +27,7 @@ Layers = Annotated[
         description="Paths of the layers; default: the last spatial feature map.",
         examples=[["layer1", "layer4"]],
     ),
+    AfterValidator(_distinct),
 ]
 ScoreOf = Annotated[
     Score,
@@ -29,7 +39,7 @@ ScoreOf = Annotated[
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="Seed of all that is drawn at random.")]
 Noise = Annotated[float, Field(gt=0, le=1, description="Noise deviation, as a share of the input's value range.")]
 Relu = Annotated[bool, Field(description="Keep only what speaks for the class; false keeps the signed map.")]
-Channel = Annotated[int, Field(ge=0)]
+Channels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)]
 Space = Literal["pixels", "normalised"]
 MaskSpace = Annotated[
     Space,

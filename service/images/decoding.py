@@ -5,13 +5,13 @@ import io
 import re
 import struct
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
-from service.errors import TooLarge, UnprocessableImage, UnsupportedMediaType
+from service.errors import ServiceError, TooLarge, UnprocessableImage, UnsupportedMediaType
 
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 if features.check("avif"):
@@ -61,6 +61,7 @@ def decode(
     max_pixels: int,
     window: tuple[float, float] | None = None,
     alpha: bool = False,
+    begin: Callable[[int], object] = lambda pixels: None,
 ) -> Image.Image:
     """Return the picture in RGB, upright, its first frame; transparency is laid over white.
 
@@ -70,6 +71,7 @@ def decode(
         max_pixels: largest picture.
         window: values of pictures of more than 8 bits that become black and white; None: all that the bits can say.
         alpha: return RGBA where the file has transparency, instead of laying it over white.
+        begin: told how many pixels there are before any is decoded; it may wait, and raise.
 
     Raises:
         TooLarge: more bytes or pixels than allowed; pixels are checked before any is decoded.
@@ -86,10 +88,10 @@ def decode(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # none of Pillow's warnings matters: pixels are counted here
             if data.startswith(b"\xff\xd8") and not _check_jpeg(data):
-                data = _ended(data, max_pixels)
+                data = _ended(data, max_pixels, begin)
             elif data[:4] in (b"II*\0", b"MM\0*"):
                 _check_tiff(data)
-            image = _open(data, max_pixels)
+            image = _open(data, max_pixels, begin)
             shown = _shown(_upright(image), window, opaque=image.format == "BMP", alpha=alpha)
             shown.info[_WARNINGS] = _warnings(image, window)
             return shown
@@ -97,7 +99,7 @@ def decode(
         raise UnsupportedMediaType(
             f"the bytes are not an image of an accepted type{_seen(data)}; send one of {', '.join(formats())}"
         ) from None
-    except TooLarge:
+    except ServiceError:
         raise
     except _Costly as error:
         raise UnprocessableImage(f"the image cannot be decoded at a reasonable cost ({error}): save it again") from None
@@ -146,7 +148,7 @@ class _File(io.BytesIO):
         return super().read(size)
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image.Image:
     file = _File(data)
     with Image.open(file, formats=formats()) as image:
         width, height = image.size
@@ -157,6 +159,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
             )
         if image.info.get("compression") in (1, 2) and image.format == "BMP" and width * height > _RUN_LENGTH_PIXELS:
             raise _Costly("a run-length coded BMP of so many pixels")
+        begin(width * height)
         file.reads_left = _READS_OF_GIF if image.format == "GIF" else _READS
         image.load()
         return image
@@ -205,7 +208,7 @@ def _check_jpeg(data: bytes) -> bool:
     return False
 
 
-def _ended(data: bytes, max_pixels: int) -> bytes:
+def _ended(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> bytes:
     """Return a JPEG without end with one, where nothing but the end is missing.
 
     Decoders make something up for blocks that are missing. Where none is, bytes that follow the last block change no
@@ -213,7 +216,7 @@ def _ended(data: bytes, max_pixels: int) -> bytes:
     """
     data = data.removesuffix(b"\xff")
     whole, filled = data + b"\xff\xd9", data + b"\x55" * 4096 + b"\xff\xd9"
-    if _open(whole, max_pixels).tobytes() != _open(filled, max_pixels).tobytes():
+    if _open(whole, max_pixels, begin).tobytes() != _open(filled, max_pixels, begin).tobytes():
         raise OSError("blocks are missing")
     return whole
 

@@ -71,7 +71,8 @@ class Transform:
 class Picture:
     """A decoded picture, the part of it that a model sees, and where that part lies."""
 
-    original: Image.Image  # RGB, upright
+    size: tuple[int, int]  # (width, height) of the original
+    original: Image.Image | None  # RGB, upright; None where nothing is drawn on it
     seen: Image.Image  # RGB, the model's input size
     box: Box  # x0, y0, x1, y1 of `seen` in pixels of the original; may reach beyond it where the picture was padded
     alpha: Image.Image | None = None  # of `seen`, where the file has one
@@ -101,6 +102,7 @@ def prepare(image: Image.Image, transform: Transform) -> Picture:
     how = _RESAMPLING[transform.interpolation]
     colour = _mean_colour(transform) if transform.fit == "pad" else (0, 0, 0)
     return Picture(
+        original.size,
         original,
         _cut(original.resize((scaled_w, scaled_h), how), frame, colour),
         (left * x, top * y, (left + crop_w) * x, (top + crop_h) * y),

@@ -126,17 +126,39 @@ def _resize(values: Floats, width: int, height: int, interpolation: str) -> Floa
 
 def grid(maps: Floats, *, colormap: str | None, side: int) -> Image.Image:
     """Draw (k, h, w) as k small pictures, each scaled on its own, enlarged by whole pixels towards `side`."""
-    count, h, w = maps.shape
-    columns = math.ceil(math.sqrt(count))
-    lines = math.ceil(count / columns)
-    factor = max(1, side // (columns * max(h, w)))
+    columns, factor, width, height = _sheet(maps.shape, side)
+    h, w = maps.shape[1:]
     tile_h, tile_w = h * factor + _TILE, w * factor + _TILE
-    sheet = np.full((lines * tile_h + _TILE, columns * tile_w + _TILE, 3), 255, np.uint8)
+    sheet = np.full((height, width, 3), 255, np.uint8)
     for i, values in enumerate(maps):
         drawn = colours(values, signed=False, colormap=colormap or "gray")
         y, x = i // columns * tile_h + _TILE, i % columns * tile_w + _TILE
         sheet[y : y + h * factor, x : x + w * factor] = drawn.repeat(factor, 0).repeat(factor, 1)
     return Image.fromarray(sheet)
+
+
+def _sheet(shape: tuple[int, ...], side: int) -> tuple[int, int, int, int]:
+    """Return the columns of a grid of shape (k, h, w), the enlargement of its pictures, and its width and height."""
+    count, h, w = shape
+    columns = math.ceil(math.sqrt(count))
+    lines = math.ceil(count / columns)
+    factor = max(1, side // (columns * max(h, w)))
+    return columns, factor, columns * (w * factor + _TILE) + _TILE, lines * (h * factor + _TILE) + _TILE
+
+
+def _side(picture: Picture | None) -> int:
+    return max(picture.seen.size) * 2 if picture else 448
+
+
+def extent(kind: Kind, shape: tuple[int, ...], picture: Picture | None, options: OutputOptions) -> int:
+    """Return how many pixels a drawing of a map has, alone or over the picture; found without drawing it."""
+    if kind == "grid":
+        _, _, width, height = _sheet(shape, _side(picture))
+        return width * height
+    if kind == "rgb" or picture is None:
+        return shape[-1] * shape[-2]
+    width, height = picture.size if options.size == "original" else picture.seen.size
+    return width * height
 
 
 def _signed_picture(values: Floats) -> Bytes:
@@ -149,7 +171,7 @@ def _signed_picture(values: Floats) -> Bytes:
 def heatmap(heat: Heat, picture: Picture | None, options: OutputOptions) -> Image.Image:
     """Draw a map alone. At `size: original` it lies where the model saw it, transparent around."""
     if heat.kind == "grid":
-        return grid(heat.array, colormap=options.colormap, side=max(picture.seen.size) * 2 if picture else 448)
+        return grid(heat.array, colormap=options.colormap, side=_side(picture))
     if heat.kind == "rgb":
         return Image.fromarray(np.rint(np.clip(heat.array, 0, 1).transpose(1, 2, 0) * 255).astype(np.uint8))
     if heat.kind == "picture":
@@ -158,7 +180,8 @@ def heatmap(heat: Heat, picture: Picture | None, options: OutputOptions) -> Imag
             factor = max(1, 112 // max(drawn.size))
             return drawn.resize((drawn.width * factor, drawn.height * factor), Image.Resampling.NEAREST)
         return drawn if options.size == "input" else _place(drawn, picture)[0]
-    assert picture is not None
+    if picture is None:
+        raise ValueError("heat lies on a picture, and there is none")
     if options.size == "original":
         width, height = _box_size(picture)
         return _place(_drawn_heat(heat, width, height, options), picture)[0]
@@ -183,7 +206,7 @@ def _place(drawn: Image.Image, picture: Picture) -> tuple[Image.Image, Image.Ima
     """Put a drawing of what the model saw on a canvas of the original's size; return it in RGBA, and its mask."""
     drawn = drawn.resize(_box_size(picture), Image.Resampling.BILINEAR)
     corner = round(picture.box[0]), round(picture.box[1])
-    canvas = Image.new("RGBA", picture.original.size, (0, 0, 0, 0))
+    canvas = Image.new("RGBA", picture.size, (0, 0, 0, 0))
     canvas.paste(drawn, corner)
     return canvas, canvas.getchannel("A")
 
@@ -209,21 +232,22 @@ def overlay(heat: Heat, picture: Picture, options: OutputOptions) -> Image.Image
     if heat.kind in ("grid", "rgb"):
         return None
     if heat.kind == "picture":
-        return _beside(heat, picture) if heat.patch else None
+        return _beside(heat, heat.patch, picture) if heat.patch else None
     if options.size == "input":
         return Image.blend(picture.seen, _drawn_heat(heat, *picture.seen.size, options), options.opacity)
+    if picture.original is None:
+        raise ValueError("a drawing on the original needs the original")
     canvas, mask = _place(_drawn_heat(heat, *_box_size(picture), options), picture)
     return Image.composite(
         Image.blend(picture.original, canvas.convert("RGB"), options.opacity), picture.original, mask
     )
 
 
-def _beside(heat: Heat, picture: Picture) -> Image.Image:
+def _beside(heat: Heat, patch_box: tuple[int, int, int, int], picture: Picture) -> Image.Image:
     """Draw the projection, cut to its patch, to the left of the same patch of the picture."""
-    assert heat.patch is not None
-    x0, y0, x1, y1 = heat.patch
+    x0, y0, x1, y1 = patch_box
     projection = Image.fromarray(_signed_picture(np.ascontiguousarray(heat.array[:, y0:y1, x0:x1])))
-    patch = picture.seen.crop(heat.patch)
+    patch = picture.seen.crop(patch_box)
     height = max(patch.height, 112)
     width = max(1, round(patch.width * height / patch.height))
     sheet = Image.new("RGB", (2 * width + 2 * _TILE, height), "white")

@@ -227,3 +227,13 @@ def test_arrays_round_trip(values: npt.NDArray[np.float32]) -> None:
     np.testing.assert_array_equal(np.frombuffer(base64.b64decode(packed["data"]), "<f4").reshape(values.shape), values)
     read = orjson.loads(formats.dumps(plain))
     np.testing.assert_array_equal(np.array(read["data"], np.float32).reshape(values.shape), values)
+
+
+def test_large_arrays_are_serialised_in_parts_and_the_same() -> None:
+    values = np.random.default_rng(0).normal(size=(3, 200, 200)).astype(np.float32)
+    for one in (values, values[0], values[0].reshape(4, 10_000)):
+        assert (one.size > formats._AT_ONCE) == (one.ndim == 3)
+        read = orjson.loads(formats.dumps(formats.array(one, "json")))["data"]
+        assert np.array_equal(np.array(read, np.float32), one)
+    whole = orjson.dumps(values, option=orjson.OPT_SERIALIZE_NUMPY)
+    assert orjson.loads(formats.dumps(formats.array(values, "json")))["data"] == orjson.loads(whole)

@@ -1,5 +1,6 @@
 import pytest
 
+from service.ask import Ask
 from service.errors import InvalidParameter
 from service.explainers.base import registry
 from service.explainers.fields import check_channels, layers_of
@@ -47,3 +48,13 @@ def test_a_channel_beyond_the_layer_is_refused_by_its_place_in_the_list(small):
     with pytest.raises(InvalidParameter, match="channel 12 is out of range: layer 'conv2' has channels 0 to 11") as met:
         check_channels((0, 12), info)
     assert "/params/channels/1" in str(vars(met.value))
+
+
+@pytest.mark.parametrize("name", registry())
+def test_no_layer_and_no_channel_is_named_twice(name):
+    """It would be looked at, drawn and sent twice, for one pass."""
+    for field, value in (("layers", "a"), ("channels", 1)):
+        if field in registry()[name].model_fields:
+            with pytest.raises(InvalidParameter, match=rf"{value!r} is named twice") as caught:
+                Ask.explain(name, {"params": {field: [value, value]}})
+            assert [one.pointer for one in caught.value.errors] == [f"/params/{field}"]

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from service import rendering
 from service.images import Transform, prepare
-from service.rendering import Heat, OutputOptions, colours
+from service.rendering import Heat, OutputOptions, colours, drawing
 from tests.conftest import photograph
 
 PICTURE = prepare(photograph("chelsea").resize((90, 60)), Transform(32, (32, 32), (0, 0, 0), (1, 1, 1)))
@@ -119,7 +118,7 @@ def test_flat_and_all_negative() -> None:
 def test_regions_are_signed_where_one_speaks_against() -> None:
     for values, kind in (((0, 1, 2), "positive"), ((-1, 1, 2), "signed")):
         heats = [Heat(floats(*values), of, "nearest") for of in ("regions", kind)]
-        one, other = (np.asarray(rendering.heatmap(heat, PICTURE, OutputOptions())) for heat in heats)
+        one, other = (np.asarray(drawing.heatmap(heat, PICTURE, OutputOptions())) for heat in heats)
         assert (one == other).all()
 
 
@@ -129,9 +128,9 @@ def test_regions_are_signed_where_one_speaks_against() -> None:
 @pytest.mark.parametrize("kind", ["positive", "signed"])
 def test_input_size(kind: str) -> None:
     heat = Heat(RAMP, kind)
-    alone = rendering.heatmap(heat, PICTURE, OutputOptions())
+    alone = drawing.heatmap(heat, PICTURE, OutputOptions())
     assert alone.size == (32, 32)
-    over = {o: rendering.overlay(heat, PICTURE, OutputOptions(opacity=o)) for o in (0.0, 0.5, 1.0)}
+    over = {o: drawing.overlay(heat, PICTURE, OutputOptions(opacity=o)) for o in (0.0, 0.5, 1.0)}
     assert over[0.0].tobytes() == PICTURE.seen.tobytes()
     assert over[1.0].tobytes() == alone.tobytes()
     mean = (np.asarray(PICTURE.seen, int) + np.asarray(alone)) / 2
@@ -142,16 +141,16 @@ def test_original_size() -> None:
     heat, options = Heat(RAMP, "positive"), OutputOptions(size="original", opacity=1)
     assert PICTURE.original.size == (90, 60)
     assert PICTURE.box == (15.0, 0.0, 75.0, 60.0)
-    alone = np.asarray(rendering.heatmap(heat, PICTURE, options))
+    alone = np.asarray(drawing.heatmap(heat, PICTURE, options))
     assert alone.shape == (60, 90, 4)
     assert (alone[:, 15:75, 3] == 255).all()
     assert (alone[:, :15, 3] == 0).all()
     assert (alone[:, 75:, 3] == 0).all()
-    over, original = np.asarray(rendering.overlay(heat, PICTURE, options)), np.asarray(PICTURE.original)
+    over, original = np.asarray(drawing.overlay(heat, PICTURE, options)), np.asarray(PICTURE.original)
     assert (over[:, :15] == original[:, :15]).all()
     assert (over[:, 75:] == original[:, 75:]).all()
     assert (over[:, 15:75] == alone[:, 15:75, :3]).all()
-    clear = rendering.overlay(heat, PICTURE, OutputOptions(size="original", opacity=0))
+    clear = drawing.overlay(heat, PICTURE, OutputOptions(size="original", opacity=0))
     assert clear.tobytes() == PICTURE.original.tobytes()
 
 
@@ -159,7 +158,7 @@ def test_heat_lies_where_the_model_saw_it() -> None:
     values = np.zeros((4, 4), np.float32)
     values[3, 0] = 1  # lower left
     options = OutputOptions(size="original", opacity=1, colormap="gray")
-    over = np.asarray(rendering.overlay(Heat(values, "positive", "nearest"), PICTURE, options))[..., 0]
+    over = np.asarray(drawing.overlay(Heat(values, "positive", "nearest"), PICTURE, options))[..., 0]
     assert (over[45:60, 15:30] == 255).all()
     assert (over[:45, 15:75] == 0).all()
 
@@ -169,7 +168,7 @@ def test_heat_lies_where_the_model_saw_it() -> None:
 
 def test_grid_layout() -> None:
     maps = np.stack([np.linspace(0, 10.0**i, 9, dtype=np.float32).reshape(3, 3) for i in range(5)])
-    sheet = np.asarray(rendering.heatmap(Heat(maps, "grid"), PICTURE, GREY))
+    sheet = np.asarray(drawing.heatmap(Heat(maps, "grid"), PICTURE, GREY))
     factor = 64 // 9  # 3 columns of 3 pixels, towards twice the input's 32
     step = 3 * factor + 2
     assert sheet.shape == (2 * step + 2, 3 * step + 2, 3)
@@ -179,24 +178,24 @@ def test_grid_layout() -> None:
         y, x = 2 + i // 3 * step, 2 + i % 3 * step
         expected[y : y + 3 * factor, x : x + 3 * factor] = tile
     assert (sheet == expected[..., None]).all()
-    assert rendering.overlay(Heat(maps, "grid"), PICTURE, GREY) is None
+    assert drawing.overlay(Heat(maps, "grid"), PICTURE, GREY) is None
 
 
 def test_projection_is_grey_at_zero() -> None:
     values = np.zeros((3, 32, 32), np.float32)
     values[0, 8:16, 8:16], values[1, 8:16, 8:16] = 2, -2
     for heat in (Heat(values, "picture"), Heat(values * 1e-6, "picture")):
-        drawn = np.asarray(rendering.heatmap(heat, PICTURE, OutputOptions()))
+        drawn = np.asarray(drawing.heatmap(heat, PICTURE, OutputOptions()))
         assert drawn[0, 0].tolist() == [127, 127, 127]
         assert drawn[10, 10].tolist() == [255, 0, 127]
-    blank = rendering.heatmap(Heat(values * 0, "picture"), PICTURE, OutputOptions())
+    blank = drawing.heatmap(Heat(values * 0, "picture"), PICTURE, OutputOptions())
     assert set(blank.tobytes()) == {127}
 
 
 def test_projection_is_drawn_beside_its_patch() -> None:
     values = np.zeros((3, 32, 32), np.float32)
     values[:, 4, 6] = 1
-    sheet = rendering.overlay(Heat(values, "picture", patch=(4, 2, 12, 10)), PICTURE, OutputOptions())
+    sheet = drawing.overlay(Heat(values, "picture", patch=(4, 2, 12, 10)), PICTURE, OutputOptions())
     assert sheet.size == (2 * 112 + 4, 112)
     drawn = np.asarray(sheet)
     assert (drawn[28:42, 28:42] == 255).all()  # pixel (2, 2) of the patch, 14 times as large
@@ -204,12 +203,23 @@ def test_projection_is_drawn_beside_its_patch() -> None:
     assert (drawn[:, 112:116] == 255).all()
     seen = np.asarray(PICTURE.seen)[2:10, 4:12].repeat(14, 0).repeat(14, 1)
     assert (drawn[:, 116:] == seen).all()
-    assert rendering.overlay(Heat(values, "picture"), PICTURE, OutputOptions()) is None
+    assert drawing.overlay(Heat(values, "picture"), PICTURE, OutputOptions()) is None
 
 
 def test_kernel_and_filter_without_a_picture() -> None:
     kernel = Heat(np.array([-1, 0, 1], np.float32).reshape(3, 1, 1).repeat(3, 1).repeat(3, 2), "picture")
-    assert rendering.heatmap(kernel, None, OutputOptions()).size == (111, 111)
-    assert rendering.heatmap(kernel, None, OutputOptions()).getpixel((50, 50)) == (0, 127, 255)
+    assert drawing.heatmap(kernel, None, OutputOptions()).size == (111, 111)
+    assert drawing.heatmap(kernel, None, OutputOptions()).getpixel((50, 50)) == (0, 127, 255)
     painted = Heat(np.array([0, 0.5, 1.5], np.float32).reshape(3, 1, 1).repeat(8, 1).repeat(8, 2), "rgb")
-    assert rendering.heatmap(painted, None, OutputOptions()).getpixel((3, 3)) == (0, 128, 255)
+    assert drawing.heatmap(painted, None, OutputOptions()).getpixel((3, 3)) == (0, 128, 255)
+
+
+@pytest.mark.parametrize("size", ["input", "original"])
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("positive", (4, 4)), ("signed", (32, 32)), ("grid", (5, 4, 7)), ("rgb", (3, 9, 5))]
+)
+def test_a_drawings_pixels_are_known_before_it_is_drawn(kind, shape, size) -> None:
+    heat, options = Heat(np.ones(shape, np.float32), kind), OutputOptions(size=size)
+    alone, over = drawing.heatmap(heat, PICTURE, options), drawing.overlay(heat, PICTURE, options)
+    for one in (alone, over or alone):
+        assert one.width * one.height == drawing.extent(kind, shape, PICTURE, options)

@@ -25,6 +25,7 @@ from service.rendering import Floats, OutputOptions
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a ZIP knows: equal answers are equal bytes
 _ACCEPT = 2048  # characters of the header that are read
+_AT_ONCE = 2**16  # values
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -105,9 +106,14 @@ def _map(shown: Shown, output: OutputOptions) -> dict[str, Any]:
 
 
 def array(values: Floats, encoding: str) -> dict[str, Any]:
-    """Return raw values as `wire.ArrayWire` has them; JSON arrays stay arrays until all of it is serialised."""
+    """Return raw values as `wire.ArrayWire` has them; JSON arrays stay arrays until all of it is serialised.
+
+    Large ones are serialised in parts: nobody else's Python runs meanwhile.
+    """
     little = np.ascontiguousarray(values, dtype="<f4")
     data: Any = little if encoding == "json" else _base64(little.tobytes())
+    if encoding == "json" and little.size > _AT_ONCE:
+        data = [orjson.Fragment(dumps(part)) for part in little]
     return {"dtype": "float32", "shape": list(values.shape), "encoding": encoding, "data": data}
 
 
@@ -162,13 +168,13 @@ JSON = Format(
     "application/json",
     (".json",),
     "All of it: predictions, maps, pictures and arrays as `output` says, and what it took.",
-    Needs(None, "asked", encoders.png),
+    Needs(None, "asked", encoders.png, "asked"),
     _json,
 )
 PNG = Format(
     "image/png", (".png",), "The first map: over the picture, else alone.", Needs(1, "best", encoders.png), _picture
 )
-NPY = Format("application/x-npy", (".npy",), "The first map's raw array.", Needs(1), _npy)
+NPY = Format("application/x-npy", (".npy",), "The first map's raw array.", Needs(1, arrays="all"), _npy)
 WEBP = Format(
     "image/webp", (".webp",), "As the PNG, smaller.", Needs(1, "best", encoders.webp), _picture, browsers=False
 )
@@ -185,7 +191,7 @@ ZIP = Format(
     (".zip",),
     "`manifest.json`, which is the answer without pictures and arrays, and in the order of its maps one `.npy` and one "
     "`.png` each.",
-    Needs(None, "best", encoders.png),
+    Needs(None, "best", encoders.png, "all"),
     _zip,
     browsers=False,
 )

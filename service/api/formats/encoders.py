@@ -40,7 +40,8 @@ def png(image: Drawing) -> bytes:
             few = np.count_nonzero(filtered) > 0.75 * filtered.size
             coder = zlib.compressobj(1, strategy=zlib.Z_RLE if few else zlib.Z_DEFAULT_STRATEGY)
         parts.append(coder.compress(filtered.data))
-    assert coder is not None
+    if coder is None:
+        raise ValueError("a picture without a pixel")
     data = b"".join([*parts, coder.flush()])
     header = struct.pack(">IIBBBBB", width, height, 8, colours, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")

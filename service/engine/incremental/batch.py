@@ -72,7 +72,8 @@ class Batch:
 
     def _region(self, i: int) -> Region:
         region = self.regions[i]
-        assert region is not None
+        if region is None:
+            raise ValueError(f"node {i} is not reached")
         return region
 
     def _regional(self, node: Node) -> Tensor:

@@ -143,7 +143,8 @@ def _row_bytes(recording: Recording, switch: int, regions: Reached) -> tuple[int
     The patch is there twice: as the caller made it, and channels last.
     """
     first = regions[0]
-    assert first is not None
+    if first is None:
+        raise ValueError("no box reaches the input")
     largest = peak = 0
     alive = FLOAT * math.prod(recording.nodes[0].shape[:-2]) * math.prod(first.size)
     held: dict[int, int] = {}

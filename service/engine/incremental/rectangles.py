@@ -88,7 +88,8 @@ def paste(into: Tensor, patch: Tensor, where: Places) -> None:
     (n, height, width), (h, w) = into.shape[:3], patch.shape[1:3]
     to, which = where
     if isinstance(to, int):
-        assert isinstance(which, int)
+        if not isinstance(which, int):
+            raise TypeError("a corner of one picture is two numbers")
         y, x, y0, x0 = to, which, max(-to, 0), max(-which, 0)
         y1, x1 = min(h, height - y), min(w, width - x)
         if y1 > y0 and x1 > x0:

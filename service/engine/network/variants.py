@@ -97,8 +97,8 @@ def fold_batch_norms(module: nn.Module, x: Tensor) -> tuple[nn.Module, frozenset
     ]
     for convolution, norm in pairs:
         conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
-        assert isinstance(conv, nn.Conv2d)
-        assert isinstance(bn, nn.BatchNorm2d)
+        if not (isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)):
+            raise TypeError(f"{convolution!r} and {norm!r} are no convolution and its norm")
         # In float64, so that the folded weights are off by their last bit and no more.
         _replace(folded, convolution, fuse_conv_bn_eval(conv.double(), bn.double()).float())
         _replace(folded, norm, nn.Identity())

@@ -262,7 +262,8 @@ class RowsWork(Work[Tensor]):
 
     def together(self, pieces: Sequence[Any]) -> Sequence[Any]:
         """Return the outputs of each piece, from one forward."""
-        assert self.network is not None
+        if self.network is None:
+            raise TypeError("rows need a network")
         outputs = self.network.forward(pieces[0] if len(pieces) == 1 else torch.cat(list(pieces)), self.precision)
         return torch.split(outputs, [len(piece) for piece in pieces])
 
@@ -314,7 +315,8 @@ class TraceWork(Work[Trace]):
 
     def together(self, pieces: Sequence[Part]) -> list[Trace | Exception]:
         """Trace all pieces in one pass."""
-        assert self.network is not None
+        if self.network is None:
+            raise TypeError("rows need a network")
         found = self.network.trace_parts(pieces, self.tracing)
         self.row_bytes = self.network.trace_bytes(self.tracing, self.objective is not None)
         return found

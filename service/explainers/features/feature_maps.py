@@ -7,7 +7,7 @@ from torch import Tensor
 
 from service.contract import Explanation, Facts, LayerInfo, Map, Probe, Rows, Targets, Tracing
 from service.explainers.base import LayerExplainer, explainer
-from service.explainers.fields import Channel, Layers, check_channels, layers_of
+from service.explainers.fields import Channels, Layers, check_channels, layers_of
 
 
 @explainer(
@@ -28,7 +28,7 @@ class FeatureMaps(LayerExplainer):
 
     layers: Layers = ()
     channels: Annotated[
-        tuple[Channel, ...],
+        Channels,
         Field(max_length=256, description="Channel numbers to show, in this order; default: the strongest `top_k`."),
     ] = ()
     top_k: Annotated[
@@ -44,6 +44,11 @@ class FeatureMaps(LayerExplainer):
     def passes(self, facts: Facts, targets: int) -> int:
         """Return 1."""
         return 1
+
+    def values(self, facts: Facts, targets: int) -> int:
+        """Return the values of all channels that will be shown."""
+        shapes = [info.shape for info in layers_of(self.layers, facts)]
+        return sum((len(self.channels) or min(self.top_k, c)) * h * w for c, h, w in shapes)
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one grid (k, h, w) a layer, channels ordered by energy (mean square) or as asked for."""

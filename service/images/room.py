@@ -1,0 +1,64 @@
+"""Room for pictures that are in hand: how many are decoded or drawn at a time, and how many bytes they take."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SMALL = 32 * 2**20  # bytes: what takes no more waits behind none of what takes longer
+
+
+class Room:
+    """Places for work on pictures, taken in the order of coming.
+
+    What takes many bytes gets half of the places at most, and all of it together stays within a bound, but for a single
+    one: so small pictures find a place beside however many large ones, and large ones take no more memory than is set
+    aside for them.
+    """
+
+    def __init__(self, places: int, max_bytes: int) -> None:
+        """Begin empty.
+
+        Args:
+            places: how many may be inside; one more where that is what small ones need to pass a large one.
+            max_bytes: of all large ones inside.
+        """
+        self.places, self.max_bytes = places, max_bytes
+        self.held = 0  # bytes of large ones inside
+        self._changed = threading.Condition()
+        self._inside = {True: 0, False: 0}  # by whether they are large
+        self._waiting: dict[bool, deque[object]] = {True: deque(), False: deque()}
+
+    @contextmanager
+    def place(self, size: int, check: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Wait for a place, and hold it as long as the block lasts.
+
+        Args:
+            size: bytes that the work takes.
+            check: called once there is a place; what it raises, it raises for nobody to work on.
+        """
+        large, me = size > SMALL, object()
+        with self._changed:
+            self._waiting[large].append(me)
+            try:
+                self._changed.wait_for(lambda: self._waiting[large][0] is me and self._fits(large, size))
+            finally:
+                self._waiting[large].remove(me)
+            self._inside[large] += 1
+            self.held += size * large
+            self._changed.notify_all()
+        try:
+            check()
+            yield
+        finally:
+            with self._changed:
+                self._inside[large] -= 1
+                self.held -= size * large
+                self._changed.notify_all()
+
+    def _fits(self, large: bool, size: int) -> bool:
+        if not large:
+            return self._inside[False] < max(1, self.places - self._inside[True])
+        if not self._inside[True]:
+            return self._inside[False] < self.places
+        return self._inside[True] < max(1, self.places // 2) and self.held + size <= self.max_bytes
