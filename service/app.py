@@ -13,6 +13,8 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from service import spans
 from service.api import documentation, kserve, models, problems, routes
+from service.api.callers.callers import Callers
+from service.api.callers.keys import Key, numbered, of_file
 from service.api.comparing import route as comparing
 from service.api.context import Context
 from service.api.heads import Heads
@@ -54,24 +56,27 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def _api_keys(settings: Settings) -> tuple[str, ...]:
+def _api_keys(settings: Settings) -> tuple[Key, ...]:
     """Return the keys of settings and file.
 
     Raises:
         CatalogError: settings or file name no key where they should, or the file cannot be read.
     """
-    keys = tuple(key.get_secret_value() for key in settings.api_keys)
+    keys: list[tuple[str, int | None]] = [(key.get_secret_value(), None) for key in settings.api_keys]
     if not keys and "api_keys" in settings.model_fields_set:
         raise CatalogError("HEATLENS_API_KEYS is set and holds no key; unset it to let everybody ask")
     if settings.api_keys_file is None:
-        return keys
+        return numbered(keys)
     try:
-        lines = settings.api_keys_file.read_text("utf-8").split()
+        lines = of_file(settings.api_keys_file.read_text("utf-8"))
     except OSError as error:
         raise CatalogError(f"api_keys_file {str(settings.api_keys_file)!r}: {error.strerror}") from None
+    except ValueError as error:
+        said = "it is no UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise CatalogError(f"api_keys_file {str(settings.api_keys_file)!r}: {said}") from None
     if not lines:
         raise CatalogError(f"api_keys_file {str(settings.api_keys_file)!r} holds no key; write one a line")
-    return keys + tuple(lines)
+    return numbered(keys + lines)
 
 
 def _origins(settings: Settings) -> tuple[str, ...]:
@@ -212,5 +217,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         )
     app.add_middleware(Heads)
     app.add_middleware(Recording, metrics=metrics)
+    app.add_middleware(Callers, proxies=settings.proxies, shares=settings.shares)
     app.openapi = lambda: documentation.openapi(app)  # type: ignore[method-assign]
     return app

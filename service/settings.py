@@ -4,7 +4,7 @@ It is read from environment variables `HEATLENS_...`; options of the command lin
 """
 
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -66,7 +66,39 @@ class Settings(BaseSettings):
         NoDecode,
         Field(description="Bearer keys, separated by spaces or commas; none: everybody may ask."),
     ] = ()
-    api_keys_file: Annotated[Path | None, Field(description="File with further keys, one a line.")] = None
+    api_keys_file: Annotated[
+        Path | None,
+        Field(
+            description="File with further keys, one a line; behind a key, `priority=5` sets the highest priority that "
+            "its requests may have."
+        ),
+    ] = None
+    max_priority: Annotated[
+        int,
+        Field(ge=-10, le=10, description="Highest priority that requests may have; a request above it is a 422."),
+    ] = 0
+    shares: Annotated[
+        Literal["key", "address", "off"],
+        Field(
+            description="By what callers share the device and the memory for bodies: their `key`, where they have one, "
+            "else their address; the `address` always; `off`: all requests are one caller's."
+        ),
+    ] = "key"
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        NoDecode,
+        Field(
+            description="Addresses or networks (10.0.0.0/8) of proxies whose `X-Forwarded-For` is believed: a caller "
+            "is its last address that is none of theirs. None: a caller is whoever is connected, whatever headers say."
+        ),
+    ] = ()
+    shared_cache: Annotated[
+        bool,
+        Field(
+            description="Let requests of one key be answered from what was kept of another key's. Whoever is answered "
+            "at once then learns that somebody has asked the same before."
+        ),
+    ] = False
     allowed_hosts: Annotated[
         tuple[str, ...],
         NoDecode,
@@ -198,10 +230,22 @@ class Settings(BaseSettings):
     ] = None
     readiness_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Patience of /health/ready.")] = 5.0
 
-    @field_validator("model", "api_keys", "cors_origins", "allowed_hosts", mode="before")
+    @field_validator("model", "api_keys", "cors_origins", "allowed_hosts", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            ip_network(text)
+        return value
+
+    @property
+    def proxies(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        """Networks of the proxies that are trusted."""
+        return tuple(ip_network(text) for text in self.trusted_proxies)
 
     @property
     def hosts(self) -> frozenset[str]:

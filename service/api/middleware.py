@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service import spans
 from service.api import problems
 from service.api.bodies.body import SMALL_BODY
+from service.api.callers.callers import most_urgent, share
+from service.api.callers.keys import KEY, Key
 from service.engine.scheduler.run import Run
 from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
 from service.metrics import Metrics
@@ -34,12 +36,6 @@ _HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",  # pages bring their own
 }
 _STAGES = ("read", "decode", "queue", "device", "render", "encode")
-
-
-def caller(scope: Scope) -> str:
-    """Return whose request it is: its address, as the connection has it."""
-    client = scope.get("client")
-    return client[0] if client else ""
 
 
 @dataclass
@@ -178,11 +174,19 @@ class Refusing:
         if method is not None:
             scope["heatlens"].method = method
             try:
-                scope["app"].state.context.device.admission.check_room(caller(scope))
+                service = scope["app"].state.context
+                urgent, small = most_urgent(scope, service.settings.max_priority), _is_small(scope)
+                service.device.admission.check_room(share(scope), urgent, small=small)
             except ServiceError as error:
                 await refused(error, {}, scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+def _is_small(scope: Scope) -> bool:
+    """Whether a body is said to be so small that to read it costs next to nothing."""
+    said = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
+    return said.isdigit() and len(said) < 10 and int(said) <= SMALL_BODY
 
 
 async def refused(error: ServiceError, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send) -> None:
@@ -196,48 +200,48 @@ async def refused(error: ServiceError, headers: Mapping[str, str], scope: Scope,
 class Bodies:
     """Bounds what the bodies of all requests together take, from their first byte until the answer's last one.
 
-    One address may take half of it, and a part is left for small bodies: whoever holds back the ends of a few large
+    One caller may take half of it, and a part is left for small bodies: whoever holds back the ends of a few large
     ones keeps nobody else out.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self.max_bytes = app, max_bytes
         self.held = 0
-        self.by: Counter[str] = Counter()  # address
+        self.by: Counter[str] = Counter()  # caller
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
-        own, address = 0, caller(scope)
+        own, caller = 0, share(scope)
 
         async def receiving() -> Message:
             nonlocal own
             message = await receive()
             size = len(message.get("body", b""))
             if size:
-                self._check(address, own + size, size)
+                self._check(caller, own + size, size)
             own += size
             self.held += size
-            self.by[address] += size
+            self.by[caller] += size
             return message
 
         try:
             await self.app(scope, receiving, send)
         finally:
             self.held -= own
-            self.by[address] -= own
-            if not self.by[address]:
-                del self.by[address]
+            self.by[caller] -= own
+            if not self.by[caller]:
+                del self.by[caller]
 
-    def _check(self, address: str, own: int, size: int) -> None:
+    def _check(self, caller: str, own: int, size: int) -> None:
         """Refuse what is one piece too much of a body of which so many bytes are there.
 
         Raises:
-            Overloaded: the bodies under way, or those of one address, leave no room.
+            Overloaded: the bodies under way, or those of one caller, leave no room.
         """
         small = own <= SMALL_BODY
         if self.held + size > self.max_bytes - (0 if small else self.max_bytes // 16):
             said = "the bodies of requests under way fill the"
-        elif not small and self.by[address] + size > self.max_bytes // 2:
+        elif not small and caller and self.by[caller] + size > self.max_bytes // 2:
             said = "the bodies of your requests under way fill half of the"
         else:
             return
@@ -255,9 +259,9 @@ class Keys:
     browser can send no key before it has a page to ask for it.
     """
 
-    def __init__(self, app: ASGIApp, keys: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[Key]) -> None:
         self.app = app
-        self.digests = [_digest(key.encode()) for key in keys]
+        self.digests = [(_digest(key.secret.encode()), key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
@@ -266,11 +270,12 @@ class Keys:
             kind, _, key = sent.partition(b" ")
             given = _digest(key.strip())
             # Every key is compared, each in constant time: how long it takes tells nothing about them.
-            matches = [hmac.compare_digest(given, known) for known in self.digests]
-            if kind.lower() != b"bearer" or not any(matches):
+            matches = [known for digest, known in self.digests if hmac.compare_digest(given, digest)]
+            if kind.lower() != b"bearer" or not matches:
                 error = Unauthorized("send one of the server's keys in the header: Authorization: Bearer KEY")
                 await refused(error, {"www-authenticate": "Bearer"}, scope, receive, send)
                 return
+            scope[KEY] = matches[0]
         await self.app(scope, receive, send)
 
 

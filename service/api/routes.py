@@ -8,9 +8,10 @@ from starlette.responses import Response
 from service.api import documentation, formats
 from service.api.bodies import body
 from service.api.bodies.body import Body
+from service.api.callers.callers import check_priority, salt, share
 from service.api.context import context
 from service.api.formats import Format
-from service.api.middleware import caller, record
+from service.api.middleware import record
 from service.api.running import Work, complete, stream
 from service.ask import Ask
 from service.comparison.asking import Compare
@@ -26,8 +27,8 @@ async def handle(request: Request, ask: Ask | Compare, format: Format, work: typ
         ServiceError: whatever is wrong, by field.
     """
     service, known = context(request), record(request)
-    run = known.run or Run(id=known.id, caller=caller(request.scope))
-    known.run = run
+    run = known.run or _starting(request)
+    check_priority(request.scope, ask.priority, service.settings.max_priority)
     run.limit(ask.timeout_s or service.settings.default_timeout_s, ask.priority)
     begun = work.of(service, ask, run, format)
     known.model = begun.plan.model.facts.name
@@ -59,7 +60,8 @@ async def received_bytes(request: Request) -> tuple[bytes, Run]:
 
 def _starting(request: Request) -> Run:
     known = record(request)
-    known.run = run = Run(id=known.id, caller=caller(request.scope))
+    salted = salt(request.scope, shared=context(request).settings.shared_cache)
+    known.run = run = Run(id=known.id, caller=share(request.scope), salt=salted)
     return run
 
 

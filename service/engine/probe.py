@@ -127,7 +127,15 @@ class ModelProbe:
         if rows.key is None:
             return None
         # Two models of one file never answer for each other, nor does one readout for another.
-        return (self.facts.name, self._model.version, self._precision, self._readout.key, rows.count, rows.key)
+        return (
+            self._run.salt,
+            self.facts.name,
+            self._model.version,
+            self._precision,
+            self._readout.key,
+            rows.count,
+            rows.key,
+        )
 
     def trace(
         self,

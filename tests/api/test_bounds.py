@@ -21,7 +21,8 @@ from tests.conftest import CATALOG
 DOCUMENT = openapi(create_app(Settings(catalog=CATALOG)))
 ODD = [("GET", "/nothing"), ("BREW", "/models"), ("POST", "/explain/{x}")]
 ROUTES = [(verb.upper(), path) for path, item in DOCUMENT["paths"].items() for verb in item]
-POSTS = [path for verb, path in ROUTES if verb == "POST"]
+POSTS = [path for verb, path in ROUTES if verb == "POST" and path.startswith(("/predict", "/explain/"))]
+PROTOCOLS = [path for verb, path in ROUTES if verb == "POST" and path not in POSTS]
 TEXTS = {"word": "q" * 3000, "words": "q " * 1500, "quotes": "'\"" * 1500, "wide": "\N{CAT FACE}" * 1500}
 
 
@@ -108,3 +109,25 @@ def test_texts_that_are_just_short_enough(name: str) -> None:
                 Ask.explain(name, {"params": {field: value}})
             assert "q" * (LONGEST + 1) not in str(found.value)
             assert len(found.value.errors) <= MOST_ERRORS
+
+
+@pytest.mark.parametrize("path", PROTOCOLS)
+def test_other_protocols(client: httpx.Client, path: str) -> None:
+    """Their bodies are made of other fields, around those of the same questions."""
+    text, url = "q " * 1500, path.replace("{name}", "tiny").replace("{version}", "1")
+    one = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [BASE64]}
+    bodies: list[Any] = [{text: 1}, {"id": text}, {"inputs": text}, {"instances": text}, {"parameters": text}]
+    for value in (text, {text: text}, [text] * 3, [1.5] * 3000):
+        bodies += [{"instances": [{"b64": BASE64, "params": value}]}, {"instances": [value]}]
+        bodies += [{"instances": [{"b64": BASE64, name: value}]} for name in ("method", "targets", "output", "model")]
+        bodies += [{"inputs": [one | {name: value}]} for name in one]
+        for name in ("method", "grad-cam.layer", "timeout", "output.colormap", text):
+            bodies.append({"inputs": [one], "parameters": {name: value}, "outputs": [{"name": "explanation"}]})
+        bodies += [{"inputs": [one], "outputs": [{name: value}]} for name in ("name", "parameters")]
+    for body in bodies:
+        answer = client.post(url, json=body)
+        assert answer.status_code < 500, answer.text
+        if answer.status_code != 200:
+            assert not repeats(answer, text)
+            assert not repeats(answer, ", ".join(["1.5"] * 3000))
+            assert len(answer.json().get("errors", ())) <= MOST_ERRORS

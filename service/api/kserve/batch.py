@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from service.api.callers.callers import check_priority
 from service.api.context import context
 from service.api.formats import Format
 from service.api.middleware import record
@@ -64,14 +65,16 @@ async def answered(request: Request, questions: Sequence[Question]) -> list[byte
     """
     service, known = context(request), record(request)
     whole = known.run
-    assert whole is not None, "a body has been read"
+    if whole is None:
+        raise ValueError("a question is answered after its body was read")
     works = []
     for i, question in enumerate(questions):
-        run = whole if not i else Run(id=f"{whole.id}/{i}", caller=whole.caller)
+        run = whole if not i else Run(id=f"{whole.id}/{i}", caller=whole.caller, salt=whole.salt)
         run.started = whole.started
         run.limit(question.ask.timeout_s or service.settings.default_timeout_s, question.ask.priority)
         with placed(question.pointer):
-            plan = service.pipeline.plan(question.ask)
+            check_priority(request.scope, question.ask.priority, service.settings.max_priority)
+            plan = service.pipeline.plan(question.ask, question.format.needs)
         known.model = plan.model.facts.name
         works.append(Work(service, plan, run, question.format))
     started: list[tuple[Work, asyncio.Future[bytes]]] = []

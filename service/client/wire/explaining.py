@@ -53,7 +53,12 @@ class Request(BaseModel):
     timeout_s: Annotated[
         float | None, Field(gt=0, le=86400, description="Deadline in seconds; past it the answer is a 504.")
     ] = None
-    priority: Annotated[int, Field(ge=-10, le=10, description="Rows of higher priority go first.")] = 0
+    priority: Annotated[
+        int,
+        Field(
+            ge=-10, le=10, description="Rows of higher priority go first; above what the server allows a caller, a 422."
+        ),
+    ] = 0
     precision: Annotated[
         Precision | None,
         Field(

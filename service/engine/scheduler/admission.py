@@ -21,7 +21,7 @@ SMALL_PASSES = 64  # requests of no more are worked off in the order they came; 
 # expected passes are an upper bound, and make up for the rest.
 _SAFETY, _SAFETY_LARGE = 3, 1.25
 _KEPT_S = 10.0  # that a caller's patience is remembered
-_READ_ONE_IN = 16  # of those that would be turned away unread
+_READ_ONE_IN = 4  # of those that would be turned away unread
 _CALLERS = 4096  # whose patience is remembered, at most
 
 
@@ -157,16 +157,21 @@ class Admission:
             self._patience.count_read(run.caller, run.timeout_s, self._clock())
             waiting = self.waiting_passes
             full = len(self._runs) >= self.max_waiting_requests
-            too_long_s = self._too_long_s(passes, run.time_left_s)
+            too_long_s = self._too_long_s(passes, run.time_left_s, run.priority)
             if self._runs and (full or too_long_s > 0 or waiting + passes > self.max_waiting_passes):
                 raise self._overloaded(waiting, passes, too_long_s)
             run.expected = run.admitted_passes = passes
             self._runs.add(run)
 
-    def check_room(self, caller: Hashable = None) -> None:
+    def check_room(self, caller: Hashable = None, priority: int = 0, *, small: bool = False) -> None:
         """Turn a request away before its body is read, which would cost those that were let in.
 
         How long it would wait stands in the body: until then, it is as patient as its caller was of late.
+
+        Args:
+            caller: whose request it is.
+            priority: the highest that it may have.
+            small: its body costs next to nothing to read: how patient it is, it says itself.
 
         Raises:
             Overloaded: nothing more would be admitted.
@@ -176,8 +181,8 @@ class Admission:
             self._check_open()
             waiting = self.waiting_passes
             full = waiting >= self.max_waiting_passes or len(self._runs) >= self.max_waiting_requests
-            patience_s = self._patience.longest_s(caller, self._clock())
-            too_long_s = self._too_long_s(1, patience_s) if self._runs else 0.0
+            patience_s = math.inf if small else self._patience.longest_s(caller, self._clock())
+            too_long_s = self._too_long_s(1, patience_s, priority) if self._runs else 0.0
             if full or (too_long_s > 0 and not self._patience.count_refused(caller)):
                 raise self._overloaded(waiting, 1, too_long_s)
 
@@ -193,18 +198,25 @@ class Admission:
         with self._changed:
             self._pace.count(passes, seconds)
 
-    def _too_long_s(self, passes: int, time_left_s: float | None) -> float:
+    def _too_long_s(self, passes: int, time_left_s: float | None, priority: int) -> float:
         """Return by how much what waits is too much for a request to end in time; not above 0: it is not."""
         if time_left_s is None:
             return 0.0
         own_s = passes * self._pace.pass_s
         safety = _SAFETY if passes <= SMALL_PASSES else _SAFETY_LARGE
-        return self._ahead_s(passes) - max(0.0, time_left_s - own_s) / safety
+        return self._ahead_s(passes, priority) - max(0.0, time_left_s - own_s) / safety
 
-    def _ahead_s(self, passes: int) -> float:
-        """Return the time that what was admitted before a request of so many passes keeps it waiting."""
+    def _ahead_s(self, passes: int, priority: int) -> float:
+        """Return the time that what was admitted before a request of so many passes keeps it waiting.
+
+        What is less urgent waits for it; what is more urgent goes first down to its last row.
+        """
         ahead = sum(
-            other.left if other.admitted_passes <= SMALL_PASSES else min(other.left, passes) for other in self._runs
+            other.left
+            if other.admitted_passes <= SMALL_PASSES or other.priority > priority
+            else min(other.left, passes)
+            for other in self._runs
+            if other.priority >= priority
         )
         return ahead * self._pace.pass_s
 

@@ -19,6 +19,7 @@ class Run:
         timeout_s: float | None = None,
         priority: int = 0,
         caller: str = "",
+        salt: str = "",
         expected: int = 0,
         id: str = "",
         progress: Callable[[], None] | None = None,
@@ -30,6 +31,7 @@ class Run:
             timeout_s: from now on; None: it may take as long as it likes.
             priority: higher ones go first.
             caller: whose request it is. Callers share the device equally.
+            salt: of requests with different ones, neither is answered by what was kept of the other.
             expected: passes, as far as is known.
             id: default: a new one.
             progress: called on the device thread after each batch: it must not block.
@@ -39,7 +41,7 @@ class Run:
         self.clock = clock
         self.started = clock()
         self.limit(timeout_s, priority)
-        self.caller = caller
+        self.caller, self.salt = caller, salt
         self.progress = progress
         self.sketch: Callable[[], Any] | None = None  # makes a rough explanation of what is done so far
         self.cancelled = threading.Event()

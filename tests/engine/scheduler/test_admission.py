@@ -127,7 +127,7 @@ def test_who_would_not_wait_is_not_even_read(clock):
     assert _refuses_unread(admission)
 
 
-def test_one_in_sixteen_is_read_all_the_same(clock):
+def test_one_in_four_is_read_all_the_same(clock):
     """For a caller who has become more patient is heard by that alone, however many tiny deadlines it sends beside."""
     admission = _busy(clock)
     read = []
@@ -135,7 +135,29 @@ def test_one_in_sixteen_is_read_all_the_same(clock):
         _ask(admission, clock, "a", 0.001)
         read.append(not _refuses_unread(admission))
         clock.now += 0.01
-    assert sum(read) == 4
+    assert sum(read) == 16
+
+
+def test_a_small_body_says_itself_how_patient_it_is(clock):
+    """So that tiny deadlines of others at one address shorten nobody's patience but their own."""
+    admission = _busy(clock)
+    for _ in range(64):
+        _ask(admission, clock, "a", 0.001)
+        admission.check_room("a", small=True)
+    assert _refuses_unread(admission)
+    admission.admit(Run(timeout_s=60, caller="a", clock=clock), 1)
+
+
+def test_what_is_less_urgent_keeps_nobody_waiting(clock):
+    """And what is more urgent goes first, all of it, however large it is."""
+    admission = _admission(clock)
+    admission.count_batch(100, 1.0)  # 100 passes a second
+    with admission.admitted(Run(priority=3), 1000):  # 10 s
+        for priority, refused in ((4, False), (3, False), (2, True), (0, True)):
+            run = Run(timeout_s=2, priority=priority, clock=clock)
+            with pytest.raises(Overloaded) if refused else admission.admitted(run, 10):
+                if refused:
+                    admission.admit(run, 10)
 
 
 def test_an_idle_server_reads_whatever_comes(clock):

@@ -1,0 +1,128 @@
+"""Whose request it is: by what device time, memory for bodies and patience are shared, and how urgent it may be."""
+
+import logging
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Literal
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.api.callers.keys import key_of
+from service.errors import InvalidParameter
+
+log = logging.getLogger("heatlens")
+Shares = Literal["key", "address", "off"]
+Proxies = Sequence[IPv4Network | IPv6Network]
+_SHARES = "heatlens.shares"
+_HEADER = b"x-forwarded-for"
+_HOPS = 32  # that are looked at
+
+
+def share(scope: Scope) -> str:
+    """Return whom a request counts for: its key, else its address; empty: all count together."""
+    by: Shares = scope.get(_SHARES, "address")
+    if by == "off":
+        return ""
+    key = key_of(scope) if by == "key" else None
+    client = scope.get("client")
+    return f"key {key.number}" if key is not None else client[0] if client else ""
+
+
+def salt(scope: Scope, *, shared: bool) -> str:
+    """Return what a request's results are kept apart by from those of others; empty: they are for everybody.
+
+    Whoever is answered at once knows that somebody has asked the same before.
+    """
+    key = key_of(scope)
+    return "" if shared or key is None else f"key {key.number}"
+
+
+def most_urgent(scope: Scope, otherwise: int) -> int:
+    """Return the highest priority that a request may have: its key's own, or that of all."""
+    key = key_of(scope)
+    return key.priority if key is not None and key.priority is not None else otherwise
+
+
+def check_priority(scope: Scope, priority: int, otherwise: int) -> None:
+    """Refuse a request that is more urgent than it may be.
+
+    Args:
+        scope: of the request.
+        priority: that it asks for.
+        otherwise: the highest of all whose key has none of its own.
+
+    Raises:
+        InvalidParameter: it is above that.
+    """
+    most = most_urgent(scope, otherwise)
+    if priority > most:
+        raise InvalidParameter.at(
+            "/priority",
+            f"priority {priority} is above {most}, the highest that this caller may have: HEATLENS_MAX_PRIORITY, or a "
+            f"line `KEY priority={priority}` of the key file, allows more",
+        )
+
+
+class Callers:
+    """Tells everything behind it whose address a request comes from. To be the outermost of all.
+
+    Anybody can write a header. Without proxies that are trusted it is the address of the connection, whatever headers
+    say; behind them it is the last one of `X-Forwarded-For` that is none of theirs: they have seen it themselves.
+    """
+
+    def __init__(self, app: ASGIApp, proxies: Proxies, shares: Shares) -> None:
+        self.app, self.proxies, self.shares = app, proxies, shares
+        self._warned = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection event."""
+        if scope["type"] == "http":
+            scope[_SHARES] = self.shares
+            sent = [value for name, value in scope["headers"] if name == _HEADER]
+            if sent:
+                self._look(scope, b",".join(sent))
+        await self.app(scope, receive, send)
+
+    def _look(self, scope: Scope, sent: bytes) -> None:
+        client = scope.get("client")
+        if not self.proxies:
+            if not self._warned:
+                self._warned = True
+                log.warning(
+                    "X-Forwarded-For is sent and not believed: all callers behind a proxy count as one; name the proxy "
+                    "in HEATLENS_TRUSTED_PROXIES"
+                )
+            return
+        if client is None or not self._trusted(client[0]):
+            return
+        found = client[0]
+        for hop in reversed(sent.decode("latin-1").rsplit(",", _HOPS)[-_HOPS:]):
+            address = _address(hop)
+            if address is None:
+                break  # nobody knows who is behind that
+            found = address
+            if not self._trusted(address):
+                break
+        scope["client"] = (found, 0)
+
+    def _trusted(self, address: str) -> bool:
+        try:
+            known = ip_address(address)
+        except ValueError:
+            return False
+        return any(known in network for network in self.proxies)
+
+
+def _address(hop: str) -> str | None:
+    """Return the address of a hop, which may have a port; None where it is none."""
+    text = hop.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    mapped = getattr(address, "ipv4_mapped", None)
+    return str(mapped or address)

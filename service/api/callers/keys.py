@@ -1,0 +1,59 @@
+"""Bearer keys: which there are, and what each may."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from starlette.types import Scope
+
+KEY = "heatlens.key"  # in a scope: the key that it was let in by
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key that opens.
+
+    number: from 1 on; what the key itself says is told nowhere.
+    secret: the key.
+    priority: the highest that its requests may have; None: that of all callers.
+    """
+
+    number: int
+    secret: str = field(repr=False)
+    priority: int | None = None
+
+
+def of_file(text: str) -> list[tuple[str, int | None]]:
+    """Return the keys of a file, one a line, `KEY` or `KEY priority=N`, each with its priority.
+
+    Raises:
+        ValueError: a line that is something else; it is named by its number, and not shown.
+    """
+    found: list[tuple[str, int | None]] = []
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        priority = None
+        if len(words) > 1:
+            name, _, value = words[1].partition("=")
+            if len(words) > 2 or name != "priority" or not value.removeprefix("-").isdecimal():
+                raise ValueError(f"line {number}: write one key a line, as KEY or as KEY priority=5")
+            priority = int(value)
+            if not -10 <= priority <= 10:
+                raise ValueError(f"line {number}: a priority is -10 to 10")
+        found.append((words[0], priority))
+    return found
+
+
+def numbered(keys: Sequence[tuple[str, int | None]]) -> tuple[Key, ...]:
+    """Return keys with their numbers; one that is there twice is one, with the priority that is named last."""
+    known: dict[str, int | None] = {}
+    for secret, priority in keys:
+        known[secret] = priority if priority is not None else known.get(secret)
+    return tuple(Key(i, secret, priority) for i, (secret, priority) in enumerate(known.items(), 1))
+
+
+def key_of(scope: Scope) -> Key | None:
+    """Return the key that a request was let in by; None where none is needed."""
+    found: Key | None = scope.get(KEY)
+    return found
