@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from service.errors import ServiceError, TooLarge, UnprocessableImage, UnsupportedMediaType
+from service.images import bmp, transparency
 
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 if features.check("avif"):
@@ -91,8 +92,8 @@ def decode(
                 data = _ended(data, max_pixels, begin)
             elif data[:4] in (b"II*\0", b"MM\0*"):
                 _check_tiff(data)
-            image = _open(data, max_pixels, begin)
-            shown = _shown(_upright(image), window, opaque=image.format == "BMP", alpha=alpha)
+            image = _read(data, max_pixels, begin)
+            shown = _shown(_upright(image), window, opaque=_may_be_opaque(data), alpha=alpha)
             shown.info[_WARNINGS] = _warnings(image, window)
             return shown
     except UnidentifiedImageError:
@@ -148,18 +149,45 @@ class _File(io.BytesIO):
         return super().read(size)
 
 
+def _read(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image.Image:
+    """Return a file's picture as browsers show it, where Pillow reads another one."""
+    said = bmp.header(data)
+    if said is not None and said.run_length_coded:
+        _count(said.width, said.height, max_pixels)
+        if said.width * said.height > _RUN_LENGTH_PIXELS:
+            raise _Costly("a run-length coded BMP of so many pixels")
+        begin(said.width * said.height)
+        return bmp.run_lengths(data, said)
+    try:
+        return transparency.cleared(_open(data, max_pixels, begin), data)
+    except OSError as error:
+        if said is None or not said.masked or "bitfields" not in str(error):
+            raise
+    _count(said.width, said.height, max_pixels)
+    begin(said.width * said.height)
+    return bmp.unmasked(data, said)
+
+
+def _may_be_opaque(data: bytes) -> bool:
+    """Whether a picture that is clear everywhere is taken for one without transparency."""
+    said = bmp.header(data)
+    return data[:2] == b"BM" and not (said is not None and said.run_length_coded)
+
+
+def _count(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise TooLarge(
+            f"the picture has {width} x {height} = {width * height:,} pixels and at most {max_pixels:,} are accepted; "
+            "scale it down"
+        )
+
+
 def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image.Image:
     file = _File(data)
     with Image.open(file, formats=formats()) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise TooLarge(
-                f"the picture has {width} x {height} = {width * height:,} pixels and at most "
-                f"{max_pixels:,} are accepted; scale it down"
-            )
-        if image.info.get("compression") in (1, 2) and image.format == "BMP" and width * height > _RUN_LENGTH_PIXELS:
-            raise _Costly("a run-length coded BMP of so many pixels")
-        begin(width * height)
+        _count(*image.size, max_pixels)
+        begin(image.width * image.height)
+        transparency.note(image)
         file.reads_left = _READS_OF_GIF if image.format == "GIF" else _READS
         image.load()
         return image
@@ -258,7 +286,10 @@ def _upright(image: Image.Image) -> Image.Image:
 def _shown(image: Image.Image, window: tuple[float, float] | None, *, opaque: bool, alpha: bool) -> Image.Image:
     """Return a picture in RGB, or in RGBA where that is asked for and there is transparency."""
     if image.mode in _DEEP:
-        return _windowed(image, window) if window is not None or image.mode == "F" else _of_16_bits(image)
+        shown = _windowed(image, window) if window is not None or image.mode == "F" else _of_16_bits(image)
+        if (clear := transparency.grey(image)) is None:
+            return shown
+        image = transparency.without(shown, clear)
     if image.mode in ("LAB", "HSV"):
         raise _Strange(f"the picture's colours are {image.mode}; save it as RGB")
     if not image.has_transparency_data:

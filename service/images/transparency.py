@@ -1,0 +1,67 @@
+"""Pixels that are clear: where Pillow's modes do not say so, or not of the right ones."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+Mask = npt.NDArray[np.bool_]
+_FRAME = "heatlens frame"  # a key of `Image.info`: the part of the screen that a first frame fills
+_DEPTH = 24  # where a PNG says how many bits its values have
+
+
+def note(image: Image.Image) -> None:
+    """Write down, before a picture is loaded, what is gone afterwards: where a GIF's first frame lies."""
+    tile: Any = getattr(image, "tile", ())  # of what is still a file
+    if image.format == "GIF" and tile and tuple(tile[0][1]) != (0, 0, *image.size):
+        image.info[_FRAME] = tuple(tile[0][1])
+
+
+def cleared(image: Image.Image, data: bytes) -> Image.Image:
+    """Return a picture in RGBA where some pixels are clear that it shows, else as it is.
+
+    Around the first frame of a GIF there is nothing yet. The clear colour of a PNG of 16 bits is one of 2^48: what only
+    rounds to it is seen.
+
+    Args:
+        image: the picture, loaded.
+        data: its file.
+    """
+    frame = image.info.pop(_FRAME, None)
+    if frame is not None:
+        x0, y0, x1, y1 = frame
+        outside = np.ones((image.height, image.width), bool)
+        outside[y0:y1, x0:x1] = False
+        return without(image, outside)
+    colour = image.info.get("transparency")
+    if image.format == "PNG" and image.mode == "RGB" and data[_DEPTH] == 16 and isinstance(colour, tuple):
+        del image.info["transparency"]
+        return without(image, _is(data, colour))
+    return image
+
+
+def grey(image: Image.Image) -> Mask | None:
+    """Return where a grey picture of 16 bits is clear; None where it has no clear grey."""
+    clear = image.info.get("transparency")
+    if not image.mode.startswith("I") or not isinstance(clear, int):
+        return None
+    return np.asarray(np.asarray(image) == clear)
+
+
+def without(image: Image.Image, clear: Mask) -> Image.Image:
+    """Return a picture in RGBA with some pixels clear."""
+    pixels = np.array(image.convert("RGBA"))
+    pixels[clear] = 0
+    found = Image.fromarray(pixels)
+    found.info = {key: value for key, value in image.info.items() if key != "transparency"}
+    return found
+
+
+def _is(data: bytes, colour: tuple[int, ...]) -> Mask:
+    """Return where a PNG of 16 bits has a colour, to the last bit."""
+    from torchvision.io import ImageReadMode, decode_image
+
+    values = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
+    return np.asarray((values[:3] == np.array(colour, values.dtype)[:, None, None]).all(0))
