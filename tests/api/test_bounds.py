@@ -28,7 +28,8 @@ TEXTS = {"word": "q" * 3000, "words": "q " * 1500, "quotes": "'\"" * 1500, "wide
 
 def repeats(answer: httpx.Response, text: str) -> bool:
     """Whether an answer has more than the bound of a text that was sent, as it is or as Python writes it."""
-    found = answer.json() if "json" in answer.headers["content-type"] else {"text": answer.text}
+    found = answer.json() if "json" in answer.headers["content-type"] else answer.text
+    found = found if isinstance(found, dict) else {"text": json.dumps(found)}
     shown = [*found.values(), *(one for error in found.get("errors", ()) for one in error.values())]
     spellings = [one[: LONGEST + 1] for one in (text, text.replace("'", "\\'"), text.encode().decode("latin-1"))]
     return any(one in value for one in spellings for value in shown if isinstance(value, str))

@@ -79,6 +79,8 @@ def checked(answer: object, rows: int, shape: tuple[int, ...] | None = None) -> 
     """
     if not isinstance(answer, Tensor):
         raise NoAnswer(f"it returns a {type(answer).__name__}, and returned a tensor when it was loaded")
+    if not answer.is_floating_point():
+        raise NoAnswer(f"it returns {answer.dtype}, and returned floating-point numbers when it was loaded")
     if answer.ndim < 1 or len(answer) != rows:
         raise NoAnswer(f"it returns shape {tuple(answer.shape)} for {rows} pictures")
     if shape is not None and tuple(answer.shape[1:]) != shape:
