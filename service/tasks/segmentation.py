@@ -111,7 +111,8 @@ class Segmentation:
 
     def evidence(self, readout: Readout, targets: Sequence[Target]) -> Evidence:
         """Return the mean over each target's region of its class's log-odds there."""
-        assert isinstance(readout, Segments), "targets of a segmentation are bound to a picture"
+        if not isinstance(readout, Segments):
+            raise TypeError("targets of a segmentation are bound to a picture")
         places = [target.terms[0][0] for target in targets]
 
         def read(raw: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class InProcess(httpx.AsyncBaseTransport):
         async with self._starting:
             if self._lifespan is None:
                 self._lifespan = await _Lifespan(self.app).start()
-        assert isinstance(request.stream, httpx.AsyncByteStream)
+        if not isinstance(request.stream, httpx.AsyncByteStream):
+            raise TypeError("an asynchronous client sends asynchronous bodies")
         exchange = _Exchange(self.app, _scope(request), b"".join([piece async for piece in request.stream]))
         status, headers = await exchange.begin()
         return httpx.Response(status, headers=headers, stream=exchange)
