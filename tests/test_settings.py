@@ -32,7 +32,10 @@ def test_every_variable_that_is_named_exists():
         assert named <= {f"HEATLENS_{name.upper()}" for name in FIELDS}, path
 
 
-@pytest.mark.parametrize("name", sorted(set(NUMBERS) - {"otel", "page", "tune", "verify", "port", "score_cache_mib"}))
+NO_BOUNDS = {"otel", "page", "tune", "verify", "port", "score_cache_mib", "max_priority", "shared_cache"}
+
+
+@pytest.mark.parametrize("name", sorted(set(NUMBERS) - NO_BOUNDS))
 def test_a_bound_of_nothing_is_refused(name):
     """None of these means anything at zero or below; where it would mean `none`, it says so."""
     for value in (0, -1, math.nan, math.inf, -math.inf):
@@ -57,7 +60,7 @@ def test_names_tell_units():
     for name in NUMBERS:
         assert name.endswith(("_s", "_ms", "_mib", "_bytes", "_pixels")) or name in {
             *("port", "otel", "page", "tune", "verify", "worker_threads", "max_targets", "max_connections"),
-            *("max_answer_values",),
+            *("max_answer_values", "max_priority", "shared_cache"),
             *("max_batch_rows", "max_waiting_passes", "max_waiting_requests"),
         }
 
