@@ -160,7 +160,7 @@ class Pipeline:
                     return Explanation((), answer=probe.answer(seen.x))
                 return Explanation((), outputs=probe.scores(Rows.of(seen.x))[0])
         with run.usage.stage("explain"):
-            bound = self.bind(plan, seen, probe, run)
+            bound = self.bind(plan, seen, probe)
             if bound.readout is not None:
                 probe = ModelProbe(plan.model, self.device, run, plan.precision, bound.readout)
             explanation = method.explain(probe, seen.x, bound.targets)
@@ -168,7 +168,7 @@ class Pipeline:
         self._expectation.learn(plan.kind, plan.passes, run.done)
         return replace(explanation, answer=bound.answer)
 
-    def bind(self, plan: Plan, seen: Seen, probe: ModelProbe, run: Run) -> Bound:
+    def bind(self, plan: Plan, seen: Seen, probe: ModelProbe) -> Bound:
         """Fix what is asked on the picture, where the model's task has to look at its answer for that.
 
         Raises:
@@ -180,17 +180,17 @@ class Pipeline:
         answer = probe.answer(seen.x)
         if method is None or not method.takes_targets:
             return Bound(plan.targets, answer=answer)
-        readout, targets = facts.task.bind(plan.targets.given, facts, self._clean(plan, seen, answer, probe, run))
+        readout, targets = facts.task.bind(plan.targets.given, facts, self._clean(plan, seen, answer, probe))
         return Bound(Targets(facts, targets), readout, answer)
 
-    def _clean(self, plan: Plan, seen: Seen, answer: Tensor, probe: ModelProbe, run: Run) -> Clean:
+    def _clean(self, plan: Plan, seen: Seen, answer: Tensor, probe: ModelProbe) -> Clean:
         """Return what targets are fixed on; further pictures are decoded when they are asked for."""
         view, transform = _view(seen, plan.model.facts), plan.model.spec.transform
         width, height = seen.picture.size if seen.picture is not None else (0, 0)
 
         def further(i: int) -> Picture:
             pointer = f"/pictures/{i}"
-            return self._decoded(picture_bytes(plan.ask.further[i], pointer), transform, run)
+            return self._decoded(picture_bytes(plan.ask.further[i], pointer), transform, probe.run)
 
         def mask(i: int) -> Tensor:
             picture = further(i)

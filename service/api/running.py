@@ -48,7 +48,7 @@ class Work:
         Raises:
             ServiceError: it does not fit its model.
         """
-        return cls(service, service.pipeline.plan(ask), run, format)
+        return cls(service, service.pipeline.plan(ask, format.needs), run, format)
 
     def start(self) -> "asyncio.Future[bytes]":
         """Be admitted, and let a pool work; it counts as waiting until that has ended.

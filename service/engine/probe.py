@@ -48,6 +48,11 @@ class ModelProbe:
         self._model, self._scheduler, self._run, self._precision = model, device, run, precision
         self._readout = readout or model.facts.task.whole
 
+    @property
+    def run(self) -> Run:
+        """The request."""
+        return self._run
+
     def scores(self, rows: Rows, *, sketch: Sketch | None = None) -> Tensor:
         """See `Probe.scores`."""
         run, key = self._run, self._key(rows)
