@@ -5,7 +5,7 @@ from service.engine.scheduler.run import Run
 
 def piece(whole: Run) -> Run:
     """Return a run for a part of another: cancelled with it, late with it, and seen in its progress."""
-    part = Run(priority=whole.priority, caller=whole.caller, id=whole.id, clock=whole.clock)
+    part = Run(priority=whole.priority, caller=whole.caller, salt=whole.salt, id=whole.id, clock=whole.clock)
     part.started, part.deadline, part.timeout_s = whole.started, whole.deadline, whole.timeout_s
     part.cancelled = whole.cancelled
     seen = 0
