@@ -20,15 +20,25 @@ from torch.nn.modules.module import register_module_forward_hook
 from service.api.context import Context
 from service.app import create_app
 from service.engine.scheduler.run import Run
-from service.explainers.base import registry
+from service.explainers.base import Explainer, registry
 from service.settings import Settings
 from tests.api.test_bad_input import PNG
 from tests.conftest import CATALOG, serving_app
 from tests.tiny import model_of
 
-CHEAP = {"filters": {"steps": 1, "channels": [0]}, "extremal-perturbation": {"steps": 10}, "rise": {"masks": 16}}
+COUNTS = ("steps", "samples", "designs", "masks", "count", "channels")  # parameters that say how much is done
 PATHS = ["/predict", *(f"/explain/{name}" for name in registry())]
 PATIENCE_S = 60.0
+
+
+def _least(cls: type[Explainer]) -> Iterator[tuple[str, Any]]:
+    """Give the least values of a method's parameters that say how much is done."""
+    for name, info in cls.model_fields.items():
+        least = next((one.ge for one in info.metadata if hasattr(one, "ge")), None)
+        if name in COUNTS and isinstance(info.default, int) and least is not None:
+            yield name, least
+        elif name == "channels" and info.default:
+            yield name, info.default[:1]
 
 
 class World:
@@ -54,7 +64,7 @@ class World:
         if name not in registry() or registry()[name].needs_image:
             fields["image"] = base64.b64encode(PNG).decode()
         if name in registry():
-            fields["params"] = {k: v for k, v in CHEAP.get(name, {}).items() if k in registry()[name].model_fields}
+            fields["params"] = dict(_least(registry()[name]))
             fields["output"] = {"array": "base64"}
         return self.client.post(path, json=fields | more)
 
