@@ -53,15 +53,17 @@ class Inference:
     pictures: int
     asked: tuple[_Output, ...]
     facts: Facts
+    lowered: int | None = None  # the priority that it has, where it asked for a higher one
 
     @staticmethod
-    def read(body: bytes, length: str | None, facts: Facts) -> "Inference":
+    def read(body: bytes, length: str | None, facts: Facts, most: int = 10) -> "Inference":
         """Take a request apart. Pictures sent as pixels are packed: not for an event loop.
 
         Args:
             body: JSON, and perhaps binary data behind it.
             length: how many bytes of it are JSON; None: all.
             facts: of the model that is asked.
+            most: the highest priority that the caller may have; what is above it is lowered.
 
         Raises:
             MalformedRequest: it is no such body.
@@ -86,6 +88,10 @@ class Inference:
         pictures = _pictures(named["image"])
         bounded(len(pictures) * len(asked), f"{named['image'].pointer}/shape")
         fields = {"model": facts.name} | _shared(parameters)
+        asked_for = fields.get("priority", 0)
+        lowered = most if asked_for > most else None
+        if lowered is not None:
+            fields["priority"] = lowered
         targets = _targets(named["targets"]) if "targets" in named else None
         questions = []
         for i, picture in enumerate(pictures):
@@ -94,7 +100,7 @@ class Inference:
                 with placed(pointer):
                     questions.append(_question(output, fields, picture, targets, facts, pointer))
         methods = [one.method for one in asked if one.method is not None]
-        return Inference(identity, (methods or ["predict"])[0], tuple(questions), len(pictures), asked, facts)
+        return Inference(identity, (methods or ["predict"])[0], tuple(questions), len(pictures), asked, facts, lowered)
 
     @property
     def binary(self) -> list[bool]:

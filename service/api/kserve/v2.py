@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
 from service import __version__
+from service.api.callers.callers import most_urgent
 from service.api.context import context
 from service.api.kserve import outputs, tensors
 from service.api.kserve.batch import answered
@@ -128,10 +129,13 @@ async def _infer(request: Request, name: str, version: str | None = None) -> Res
     model = _model(request, name, version)
     data, run = await received_bytes(request)
     length = request.headers.get(_LENGTH)
-    asked = await in_pool(service.pool, lambda: Inference.read(data, length, model.facts))
+    most = most_urgent(request.scope, service.settings.max_priority)
+    asked = await in_pool(service.pool, lambda: Inference.read(data, length, model.facts, most))
     known.method = asked.method
     found = await answered(request, asked.questions)
     head: dict[str, Any] = {"model_name": name, "model_version": _version(model)}
+    if asked.lowered is not None:
+        head["parameters"] = {"priority_lowered_to": asked.lowered}
     if asked.id is not None:
         head["id"] = asked.id
 

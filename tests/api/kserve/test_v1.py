@@ -53,6 +53,7 @@ WRONG = {
     "own field": ("explain", {"instances": [{"image": BASE64, "targets": [99]}]}, "/instances/0/targets/0", 422),
     "shared field": ("explain", {"instances": [BASE64], "targets": [99]}, "/targets/0", 422),
     "unknown field": ("explain", {"instances": [BASE64], "target": [9]}, "/target", 422),
+    "priority": ("predict", {"instances": [BASE64], "priority": 3}, "/priority", 422),
     "top_k": ("predict", {"instances": [BASE64], "top_k": 3}, "/top_k", 422),
     "method kind": ("explain", {"instances": [BASE64], "method": 3}, "/method", 422),
     "method": ("explain", {"instances": [BASE64], "method": "gradcam"}, None, 404),

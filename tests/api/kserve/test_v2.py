@@ -232,3 +232,10 @@ def test_no_answer_repeats_much_of_what_was_sent(client, place):
     response = infer(client, **body)
     assert response.status_code in (400, 422)
     assert text[:257] not in response.text
+
+
+def test_a_priority_above_the_callers_is_lowered_and_said(client):
+    """The protocol's clients set one without knowing of a cap."""
+    found = infer(client, parameters={"priority": 1}).json()
+    assert found["parameters"] == {"priority_lowered_to": 0}
+    assert "parameters" not in infer(client, parameters={"priority": 12}).json()
