@@ -5,6 +5,7 @@ import { Methods } from "./methods.js";
 import { Compare } from "./numbers.js";
 import { Walk } from "./walk.js";
 import { Choose, Classes, Predictions, opened, sample, SAMPLES, useDropped } from "./picture.js";
+import { Drawn, References } from "./region.js";
 import { Trouble } from "./problem.js";
 import { Session, useSession } from "./session.js";
 import { key, unlock } from "./server.js";
@@ -80,12 +81,13 @@ function Side({ state, show }) {
   const classes = ["classification", "multilabel", "segmentation"].includes(session.task);
   return html`
     <aside class="side" aria-label=${t("picture")}>
-      <figure><img src=${lane.picture.url} alt=${lane.picture.sample ? t(`sample.${lane.picture.sample}`) : lane.picture.name} /></figure>
+      <${Drawn} session=${session} lane=${lane} />
       <${Choose} show=${show} />
       ${lane.geometry?.warnings.map((text) => html`<p class="note warn" lang="en" key=${text}>${text}</p>`)}
       <h2>${t("says")}</h2>
       <${Predictions} session=${session} lane=${lane} index=${0} choose=${true} />
       ${classes && html`<${Classes} session=${session} />`}
+      ${["embedding", "segmentation"].includes(session.task) && html`<${References} session=${session} />`}
       <${Beside} state=${state} lane=${second} />
     </aside>
   `;

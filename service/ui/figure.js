@@ -31,7 +31,7 @@ export function seen(picture, geometry) {
 
 export const over = (map) => map.shape.length === 2 || (map.kind === "picture" && !map.patch);
 
-export function Figure({ map, picture, geometry, input, look: style, label, rough }) {
+export function Figure({ map, picture, geometry, input, look: style, label, rough, bare }) {
   const canvas = useRef();
   const [scale, setScale] = useState(null);
   const place = seen(picture, geometry);
@@ -76,7 +76,7 @@ export function Figure({ map, picture, geometry, input, look: style, label, roug
         <div class="unseen" style=${size}></div>
         <${Cross} />
       </div>
-      ${heat && scale && html`<${Legend} low=${scale.low} high=${scale.high} lut=${lut} map=${map} place=${place} />`}
+      ${heat && scale && !bare && html`<${Legend} low=${scale.low} high=${scale.high} lut=${lut} map=${map} place=${place} />`}
     </div>
   `;
 }

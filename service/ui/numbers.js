@@ -1,6 +1,6 @@
 // Which map to believe: what `/compare` finds of the methods on the page, with its curves, and two maps on each other.
 import { html, useEffect, useState } from "./html.js";
-import { Figure, seen } from "./figure.js";
+import { Figure } from "./figure.js";
 import { Trouble } from "./problem.js";
 import { form, post } from "./server.js";
 import * as draw from "./draw.js";
@@ -11,16 +11,17 @@ export function Compare({ session }) {
   const [lane] = state.lanes;
   const [found, set] = useState({});
   const targeted = state.cards.filter((card) => session.method(card.method).kind !== "grid" && session.method(card.method).needs.includes("image"));
-  const about = JSON.stringify([targeted.map((card) => [card.method, card.params]), session.target(0), lane.model]);
+  const about = JSON.stringify([targeted.map((card) => [card.method, card.params]), session.target(0), lane.model, state.box]);
   const ask = async () => {
     set({ busy: true });
     const target = session.target(0);
     const request = {
-      model: lane.model, methods: targeted.map((card) => ({ method: card.method, params: card.params })), metrics: ["curves", "sparsity"],
+      model: lane.model, methods: targeted.map((card) => ({ method: card.method, params: card.params })), metrics: ["curves", "sparsity", ...(state.box ? ["localisation"] : [])],
+      ...(state.box ? { box: state.box } : {}),
       ...(target === null ? {} : { targets: [target] }), output: { heatmap: false, overlay: false, array: "none" },
     };
     try {
-      set({ answer: await post("compare", form(lane.picture.blob, request)) });
+      set({ answer: await post("compare", form(lane.picture.blob, request, session.further(request))) });
     } catch (problem) {
       set({ problem });
     }
@@ -64,7 +65,7 @@ function Two({ session }) {
   if (heats.length < 2) return html`<p class="quiet">${t("twoNeeded")}</p>`;
   const [a, b] = which.map((i) => heats[Math.min(i, heats.length - 1)]);
   const input = [state.info[lane.model].input.height, state.info[lane.model].input.width];
-  const figure = (map, label) => html`<${Figure} map=${map} picture=${lane.picture} geometry=${lane.geometry} input=${input} look=${state} label=${label} />`;
+  const figure = (map, label) => html`<${Figure} map=${map} picture=${lane.picture} geometry=${lane.geometry} input=${input} look=${state} label=${label} bare=${!less} />`;
   const pick = (side) => html`
     <label for=${`two-${side}`}>${t(side ? "right" : "left2")}</label>
     <select id=${`two-${side}`} value=${which[side]} onChange=${(event) => choose(which.map((old, i) => (i === side ? Number(event.target.value) : old)))}>
@@ -102,21 +103,25 @@ const gained = (value) => (value == null ? "–" : `${value > 0 ? "+" : ""}${num
 
 function Table({ session, answer }) {
   const [controls] = answer.controls;
-  const Row = ({ name, gain, sanity, sparsity, cost, problem }) => html`
+  const within = answer.methods.some((one) => one.maps[0]?.metrics?.localisation);
+  const columns = ["method", "gainBlur", "gainMean", "sparsity", ...(within ? ["within"] : []), "sanity", "cost"];
+  const Row = ({ name, gain, sanity, sparsity, inside, cost, problem }) => html`
     <tr>
       <th scope="row">${name}</th>
-      ${problem ? html`<td colspan="5" lang="en">${problem.detail}</td>` : html`
+      ${problem ? html`<td colspan=${columns.length - 1} lang="en">${problem.detail}</td>` : html`
         ${["blur", "mean"].map((how) => html`<td key=${how} class=${Math.abs(gain?.[how] ?? 9) < 2 ? "chance" : ""} title=${gain?.reason ?? ""}>${gained(gain?.[how])}</td>`)}
         <td>${sparsity == null ? "–" : number(sparsity, 2)}</td>
+        ${within && html`<td>${inside ? `${percent(inside.energy)} / ${percent(inside.area)}` : "–"}</td>`}
         <td title=${sanity?.reason ?? ""}>${sanity ? t(`verdicts.${sanity.verdict}`) : "–"}</td>
         <td>${cost ? seconds(cost.seconds) : "–"}</td>`}
     </tr>`;
   return html`
+    <p class="quiet">${t("chance")}</p>
     <div class="scroll" tabindex="0" role="region" aria-label=${t("numbers")}><table>
-      <thead><tr>${["method", "gainBlur", "gainMean", "sparsity", "sanity", "cost"].map((name) => html`<th key=${name} scope="col" title=${t(`columns.${name}.1`)}>${t(`columns.${name}.0`)}</th>`)}</tr></thead>
+      <thead><tr>${columns.map((name) => html`<th key=${name} scope="col" title=${t(`columns.${name}.1`)}>${t(`columns.${name}.0`)}</th>`)}</tr></thead>
       <tbody>
         ${answer.methods.map((one, i) => html`<${Row} key=${i} name=${named(session, one.method)} gain=${one.maps[0]?.faithfulness?.gain} sparsity=${one.maps[0]?.metrics?.sparsity}
-          sanity=${one.sanity} cost=${one.cost} problem=${one.problem} />`)}
+          inside=${one.maps[0]?.metrics?.localisation} sanity=${one.sanity} cost=${one.cost} problem=${one.problem} />`)}
         ${controls && html`<${Row} name=${t("bell")} gain=${controls.bell} />`}
       </tbody>
     </table></div>

@@ -2,6 +2,7 @@
 import { form, get, post, watch } from "./server.js";
 import { useEffect, useReducer } from "./html.js";
 import * as draw from "./draw.js";
+import { t } from "./words.js";
 
 const FIRST = ["grad-cam", "ram", "attention-relevance", "occlusion", "saliency"]; // what a first look takes, by what applies
 const HEAVY = /\bper (sample|mask|distinct|channel|position|segment|step)|samples times|designs times|evaluations|for each s/;
@@ -14,7 +15,7 @@ export class Session {
     this.state = {
       ready: false, locked: false, problem: null, said: "",
       models: [], methods: [], info: {}, layers: {}, luts: {}, maps: [],
-      lanes: [], cards: [], target: null, against: null, references: [],
+      lanes: [], cards: [], target: null, against: null, box: null, references: [],
       view: "explain", opacity: 0.55, sequential: null, diverging: null,
     };
     this.listeners = new Set();
@@ -93,13 +94,13 @@ export class Session {
     const old = this.state.lanes[index]?.picture;
     if (old && old.url !== picture.url && old.owned) URL.revokeObjectURL(old.url);
     this.lane(index, { picture, predictions: [], geometry: null, problem: null });
-    if (index === 0 && !picture.kept) this.set({ target: null, against: null });
+    if (index === 0 && !picture.kept) this.set({ target: null, against: null, box: null, references: this.task === "embedding" ? this.state.references : [] });
     this.again(() => true, index);
   }
 
   async use(model, index = 0) {
     this.lane(index, { model, predictions: [], geometry: null, problem: null });
-    if (index === 0) this.set({ target: null, against: null });
+    if (index === 0) this.set({ target: null, against: null, box: null, references: [] });
     const info = await this.learn(model).catch((problem) => void this.lane(index, { problem }));
     if (!info) return;
     if (index === 0 && !this.state.cards.some((card) => !this.reason(card.method))) {
@@ -130,7 +131,26 @@ export class Session {
 
   refer(pictures) {
     this.set({ references: pictures });
-    this.again((card) => this.method(card.method).needs.includes("targets"));
+    this.bound();
+  }
+
+  // A box on the picture: to a detector or a segmenter it is what is asked about.
+  box(box) {
+    this.set({ box });
+    this.bound();
+  }
+
+  // Aim anew at what is chosen: its class, and the box or the mask where the task has them.
+  bound() {
+    const { target, box, references, lanes } = this.state;
+    const one = target ?? lanes[0].predictions[0];
+    if (this.task === "embedding") return this.aim(target);
+    if (!one || !["detection", "segmentation"].includes(this.task)) return;
+    const index = target?.asked?.class ?? lanes[0].predictions.find((found) => found.label === one.label)?.index ?? one.index;
+    const named = { index: one.index, label: one.label };
+    if (this.task === "detection") return this.aim(box ? { ...named, asked: { box, class: index } } : null);
+    const region = references.length ? { mask: 0 } : box ?? "predicted";
+    return this.aim({ ...named, asked: { class: index, region } });
   }
 
   // Cards: a method each, with a run for each lane
@@ -172,7 +192,8 @@ export class Session {
       this.state.lanes.forEach((lane, i) => {
         if ((only !== null && i !== only) || (!lane.picture && this.method(card.method).needs.includes("image"))) return;
         card.runs[i]?.stop?.abort();
-        const reason = this.reason(card.method, i);
+        const alone = this.task === "embedding" && !this.state.references.length && this.method(card.method).needs.includes("targets");
+        const reason = this.reason(card.method, i) ?? (alone ? t("needsReference") : null);
         this.run(card.id, i, { state: reason ? "barred" : "waiting", reason, problem: null, progress: null, stop: null });
       });
     }
@@ -232,7 +253,7 @@ export class Session {
     const method = this.method(card.method);
     const request = { ...this.request(card, index), output: { heatmap: false, overlay: false, array: "base64" } };
     const picture = method.needs.includes("image") ? lane.picture.blob : null;
-    const further = request.targets?.[0]?.like ? this.state.references.map((one) => one.blob) : [];
+    const further = this.further(request);
     try {
       const body = form(picture, request, further);
       const on = (name, data) => {
@@ -252,6 +273,11 @@ export class Session {
       this.run(card.id, index, { state: "failed", problem, progress: null, stop: null, maps: null, result: null });
     }
     this.pump();
+  }
+
+  // The pictures that a request's target names.
+  further({ targets: [target] = [] }) {
+    return target?.like || target?.region?.mask === 0 ? this.state.references.map((one) => one.blob) : [];
   }
 
   // All that the model says of a picture, to choose a class from.

@@ -10,7 +10,7 @@ export function write(state, language) {
   said.set("model", lane.model);
   said.set("m", state.cards.map((c) => c.method + (Object.keys(c.params).length ? `~${JSON.stringify(c.params)}` : "")).join("|"));
   if (lane.picture?.sample) said.set("sample", lane.picture.sample);
-  if (state.target) said.set("target", JSON.stringify(state.target));
+  if (state.target && !state.references.length) said.set("target", JSON.stringify(state.target));
   if (state.against) said.set("against", JSON.stringify(state.against));
   said.set("opacity", state.opacity);
   said.set("colours", `${state.sequential}|${state.diverging}`);

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 from service.api.pages.files import files
+from service.client import wire
 from service.settings import Settings
 from tests.conftest import CATALOG, serving
 
@@ -379,3 +380,117 @@ def test_it_speaks_the_readers_language(browser: Browser, server: httpx.Client) 
     desk.page.get_by_role("button", name="English").click()
     expect(desk.page.get_by_role("heading", level=1)).to_have_text("See what a vision network looks at")
     desk.context.close()
+
+
+# Walking, believing, and tasks that ask for more than a class
+
+
+def test_a_walk_through_the_network(desk: Desk) -> None:
+    desk.open("#sample=chelsea&view=walk")
+    first = desk.page.locator(".station").first
+    expect(first).to_contain_text(re.compile("32 channels of 112 . 112"))
+    expect(first).to_contain_text("of its values are zero")
+    asked = len(desk.requests)
+    last = desk.page.locator(".station").last  # asks once it is seen
+    last.scroll_into_view_if_needed()
+    last.locator("button.tile").first.click()
+    expect(last.locator(".patches canvas")).to_have_count(3)
+    paths = [url.removeprefix(desk.base) for url in desk.requests[asked:] if url.startswith("http")]
+    assert {"/explain/deconvnet", "/explain/filters", "/explain/feature-maps"} == set(paths)
+    assert desk.violations() == []
+
+
+def test_two_maps_on_each_other(desk: Desk) -> None:
+    desk.open("#sample=chelsea&m=grad-cam|saliency&view=compare")
+    wiped = desk.page.locator(".two")
+    seen = {wiped.screenshot()}
+    desk.page.get_by_label("How much of the left map shows").fill("0.9")
+    seen.add(wiped.screenshot())
+    desk.page.get_by_label("Left less right").check()
+    seen.add(wiped.screenshot())
+    assert len(seen) == 3
+    assert desk.violations() == []
+
+
+def _compared() -> wire.CompareResponse:
+    """Return a comparison of two methods, of which the second has failed, as a server would send it."""
+    target: dict[str, Any] = {"index": 282, "label": "tiger cat", "score": 0.4}
+    curve = {"shares": [0, 0.5, 1], "deletion": [0.4, 0.1, 0], "insertion": [0, 0.3, 0.4]}
+    curve |= {"deletion_area": 0.15, "insertion_area": 0.25}
+    shown = {"name": "grad-cam", "kind": "positive", "interpolation": "bilinear", "target": target, "layer": "head"}
+    shown |= dict.fromkeys(("channel", "channels", "heatmap", "overlay", "array", "patch")) | {"min": 0, "max": 1}
+    shown |= {"flat": False, "all_negative": False}
+    shown["faithfulness"] = {"gain": {"blur": 3.25, "mean": 0.5, "reason": None}}
+    shown["metrics"] = {"curves": {"blur": curve, "mean": None}, "sparsity": 0.6}
+    problem = {"type": "urn:heatlens:problem:not-applicable", "title": "No", "status": 422, "detail": "does not fit"}
+    problem |= {"instance": "/compare", "error": "No"}
+    passes = {"verdict": "passes", "reason": None}
+    cost = {"forwards": 1, "backwards": 1, "seconds": 0.1}
+    first = {"method": "grad-cam", "params": {}, "maps": [shown], "details": {}, "sanity": passes, "cost": cost}
+    second = {"method": "occlusion", "params": {}, "maps": [], "details": {}, "sanity": passes, "cost": None}
+    usage = dict.fromkeys(("forwards", "backwards", "rows_avoided"), 1)
+    usage |= dict.fromkeys(("batch_rows_mean", "queue_ms", "device_ms", "render_ms", "arithmetic_share"), 1.0)
+    return wire.CompareResponse.model_validate(
+        {
+            "id": "1",
+            "model": {"name": "efficientnet-lite0", "version": "sha256:" + "0" * 64, "task": "classification"},
+            "predictions": [],
+            "methods": [first | {"problem": None}, second | {"problem": problem}],
+            "controls": [
+                {"target": target, "random": {"blur": [0, 0.1], "mean": None}, "bell": {"blur": 1.5, "mean": 2.5}}
+            ],
+            "agreement": [{"target": target, "methods": [0, 0], "spearman": [[1, -0.5], [-0.5, 1]]}],
+            "image": {"width": 256, "height": 256, "box": [16, 16, 240, 240], "warnings": []},
+            "usage": usage | {"dtype": "float32", "exact": True, "incremental": False, "cache": "none"},
+        }
+    )
+
+
+def test_numbers_and_curves_say_which_map_to_believe(desk: Desk) -> None:
+    """The server's answer is made up here, in its own types: how long the true one takes is no matter of the page."""
+    answer = _compared().model_dump_json()
+    desk.page.route("**/compare", lambda route: route.fulfill(body=answer, content_type="application/json"))
+    desk.open("#sample=chelsea&m=grad-cam|occlusion&view=compare")
+    desk.page.get_by_role("button", name="Put them to the test").click()
+    rows = desk.page.get_by_role("region", name="Numbers").get_by_role("row")
+    expect(rows.nth(1)).to_contain_text(re.compile(r"Grad-CAM.*\+3\.3.*\+0\.5.*0\.6.*passes.*0\.1 s"))
+    expect(rows.nth(2)).to_contain_text("does not fit")
+    expect(rows.nth(3)).to_contain_text("+1.5")
+    expect(desk.page.locator("polyline")).to_have_count(2)
+    expect(desk.page.get_by_role("region", name="How alike")).to_contain_text("-0.5")
+    assert desk.violations() == []
+
+
+def test_tasks_have_their_boxes_regions_and_references(browser: Browser) -> None:
+    with serving(Settings(catalog=Path(__file__).with_name("tasks.toml"), device="cpu")) as server:
+        desk = Desk(browser, server)
+        desk.open("#m=occlusion")
+        page = desk.page
+        page.get_by_role("button", name="A cat").first.click()
+        desk.done(1)
+        expect(page.locator(".found")).to_have_count(3)
+        page.locator(".predictions button").nth(1).click()
+        expect(page.locator(".found.chosen")).to_have_count(1)
+        desk.done(1)
+        place = page.locator(".drawn").bounding_box()
+        assert place is not None
+        page.mouse.move(place["x"] + 40, place["y"] + 40)
+        page.mouse.down()
+        page.mouse.move(place["x"] + 150, place["y"] + 160, steps=4)
+        page.mouse.up()
+        desk.done(1)
+        assert '"box":[' in page.evaluate("() => decodeURIComponent(location.hash)")
+        assert desk.violations() == []
+        page.get_by_label("Model", exact=True).select_option("segmenter")
+        desk.done(1)
+        page.get_by_label("Box:").fill("30, 30, 200, 220")
+        page.keyboard.press("Enter")
+        desk.done(1)
+        assert '"region":[30,30,200,220]' in page.evaluate("() => decodeURIComponent(location.hash)")
+        page.get_by_label("Model", exact=True).select_option("embedder")
+        expect(page.get_by_text("This model tells how alike pictures are", exact=False)).to_be_visible()
+        page.locator(".references").get_by_role("button", name="An astronaut").click()
+        desk.done(1)
+        assert desk.violations() == []
+        assert desk.complaints == []
+        desk.context.close()
