@@ -83,6 +83,7 @@ function Side({ state, show }) {
     <aside class="side" aria-label=${t("picture")}>
       <${Drawn} session=${session} lane=${lane} />
       <${Choose} show=${show} />
+      ${lane.problem && html`<${Trouble} problem=${lane.problem} />`}
       ${lane.geometry?.warnings.map((text) => html`<p class="note warn" lang="en" key=${text}>${text}</p>`)}
       <h2>${t("says")}</h2>
       <${Predictions} session=${session} lane=${lane} index=${0} choose=${true} />

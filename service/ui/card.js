@@ -124,9 +124,12 @@ function Take({ session, card }) {
   const copy = async (name, text) => {
     await navigator.clipboard.writeText(text).then(() => set(name), () => set(null));
   };
+  const request = session.request(card);
+  const name = session.method(card.method).needs.includes("image") ? lane.picture.name : null;
+  const asked = [card.method, request, name, session.further(request).map((one) => one.name), key() !== null];
   const texts = {
-    curl: share.curl(card.method, session.request(card), lane, key() !== null),
-    Python: share.python(card.method, session.request(card), lane, key() !== null),
+    curl: share.curl(...asked),
+    Python: share.python(...asked),
   };
   const png = () => {
     const canvas = box.current.closest(".card").querySelector(".run canvas");

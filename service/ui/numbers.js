@@ -2,7 +2,7 @@
 import { html, useEffect, useState } from "./html.js";
 import { Figure } from "./figure.js";
 import { Trouble } from "./problem.js";
-import { form, post } from "./server.js";
+import { form, watch } from "./server.js";
 import * as draw from "./draw.js";
 import { number, percent, question, seconds, t, title } from "./words.js";
 
@@ -13,7 +13,8 @@ export function Compare({ session }) {
   const targeted = state.cards.filter((card) => session.method(card.method).kind !== "grid" && session.method(card.method).needs.includes("image"));
   const about = JSON.stringify([targeted.map((card) => [card.method, card.params]), session.target(0), lane.model, state.box]);
   const ask = async () => {
-    set({ busy: true });
+    const stop = new AbortController();
+    set({ busy: true, stop });
     const target = session.target(0);
     const request = {
       model: lane.model, methods: targeted.map((card) => ({ method: card.method, params: card.params })), metrics: ["curves", "sparsity", ...(state.box ? ["localisation"] : [])],
@@ -21,12 +22,14 @@ export function Compare({ session }) {
       ...(target === null ? {} : { targets: [target] }), output: { heatmap: false, overlay: false, array: "none" },
     };
     try {
-      set({ answer: await post("compare", form(lane.picture.blob, request, session.further(request))) });
+      const body = form(lane.picture.blob, request, session.further(request));
+      const on = (_, data) => set({ busy: true, stop, progress: data });
+      set({ answer: await watch("compare", body, { signal: stop.signal, on }) });
     } catch (problem) {
-      set({ problem });
+      if (problem.name !== "AbortError") set({ problem });
     }
   };
-  useEffect(() => set({}), [about, lane.picture]);
+  useEffect(() => (found.stop?.abort(), set({})), [about, lane.picture]);
   const { answer } = found;
   return html`
     <section class="work compare" aria-label=${t("compare")}>
@@ -34,8 +37,13 @@ export function Compare({ session }) {
       <${Two} session=${session} />
       <h2>${t("numbers")}</h2>
       ${targeted.length === 0 ? html`<p class="quiet">${t("noCards")}</p>` : html`
-        <div class="row"><button class="primary" onClick=${ask} disabled=${found.busy}>${found.busy ? t("working") : t("measure")}</button>
-          <span class="quiet">${t("measureMore")}</span></div>`}
+        ${found.busy ? html`
+          <div class="progress">
+            <progress aria-label=${t("numbers")} max=${found.progress?.rows_total ?? 1} value=${found.progress?.rows_done}></progress>
+            <span>${found.progress?.seconds_left != null ? t("left", { time: seconds(found.progress.seconds_left) }) : t("working")}</span>
+            <button onClick=${() => (found.stop.abort(), set({}))}>${t("stop")}</button>
+          </div>` : html`
+          <div class="row"><button class="primary" onClick=${ask}>${t("measure")}</button><span class="quiet">${t("measureMore")}</span></div>`}`}
       ${found.problem && html`<${Trouble} problem=${found.problem} again=${ask} />`}
       ${answer && html`
         <${Table} session=${session} answer=${answer} />

@@ -103,6 +103,7 @@ export class Session {
     if (index === 0) this.set({ target: null, against: null, box: null, references: [] });
     const info = await this.learn(model).catch((problem) => void this.lane(index, { problem }));
     if (!info) return;
+    if (info.status === "failed") return this.lane(index, { problem: { kind: "model-unavailable", detail: info.error } });
     if (index === 0 && !this.state.cards.some((card) => !this.reason(card.method))) {
       const name = FIRST.find((one) => !this.reason(one));
       if (name) return this.add(name), this.again(() => true, index);

@@ -44,33 +44,33 @@ export function restore() {
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
-export function curl(method, request, lane, locked) {
+// The request for a terminal; `further` are the names of the pictures that its target names.
+export function curl(method, request, name, further, locked) {
   const parts = [`curl -s ${quoted(address(`explain/${method}`))}`];
   if (locked) parts.push(`-H "Authorization: Bearer $HEATLENS_API_KEY"`);
-  if (lane.picture) parts.push(`-F ${quoted(`image=@${lane.picture.name}`)}`);
-  parts.push(`-F ${quoted(`request=${JSON.stringify(request)}`)}`, `-H 'Accept: image/png' -o ${method}.png`);
+  if (name) parts.push(`-F ${quoted(`image=@"${name}"`)}`);
+  parts.push(...further.map((one) => `-F ${quoted(`pictures=@"${one}"`)}`));
+  parts.push(`--form-string ${quoted(`request=${JSON.stringify(request)}`)}`, `-H 'Accept: image/png' -o ${method}.png`);
   return parts.join(" \\\n  ");
 }
 
-const literal = (value) =>
-  JSON.stringify(value, null, 1).replace(/\n\s*/g, " ").replace(/\b(true|false|null)\b(?=[,\s\]}])/g, (word) => ({ true: "True", false: "False", null: "None" })[word]);
+function literal(value) {
+  if (Array.isArray(value)) return `[${value.map(literal).join(", ")}]`;
+  if (value !== null && typeof value === "object") return `{${Object.entries(value).map(([name, one]) => `${JSON.stringify(name)}: ${literal(one)}`).join(", ")}}`;
+  return { true: "True", false: "False", null: "None" }[typeof value === "string" ? "" : String(value)] ?? JSON.stringify(value);
+}
 
-export function python(method, request, lane, locked) {
-  const key = locked ? `,\n    headers={"Authorization": "Bearer " + os.environ["HEATLENS_API_KEY"]}` : "";
-  const files = lane.picture ? `"image": open(${JSON.stringify(lane.picture.name)}, "rb"), ` : "";
+// The same for a program, by the client.
+export function python(method, request, name, further, locked) {
+  const said = Object.entries(request).map(([field, value]) => `${field}=${literal(value)}`);
+  if (further.length) said.push(`pictures=${literal(further)}`);
   return [
     ...(locked ? ["import os"] : []),
-    "import json",
-    "import httpx",
-    "import numpy as np",
+    "from heatlens_client import Client",
     "",
-    `request = ${literal(request)}`,
-    "answer = httpx.post(",
-    `    ${JSON.stringify(address(`explain/${method}`))},`,
-    `    files={${files}"request": (None, json.dumps(request))},`,
-    `    timeout=300${key},`,
-    ").raise_for_status().json()",
-    `heat = np.array(answer["maps"][0]["array"]["data"], np.float32)`,
+    `hl = Client(${JSON.stringify(address("").replace(/\/$/, ""))}${locked ? ', api_key=os.environ["HEATLENS_API_KEY"]' : ""})`,
+    `found = hl.explain(${[literal(method), ...(name ? [literal(name)] : []), ...said].join(", ")})`,
+    "heat = found.maps[0].values",
     "",
   ].join("\n");
 }

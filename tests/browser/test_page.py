@@ -9,6 +9,7 @@ import base64
 import importlib.resources
 import io
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import which
@@ -368,8 +369,17 @@ def test_files_and_commands_to_take_along(desk: Desk, tmp_path: Path) -> None:
     assert np.load(tmp_path / "map.npy").shape == (7, 7)
     with Image.open(tmp_path / "map.png") as image:
         assert image.size == (256, 256)
+    (tmp_path / "chelsea.jpg").write_bytes(files()["photographs/chelsea.jpg"].content)
     card.get_by_text("curl", exact=True).click()
-    assert f"{desk.base}/explain/grad-cam" in card.locator("pre").first.inner_text()
+    subprocess.run(card.locator("pre").first.inner_text(), shell=True, check=True, cwd=tmp_path)
+    with Image.open(tmp_path / "grad-cam.png") as image:
+        assert image.size == (224, 224)
+    card.get_by_text("Python", exact=True).click()
+    program = card.locator("pre").nth(1).inner_text().replace("heatlens_client", "service.client")
+    program = program.replace('"chelsea.jpg"', repr(str(tmp_path / "chelsea.jpg")))
+    found: dict[str, Any] = {}
+    exec(program, found)
+    np.testing.assert_allclose(found["heat"], np.load(tmp_path / "map.npy"), rtol=1e-4, atol=1e-5)
 
 
 def test_it_speaks_the_readers_language(browser: Browser, server: httpx.Client) -> None:
@@ -394,7 +404,7 @@ def test_a_walk_through_the_network(desk: Desk) -> None:
     last = desk.page.locator(".station").last  # asks once it is seen
     last.scroll_into_view_if_needed()
     last.locator("button.tile").first.click()
-    expect(last.locator(".patches canvas")).to_have_count(3)
+    expect(last.locator(".patches canvas")).to_have_count(3, timeout=PATIENCE_MS)
     paths = [url.removeprefix(desk.base) for url in desk.requests[asked:] if url.startswith("http")]
     assert {"/explain/deconvnet", "/explain/filters", "/explain/feature-maps"} == set(paths)
     assert desk.violations() == []
@@ -441,7 +451,8 @@ def _compared() -> wire.CompareResponse:
             ],
             "agreement": [{"target": target, "methods": [0, 0], "spearman": [[1, -0.5], [-0.5, 1]]}],
             "image": {"width": 256, "height": 256, "box": [16, 16, 240, 240], "warnings": []},
-            "usage": usage | {"dtype": "float32", "exact": True, "incremental": False, "cache": "none"},
+            "usage": usage
+            | {"dtype": "float32", "exact": True, "error_bound": None, "incremental": False, "cache": "none"},
         }
     )
 
@@ -449,7 +460,8 @@ def _compared() -> wire.CompareResponse:
 def test_numbers_and_curves_say_which_map_to_believe(desk: Desk) -> None:
     """The server's answer is made up here, in its own types: how long the true one takes is no matter of the page."""
     answer = _compared().model_dump_json()
-    desk.page.route("**/compare", lambda route: route.fulfill(body=answer, content_type="application/json"))
+    events = f"event: progress\ndata: {{}}\n\n: a comment\n\nevent: result\ndata: {answer}\n\n"
+    desk.page.route("**/compare", lambda route: route.fulfill(body=events, content_type="text/event-stream"))
     desk.open("#sample=chelsea&m=grad-cam|occlusion&view=compare")
     desk.page.get_by_role("button", name="Put them to the test").click()
     rows = desk.page.get_by_role("region", name="Numbers").get_by_role("row")
@@ -492,5 +504,19 @@ def test_tasks_have_their_boxes_regions_and_references(browser: Browser) -> None
         page.locator(".references").get_by_role("button", name="An astronaut").click()
         desk.done(1)
         assert desk.violations() == []
+        assert desk.complaints == []
+        desk.context.close()
+
+
+def test_a_comparison_by_the_server_itself(browser: Browser) -> None:
+    with serving(Settings(catalog=CATALOG, device="cpu")) as server:
+        desk = Desk(browser, server)
+        desk.open("#sample=chelsea&m=grad-cam|saliency&view=compare")
+        desk.page.get_by_label("Box:").fill("40, 40, 200, 200")
+        desk.page.keyboard.press("Enter")
+        desk.page.get_by_role("button", name="Put them to the test").click()
+        rows = desk.page.get_by_role("region", name="Numbers").get_by_role("row")
+        expect(rows).to_have_count(4, timeout=PATIENCE_MS)  # the head, two methods, and a spot in the middle
+        expect(rows.nth(1)).to_contain_text(re.compile(r"% / \d+"))  # of the map, and of the picture
         assert desk.complaints == []
         desk.context.close()
