@@ -11,7 +11,7 @@ import json
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def crops(folder: Path | None) -> Iterator[tuple[str, bytes]]:
                 yield f"{name} {part}{' mirrored' * mirrored}", file.getvalue()
 
 
-def measure(service: Any, found: dict[str, Any], until: float, folder: Path | None) -> None:
+def measure(service: Any, found: dict[str, Any], until: float, folder: Path | None, keep: Callable[[], Any]) -> None:
     """Compare on one crop after the other, as far as the time goes."""
     facts = service.store.get(None).facts
     fit = [name for name, reason in applicability(facts).items() if reason is None and registry()[name].needs_image]
@@ -76,20 +76,21 @@ def measure(service: Any, found: dict[str, Any], until: float, folder: Path | No
     for i, (crop, png) in enumerate(crops(folder)):
         if i == CROPS:
             break
-        for names in ([name for name in fit if name not in dear], sorted(dear) if i < FEW else []):
-            left = [name for name in names if name not in found.setdefault(crop, {})]
-            for part in [left] if names and names[0] not in dear else [[name] for name in left]:
-                if not part or time.monotonic() > until:
-                    continue
-                done = Comparing(
-                    service.pipeline, plan(service.pipeline, Compare.of({"methods": part}, png)), Run()
-                ).work(Needs(None))
-                bell = done.controls[0].bell.model_dump() if done.controls else {}
-                for entry in done.entries:
-                    if entry.problem is None and entry.cost is not None:
-                        gain = entry.faithfulness[0].gain.model_dump()
-                        passes = entry.cost.forwards + 2 * entry.cost.backwards
-                        found[crop][entry.method] = {"gain": gain, "bell": bell, "passes": passes}
+        left = [name for name in fit if name not in found.setdefault(crop, {}) and (name not in dear or i < FEW)]
+        left.sort(key=lambda name: name in dear)
+        for part in [left[n : n + 3] for n in range(0, len(left), 3)]:
+            if time.monotonic() > until:
+                return
+            done = Comparing(service.pipeline, plan(service.pipeline, Compare.of({"methods": part}, png)), Run()).work(
+                Needs(None)
+            )
+            bell = done.controls[0].bell.model_dump() if done.controls else {}
+            for entry in done.entries:
+                if entry.problem is None and entry.cost is not None:
+                    gain = entry.faithfulness[0].gain.model_dump()
+                    passes = entry.cost.forwards + 2 * entry.cost.backwards
+                    found[crop][entry.method] = {"gain": gain, "bell": bell, "passes": passes}
+            keep()
 
 
 def table(found: dict[str, Any], known: dict[str, wire.Sanity]) -> str:
@@ -164,6 +165,10 @@ def main() -> None:
     options = parser.parse_args()
     found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     settings = Settings(tune=False)
+
+    def keep() -> None:
+        options.out.write_text(json.dumps(found))
+
     service = build(settings)
     try:
         service.store.start()
@@ -172,12 +177,11 @@ def main() -> None:
             race(service)
             return
         until = time.monotonic() + (0 if options.table else options.seconds)
-        measure(service, found, until, options.photographs)
+        measure(service, found, until, options.photographs, keep)
         model = service.store.get(None)
         known = Verifier(service.device, settings).recalled(model)
     finally:
         close(service)
-        options.out.write_text(json.dumps(found))
     print(table(found, known))
 
 
