@@ -29,6 +29,11 @@ SCENES = 3
 NEAR = 6  # pixels around a shape in which a map may lie: edges are seen from both sides
 FEW = {"cam": 2, "gradient": 4}  # samples of a family's methods; others need what hides each part now and then
 OTHERS = 200
+# What is made for pictures of 224 pixels, on these of 96.
+CLOSER: Mapping[str, Mapping[str, Any]] = {
+    "extremal-perturbation": {"grain": 6, "smoothness": 12, "steps": 60},
+    "occlusion": {"window": 16, "stride": 8},
+}
 NUMBERS = {"array": "base64", "heatmap": False, "overlay": False}
 scenes = cache(lambda: pairs(SCENES))
 
@@ -106,7 +111,7 @@ def telling(method: str) -> dict[str, Any]:
 def explained(client, model: str, method: str, params: Mapping[str, Any], pictures: int = SCENES) -> Figures:
     """Return the figures of a method's maps of both shapes of some pictures."""
     fields = registry()[method].model_fields
-    closer = {"window": 16, "stride": 8} if method == "occlusion" else {}
+    closer = CLOSER.get(method, {})
     count = FEW.get(registry()[method].family, OTHERS)
     few = {"samples": _least(fields["samples"], count)} if "samples" in fields else {}
     maps = []
@@ -130,9 +135,7 @@ def applies(client, model: str, method: str) -> bool:
     return next(use["applies"] for use in uses if use["name"] == method)
 
 
-# It looks for the least part that keeps the score, and on these small pictures finds none.
-UNSUITED = "extremal-perturbation"
-METHODS = [n for n, cls in registry().items() if cls.takes_targets and cls.needs_image and n != UNSUITED]
+METHODS = [name for name, cls in registry().items() if cls.takes_targets and cls.needs_image]
 # How much of its map a method has to have on the target's own shape, and not the other one, on all networks.
 OWN: Mapping[str, float] = {
     "cam": 0.9,

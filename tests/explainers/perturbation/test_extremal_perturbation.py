@@ -5,7 +5,7 @@ from torch import Tensor
 
 from service.contract import Targets
 from service.engine.scheduler.run import Run
-from service.explainers.perturbation.extremal_perturbation import ExtremalPerturbation, Spread
+from service.explainers.perturbation.extremal_perturbation import ExtremalPerturbation, Spread, _excess
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, tiny_input
 from tests.explainers.perturbation.test_partition_shap import blurred
@@ -27,13 +27,14 @@ def tolerance(case: Case) -> float:
     return 2e-4 * case.params.get("steps", 300) / 10
 
 
-def spread_of(p: Tensor, size: tuple[int, int], grain: int, sigma: float) -> Tensor:
-    """Return the smooth maximum of the kernels around a grid's cells, one cell after the other."""
-    reach = 1 - (-sigma // grain)
-    y, x = torch.arange(size[0])[:, None], torch.arange(size[1])[None]
+def spread_of(p: Tensor, grain: int, sigma: float) -> Tensor:
+    """Return the smooth maximum of the kernels around a grid's cells, cell by cell, as far as they reach."""
+    reach = int(1 - (-sigma // grain))
+    y, x = (torch.arange(-reach * grain, (n + reach) * grain) for n in p.shape)
+    y, x = y[:, None], x[None]
     values, there = [], []
-    for i in range(-int(reach), p.shape[0] + int(reach)):
-        for j in range(-int(reach), p.shape[1] + int(reach)):
+    for i in range(-2 * reach, p.shape[0] + 2 * reach):
+        for j in range(-2 * reach, p.shape[1] + 2 * reach):
             distance = ((y - (i + 0.5) * grain) ** 2 + (x - (j + 0.5) * grain) ** 2).sqrt()
             kernel = torch.exp(-2 * (distance / sigma - 0.5).clamp(min=0) ** 2)
             inside = 0 <= i < p.shape[0] and 0 <= j < p.shape[1]  # around the grid lie zeros
@@ -42,6 +43,12 @@ def spread_of(p: Tensor, size: tuple[int, int], grain: int, sigma: float) -> Ten
     s, near = torch.stack(values), torch.stack(there)
     weights = torch.where(near, torch.exp(20 * s), 0)
     return (s * weights).sum(0) / weights.sum(0)
+
+
+def within(mask: Tensor, size: tuple[int, int], grain: int, sigma: float) -> Tensor:
+    """Return what of a mask lies on the picture."""
+    first = int(1 - (-sigma // grain)) * grain
+    return mask[first:, first:][: size[0], : size[1]]
 
 
 def oracle(case: Case) -> Tensor:
@@ -54,21 +61,28 @@ def oracle(case: Case) -> Tensor:
         ascent = torch.optim.SGD([p], lr=0.01, momentum=0.9, dampening=0.9, maximize=True)
         velocity_starts_small = torch.zeros_like(p)  # the library's first step takes the gradient whole
         ascent.state[p]["momentum_buffer"] = velocity_starts_small
-        wanted = torch.tensor([min(max(area * p.new_zeros(size).numel() - i, 0), 1) for i in range(size[0] * size[1])])
         for step in range(how["steps"]):
             with torch.enable_grad():
-                mask = spread_of(p, size, how["grain"], how["smoothness"])
+                whole = spread_of(p, how["grain"], how["smoothness"])
+                mask = within(whole, size, how["grain"], how["smoothness"])
                 shown = mask * case.x + (1 - mask) * filling
                 if how["mirror"] and step % 2 == 0:
                     shown = shown.flip(3)
                 score = oracles.score_of(case.network, shown, case.target, how["score"])[0]
-                excess = ((mask.flatten().sort(descending=True).values - wanted) ** 2).mean()
+                # The area is that of all of the mask, also where the border cuts it.
+                wanted = (area * mask.numel() - torch.arange(whole.numel())).clamp(0, 1)
+                values = whole.flatten().sort(descending=True).values
+                # Of pixels that are equal none is before another.
+                equal = (values.detach() - values.detach()[wanted > 0][-1]).abs() < 1e-5
+                wanted[equal] = wanted[equal].mean()
+                excess = ((values - wanted) ** 2).mean()
                 ascent.zero_grad()
                 (score - 300 * 1.0035 ** (800 * step / how["steps"]) * excess).backward()
             ascent.step()
             with torch.no_grad():
                 p.clamp_(0, 1)
-        masks.append(spread_of(p.detach(), size, how["grain"], how["smoothness"]))
+        whole = spread_of(p.detach(), how["grain"], how["smoothness"])
+        masks.append(within(whole, size, how["grain"], how["smoothness"]))
     return torch.stack(masks).mean(0)
 
 
@@ -94,7 +108,7 @@ def test_equals_an_optimiser_on_the_whole_of_it(small, how):
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_lite0"])
 def test_equals_an_optimiser_on_real_networks(subjects, name):
     subject, x = subjects(name), oracles.photograph("chelsea", 64)
-    params = {"steps": 10}
+    params = {"steps": 10, "grain": 9, "smoothness": 9.0}
     found = subject.explain(ExtremalPerturbation(**params), x, [281])
     case = Case(subject.plain, x, target=281, params=params)
     assert_close(found.maps[0].array, oracle(case), tolerance(case))
@@ -103,7 +117,7 @@ def test_equals_an_optimiser_on_real_networks(subjects, name):
 @pytest.mark.oracle("extremal-perturbation")
 def test_a_mask_of_the_area_asked_for_keeps_more_than_any_of_thirty_random_ones(subjects):
     subject, x = subjects("efficientnet_lite0"), oracles.photograph("chelsea", 128)
-    method = ExtremalPerturbation(steps=40)
+    method = ExtremalPerturbation(steps=60, smoothness=10.0)
     found = subject.explain(method, x, [281])
     ((area,),), ((kept,),) = found.details["areas"], found.details["kept"]
     assert area == pytest.approx(0.1, abs=0.04)
@@ -126,14 +140,42 @@ def test_a_mask_of_the_area_asked_for_keeps_more_than_any_of_thirty_random_ones(
 def test_masks_are_smooth_maxima_of_kernels(size, grain, sigma):
     spread = Spread(size, grain, sigma, torch.device("cpu"))
     p = torch.rand(*spread.grid, generator=torch.Generator().manual_seed(0))
-    smooth = spread(p)
-    assert_close(smooth.mask, spread_of(p, size, grain, sigma), 1e-5)
+    smooth, expected = spread(p), spread_of(p, grain, sigma)
+    assert_close(smooth.mask, expected, 1e-5)
+    assert torch.equal(spread.seen(smooth.mask), within(smooth.mask, size, grain, sigma))
     assert spread(torch.zeros_like(p)).mask.eq(0).all()
     assert 0 <= float(smooth.mask.min()) <= float(smooth.mask.max()) <= 1
-    at_mask = torch.randn(size, generator=torch.Generator().manual_seed(1))
+    at_mask = torch.randn(smooth.mask.shape, generator=torch.Generator().manual_seed(1))
     leaf = p.clone().requires_grad_()
-    (expected,) = torch.autograd.grad((spread_of(leaf, size, grain, sigma) * at_mask).sum(), leaf)
+    (expected,) = torch.autograd.grad((spread_of(leaf, grain, sigma) * at_mask).sum(), leaf)
     assert_close(spread.gradient(p, smooth, at_mask), expected, 1e-5)
+    ones = torch.ones(size)
+    assert torch.equal(spread.seen(spread.widened(ones)), ones)
+    assert spread.widened(ones).shape == smooth.mask.shape
+    assert float(spread.widened(ones).sum()) == ones.numel()
+
+
+def test_a_spot_costs_the_same_wherever_it_lies():
+    """Were only what is seen of a spot paid for, masks would lie in the corners, whatever the network says."""
+    spread = Spread((70, 70), 7, 14.0, torch.device("cpu"))
+    areas = []
+    for y, x in ((0, 0), (0, 5), (9, 9), (5, 5)):
+        p = torch.zeros(spread.grid)
+        p[y, x] = 1
+        areas.append(float(spread(p).mask.sum()))
+        assert (float(spread.seen(spread(p).mask).sum()) < 0.7 * areas[-1]) == (not 0 < y < 9)
+    assert areas == pytest.approx([areas[0]] * 4, rel=1e-4)
+
+
+def test_pixels_that_are_equal_are_drawn_alike():
+    masks, sorted_to = (
+        torch.tensor([0.5, 0.9, 0.5, 0.1, 0.5, 0.5]).view(1, 2, 3),
+        torch.tensor([[0.0, 0, 0, 0.5, 1, 1]]),
+    )
+    found = _excess(masks, sorted_to).flatten()
+    # Four are equal, of which one and a half are wanted.
+    expected = (torch.tensor([0.5, 0.9, 0.5, 0.1, 0.5, 0.5]) - torch.tensor([0.375, 1, 0.375, 0, 0.375, 0.375])) / 3
+    torch.testing.assert_close(found, expected)
 
 
 def test_targets_and_areas_search_each_for_itself(small):
