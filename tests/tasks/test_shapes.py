@@ -33,6 +33,8 @@ OTHERS = 200
 CLOSER: Mapping[str, Mapping[str, Any]] = {
     "extremal-perturbation": {"grain": 6, "smoothness": 12, "steps": 60},
     "occlusion": {"window": 16, "stride": 8},
+    # Soft spots of black on the ground are shapes, too, to networks that know shapes by their contrast.
+    "rise": {"space": "normalised"},
 }
 NUMBERS = {"array": "base64", "heatmap": False, "overlay": False}
 scenes = cache(lambda: pairs(SCENES))
@@ -149,9 +151,9 @@ OWN: Mapping[str, float] = {
     "ss-cam": 0.53,
     "is-cam": 0.53,
 }
-# A cosine does not see how strong what is left of a picture is: ground alone has a direction, too.
-UNSEEN = {(method, "embedding") for method in ("excitation-backprop", "recipro-cam", "rise")}
-LEVEL = {"rise"}  # whose maps are scores, and not differences of them: what is above their mean counts
+# The relevance of a cosine adds up to nothing, as it is the same for all lengths: what it starts from is differences.
+UNSEEN = {("excitation-backprop", "embedding")}
+LEVEL = {"recipro-cam", "rise"}  # whose maps are scores, and not differences of them: what is above their mean counts
 SHARP = 0.7  # from where on the largest value has to lie there, too
 
 

@@ -311,7 +311,15 @@ class Holding:
         tapped = Tapped(self.plain, place, self.like, turned=turned)
         params = self._params(method, layer)
         if "channels" in params and place is not None:
-            params["channels"] = [truths.alive(tapped, torch.zeros_like(self.x))]
+            grey = (0.5 - torch.tensor(self.spec.transform.statistics)[0]) / torch.tensor(
+                self.spec.transform.statistics
+            )[1]
+            channel = truths.alive(tapped, grey.view(1, -1, 1, 1).expand_as(self.x))
+            if channel is None and method.name == "filters":
+                return Answer(
+                    ".", layer, reason="a blank picture moves no channel of it: there is nothing to hold it to"
+                )
+            params["channels"] = [channel or 0]
         named = {"layer": TAP, "layers": [TAP]}
         known = {name: named.get(name, value) for name, value in params.items()}
         mean, std = (numbers[::-1] if turned else numbers for numbers in self.spec.transform.statistics)
@@ -329,6 +337,8 @@ class Holding:
         own = test.tolerance(case) if hasattr(test, "tolerance") else getattr(test, "TOLERANCE", 0.0)
         # One gate near zero that rounding opens moves a gradient at the pixels by as much as a hundredth.
         least = AT_THE_INPUT if method.family == "gradient" and not place else TOLERANCE
+        if method.name == "filters":  # which takes such a gradient at each step
+            least = AT_THE_INPUT * params["steps"]
         error, tolerance = oracles.relative_error(found, expected), max(own, least)
         return Answer("=" if error <= tolerance else "!", layer, error, tolerance)
 

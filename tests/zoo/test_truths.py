@@ -103,3 +103,6 @@ def test_a_blank_picture_moves_a_channel_that_is_alive():
     network.conv2.bias.data[2] = 100.0
     tapped = Tapped(network, Place.of("relu2", "chw", (12, 16, 16)))
     assert truths.alive(tapped, torch.zeros(1, 3, 32, 32)) == 2
+    for layer in (network.conv1, network.conv2):
+        layer.weight.data.zero_()
+    assert truths.alive(tapped, torch.zeros(1, 3, 32, 32)) is None

@@ -216,8 +216,11 @@ def averages(network: nn.Module, x: Tensor, places: Mapping[str, Place], target:
     return found
 
 
-def alive(network: Tapped, x: Tensor, tries: int = 8) -> int:
-    """Return the first channel of the tapped layer that a blank picture moves: ascent has a direction there."""
+def alive(network: Tapped, x: Tensor, tries: int = 8) -> int | None:
+    """Return the first channel of the tapped layer that a blank picture moves: ascent has a direction there.
+
+    A direction is there where the gradient has a length; None where no channel of those tried has one.
+    """
     duplicate, inner = oracles.isolated(network, TAP)
     met: list[Tensor] = []
     inner.register_forward_hook(lambda _module, _inputs, output: met.append(output))
@@ -226,9 +229,10 @@ def alive(network: Tapped, x: Tensor, tries: int = 8) -> int:
         duplicate(leaf)
         for channel in range(min(tries, met[-1].shape[1])):
             (g,) = torch.autograd.grad(met[-1][0, channel].mean(), leaf, retain_graph=True)
-            if float(g.abs().max()) > 0 and math.isfinite(float(g.sum())):
+            length = float(g.square().mean().sqrt())
+            if length > 0 and math.isfinite(length):
                 return channel
-    return 0
+    return None
 
 
 def weighted(network: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
