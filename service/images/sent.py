@@ -23,7 +23,7 @@ def picture_bytes(sent: Sent, pointer: str = "/image") -> bytes:
     if isinstance(sent, bytes):
         return sent
     try:
-        # Not by words: of a picture in millions of them each would be a text of its own, and nobody else runs meanwhile.
+        # Not by words: of a picture in millions of them each would be a text, and nobody else runs meanwhile.
         compact = sent.encode("ascii").translate(None, _SPACE).decode("ascii")
     except UnicodeEncodeError:
         raise InvalidParameter.at(
