@@ -17,7 +17,7 @@ class Options(TypedDict, total=False):
     timeout_s: float | None
     """Deadline in seconds; past it the answer is a 504."""
     priority: int
-    """Rows of higher priority go first."""
+    """Rows of higher priority go first; above what the server allows a caller, a 422."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] | None
     """Of forwards; `auto` takes the fastest that was measured to agree, where the method tolerates it. Default: the
     server's setting.
