@@ -28,9 +28,10 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "app": ("api tuning sanity models settings metrics spans", "fastapi starlette torch"),
     "server": ("api settings", "fastapi h11 starlette uvicorn"),
     "gallery": ("api pipeline", "PIL"),
-    "tuning": ("engine.store engine.probe explainers images settings", "torch"),
+    "tuning": ("engine.store engine.probe explainers images kept settings", "torch"),
+    "kept": ("", ""),
     "sanity": (
-        "client.wire engine.store engine.probe explainers explainers.base faithfulness images settings",
+        "client.wire engine.store engine.probe explainers explainers.base faithfulness images kept settings",
         "pydantic torch",
     ),
     "methods": ("errors", ""),

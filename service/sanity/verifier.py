@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from service import __version__
+from service import __version__, kept
 from service.client import wire
 from service.contract import Clean, Map, Readout, Target, Targets, View
 from service.engine.network.resident import Model
@@ -217,30 +216,26 @@ class Verifier:
         permute(network, share, torch.cat([picture.x.cpu() for picture in pictures]))
         return Model(replace(spec, name=f"{spec.name}-permuted"), network, self.device.device)
 
-    def _file(self, model: Model) -> Path:
+    def _file(self, model: Model) -> Path | None:
         known = {"model": model.version, "heatlens": __version__, "torch": torch.__version__}
         name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatlens"
-        return (self.settings.cache_dir or cache) / f"sanity-{name}.json"
+        cache = self.settings.cache_dir or kept.folder()
+        return None if cache is None else cache / f"sanity-{name}.json"
 
     def recalled(self, model: Model) -> dict[str, wire.Sanity]:
         """Return what an earlier process found of a model."""
+        file = self._file(model)
+        found = kept.read(file) if file is not None else None
         try:
-            kept = json.loads(self._file(model).read_text("utf-8"))
-            return {name: wire.Sanity.model_validate(one) for name, one in kept.items()}
-        except (OSError, ValueError, AttributeError):
-            return {}  # none, or of another form: it is tested anew
+            return {name: wire.Sanity.model_validate(one) for name, one in (found or {}).items()}
+        except ValueError:
+            return {}  # of another form: it is tested anew
 
     def _remember(self, model: Model, known: Mapping[str, wire.Sanity]) -> None:
         file = self._file(model)
-        unfinished = file.with_suffix(f".{os.getpid()}")
         tested = {name: one.model_dump() for name, one in known.items() if one.verdict != "not yet tested"}
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(tested, indent=1), "utf-8")
-            unfinished.replace(file)
-        except OSError as error:  # a read-only file system: it is tested again after the next start
-            log.info("verdicts cannot be kept in %s: %s", file.parent, error.strerror)
+        if file is not None:
+            kept.write(file, tested)
 
 
 def _no_picture(i: int) -> Tensor:

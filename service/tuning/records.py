@@ -7,8 +7,6 @@ reason not to measure.
 
 import hashlib
 import json
-import logging
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,11 +14,9 @@ from typing import Any
 
 import torch
 
-from service import __version__
+from service import __version__, kept
 from service.engine.network.resident import Model
 from service.engine.network.runtimes.kinds import KINDS
-
-log = logging.getLogger("heatlens")
 
 
 def _digest(known: Mapping[str, Any]) -> str:
@@ -30,11 +26,11 @@ def _digest(known: Mapping[str, Any]) -> str:
 class Records:
     """Measurements of models, one file each."""
 
-    def __init__(self, cache: Path, beforehand: Path | None, conditions: Mapping[str, Any]) -> None:
+    def __init__(self, cache: Path | None, beforehand: Path | None, conditions: Mapping[str, Any]) -> None:
         """Keep them in a folder.
 
         Args:
-            cache: where they are written.
+            cache: where they are written; None: nowhere.
             beforehand: where others were written earlier; it is only read.
             conditions: what they depend on beside the model, its software and the processor's instructions.
         """
@@ -52,23 +48,14 @@ class Records:
             others = self.beforehand.glob(f"{name.rpartition('-')[0]}-*.json")
             files += [(file, False) for file in sorted(others) if file.name != name]
         for file, same in files:
-            try:
-                kept = json.loads(file.read_text("utf-8"))
-            except (OSError, ValueError):
-                continue
-            if isinstance(kept, dict):
-                yield kept, same
+            found = kept.read(file)
+            if found is not None:
+                yield found, same
 
-    def write(self, model: Model, kept: Mapping[str, Any]) -> None:
+    def write(self, model: Model, found: Mapping[str, Any]) -> None:
         """Keep what was measured; where nothing can be written, it is measured again after the next start."""
-        file = self.cache / self.name(model)
-        unfinished = file.with_suffix(f".{os.getpid()}")
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(json.dumps(kept, indent=1), "utf-8")
-            unfinished.replace(file)
-        except OSError as error:
-            log.info("measurements cannot be kept in %s: %s", file.parent, error.strerror)
+        if self.cache is not None:
+            kept.write(self.cache / self.name(model), found)
 
     def name(self, model: Model) -> str:
         """Return the name of a model's file."""

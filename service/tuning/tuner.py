@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import tempfile
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from service import kept
 from service.contract import Explanation, Objective, Rows, Targets, Total, Trace, Tracing
 from service.engine.incremental import Incremental, NotIncremental
 from service.engine.incremental.costs import OnDevice, here
@@ -102,8 +104,7 @@ class Tuner:
         kind = device.device.type
         self.max_batch_s = (settings.max_batch_ms or BATCH_MS[kind]) / 1e3
         self.precisions = quick(kind)
-        own = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "heatlens"
-        cache = settings.cache_dir or own
+        cache = settings.cache_dir or kept.folder()
         conditions = {
             "processor": platform.processor(),
             "threads": device.threads,
@@ -113,7 +114,9 @@ class Tuner:
             "max_batch_bytes": device.limits.max_bytes,
         }
         self.records = Records(cache, settings.tuned_dir, conditions)
-        self.runtimes = Runtimes(cache, settings.tuned_dir, device.threads)
+        self.runtimes = Runtimes(
+            cache or Path(tempfile.mkdtemp(prefix="heatlens-")), settings.tuned_dir, device.threads
+        )
         self.budget_s, self.patience_s = BUDGET_S, PATIENCE_S
 
     def recall(self, model: Model) -> bool:
@@ -121,19 +124,19 @@ class Tuner:
 
         To be called before a model is served, on the thread that alone has it.
         """
-        for kept, same in self.records.found(model):
+        for record, same in self.records.found(model):
             try:
-                if not _alike(kept.pop("answer"), _answer(model)):
+                if not _alike(record.pop("answer"), _answer(model)):
                     log.info("model %s answers otherwise than when it was measured", model.facts.name)
                     continue
-                known = {"timings": [Timing(**t) for t in kept["timings"]], "remembered": True, "guess": not same}
-                missing = tuple(kept.get("missing", ())) if same else ("all of it with these cores and bounds",)
-                tuned = Tuned(**kept | known | {"missing": missing})
+                known = {"timings": [Timing(**t) for t in record["timings"]], "remembered": True, "guess": not same}
+                missing = tuple(record.get("missing", ())) if same else ("all of it with these cores and bounds",)
+                tuned = Tuned(**record | known | {"missing": missing})
                 # One in a precision that is missing here was measured on a processor that has it.
                 if {"fp32", tuned.preferred} <= tuned.variants.keys() and tuned.preferred in self.precisions:
                     self._apply(model, tuned, here)
                     return True
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue  # of another form: it is measured anew
         return False
 

@@ -1,0 +1,59 @@
+"""What one process finds and later ones read again: files that anybody may have written to, and that may be missing."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("heatlens")
+_BYTES = 2**22  # of a file
+
+
+def folder() -> Path | None:
+    """Return the user's folder for what may be thrown away; None for a user without a home, where nothing is kept."""
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named) / "heatlens"
+    try:
+        return Path.home() / ".cache" / "heatlens"
+    except RuntimeError:
+        return None
+
+
+def read(file: Path) -> dict[str, Any] | None:
+    """Return the JSON object that a file holds; None where it holds none.
+
+    What is no file is not waited for, and what is something else is set aside, for somebody to look at.
+    """
+    try:
+        if not file.is_file() or file.stat().st_size > _BYTES:
+            return None
+        found = json.loads(file.read_text("utf-8"))
+    except OSError:
+        return None
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        return found
+    set_aside(file)
+    return None
+
+
+def set_aside(file: Path) -> None:
+    """Rename a file that is not what it should be, so that it is written anew."""
+    log.warning("%s does not hold what was written there: it is found anew", file)
+    with suppress(OSError):
+        file.replace(file.with_suffix(".damaged"))
+
+
+def write(file: Path, kept: Mapping[str, Any]) -> None:
+    """Write a file at once or not at all; where nothing can be written, it is found again after the next start."""
+    unfinished = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(kept, indent=1), "utf-8")
+        unfinished.replace(file)
+    except OSError as error:
+        log.info("nothing can be kept in %s: %s", file.parent, error.strerror)

@@ -1,0 +1,54 @@
+"""What lies on disk is what was written, or is set aside: whatever it is, nothing fails of it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service import kept
+
+
+def test_what_is_written_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "a.json"
+    kept.write(file, {"a": [1, 2.5]})
+    assert kept.read(file) == {"a": [1, 2.5]}
+    assert list(file.parent.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "1", "{", "[" * 100_000, '{"a": ' * 50_000, "\xff"])
+def test_what_is_something_else_is_set_aside(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(text, "latin-1")
+    assert kept.read(file) is None
+    assert [path.name for path in tmp_path.iterdir()] == ["a.damaged"]
+    assert "is found anew" in caplog.text
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(2**23)
+    for name in ("pipe", "large", "nothing", "."):
+        assert kept.read(tmp_path / name) is None
+    assert large.exists()
+
+
+def test_where_nothing_can_be_written_it_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    kept.write(tmp_path / "file" / "a.json", {})
+    assert (tmp_path / "file").read_text() == ""
+
+
+def test_a_folder_for_what_may_be_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert kept.folder() == Path("/somewhere/heatlens")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert kept.folder() == Path("/home/me/.cache/heatlens")
+
+    def homeless() -> Path:
+        raise RuntimeError("could not determine home directory")
+
+    monkeypatch.setattr("service.kept.Path.home", homeless)
+    assert kept.folder() is None
