@@ -66,7 +66,7 @@ class Subject:
     def settings(self, device: torch.device, **others: Any) -> Settings:
         """Return settings of a service of this one model."""
         # Measurements are made anew by every run of the benchmark, and then remembered for its other servers.
-        kept = {"cache_dir": self.folder / "cache"}
+        kept = {"cache_dir": self.folder / "cache", "verify": False}
         return Settings(model=(self.option,), catalog=self.catalog, device=str(device), **kept, **others)
 
     def plain(self, device: torch.device) -> nn.Module:

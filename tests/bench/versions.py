@@ -72,6 +72,7 @@ class Version:
         environment = os.environ | {
             "HEATLENS_CACHE_DIR": str(folder),
             "HEATLENS_TUNE": str(tune).lower(),
+            "HEATLENS_VERIFY": "false",  # older versions take it for a mistake, and go on
             "HEATLENS_MODEL": model,
         }
         command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "error"]
