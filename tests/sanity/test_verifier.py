@@ -114,3 +114,17 @@ def test_what_goes_beyond_the_budget_is_left_out(verify, monkeypatch) -> None:
     assert found["occlusion"].verdict == "not yet tested"
     assert "passes" in found["occlusion"].reason
     assert found["cam"].verdict != "not yet tested"
+
+
+def test_it_gives_way_to_everybody_after_each_batch(verify, tiny, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """All of it is rows and traces of the least priority, which the device cuts into batches: no step of its own."""
+    seen, put = set(), tiny.device.put
+
+    def noting(work, run):  # type: ignore[no-untyped-def]
+        seen.add((work.kind, run.priority))
+        return put(work, run)
+
+    monkeypatch.setattr(tiny.device, "put", noting)
+    verify(["saliency", "occlusion"])
+    assert seen == {("rows", module.IDLE), ("traces", module.IDLE)}
+    assert module.IDLE < -10  # what requests may ask for at least
