@@ -1,6 +1,6 @@
 // A map over its picture: coloured here, so that neither opacity nor colours ask the server; what lies under the
 // pointer is read in all maps at once.
-import { html, useEffect, useLayoutEffect, useRef, useState } from "./html.js";
+import { html, useEffect, useLayoutEffect, useMemo, useRef, useState } from "./html.js";
 import * as draw from "./draw.js";
 import { number, t } from "./words.js";
 
@@ -118,10 +118,12 @@ export function read(map, x, y) {
 // The parts of a grid (k, h, w), each a small picture scaled on its own.
 export function Tiles({ map, lut, pick, picked }) {
   const [k, h, w] = map.shape;
+  // The same pieces each time, or each change of anything would paint them anew.
+  const parts = useMemo(() => Array.from({ length: k }, (_, i) => map.values.subarray(i * h * w, (i + 1) * h * w)), [map]);
   return html`
     <div class="tiles">
-      ${Array.from({ length: k }, (_, i) => html`
-        <${Tile} key=${map.channels?.[i] ?? i} values=${map.values.subarray(i * h * w, (i + 1) * h * w)} h=${h} w=${w}
+      ${parts.map((values, i) => html`
+        <${Tile} key=${map.channels?.[i] ?? i} values=${values} h=${h} w=${w}
           lut=${lut} channel=${map.channels?.[i] ?? i} pick=${pick} picked=${picked === (map.channels?.[i] ?? i)} />
       `)}
     </div>
