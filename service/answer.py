@@ -24,12 +24,25 @@ class Needs:
         `none`.
     encode: makes a file of each; None where there are none.
     arrays: raw values: `asked`: as the request's output options say; `all`; `none`.
+    first: the first of the maps, from 0 on.
     """
 
     maps: int | None = None
     pictures: Literal["asked", "best", "none"] = "none"
     encode: Callable[[Drawing], bytes] | None = None
     arrays: Literal["asked", "all", "none"] = "none"
+    first: int = 0
+
+    def of(self, maps: Sequence[Map]) -> Sequence[Map]:
+        """Return those of an explanation's maps that are shown.
+
+        Raises:
+            InvalidParameter: there are not so many.
+        """
+        if self.first and self.first >= len(maps):
+            there = "one map" if len(maps) == 1 else f"{len(maps)} maps"
+            raise InvalidParameter.at("/query/map", f"the answer has {there}; ask for one of them, from 1 on")
+        return maps[self.first : None if self.maps is None else self.first + self.maps]
 
     def takes_arrays(self, output: OutputOptions) -> bool:
         """Whether raw values are part of the answer."""
@@ -55,7 +68,7 @@ class Bounds:
 
     def check(self, maps: Sequence[Map], picture: Picture | None, output: OutputOptions, needs: Needs) -> None:
         """Raise `InvalidParameter` where an answer with these maps would be too large; nothing is drawn for that."""
-        maps = maps[: needs.maps]
+        maps = needs.of(maps)
         if needs.takes_arrays(output):
             self.check_values(sum(found.array.numel() for found in maps))
         pictures = pixels = 0

@@ -12,11 +12,13 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service import spans
-from service.api import documentation, kserve, models, problems, routes
+from service.api import documentation, kserve, models, problems, routes, telling
 from service.api.callers.callers import Callers
 from service.api.callers.keys import Key, numbered, of_file
 from service.api.comparing import route as comparing
 from service.api.context import Context
+from service.api.edge.packed import Packed
+from service.api.edge.rooted import Rooted
 from service.api.heads import Heads
 from service.api.middleware import Bodies, CrossSite, Keys, Recording, Refusing
 from service.api.origins import origin
@@ -170,6 +172,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         if "KEY" in mistake.partition(" ")[0]:
             raise CatalogError(f"{mistake}; without it the server would be open to everybody")
         log.warning("%s", mistake)
+    under = f"{settings.root_path}/"
+    if under != "/" and (own := [path for path in routes.paths() if f"{path}/".startswith(under)]):
+        raise CatalogError(f"HEATLENS_ROOT_PATH {settings.root_path} hides an address of the service's own, {own[0]}")
     metrics = Metrics()
     if settings.otel:
         try:
@@ -194,11 +199,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.include_router(kserve.router())
     app.include_router(docs.router)
     app.include_router(front.router(page=settings.page))
+    app.include_router(telling.router())
     problems.install(app)
     # Of middlewares, the last one added is the outermost.
     app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)
-    app.add_middleware(Queries, free=_FREE)
+    app.add_middleware(Packed)
     ours = routes.paths()
+    app.add_middleware(Queries, free={*_FREE, *(path for path in ours if path.startswith("/explain/"))})
     app.add_middleware(Refusing, work=lambda path: ours.get(path) or kserve.work(path))
     origins = _origins(settings)
     app.add_middleware(CrossSite, origins=tuple(origins))
@@ -218,5 +225,6 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Heads)
     app.add_middleware(Recording, metrics=metrics)
     app.add_middleware(Callers, proxies=settings.proxies, shares=settings.shares)
+    app.add_middleware(Rooted, path=settings.root_path)
     app.openapi = lambda: documentation.openapi(app)  # type: ignore[method-assign]
     return app

@@ -222,7 +222,7 @@ def explain(
         format = formats.of_file(output)
     except ServiceError as error:
         raise click.UsageError(f"--output {error.detail}") from None
-    if len(target) > 1 and format.needs.maps == 1:
+    if len(target) > 1 and format.single:
         raise click.UsageError(
             f"--output {output}: such a file shows one map, and {len(target)} targets are named; write to a .json or "
             ".zip file, or name one target"

@@ -227,7 +227,7 @@ class Pipeline:
                 name=facts.name, version=plan.model.version, task=facts.task.name, task_assumed=facts.task_assumed
             ),
             predictions=tuple(facts.task.predictions(said, facts, count, view)) if said is not None else (),
-            image=_geometry(seen.picture),
+            image=geometry(seen.picture),
             usage=_usage(run, explanation),
             output=plan.ask.output,
             method=method.name if method is not None else None,
@@ -306,7 +306,7 @@ class Pipeline:
             if whole and explanation.maps:
                 file = picture_bytes(plan.ask.pictures[0])
                 picture = self._decoded(file, plan.model.spec.transform, run, placed=True)
-            for one in explanation.maps[: needs.maps]:
+            for one in needs.of(explanation.maps):
                 run.check()
                 found.append(shown(one, picture, _target(one.target, explanation.outputs, facts), output, needs))
         return tuple(found)
@@ -327,7 +327,8 @@ def _view(seen: Seen, facts: Facts) -> View:
     return View((x0, y0, x1, y1), facts.input_size)
 
 
-def _geometry(picture: Picture | None) -> wire.Geometry | None:
+def geometry(picture: Picture | None) -> wire.Geometry | None:
+    """Return a picture's size, and the part of it that the model sees, as answers say it."""
     if picture is None:
         return None
     return wire.Geometry(

@@ -27,6 +27,17 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="TCP port; 0 takes a free one.")] = 8000
+    root_path: Annotated[
+        str,
+        Field(
+            pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+            description="Path that a proxy shows the service under, as `/heatlens`, whether or not it strips it.",
+        ),
+    ] = ""
+    revision: Annotated[
+        str | None,
+        Field(max_length=64, description="Commit of the build, for `/version`; default: that of the source tree."),
+    ] = None
     model: Annotated[
         tuple[str, ...],
         NoDecode,

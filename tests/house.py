@@ -37,7 +37,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "methods": ("errors", ""),
     "api": (
         "client.wire jobs pipeline comparison metrics spans methods",
-        "PIL fastapi numpy orjson pydantic python_multipart starlette",
+        "PIL cmap fastapi numpy orjson pydantic python_multipart starlette",
     ),
     "comparison": ("pipeline faithfulness explainers", "PIL numpy pydantic torch"),
     "jobs": ("pipeline", "orjson pydantic"),

@@ -26,6 +26,13 @@ _HEADERS: Mapping[int, dict[str, Any]] = {
     503: _RETRY,
 }
 
+_MAP = {
+    "name": "map",
+    "in": "query",
+    "description": "Which map an answer of one map shows, from 1 on. Default: the first one.",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999},
+}
+
 
 def refusals(*statuses: int) -> dict[str, Any]:
     """Return the documentation of an operation's error responses: these, and what every address may answer."""
@@ -68,7 +75,7 @@ def explaining(cls: type[Explainer]) -> dict[str, Any]:
     facts = f"Reference: {cls.reference}. Needs: {cls.requirement} Cost: {cls.cost}."
     content = {row.media_type: {"schema": reference("schemas", schema_of(row))} for row in formats.TABLE}
     answer = {"description": "The maps, in the form that `Accept` prefers.", "content": content}
-    return asking(
+    said = asking(
         cls.family,
         f"explain_{identifier(cls.name)}",
         summary,
@@ -77,6 +84,8 @@ def explaining(cls: type[Explainer]) -> dict[str, Any]:
         answer,
         picture=cls.needs_image,
     )
+    said["openapi_extra"]["parameters"] = [reference("parameters", "map")]
+    return said
 
 
 def schema_of(row: Format) -> str:
@@ -140,8 +149,8 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     for path, item in document["paths"].items():
         for operation in item.values():
             if path.startswith("/health/"):
-                operation["security"] = []
-            # FastAPI's own, for paths with a parameter; ours may be any text
+                operation["security"] = []  # probes have no key
+            # FastAPI's own, for paths with a parameter; ours may be any text.
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
     components = document.setdefault("components", {})
@@ -149,6 +158,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     document["security"] = [{}, {"bearer": []}]
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "description": "A key, if any."}}
     components["responses"] = {f"Problem{status}": _problem(status, kinds) for status, kinds in errors.by_status()}
+    components["parameters"] = {"map": _MAP}
     components["schemas"] = _schemas(components.get("schemas", {}))
     app.openapi_schema = document
     return document

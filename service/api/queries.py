@@ -22,7 +22,7 @@ class Queries:
     """
 
     def __init__(self, app: ASGIApp, free: Collection[str]) -> None:
-        """Take the paths where anything may follow."""
+        """Take the paths where anything may follow, or where the route itself looks at it."""
         self.app, self.free = app, free
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,18 +42,22 @@ def _is_there(scope: Scope) -> bool:
     return any(route.matches(scope)[0] is Match.FULL for route in scope["app"].routes)
 
 
-def unread(query: str, *, sends: bool) -> InvalidParameter:
+def unread(query: str, *, sends: bool, taken: str = "") -> InvalidParameter:
     """Return the error of an address with parameters, each with its pointer `/query/NAME`.
 
     Args:
         query: what follows the question mark.
         sends: whether the request has a body, where what is meant belongs.
+        taken: the one parameter that the address takes.
     """
     remedy = "a request's fields go into its body" if sends else "leave it out"
-    names = list(dict.fromkeys(name for name, _ in parse_qsl(query[:_READ], keep_blank_values=True)))[:_TOLD]
+    given = dict.fromkeys(
+        name for name, _ in parse_qsl(query[:_READ], keep_blank_values=True) if name != taken or not taken
+    )
+    names = list(given)[:_TOLD]
     pointers = [f"/query/{escaped(name)}" for name in names]
     listed = ", ".join(map(quoted, names[:5])) or quoted(query)
     return InvalidParameter(
-        f"this address takes no parameters ({listed}); {remedy}",
+        f"this address takes no parameters{f' but {taken}' if taken else ''} ({listed}); {remedy}",
         errors=[FieldError(pointer, f"unknown parameter; {remedy}") for pointer in pointers],
     )

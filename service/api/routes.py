@@ -1,5 +1,6 @@
 """`POST /predict` and `POST /explain/{method}`, each with its own fields: all make an `Ask`, which one answers."""
 
+import re
 from collections.abc import Callable
 
 from fastapi import APIRouter, Request
@@ -12,6 +13,7 @@ from service.api.callers.callers import check_priority, salt, share
 from service.api.context import context
 from service.api.formats import Format
 from service.api.middleware import record
+from service.api.queries import unread
 from service.api.running import Work, complete, stream
 from service.ask import Ask
 from service.comparison.asking import Compare
@@ -93,14 +95,36 @@ def router() -> APIRouter:
 def _explaining(name: str) -> Callable[[Request], object]:
     async def explain(request: Request) -> Response:
         format = formats.accepted(request.headers.get("accept", "*/*"))
+        if (which := _which(request, format)) is not None:
+            format = format.of(which)
         sent = await received(request)
         ask = Ask.explain(name, sent.fields, sent.image)
-        if len(ask.targets) > 1 and format.needs.maps == 1:
+        if len(ask.targets) > 1 and format.single and which is None:
             raise InvalidParameter.at(
                 "/targets",
                 f"{format.media_type} shows one map, and {len(ask.targets)} targets are named; accept application/json "
-                "or application/zip, or name one target",
+                "or application/zip, name one target, or one map in the address (?map=2)",
             )
         return await handle(request, ask, format)
 
     return explain
+
+
+def _which(request: Request, format: Format) -> int | None:
+    """Return the map that an address asks for, from 0 on; None where it names none.
+
+    Raises:
+        InvalidParameter: it names no number from 1 on, or the format has all maps.
+    """
+    if set(request.query_params) - {"map"}:
+        raise unread(request.url.query, sends=True, taken="map")
+    named = request.query_params.getlist("map")
+    if not named:
+        return None
+    if len(named) > 1 or not re.fullmatch("[1-9][0-9]{0,5}", named[0]):
+        raise InvalidParameter.at("/query/map", "name one map by its number, from 1 on: ?map=2")
+    if not format.single:
+        raise InvalidParameter.at(
+            "/query/map", f"{format.media_type} has all maps; leave `map` out, or accept a picture or application/x-npy"
+        )
+    return int(named[0]) - 1

@@ -1,6 +1,7 @@
 """Running blocking work off the event loop: in a thread of a pool, watched until it ends or nobody waits for it."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,12 @@ from service.comparison.numbers import rows
 from service.engine.scheduler.admission import SMALL_PASSES
 from service.engine.scheduler.run import Run
 from service.errors import Cancelled, ServiceError
-from service.pipeline import Plan, Seen
+from service.pipeline import Plan, Seen, geometry
 
 T = TypeVar("T")
 _PROGRESS_S, _PARTIAL_S = 0.1, 0.5  # least time between two events of a kind
+_SILENCE_S = 15.0  # after which a stream says that it is there: proxies end what is silent for a minute
+_THERE = b": still there\n\n"
 
 
 async def in_pool(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
@@ -95,13 +98,19 @@ class Work:
         return self.run.sketch is not None and self._seen is not None
 
     def partial(self) -> dict[str, Any] | None:
-        """Return what is done so far in wire form; None where there is nothing to show. Blocks."""
-        seen = self._seen
-        found = self.service.pipeline.sketch(self.plan, seen, self.run, self.format.needs) if seen is not None else None
+        """Return what `wire.Partial` has beside the progress; None where there is nothing to show. Blocks."""
+        if (seen := self._seen) is None:
+            return None
+        found = self.service.pipeline.sketch(self.plan, seen, self.run, self.format.needs)
         if found is None:
             return None
         shown, error_bound = found
-        return {"maps": formats.maps(shown, self.plan.ask.output), "error_bound": error_bound}
+        image = geometry(seen.picture)
+        return {
+            "image": image.model_dump() if image is not None else None,
+            "maps": formats.maps(shown, self.plan.ask.output),
+            "error_bound": error_bound,
+        }
 
     def abandon(self, future: "asyncio.Future[Any]") -> None:
         """Free what the request holds; stop the work that is still under way."""
@@ -147,9 +156,20 @@ async def _any(*futures: "asyncio.Future[Any]", timeout_s: float | None = None) 
     await asyncio.wait(futures, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
 
 
-def event(name: str, data: bytes) -> bytes:
-    """Return one server-sent event."""
-    return b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+def event(name: str, data: bytes, number: int) -> bytes:
+    """Return one server-sent event, which is the so-manieth of its stream."""
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, name.encode(), data)
+
+
+def state(run: Run) -> dict[str, Any]:
+    """Return how far a request is, as `wire.Progress` has it."""
+    done, total = run.done, run.expected
+    passes = {"passes_done": done, "passes_total": total}
+    return {"rows_done": done, "rows_total": total, **passes, "seconds_left": run.seconds_left}
+
+
+# The second one is for nginx, which else holds events back until there are some kilobytes of them.
+_UNBUFFERED = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class Events(StreamingResponse):
@@ -160,7 +180,7 @@ class Events(StreamingResponse):
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None], media_type: str) -> None:
-        super().__init__(events, media_type=media_type, headers={"cache-control": "no-store"})
+        super().__init__(events, media_type=media_type, headers=_UNBUFFERED)
         self._events = events
 
     async def stream_response(self, send: Send) -> None:
@@ -187,32 +207,38 @@ def stream(request: Request, work: Work) -> Response:
     async def events() -> AsyncGenerator[bytes, None]:
         watching = asyncio.ensure_future(gone(request))
         told = drawn = time.monotonic()
+        numbers = itertools.count(1)
         try:
             while not future.done():
                 waiting = asyncio.ensure_future(changed.wait())
                 try:
-                    await _any(future, watching, waiting, timeout_s=run.time_left_s)
+                    left_s = run.time_left_s
+                    await _any(
+                        future, watching, waiting, timeout_s=_SILENCE_S if left_s is None else min(_SILENCE_S, left_s)
+                    )
                 finally:  # the response may be cancelled here, when its client has gone
                     waiting.cancel()
                 if watching.done():
                     return
                 if not (future.done() or changed.is_set()):
-                    yield _error(request, run.late())
-                    return
+                    if run.time_left_s == 0:
+                        yield _error(request, run.late(), next(numbers))
+                        return
+                    yield _THERE
                 changed.clear()
                 if future.done() or time.monotonic() - told < _PROGRESS_S:
                     continue
                 told = time.monotonic()
-                state = {"rows_done": run.done, "rows_total": run.expected, "seconds_left": run.seconds_left}
-                yield event("progress", formats.dumps(state))
+                now = state(run)
+                yield event("progress", formats.dumps(now), next(numbers))
                 if work.sketches and told - drawn >= _PARTIAL_S:
                     drawing = asyncio.ensure_future(in_pool(work.service.pool, work.partial))
                     drawing.add_done_callback(_drawn)
                     await _any(drawing, watching, future, timeout_s=run.time_left_s)
                     drawn = time.monotonic()
                     if (rough := _drawn(drawing)) is not None:
-                        yield event("partial", formats.dumps(state | rough))
-            yield _last(request, future)
+                        yield event("partial", formats.dumps(now | rough), next(numbers))
+            yield _last(request, future, next(numbers))
         finally:
             watching.cancel()
             work.abandon(future)
@@ -225,10 +251,10 @@ def _drawn(drawing: "asyncio.Future[Any]") -> Any:
     return drawing.result() if drawing.done() and not drawing.cancelled() and drawing.exception() is None else None
 
 
-def _last(request: Request, future: "asyncio.Future[bytes]") -> bytes:
+def _last(request: Request, future: "asyncio.Future[bytes]", number: int) -> bytes:
     error = future.exception()
-    return event("result", future.result()) if error is None else _error(request, error)
+    return event("result", future.result(), number) if error is None else _error(request, error, number)
 
 
-def _error(request: Request, error: BaseException) -> bytes:
-    return event("error", problems.document(problems.known(request.url.path, error), request.url.path))
+def _error(request: Request, error: BaseException, number: int) -> bytes:
+    return event("error", problems.document(problems.known(request.url.path, error), request.url.path), number)

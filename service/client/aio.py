@@ -220,6 +220,31 @@ class AsyncClient:
 
         return parsed(wire.LayerList, await self._get(f"/models/{name}/layers")).layers
 
+    async def labels(self, name: str) -> list[str]:
+        """Return the names of a model's outputs, in their order.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        from . import wire
+        from .answers import parsed
+
+        return parsed(wire.LabelList, await self._get(f"/models/{name}/labels")).labels
+
+    async def colormaps(self) -> list[str]:
+        """Return the names of all colour maps."""
+        from . import wire
+        from .answers import parsed
+
+        return [one.name for one in parsed(wire.ColormapList, await self._get("/colormaps")).colormaps]
+
+    async def version(self) -> wire.Version:
+        """Return which build answers: its version, revision, PyTorch and device."""
+        from . import wire
+        from .answers import parsed
+
+        return parsed(wire.Version, await self._get("/version"))
+
     async def ready(self, model: str | None = None) -> bool:
         """Whether requests to a model, by default the default one, would be answered now.
 

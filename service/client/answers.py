@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError
 
 from . import wire
 from .errors import ServerFailed
@@ -174,22 +174,14 @@ class Comparison(wire.CompareResponse):
         return f"<Comparison of {', '.join(one.method for one in self.methods)} by {self.model.name}>"
 
 
-class Progress(BaseModel):
-    """How far an explanation is.
-
-    rows_done, rows_total: rows of the network, as far as is known.
-    seconds_left: estimate from the pace so far; None before there is one.
-    maps: of what is done so far; none where nothing new is to be shown.
-    image: the uploaded picture's size, and the part that the maps are of; with maps.
-    """
+class Progress(wire.Progress):
+    """How far an explanation is, and sometimes `maps` of what is done so far, with the `image` that they are of."""
 
     model_config = _OPEN
 
-    rows_done: int
-    rows_total: int
-    seconds_left: float | None = None
-    maps: list[Map] = []
+    maps: list[Map] = Field(default_factory=list)
     image: wire.Geometry | None = None
+    error_bound: float | None = None
 
 
 def _figures(maps: Iterable[Map]) -> str:

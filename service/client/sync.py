@@ -225,6 +225,22 @@ class Client:
         """
         return self._portal.run(lambda client: client.layers(name))
 
+    def labels(self, name: str) -> list[str]:
+        """Return the names of a model's outputs, in their order.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        return self._portal.run(lambda client: client.labels(name))
+
+    def colormaps(self) -> list[str]:
+        """Return the names of all colour maps."""
+        return self._portal.run(lambda client: client.colormaps())
+
+    def version(self) -> wire.Version:
+        """Return which build answers: its version, revision, PyTorch and device."""
+        return self._portal.run(lambda client: client.version())
+
     def ready(self, model: str | None = None) -> bool:
         """Whether requests to a model, by default the default one, would be answered now.
 

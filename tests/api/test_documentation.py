@@ -156,6 +156,20 @@ def test_a_task_is_one_of_those_that_there_are(document: dict[str, Any]) -> None
         assert document["components"]["schemas"][schema]["properties"]["task"]["enum"] == list(TASKS)
 
 
+def test_a_key_may_be_sent_and_is_not_asked_for(document: dict[str, Any]) -> None:
+    assert document["components"]["securitySchemes"]["bearer"]["scheme"] == "bearer"
+    assert document["security"] == [{}, {"bearer": []}]
+    own = {path: operation.get("security") for path, _, operation in operations(document)}
+    assert all((own[path] == []) == path.startswith("/health/") for path in own)
+
+
+def test_answers_are_open_and_requests_are_not(document: dict[str, Any]) -> None:
+    for name, schema in document["components"]["schemas"].items():
+        asked = name.endswith("Request") or name in {"OutputOptions", "CompareMethod"}
+        asked = asked or name in {cls.__name__ for cls in registry().values()}
+        assert (schema.get("additionalProperties") is False) == asked or schema.get("type") != "object", name
+
+
 def test_refusals_are_those_that_are_named() -> None:
     assert list(documentation.refusals(401)) == ["401", "405", "500"]
     assert list(documentation.refusals(504, 400)) == ["400", "405", "500", "504"]

@@ -1,13 +1,17 @@
 """Every question goes one way: read, made an `Ask`, planned, worked on, answered in a format."""
 
+import base64
 import http.client
+import io
 import json
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import pytest
 from fastapi import Request
+from PIL import Image
 from starlette.responses import Response
 
 from service.answer import Needs
@@ -143,3 +147,51 @@ def test_one_handler_for_all() -> None:
     assert explained == [(Ask(cls(), pictures=pictures[cls.needs_image]), formats.WEBP) for cls in registry().values()]
     assert predicted == (Ask(None, pictures=(BASE64,), top_k=2), formats.JSON)
     assert replace(predicted[0], top_k=5) == Ask.predict({"image": BASE64})
+
+
+# One map of several
+
+
+@pytest.mark.parametrize("accept", ["image/png", "application/x-npy"])
+def test_an_address_may_name_the_map(client: httpx.Client, accept: str) -> None:
+    asked = {"image": BASE64, "targets": [3, 1, 0]}
+    maps = client.post("/explain/cam", json=asked).json()["maps"]
+    drawn = [client.post(f"/explain/cam?map={i}", json=asked, headers={"accept": accept}).content for i in (1, 2, 3)]
+    for one, found in zip(maps, drawn, strict=True):
+        if accept == "image/png":
+            pixels = [
+                np.asarray(Image.open(io.BytesIO(data)), int) for data in (base64.b64decode(one["overlay"]), found)
+            ]
+            np.testing.assert_allclose(*pixels, atol=4)
+        else:
+            np.testing.assert_allclose(np.load(io.BytesIO(found)), one["array"]["data"], atol=1e-5)
+    assert len(set(drawn)) == 3
+
+
+@pytest.mark.parametrize(
+    ("query", "accept", "said"),
+    [
+        ("map=4", "image/png", "the answer has 3 maps; ask for one of them, from 1 on"),
+        ("map=0", "image/png", "from 1 on"),
+        ("map=-1", "image/png", "from 1 on"),
+        ("map=x", "image/png", "from 1 on"),
+        ("map=", "image/png", "from 1 on"),
+        ("map=1&map=2", "image/png", "name one map"),
+        ("map=1", "application/json", "application/json has all maps"),
+        ("map=1", "application/zip", "application/zip has all maps"),
+        ("map=1", "text/event-stream", "text/event-stream has all maps"),
+    ],
+)
+def test_a_map_that_there_is_not_is_refused(client: httpx.Client, query: str, accept: str, said: str) -> None:
+    asked = {"image": BASE64, "targets": [3, 1, 0]}
+    response = client.post(f"/explain/cam?{query}", json=asked, headers={"accept": accept})
+    assert response.status_code == 422
+    (error,) = response.json()["errors"]
+    assert error["pointer"] == "/query/map"
+    assert said in error["detail"]
+
+
+def test_another_parameter_is_refused_beside_it(client: httpx.Client) -> None:
+    response = client.post("/explain/cam?map=1&layer=x", json={"image": BASE64}, headers={"accept": "image/png"})
+    assert [error["pointer"] for error in response.json()["errors"]] == ["/query/layer"]
+    assert "takes no parameters but map ('layer')" in response.json()["detail"]

@@ -13,6 +13,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from service.api import running
 from service.app import create_app
+from service.client import wire
 from service.settings import Settings
 from tests.api.conftest import PATIENCE_S, holding
 from tests.conftest import CATALOG
@@ -53,6 +54,7 @@ def test_events_report_progress_and_sharpen(held, body, eager):
     with held.client.stream("POST", "/explain/occlusion", json=request, headers=EVENTS) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
+        assert response.headers["x-accel-buffering"] == "no"
         for name, data in _events(response):
             events.append((name, data))
             if name == "partial" and data["rows_done"] == 8:  # after one batch, and the next one is held
@@ -68,14 +70,38 @@ def test_events_report_progress_and_sharpen(held, body, eager):
     assert done == sorted(done)
     assert {8, 8 * 71} <= set(done)
     assert {data["rows_total"] for data in told} == {ROWS}
+    assert all((d["passes_done"], d["passes_total"]) == (d["rows_done"], d["rows_total"]) for d in told)
     left = {data["rows_done"]: data["seconds_left"] for data in told}
     assert left[8] > left[8 * 71] > 0
     result = events[-1][1]
     assert result["maps"] == plain["maps"]
     rough = {data["rows_done"]: data["maps"][0] for name, data in events if name == "partial"}
+    partial = next(data for name, data in events if name == "partial")
+    assert wire.Partial.model_validate(partial).model_dump(mode="json", exclude_unset=True) == partial
+    assert wire.Progress.model_validate(told[0]).model_dump(mode="json", exclude_unset=True) == told[0]
+    assert partial["image"] == result["image"] == plain["image"]
     for one in rough.values():
         assert one["array"]["shape"] == result["maps"][0]["array"]["shape"]
     assert len({one["overlay"] for one in (rough[8], rough[8 * 71], result["maps"][0])}) == 3
+
+
+def test_events_are_numbered(held, body, eager):
+    with held.client.stream("POST", "/explain/occlusion", json=body(**LONG), headers=EVENTS) as response:
+        lines = list(response.iter_lines())
+    numbers = [int(line.removeprefix("id: ")) for line in lines if line.startswith("id: ")]
+    assert numbers == list(range(1, 1 + len([line for line in lines if line.startswith("event: ")])))
+
+
+@pytest.mark.parametrize("timeout_s", [None, 60])
+def test_a_stream_that_waits_says_that_it_is_there(held, body, monkeypatch, timeout_s):
+    monkeypatch.setattr(running, "_SILENCE_S", 0.01)
+    held.hold()
+    asked = body(timeout_s=timeout_s) if timeout_s else body()
+    with held.client.stream("POST", "/explain/occlusion", json=asked, headers=EVENTS) as response:
+        lines = response.iter_lines()
+        assert [next(lines) for _ in range(4)] == [": still there", ""] * 2
+        held.let()
+        assert "event: result" in list(lines)
 
 
 def test_score_cam_sharpens_too(held, body, eager):
@@ -113,7 +139,7 @@ def test_a_mistake_is_a_plain_problem_even_for_events(client):
 
 
 def test_an_event_is_written_as_the_standard_says():
-    assert running.event("some", b'{"a":1}') == b'event: some\ndata: {"a":1}\n\n'
+    assert running.event("some", b'{"a":1}', 7) == b'id: 7\nevent: some\ndata: {"a":1}\n\n'
 
 
 def test_a_hang_up_while_an_event_is_sent_ends_what_makes_events():
@@ -122,7 +148,7 @@ def test_a_hang_up_while_an_event_is_sent_ends_what_makes_events():
     async def events():
         try:
             while True:
-                yield running.event("progress", b"{}")
+                yield running.event("progress", b"{}", 1)
         finally:
             closed.append(True)
 
@@ -204,7 +230,7 @@ def test_a_client_that_hangs_up_stops_costing_rows(app, body, eager, encode, mid
         connection.request("POST", "/explain/occlusion", data, {"content-type": kind, "accept": accept})
         held.wait_for_a_batch()
         if accept == "text/event-stream":
-            assert connection.getresponse().readline() == b"event: progress\n"
+            assert connection.getresponse().readline() == b"id: 1\n"
         connection.close()
         assert held.cancelled.wait(PATIENCE_S)
         held.let()

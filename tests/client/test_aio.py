@@ -1,6 +1,7 @@
 """The asynchronous client: an application in this process, and servers that fail in every way."""
 
 import asyncio
+import json
 import socket
 import threading
 from contextlib import contextmanager
@@ -156,7 +157,8 @@ def answering(*pieces):
 
 
 OPEN = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n"
-EVENT = b'event: progress\ndata: {"rows_done": 1, "rows_total": 2, "seconds_left": null}\n\n'
+FAR = {"rows_done": 1, "rows_total": 2, "passes_done": 1, "passes_total": 2, "seconds_left": None}
+EVENT = b"event: progress\ndata: %s\n\n" % json.dumps(FAR).encode()
 CUT, SHORT = OPEN + b"content-length: 1000\r\n\r\n" + EVENT, OPEN + b"\r\n" + EVENT
 
 

@@ -38,10 +38,13 @@ def test_what_is_served_can_be_asked(hl):
     assert "tiny" in [one.name for one in hl.models()]
     assert hl.model("tiny").default_layer == "relu2"
     assert hl.layers("tiny")[0].path == "conv1"
+    assert hl.labels("tiny")[:2] == ["apple", "banana"]
+    assert "bids:viridis" in hl.colormaps()
+    assert hl.version().name == "heatlens"
     assert len(hl.predict(PNG, top_k=2).predictions) == 2
     assert hl.ready()
     assert hl.ready("tiny-vgg")
-    for ask in (hl.model, hl.layers, hl.ready):
+    for ask in (hl.model, hl.layers, hl.labels, hl.ready):
         with pytest.raises(NotFound, match="none"):
             ask("none")
 

@@ -51,6 +51,15 @@ class Format:
     streams: bool = False
     browsers: bool = True
 
+    @property
+    def single(self) -> bool:
+        """Whether it shows one map alone."""
+        return self.needs.maps == 1
+
+    def of(self, map: int) -> Format:
+        """Return the format that shows another map than the first one; they count from 0."""
+        return replace(self, needs=replace(self.needs, first=map))
+
 
 def dumps(body: Any) -> bytes:
     """Serialise to JSON; NumPy arrays become lists."""
@@ -198,9 +207,9 @@ ZIP = Format(
 EVENTS = Format(
     "text/event-stream",
     (),
-    "Events `progress` (rows_done, rows_total, seconds_left), `partial` (the same, maps of what is done so far and "
-    "their `error_bound`, of methods whose rows tell one by one, as score-cam), then `result` (an ExplainResponse) or "
-    "`error` (a Problem).",
+    "Events `progress` (passes_done, passes_total, seconds_left), `partial` (the same, image, and maps of what is done "
+    "so far with their `error_bound`, of methods whose rows tell one by one, as score-cam), then `result` (an "
+    "ExplainResponse) or `error` (a Problem).",
     JSON.needs,
     _json,
     streams=True,

@@ -165,6 +165,48 @@ class LayerList(Wire):
     layers: list[LayerWire]
 
 
+class LabelList(Wire):
+    """The names of a model's outputs."""
+
+    model: str
+    labels: Annotated[list[str], Field(description="In the order of the outputs; none where it has no names for them.")]
+
+
+class ColormapSummary(Wire):
+    """One colour map."""
+
+    name: str
+    category: Annotated[str, Field(description="As `sequential`, `diverging`, `cyclic`, `qualitative`.")]
+
+
+class ColormapList(Wire):
+    """All colour maps."""
+
+    positive: Annotated[str, Field(description="Of positive maps, where a request names none.")]
+    signed: Annotated[str, Field(description="Of signed maps, where a request names none.")]
+    colormaps: Annotated[list[ColormapSummary], Field(description="By their full names; most have shorter ones.")]
+
+
+class ColormapInfo(Wire):
+    """The colours of a colour map."""
+
+    name: str
+    colours: Annotated[
+        list[Annotated[str, Field(pattern="^#[0-9a-f]{6}$")]],
+        Field(min_length=256, max_length=256, description="From the least value to the greatest."),
+    ]
+
+
+class Version(Wire):
+    """Which build answers."""
+
+    name: str
+    version: str
+    revision: Annotated[str | None, Field(description="Commit that it was made of, where that is known.")]
+    torch: str
+    device: str
+
+
 class Live(Wire):
     """The process answers."""
 

@@ -212,6 +212,27 @@ class ExplainResponse(Wire):
     usage: Usage
 
 
+class Progress(Wire):
+    """How far an explanation is: an event `progress`."""
+
+    rows_done: Annotated[int, Field(description="The same as `passes_done`, under an older name.")]
+    rows_total: Annotated[int, Field(description="The same as `passes_total`, under an older name.")]
+    passes_done: Annotated[int, Field(description="A row's forward is one pass, its backward two.")]
+    passes_total: Annotated[int, Field(description="As far as is known.")]
+    seconds_left: Annotated[float | None, Field(description="From the pace so far; null before there is one.")]
+
+
+class Partial(Progress):
+    """Maps of what is done so far: an event `partial`."""
+
+    image: Geometry | None
+    maps: list[MapWire]
+    error_bound: Annotated[
+        float | None,
+        Field(description="How far from the whole map these may be; null where the method has no bound."),
+    ] = None
+
+
 class PredictResponse(Wire):
     """The answer to a prediction."""
 

@@ -156,8 +156,8 @@ def test_a_picture_is_a_file_however_its_part_is_headed(header: str, request_par
     assert found.fields == ({"top_k": 2} if request_part and request_part.strip() else {})
 
 
-@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, identity"])
-def test_a_compressed_body_is_refused_by_name(client: httpx.Client, coding: str) -> None:
+@pytest.mark.parametrize("coding", ["br", "gzip, identity"])
+def test_a_body_in_another_coding_is_refused_by_name(client: httpx.Client, coding: str) -> None:
     headers = {"content-type": "application/json", "content-encoding": coding}
     found = problem(client.post("/predict", content=b"{}", headers=headers), 415)
     assert f"content encoding '{coding}' is not accepted; send the body as it is" in found.detail

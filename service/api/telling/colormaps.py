@@ -1,0 +1,71 @@
+"""`GET /colormaps`, and the colours of one: a page that has them draws without asking again."""
+
+from functools import cache
+
+import cmap
+import numpy as np
+from fastapi import APIRouter
+from pydantic import ValidationError
+from starlette.responses import Response
+
+from service.api.documentation import refusals
+from service.client import wire
+from service.errors import NotFound, did_you_mean
+from service.rendering import OutputOptions, colours
+
+router = APIRouter()
+
+
+@router.get(
+    "/colormaps",
+    tags=["methods"],
+    operation_id="list_colormaps",
+    summary="All colour maps.",
+    response_model=wire.ColormapList,
+    openapi_extra={"responses": refusals(401, 422)},
+)
+async def colormaps() -> Response:
+    """Return the names of all colour maps, with what each is for, and the two that are taken where none is named."""
+    return Response(_listed(), media_type="application/json")
+
+
+@router.get(
+    "/colormaps/{name}",
+    tags=["methods"],
+    operation_id="get_colormap",
+    summary="A colour map's colours.",
+    openapi_extra={"responses": refusals(401, 404, 422)},
+)
+async def colormap(name: str) -> wire.ColormapInfo:
+    """Return 256 colours, from the least value to the greatest; of a signed map the middle one is zero's."""
+    return wire.ColormapInfo(name=name, colours=_colours(name))
+
+
+@cache
+def _names() -> dict[str, str]:
+    """Return all names, each with its category."""
+    catalog = cmap.Catalog()
+    return {name: str(catalog[name].category) for name in sorted(catalog.namespaced_keys(), key=str.lower)}
+
+
+@cache
+def _listed() -> bytes:
+    """Return what is the same for all who ask."""
+    listed = [wire.ColormapSummary(name=name, category=category) for name, category in _names().items()]
+    found = wire.ColormapList(positive=wire.SEQUENTIAL, signed=wire.DIVERGING, colormaps=listed)
+    return found.model_dump_json().encode()
+
+
+def _colours(name: str) -> list[str]:
+    """Return a colour map's colours as `#rrggbb`.
+
+    Raises:
+        NotFound: there is none of that name.
+    """
+    try:
+        OutputOptions(colormap=name)
+    except ValidationError:
+        near = did_you_mean(name, _names(), then="see /colormaps")
+        raise NotFound(f"there is no colour map {name[:80]!r}{near}") from None
+    ramp = np.arange(256, dtype=np.float32)[None]
+    return [f"#{bytes(colour).hex()}" for colour in colours(ramp, signed=False, colormap=name)[0]]
