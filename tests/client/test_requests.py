@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
@@ -44,7 +45,8 @@ def test_the_service_reads_what_is_sent():
     async def receive():
         return {"type": "http.request", "body": content, "more_body": False}
 
-    sent = asyncio.run(body.read(Request(scope, receive), 10**6, 10, 1))
+    with ThreadPoolExecutor(1) as pool:
+        sent = asyncio.run(body.read(Request(scope, receive), 10**6, 10, 1, pool))
     ask = Ask.explain("occlusion", sent.fields, sent.image)
     assert (ask.pictures, ask.further, ask.targets, ask.timeout_s) == ((b"picture",), (b"further",), (3,), 12.5)
     assert ask.method.window == 48
