@@ -178,14 +178,14 @@ def _params(
 
 @main.command()
 @click.argument("method")
-@click.argument("picture", required=False)
+@click.argument("pictures", nargs=-1)
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(dir_okay=False),
+    type=click.Path(),
     help="File: .json for all of it, .png, .webp or .jpg for the first map's picture, .npy for its array, .zip for all "
-    "maps.",
+    "maps. Or a folder, for any number of pictures.",
 )
 @click.option(
     "-t",
@@ -200,10 +200,16 @@ def _params(
 @click.option("--size", type=click.Choice(["input", "original"]), help="Of the drawing.")
 @click.option("--heatmap", is_flag=True, help="Draw the map alone, not over the picture.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of forwards. Default: auto.")
+@click.option("--write", default="png", show_default=True, help="Into a folder: endings of the files, as png,npy,json.")
+@click.option("--in-flight", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures at a time.")
+@click.option("--server", multiple=True, metavar="URL", help="Let servers do it; may be repeated.")
+@click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False), help="Holds the servers' key.")
+@click.option("--force", is_flag=True, help="Begin anew in a folder that holds other answers.")
+@click.option("--fail-fast", is_flag=True, help="Begin no more pictures after the first failure.")
 @_with(*_MODEL_OPTIONS)
 def explain(
     method: str,
-    picture: str | None,
+    pictures: tuple[str, ...],
     output: str,
     target: tuple[str, ...],
     param: tuple[str, ...],
@@ -211,13 +217,29 @@ def explain(
     precision: str | None,
     **others: Any,
 ) -> None:
-    """Explain PICTURE (a file, or - for standard input) by METHOD, without a server."""
+    """Explain PICTURES by METHOD.
+
+    One picture (a file, or - for standard input) into a file; or files, folders, patterns, and - for a list of files on
+    standard input, into a folder. What a folder holds already is not done again.
+    """
     from service.api import formats
     from service.ask import Ask
     from service.engine.scheduler.run import Run
     from service.explainers import base
 
     drawing = {name: others.pop(name) for name in ("colormap", "opacity", "size")}
+    many = {name: others.pop(name) for name in ("write", "in_flight", "server", "api_key_file", "force", "fail_fast")}
+    if len(pictures) > 1 or output.endswith("/") or Path(output).is_dir() or many["server"]:
+        from service.bulk.command import explain_many
+
+        drawn = {name: value for name, value in drawing.items() if value is not None}
+        with _errors():
+            explain_many(
+                *(method, pictures, output, target, {n.replace("-", "_"): v for n, v in _params(param).items()}),
+                *(drawn | ({"overlay": False} if heatmap else {}), precision, many, others),
+                lambda: _service(_settings(**others)),
+            )
+    picture = pictures[0] if pictures else None
     try:
         format = formats.of_file(output)
     except ServiceError as error:

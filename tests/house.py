@@ -23,10 +23,11 @@ FILE, CLASS, ROOM, HALL = 400, 250, 1500, 2500  # lines; a room is a folder with
 PARTS: Mapping[str, tuple[str, str]] = {
     "": ("", ""),
     "__main__": ("cli", ""),
-    "cli": ("app server server.logs gallery methods sanity", "click orjson pydantic"),
+    "cli": ("app bulk server server.logs gallery methods sanity", "click orjson pydantic"),
     "deploy": ("app", "fastapi numpy orjson prometheus_client ray starlette uvicorn"),
     "app": ("api tuning sanity models settings metrics spans", "fastapi starlette torch"),
     "server": ("api settings", "fastapi h11 starlette uvicorn"),
+    "bulk": ("api client methods pipeline", "click numpy orjson"),
     "gallery": ("api pipeline", "PIL"),
     "tuning": ("engine.store engine.probe explainers images kept settings", "torch"),
     "kept": ("", ""),

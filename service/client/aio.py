@@ -102,6 +102,23 @@ class AsyncClient:
         asked = await asyncio.to_thread(requests.explain, method, picture, options)
         return parsed(Explanation, await self._send(asked, options))
 
+    async def fetch(
+        self, method: str, picture: Picture | None = None, *, media_type: str = requests.JSON, **options: Any
+    ) -> bytes:
+        """Return an answer as a file: the bytes that the service sends for a media type.
+
+        Args:
+            method: how.
+            picture: as of `explain`.
+            media_type: as `image/png`, `image/webp`, `application/x-npy`, `application/zip` or `application/json`.
+            options: as of `explain`.
+
+        Raises:
+            HeatlensError: whatever went wrong.
+        """
+        asked = await asyncio.to_thread(requests.explain, method, picture, options, media_type)
+        return await self._send(asked, options)
+
     @typed
     def watch(self, method: str, picture: Picture | None = None, /, **options: Any) -> AsyncWatch:
         """Explain as `explain` does, and tell meanwhile how far it is: `async with` it, and iterate.

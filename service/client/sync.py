@@ -17,6 +17,7 @@ from .aio import URL, AsyncClient, AsyncWatch
 from .errors import HeatlensError
 from .methods import typed
 from .pictures import Picture
+from .requests import JSON
 from .sending.asgi import Application
 
 if TYPE_CHECKING:
@@ -131,6 +132,14 @@ class Client:
             HeatlensError: whatever went wrong.
         """
         return self._portal.run(lambda client: client.explain(method, picture, **options))
+
+    def fetch(self, method: str, picture: Picture | None = None, *, media_type: str = JSON, **options: Any) -> bytes:
+        """Return an answer as a file; arguments are those of `AsyncClient.fetch`.
+
+        Raises:
+            HeatlensError: whatever went wrong.
+        """
+        return self._portal.run(lambda client: client.fetch(method, picture, media_type=media_type, **options))
 
     @typed
     def watch(self, method: str, picture: Picture | None = None, /, **options: Any) -> Watch:

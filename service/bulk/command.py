@@ -1,0 +1,230 @@
+"""`heatlens explain METHOD PICTURES... -o DIR/`: here, or by servers."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+
+from service import __version__
+from service.api import formats, words
+from service.api.context import Context
+from service.api.formats import Format
+from service.bulk.listing import Listed, listed
+from service.bulk.loop import Stop, Tally, run
+from service.bulk.manifest import Manifest
+from service.client import Client, HeatlensError
+from service.errors import InvalidParameter
+from service.methods.table import entry
+
+NAMES = tuple(ending[1:] for row in formats.TABLE for ending in row.extensions[:1])
+"""What may be written, as files' endings without the dot."""
+IN_FLIGHT = 8
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a command line asks of many pictures.
+
+    method: how.
+    folder: of the answers.
+    targets: as they were written.
+    params, output: fields of a request.
+    precision: of forwards; None: the default.
+    write: of `NAMES`.
+    in_flight: pictures at a time in this process.
+    force, fail_fast: as of `Manifest` and `run`.
+    """
+
+    method: str
+    folder: Path
+    targets: Sequence[str]
+    params: dict[str, Any]
+    output: dict[str, Any]
+    precision: str | None
+    write: Sequence[str]
+    in_flight: int = IN_FLIGHT
+    force: bool = False
+    fail_fast: bool = False
+
+    def question(self, targets: Sequence[Any], model: str, version: str) -> dict[str, Any]:
+        """Return all that makes an answer what it is, beside the picture: the manifest's first line.
+
+        Parameters that are not named have their defaults, so that it does not matter who says them.
+        """
+        fields = entry(self.method)["parameters"].get("properties", {})
+        return {
+            "method": self.method,
+            "params": {name: field.get("default") for name, field in fields.items()} | self.params,
+            "targets": list(targets),
+            "output": self.output,
+            "precision": self.precision,
+            "write": sorted(self.write),
+            "model": model,
+            "version": version,
+        }
+
+    @property
+    def formats(self) -> dict[str, Format]:
+        """The formats of the files that are written, by ending.
+
+        Raises:
+            InvalidParameter: there is none of a name.
+        """
+        return {f".{name}": formats.of_file(f"--write .{name}") for name in self.write}
+
+
+class Worker(Protocol):
+    """Who answers."""
+
+    def start(self, picture: Listed) -> Any:
+        """Begin with one picture; return the future of what becomes of it."""
+
+    def close(self) -> None:
+        """Begin with no more."""
+
+
+def here(command: Command, pictures: Sequence[Listed], service: Callable[[], AbstractContextManager[Context]]) -> Tally:
+    """Explain pictures in this process.
+
+    Args:
+        command: what is asked.
+        pictures: which.
+        service: loads the model; entered once all else has been looked at.
+
+    Raises:
+        ServiceError: no picture can be asked about so.
+        OSError: nothing can be written.
+    """
+    from service.ask import Ask
+    from service.bulk.local import Local
+
+    written = command.formats
+    fields = {"params": command.params, "output": command.output, "precision": command.precision}
+    Ask.explain(command.method, fields)
+    with service() as context:
+        facts = context.store.get(None).facts
+        targets = [words.target(text, facts.labels) for text in command.targets]
+        ask = Ask.explain(command.method, fields | {"targets": targets})
+        model = context.store.get(None)
+        worker = Local(context.pipeline, ask, written, command.in_flight)
+        question = command.question(targets, f"{facts.name} {model.version}", __version__)
+        return _worked(command, pictures, worker, question, command.in_flight)
+
+
+def at_servers(
+    command: Command, pictures: Sequence[Listed], urls: Sequence[str], *, model: str | None, api_key: str | None
+) -> Tally:
+    """Explain pictures by servers.
+
+    Args:
+        command: what is asked.
+        pictures: which.
+        urls: of the servers.
+        model: its name there; None: the default one.
+        api_key: of all of them.
+
+    Raises:
+        InvalidParameter: the servers serve different models under its name.
+        Stop: no picture can be answered so.
+        OSError: nothing can be written.
+    """
+    from service.bulk.remote import EACH, Remote
+
+    written = command.formats
+    with ExitStack() as stack, _told():
+        clients = [stack.enter_context(Client(url, api_key=api_key)) for url in urls]
+        served = {url: _served(client, model) for url, client in zip(urls, clients, strict=True)}
+        if len(set(served.values())) > 1:
+            said = "; ".join(f"{url}: {name} of heatlens {version}" for url, (name, version) in served.items())
+            raise InvalidParameter(f"the servers would not give the same answers: {said}")
+        (name, version), *_ = served.values()
+        labels = clients[0].labels(name.partition(" ")[0]) if command.targets else ()
+        targets = [words.target(text, labels) for text in command.targets]
+        options = {"params": command.params, "model": model, "precision": command.precision} | command.output
+        if targets:
+            options["targets"] = targets
+        worker = Remote(clients, command.method, options, written)
+        return _worked(command, pictures, worker, command.question(targets, name, version), EACH * len(urls))
+
+
+def _served(client: Client, model: str | None) -> tuple[str, str]:
+    """Return a model's name and digest, and the service's version."""
+    name = model or next(one.name for one in client.models() if one.default)
+    return f"{name} {client.model(name).version}", client.version().version
+
+
+def _worked(
+    command: Command, pictures: Sequence[Listed], worker: Worker, question: dict[str, Any], in_flight: int
+) -> Tally:
+    try:
+        with Manifest(command.folder, question, force=command.force) as manifest:
+            return run(pictures, manifest, worker.start, in_flight, fail_fast=command.fail_fast)
+    finally:
+        worker.close()
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say what a server refuses as one line, as a run that is stopped does."""
+    try:
+        yield
+    except HeatlensError as error:
+        raise Stop(str(error)) from None
+
+
+def explain_many(
+    method: str,
+    named: Sequence[str],
+    output: str,
+    targets: Sequence[str],
+    params: dict[str, Any],
+    drawing: dict[str, Any],
+    precision: str | None,
+    many: dict[str, Any],
+    models: dict[str, Any],
+    service: Callable[[], AbstractContextManager[Context]],
+) -> None:
+    """Run the command, and exit: 0 all done, 1 some failed, 2 asked wrongly, 130 interrupted.
+
+    Args:
+        method: how.
+        named: pictures, as on the command line.
+        output: a folder.
+        targets, params, drawing, precision: as of `Command`.
+        many: options by name: write, in_flight, server, api_key_file, force, fail_fast.
+        models: options by name: model, catalog, device.
+        service: loads the default model.
+
+    Raises:
+        click.ClickException: what a user can mend.
+        ServiceError: the same, with the service's own words.
+    """
+    folder = Path(output)
+    if folder.is_file() or (folder.suffix and not output.endswith("/") and not folder.is_dir()):
+        raise click.UsageError(f"--output {output}: name a folder, as {output}/, for many pictures and for --server")
+    write = tuple(dict.fromkeys(many["write"].replace(",", " ").split()))
+    if wrong := [name for name in write if name not in NAMES] or not write:
+        raise click.UsageError(f"--write {many['write']}: {wrong} is nothing to write; there are {', '.join(NAMES)}")
+    if "image" not in entry(method)["needs"]:
+        raise click.UsageError(f"{method} needs no picture, so that there is one answer: write it to a file")
+    options = many["in_flight"], many["force"], many["fail_fast"]
+    command = Command(method, folder, targets, params, drawing, precision, write, *options)
+    try:
+        found = listed(named, sys.stdin if "-" in named else ())
+        if not many["server"]:
+            tally = here(command, found, service)
+        else:
+            if len(models["model"]) > 1 or models["catalog"] or models["device"]:
+                raise click.UsageError("with --server name at most one --model, by its name there, and no other models")
+            key = Path(many["api_key_file"]).read_text("utf-8").strip() if many["api_key_file"] else None
+            name = models["model"][0] if models["model"] else None
+            tally = at_servers(command, found, many["server"], model=name, api_key=key)
+    except Stop as error:
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or output}: {error.strerror or error}") from None
+    sys.exit(130 if tally.interrupted else 1 if tally.failed else 0)
