@@ -219,7 +219,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-request-id"],
+            allow_headers=["authorization", "content-encoding", "content-type", "x-request-id", "x-session-id"],
             expose_headers=["x-request-id", "server-timing", "retry-after"],
         )
     app.add_middleware(Heads)

@@ -1,5 +1,6 @@
 """What the documents say is what the code does: numbers, commands, requests, answers, files."""
 
+import ast
 import importlib.util
 import json
 import re
@@ -13,6 +14,7 @@ import click
 import pytest
 
 from service.cli import main
+from service.client import Client, wire
 from service.explainers.base import registry
 from service.models.catalogue import read_catalog
 from service.settings import Settings
@@ -101,9 +103,22 @@ def test_requests_that_are_shown_are_taken():
         for method in re.findall(r"/explain/([\w+-]+)", block)
         for request in re.findall(r"'(\{.*?\})'", block)
     ]
-    assert len(shown) >= 3
+    assert len(shown) >= 2
     for request, method in shown:
         registry()[method](**json.loads(request).get("params", {}))
+
+
+def test_calls_of_the_client_are_those_that_it_has():
+    common = wire.ExplainRequest.model_fields.keys() | wire.OutputOptions.model_fields.keys() | {"concurrency"}
+    calls = 0
+    for block in _blocks("python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("hl."):
+                assert hasattr(Client, node.func.attr)
+                own = {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg not in common}
+                registry()[node.args[0].value](**own)
+                calls += 1
+    assert calls >= 3
 
 
 def test_every_method_and_route_that_is_named_exists(client):

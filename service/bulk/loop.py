@@ -80,8 +80,8 @@ def run(
         try:
             while True:
                 held = interrupted.is_set() or (fail_fast and tally.failed > len(before))
-                while not held and len(running) < in_flight and (one := next(coming, None)) is not None:
-                    running[start(one)] = one
+                while not held and len(running) < in_flight and (picture := next(coming, None)) is not None:
+                    running[start(picture)] = picture
                 if not running:
                     break
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
