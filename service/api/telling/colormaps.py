@@ -3,7 +3,6 @@
 from functools import cache
 
 import cmap
-import numpy as np
 from fastapi import APIRouter
 from pydantic import ValidationError
 from starlette.responses import Response
@@ -11,7 +10,7 @@ from starlette.responses import Response
 from service.api.documentation import refusals
 from service.client import wire
 from service.errors import NotFound, did_you_mean
-from service.rendering import OutputOptions, colours
+from service.rendering import OutputOptions, table
 
 router = APIRouter()
 
@@ -67,5 +66,4 @@ def _colours(name: str) -> list[str]:
     except ValidationError:
         near = did_you_mean(name, _names(), then="see /colormaps")
         raise NotFound(f"there is no colour map {name[:80]!r}{near}") from None
-    ramp = np.arange(256, dtype=np.float32)[None]
-    return [f"#{bytes(colour).hex()}" for colour in colours(ramp, signed=False, colormap=name)[0]]
+    return [f"#{bytes(colour).hex()}" for colour in table(name)]
