@@ -1,5 +1,6 @@
 """`heatlens explain METHOD PICTURES... -o DIR/`: here, or by servers."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -163,6 +164,8 @@ def _worked(
     try:
         with Manifest(command.folder, question, force=command.force) as manifest:
             return run(pictures, manifest, worker.start, in_flight, fail_fast=command.fail_fast)
+    except KeyboardInterrupt:  # the second one, and pictures in flight would be waited for; what is written is whole
+        os._exit(130)
     finally:
         worker.close()
 
