@@ -29,10 +29,11 @@ def asked(tmp_path, answer, *names, clients=1, pictures=1):
     made = [Client(f"http://host{i}", max_retries=0, transport=httpx.MockTransport(answer)) for i in range(clients)]
     worker = Remote(made, "cam", {"params": {}}, rows)
     futures = [worker.start(Listed(tmp_path / "a.png", "a.png")) for _ in range(pictures)]
+    found = [future.exception() or future.result() for future in futures]
     worker.close()
     for client in made:
         client.close()
-    return [future.exception() or future.result() for future in futures]
+    return found
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,16 @@ def test_what_is_served_can_be_asked(hl):
             ask("none")
 
 
+def test_methods_are_held_against_each_other(hl):
+    asked = ["cam", {"method": "occlusion", "params": {"window": 8, "stride": 8}}, "ram"]
+    found = hl.compare(asked, PNG, targets=[1], metrics=["sparsity"])
+    assert [one.method for one in found.methods] == ["cam", "occlusion", "ram"]
+    assert [one.problem is None for one in found.methods] == [True, True, False]
+    assert found.methods[1].params["window"] == 8
+    assert found.methods[1].maps[0].values.shape == (32, 32)
+    assert found._repr_html_().count("<img ") == 2
+
+
 def test_a_watch_tells_how_far_it_is(hl):
     with hl.watch("occlusion", PNG, window=8, stride=1, model="tiny") as run:
         told = [(one.rows_done, one.rows_total) for one in run]
