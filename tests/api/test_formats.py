@@ -50,7 +50,7 @@ def drawings(monkeypatch) -> list[str]:
 
 
 def _events(text: str) -> list[tuple[str, bytes]]:
-    lines = [line.partition(": ")[2] for line in text.splitlines() if line]
+    lines = [line.partition(": ")[2] for line in text.splitlines() if line and not line.startswith("id: ")]
     return list(zip(lines[::2], map(str.encode, lines[1::2]), strict=True))
 
 
