@@ -93,6 +93,9 @@ class Map(wire.MapWire):
     def _repr_png_(self) -> bytes | None:
         return self.picture
 
+    def __str__(self) -> str:
+        return repr(self)
+
     def __repr__(self) -> str:
         return f"<Map {self.title!r}, {' x '.join(map(str, self.array.shape)) if self.array else 'no array'}>"
 
@@ -104,6 +107,9 @@ class Predictions(wire.PredictResponse):
 
     def _repr_html_(self) -> str:
         return _bars(self.predictions)
+
+    def __str__(self) -> str:
+        return repr(self)
 
     def __repr__(self) -> str:
         return f"<Predictions of {self.model.name}: {', '.join(map(_said, self.predictions[:3]))}>"
@@ -138,6 +144,9 @@ class Explanation(wire.ExplainResponse):
             axis.axis("off")
         return figure
 
+    def __str__(self) -> str:
+        return repr(self)
+
     def __repr__(self) -> str:
         return f"<Explanation by {self.method} of {self.model.name}: {len(self.maps)} maps>"
 
@@ -169,6 +178,9 @@ class Comparison(wire.CompareResponse):
 
     def _repr_html_(self) -> str:
         return "".join(one._repr_html_() for one in self.methods)
+
+    def __str__(self) -> str:
+        return repr(self)
 
     def __repr__(self) -> str:
         return f"<Comparison of {', '.join(one.method for one in self.methods)} by {self.model.name}>"

@@ -7,8 +7,10 @@ the request on the other side, too.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .answers import Comparison, Explanation, Predictions, Progress
 
 T = TypeVar("T")
+_PORTALS: weakref.WeakSet[_Portal] = weakref.WeakSet()  # closed with the process: nobody has to close a client
 
 
 class _Portal:
@@ -38,6 +41,7 @@ class _Portal:
         self._process: int | None = None
         self._client = make()  # whose mistakes are told at once
         self._made_in: int | None = os.getpid()
+        _PORTALS.add(self)
 
     def start(self, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> Future[T]:
         """Let the loop do what is asked of the client."""
@@ -71,6 +75,12 @@ class _Portal:
         self._thread.join()
         self._loop.close()
         self._process = self._made_in = None  # it may be used again
+
+
+@atexit.register
+def _close_all() -> None:
+    for portal in list(_PORTALS):
+        portal.close()
 
 
 class Client:

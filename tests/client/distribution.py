@@ -26,7 +26,7 @@ from heatlens_client import Client
 hl = Client(sys.argv[1])
 found = hl.explain("grad-cam", sys.argv[2], targets=[1])
 print(found, found.maps[0].values.shape, "torch" in sys.modules)
-print(next(one for _, one in hl.explain_many("occlusion", [sys.argv[2]], window=8)))
+print(next(one for _, one in hl.explain_many("occlusion", [sys.argv[2]], window=8, stride=8)))
 """
 
 

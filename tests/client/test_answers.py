@@ -34,7 +34,7 @@ def test_a_notebook_shows_every_map(client, method):
     page = found._repr_html_()
     assert page.count("<img ") == len(found.maps) > 0
     assert all(base64.b64encode(one.picture).decode() in page for one in found.maps)
-    assert f"by {method} of" in repr(found)
+    assert f"by {method} of" in repr(found) == str(found)
 
 
 def test_labels_are_text_and_no_markup(client):
