@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from service import __version__
+from service import __version__, bulk
 from service.api import words
 from service.errors import CatalogError, ModelFailed, ServiceError
 
@@ -200,23 +200,9 @@ def _params(
 @click.option("--size", type=click.Choice(["input", "original"]), help="Of the drawing.")
 @click.option("--heatmap", is_flag=True, help="Draw the map alone, not over the picture.")
 @click.option("--precision", type=click.Choice(["auto", "fp32", "bf16", "fp16"]), help="Of forwards. Default: auto.")
-@click.option("--write", default="png", show_default=True, help="Into a folder: endings of the files, as png,npy,json.")
-@click.option("--in-flight", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures at a time.")
-@click.option("--server", multiple=True, metavar="URL", help="Let servers do it; may be repeated.")
-@click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False), help="Holds the servers' key.")
-@click.option("--force", is_flag=True, help="Begin anew in a folder that holds other answers.")
-@click.option("--fail-fast", is_flag=True, help="Begin no more pictures after the first failure.")
+@_with(*bulk.OPTIONS)
 @_with(*_MODEL_OPTIONS)
-def explain(
-    method: str,
-    pictures: tuple[str, ...],
-    output: str,
-    target: tuple[str, ...],
-    param: tuple[str, ...],
-    heatmap: bool,
-    precision: str | None,
-    **others: Any,
-) -> None:
+def explain(method: str, pictures: tuple[str, ...], output: str, target: tuple[str, ...], **others: Any) -> None:
     """Explain PICTURES by METHOD.
 
     One picture (a file, or - for standard input) into a file; or files, folders, patterns, and - for a list of files on
@@ -227,18 +213,17 @@ def explain(
     from service.engine.scheduler.run import Run
     from service.explainers import base
 
-    drawing = {name: others.pop(name) for name in ("colormap", "opacity", "size")}
-    many = {name: others.pop(name) for name in ("write", "in_flight", "server", "api_key_file", "force", "fail_fast")}
+    drawing = {name: value for name in ("colormap", "opacity", "size") if (value := others.pop(name)) is not None}
+    drawing |= {"overlay": False} if others.pop("heatmap") else {}
+    params = {name.replace("-", "_"): value for name, value in _params(others.pop("param")).items()}
+    precision = others.pop("precision")
+    many = {name: others.pop(name) for name in bulk.NAMES}
     if len(pictures) > 1 or output.endswith("/") or Path(output).is_dir() or many["server"]:
         from service.bulk.command import explain_many
 
-        drawn = {name: value for name, value in drawing.items() if value is not None}
         with _errors():
-            explain_many(
-                *(method, pictures, output, target, {n.replace("-", "_"): v for n, v in _params(param).items()}),
-                *(drawn | ({"overlay": False} if heatmap else {}), precision, many, others),
-                lambda: _service(_settings(**others)),
-            )
+            asked = method, pictures, output, target, params, drawing, precision
+            explain_many(*asked, many, others, lambda: _service(_settings(**others)))
     picture = pictures[0] if pictures else None
     try:
         format = formats.of_file(output)
@@ -252,10 +237,9 @@ def explain(
     with _errors():
         cls = base.method(method)
         fields = {
-            "params": {name.replace("-", "_"): value for name, value in _params(param).items()},
+            "params": params,
             "targets": [words.target(text) for text in target],
-            "output": {name: value for name, value in drawing.items() if value is not None}
-            | ({"overlay": False} if heatmap else {}),
+            "output": drawing,
             "precision": precision,
         }
         ask = Ask.explain(method, fields)

@@ -1,1 +1,17 @@
 """Many pictures from the command line: files in, files out, and a manifest that lets the next run go on."""
+
+import click
+
+OPTIONS = (
+    click.option(
+        "--write", default="png", show_default=True, help="Into a folder: endings of the files, as png,npy,json."
+    ),
+    click.option("--in-flight", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures at a time."),
+    click.option("--server", multiple=True, metavar="URL", help="Let servers do it; may be repeated."),
+    click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False), help="Holds the servers' key."),
+    click.option("--force", is_flag=True, help="Begin anew in a folder that holds other answers."),
+    click.option("--fail-fast", is_flag=True, help="Begin no more pictures after the first failure."),
+)
+"""What `heatlens explain` takes for many pictures."""
+NAMES = ("write", "in_flight", "server", "api_key_file", "force", "fail_fast")
+"""Their names, in the order of the options."""
