@@ -180,14 +180,6 @@ def _params(
 @click.argument("method")
 @click.argument("pictures", nargs=-1)
 @click.option(
-    "-o",
-    "--output",
-    required=True,
-    type=click.Path(),
-    help="File: .json for all of it, .png, .webp or .jpg for the first map's picture, .npy for its array, .zip for all "
-    "maps. Or a folder, for any number of pictures.",
-)
-@click.option(
     "-t",
     "--target",
     multiple=True,

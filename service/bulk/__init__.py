@@ -4,6 +4,14 @@ import click
 
 OPTIONS = (
     click.option(
+        "-o",
+        "--output",
+        required=True,
+        type=click.Path(),
+        help="File: .json for all of it, .png, .webp or .jpg for the first map's picture, .npy for its array, .zip for "
+        "all maps. Or a folder, for any number of pictures.",
+    ),
+    click.option(
         "--write", default="png", show_default=True, help="Into a folder: endings of the files, as png,npy,json."
     ),
     click.option("--in-flight", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures at a time."),
@@ -12,6 +20,6 @@ OPTIONS = (
     click.option("--force", is_flag=True, help="Begin anew in a folder that holds other answers."),
     click.option("--fail-fast", is_flag=True, help="Begin no more pictures after the first failure."),
 )
-"""What `heatlens explain` takes for many pictures."""
+"""Where `heatlens explain` writes to, and what it takes for many pictures."""
 NAMES = ("write", "in_flight", "server", "api_key_file", "force", "fail_fast")
-"""Their names, in the order of the options."""
+"""The names of the options for many pictures."""
