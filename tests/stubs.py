@@ -24,7 +24,7 @@ T_co = TypeVar("T_co", covariant=True)
 '''
 _TAIL = '''\
     @overload
-    def __call__(self, method: str, picture: Picture | None = None, /, **options: Unpack[Options]) -> T_co: ...
+    def __call__(self, method: str, picture: Picture | None, /, **options: Unpack[Options]) -> T_co: ...
 
 class Typed(Generic[T]):
     """A function that takes all methods' options, in a class."""

@@ -943,7 +943,7 @@ class Asking(Protocol[T_co]):
     def __call__(self, method: Literal["xrai"], picture: Picture, /, **options: Unpack[XRAI]) -> T_co:
         """Regions instead of pixels, ranked by how densely integrated gradients lie in them."""
     @overload
-    def __call__(self, method: str, picture: Picture | None = None, /, **options: Unpack[Options]) -> T_co: ...
+    def __call__(self, method: str, picture: Picture | None, /, **options: Unpack[Options]) -> T_co: ...
 
 class Typed(Generic[T]):
     """A function that takes all methods' options, in a class."""

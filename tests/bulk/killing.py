@@ -7,6 +7,7 @@ nobody kills has to name them and exit with 1.
 import argparse
 import io
 import json
+import os
 import random
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import numpy as np
 from PIL import Image
 
 from tests.conftest import CATALOG
+
+_ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}  # the service beside this file
 
 
 def main() -> None:
@@ -38,12 +41,12 @@ def main() -> None:
         command = [sys.executable, "-m", "service", "explain", "score-cam", "in", "-o", "out/", "--write", "png,npy"]
         command += ["--catalog", str(CATALOG), "--model", "tiny", "--device", "cpu"]
         for i in range(given.kills):
-            with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL) as process:
+            with subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL, env=_ENVIRONMENT) as process:
                 _wait_for_a_line(folder / "out" / "manifest.jsonl", process)
                 time.sleep(chance.random() * 0.3)
                 process.kill()
             print(f"kill {i + 1}: {len(_lines(folder))} lines", flush=True)
-        last = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        last = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=_ENVIRONMENT)
         print(last.stderr.strip().splitlines()[-1])
         found = _lines(folder)
         names = [line["path"] for line in found]
