@@ -69,19 +69,23 @@ def predicting() -> dict[str, Any]:
     )
 
 
+def _explained() -> dict[str, Any]:
+    """Return the answer of every method's route."""
+    content = {row.media_type: {"schema": reference("schemas", schema_of(row))} for row in formats.TABLE}
+    return {"description": "The maps, in the form that `Accept` prefers.", "content": content}
+
+
 def explaining(cls: type[Explainer]) -> dict[str, Any]:
     """Return the documentation of a method's route."""
     summary, _, description = (inspect.getdoc(cls) or "").partition("\n")
     facts = f"Reference: {cls.reference}. Needs: {cls.requirement} Cost: {cls.cost}."
-    content = {row.media_type: {"schema": reference("schemas", schema_of(row))} for row in formats.TABLE}
-    answer = {"description": "The maps, in the form that `Accept` prefers.", "content": content}
     said = asking(
         cls.family,
         f"explain_{identifier(cls.name)}",
         summary,
         f"{description.strip()}\n\n{facts}",
         request_schema(cls).__name__,
-        answer,
+        reference("responses", "Explained"),
         picture=cls.needs_image,
     )
     said["openapi_extra"]["parameters"] = [reference("parameters", "map")]
@@ -153,11 +157,15 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             # FastAPI's own, for paths with a parameter; ours may be any text.
             if "HTTPValidationError" in str(operation["responses"].get("422")):
                 del operation["responses"]["422"]
+            answer = operation["responses"].get("200", {})
+            if "$ref" in answer:
+                operation["responses"]["200"] = {"$ref": answer["$ref"]}
     components = document.setdefault("components", {})
     # Whether a server wants a key is its operator's: all clients can send one, and none has to.
     document["security"] = [{}, {"bearer": []}]
     components["securitySchemes"] = {"bearer": {"type": "http", "scheme": "bearer", "description": "A key, if any."}}
     components["responses"] = {f"Problem{status}": _problem(status, kinds) for status, kinds in errors.by_status()}
+    components["responses"]["Explained"] = _explained()
     components["parameters"] = {"map": _MAP}
     components["schemas"] = _schemas(components.get("schemas", {}))
     app.openapi_schema = document
