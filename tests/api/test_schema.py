@@ -11,10 +11,10 @@ BODY = {"image": "aGFsbG8="}
 
 @pytest.mark.filterwarnings("ignore")  # of Schemathesis' own making
 def test_every_answer_is_declared() -> None:
-    tally = run(450, examples=40, phases=("fuzzing",))
+    tally = run(450, examples=20, phases=("fuzzing",))
     assert not tally.failures, tally.table()
-    assert tally.statuses["200"] >= 50
-    assert tally.statuses["422"] >= 50
+    assert tally.statuses["200"] >= 30
+    assert tally.statuses["422"] >= 30
 
 
 @pytest.mark.parametrize(

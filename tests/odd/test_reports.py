@@ -164,7 +164,7 @@ REPORTS: dict[str, tuple[str, ...]] = {
         "api/test_queries.py::test_parameters_in_an_address_are_refused_where_nothing_reads_them",
     ),
     "origins that never match": ("api/test_origins.py::test_what_would_never_match_is_no_origin",),
-    "a body that is compressed": ("api/bodies/test_body.py::test_a_compressed_body_is_refused_by_name",),
+    "a body that is compressed": ("api/bodies/test_body.py::test_a_body_in_another_coding_is_refused_by_name",),
     "base64 of every habit": ("images/test_sent.py::test_base64_of_every_habit",),
     "two targets and one file": ("test_cli.py::test_mistakes", f"{HERE}::test_two_targets_and_one_picture"),
     "TorchServe 934: a target's explanation": ("api/test_contract.py::test_several_targets_answer_in_order",),

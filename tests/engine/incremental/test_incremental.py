@@ -4,7 +4,6 @@ import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +12,12 @@ from torch import nn
 
 from service.engine.incremental import Incremental, NotIncremental
 from service.engine.network.variants import EXACT, Variant
+from service.engine.scheduler.device import Device
+from service.engine.scheduler.run import Run
 from service.models.embedded.efficientnet_lite0 import EfficientNetLite0
 from service.settings import Settings
 from service.tuning import Tuner
+from service.tuning.steps import Steps
 from tests import oracles, tiny
 from tests.engine.incremental.checks import FELT, Forward, check, noise, plain
 
@@ -110,10 +112,12 @@ class Resident:
 @pytest.mark.parametrize(("name", "reason"), [("plain", None), ("group", "group_norm, reads whole maps")])
 def test_only_the_device_thread_changes_a_resident_model(name, reason):
     model = Resident(Forward(lambda m, x: m.head(m.group(x) if name == "group" else x)))
-    with ThreadPoolExecutor(1) as pool:
-        owner = pool.submit(threading.current_thread).result()
-        device = SimpleNamespace(device=torch.device("cpu"), call=lambda step, run: pool.submit(step).result())
-        Tuner(device, Settings(device="cpu"))._write_down(model, threading.Event())
+    device = Device(torch.device("cpu"), max_batch_rows=8)
+    try:
+        owner = device.call(threading.current_thread, Run())
+        Tuner(device, Settings(device="cpu"))._write_down(model, Steps(device, threading.Event()))
+    finally:
+        device.close()
     assert {name for name, _ in model.changed} == {"incremental", "whole", "max_batch_s"}
     assert {thread for _, thread in model.changed} == {owner}
     if reason is None:

@@ -23,8 +23,12 @@ DEFAULTS = {
 
 
 def tolerance(case: Case) -> float:
-    """Return what rounding may do: each step's gradient passes rectifiers that it may open or close."""
-    return 2e-4 * case.params.get("steps", 300) / 10
+    """Return what rounding may do: each step's gradient passes rectifiers that it may open or close.
+
+    A pixel that it puts on the other side of the area's edge is pushed the other way; in pictures of some size
+    there are thousands near it.
+    """
+    return (2e-4 if case.x.shape[-1] <= 32 else 1e-2) * case.params.get("steps", 300) / 10
 
 
 def spread_of(p: Tensor, grain: int, sigma: float) -> Tensor:
@@ -111,8 +115,7 @@ def test_equals_an_optimiser_on_real_networks(subjects, name):
     params = {"steps": 10, "grain": 9, "smoothness": 9.0}
     found = subject.explain(ExtremalPerturbation(**params), x, [281])
     case = Case(subject.plain, x, target=281, params=params)
-    # A pixel that rounding puts on the other side of the edge is pushed the other way, and there are twelve thousand.
-    assert_close(found.maps[0].array, oracle(case), 20 * tolerance(case))
+    assert_close(found.maps[0].array, oracle(case), tolerance(case))
 
 
 @pytest.mark.oracle("extremal-perturbation")
