@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from service.api.pages.files import files
-from service.client import wire
+from service.client import Client, wire
 from service.settings import Settings
 from tests.conftest import CATALOG, serving
 
@@ -379,6 +379,9 @@ def test_files_and_commands_to_take_along(desk: Desk, tmp_path: Path) -> None:
     program = program.replace('"chelsea.jpg"', repr(str(tmp_path / "chelsea.jpg")))
     found: dict[str, Any] = {}
     exec(program, found)
+    for one in found.values():
+        if isinstance(one, Client):
+            one.close()
     np.testing.assert_allclose(found["heat"], np.load(tmp_path / "map.npy"), rtol=1e-4, atol=1e-5)
 
 
@@ -452,7 +455,14 @@ def _compared() -> wire.CompareResponse:
             "agreement": [{"target": target, "methods": [0, 0], "spearman": [[1, -0.5], [-0.5, 1]]}],
             "image": {"width": 256, "height": 256, "box": [16, 16, 240, 240], "warnings": []},
             "usage": usage
-            | {"dtype": "float32", "exact": True, "error_bound": None, "incremental": False, "cache": "none"},
+            | {
+                "dtype": "float32",
+                "runtime": "torch",
+                "exact": True,
+                "error_bound": None,
+                "incremental": False,
+                "cache": "none",
+            },
         }
     )
 
