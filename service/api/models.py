@@ -1,18 +1,16 @@
-"""`GET /methods`, `/models` and `/health`: what is served, and whether it serves."""
+"""`GET /methods`, `/models` and `/metrics`: what is served."""
 
 from functools import cache
-from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
-from service.api.context import Context, context
+from service.api.context import context
 from service.api.documentation import refusals
 from service.api.running import in_pool
 from service.client import wire
 from service.engine.network.resident import Model
 from service.engine.store import Entry, Store
-from service.errors import Draining, EngineUnavailable, ModelUnavailable
 from service.methods.table import table
 from service.metrics import MEDIA_TYPE
 from service.models.spec import ModelSpec
@@ -183,53 +181,3 @@ async def metrics(request: Request) -> Response:
     """Return counters, gauges and histograms in Prometheus' text format."""
     service = context(request)
     return Response(await in_pool(service.health_pool, service.metrics.exposition), media_type=MEDIA_TYPE)
-
-
-def _check_alive(service: Context) -> None:
-    if not service.device.alive:
-        raise EngineUnavailable("the device thread has stopped; restart the server")
-
-
-@router.get(
-    "/health/live",
-    tags=["health"],
-    operation_id="live",
-    summary="Whether the process answers, and its engine can.",
-    openapi_extra={"responses": refusals(503)},
-)
-async def live(request: Request) -> wire.Live:
-    """Answer at once, whatever is loading; 503 where only a restart helps: the engine has ended, or a forward hangs."""
-    service = context(request)
-    _check_alive(service)
-    if stuck_s := service.device.stuck_s(service.settings.stuck_s):
-        raise EngineUnavailable(f"a batch has been running for {stuck_s:.0f} s and does not end; restart the server")
-    return wire.Live(status="live")
-
-
-@router.get(
-    "/health/ready",
-    tags=["health"],
-    operation_id="ready",
-    summary="Whether requests will be answered.",
-    openapi_extra={"responses": refusals(404, 503, 504)},
-)
-async def ready(
-    request: Request,
-    model: Annotated[
-        str | None,
-        Query(description="Whether this model's requests will be; `*`: whether all models are ready or have failed."),
-    ] = None,
-) -> wire.Ready:
-    """Answer 200 once the model asked for, by default the default one, is ready and answers a forward right now."""
-    service = context(request)
-    store = service.store
-    if service.device.admission.draining:
-        raise Draining("the server is about to stop")
-    _check_alive(service)
-    if model == "*" and not store.settled:
-        waiting = [name for name, entry in store.entries.items() if entry.status == "loading"]
-        raise ModelUnavailable(f"still loading: {', '.join(waiting)}")
-    name = store.default if model in (None, "*") else model
-    store.get(name)
-    await service.readiness.of(name)
-    return wire.Ready(status="ready", models={name: entry.status for name, entry in store.entries.items()})

@@ -18,12 +18,13 @@ from service.api.kserve.outputs import EXPLANATION, PREDICTION
 from service.api.kserve.tensors import Tensor
 from service.ask import Ask
 from service.contract import Facts
-from service.errors import InvalidParameter, did_you_mean
+from service.errors import InvalidParameter, did_you_mean, quoted
 from service.explainers.base import registry
 
 DEFAULT = "grad-cam"  # what `explanation` holds where a request names no method
 _FIELDS = ("precision",)  # of a request, which are parameters here under the same name
 _OUR_OWN = ("binary_data", "binary_data_output", "classification", "method", "timeout", "priority", *_FIELDS)
+_DRAWN = "output"  # what begins so says how an explanation is drawn
 _ELSEWHERE = re.compile(r"(sequence|shared_memory)_.*")
 
 
@@ -45,15 +46,15 @@ class Inference:
 
     id: the request's own name for itself.
     method: what is counted as asked for: a method, or `predict`.
+    lowered: the priority that it has, where it asked for a higher one.
     """
 
     id: str | None
     method: str
     questions: tuple[Question, ...]
-    pictures: int
     asked: tuple[_Output, ...]
     facts: Facts
-    lowered: int | None = None  # the priority that it has, where it asked for a higher one
+    lowered: int | None = None
 
     @staticmethod
     def read(body: bytes, length: str | None, facts: Facts, most: int = 10) -> "Inference":
@@ -79,7 +80,9 @@ class Inference:
         named = {one.name: one for one in inputs}
         for one in inputs:
             if one.name not in ("image", "targets"):
-                raise InvalidParameter.at(f"{one.pointer}/name", f"no input {one.name!r:.80}; there are image, targets")
+                raise InvalidParameter.at(
+                    f"{one.pointer}/name", f"no input {quoted(one.name)}; there are image, targets"
+                )
         if len(named) != len(inputs):
             raise InvalidParameter.at("/inputs", "an input is sent twice")
         if "image" not in named:
@@ -100,7 +103,7 @@ class Inference:
                 with placed(pointer):
                     questions.append(_question(output, fields, picture, targets, facts, pointer))
         methods = [one.method for one in asked if one.method is not None]
-        return Inference(identity, (methods or ["predict"])[0], tuple(questions), len(pictures), asked, facts, lowered)
+        return Inference(identity, (methods or ["predict"])[0], tuple(questions), asked, facts, lowered)
 
     @property
     def binary(self) -> list[bool]:
@@ -212,8 +215,8 @@ def _outputs(document: dict[str, Any], parameters: dict[str, Any], facts: Facts)
         pointer = f"/outputs/{i}"
         name = one.get("name") if isinstance(one, dict) else None
         if not isinstance(name, str) or name not in known:
-            near = did_you_mean(name[:128] if isinstance(name, str) else "", known, then="see the model's metadata")
-            raise InvalidParameter.at(f"{pointer}/name", f"there is no output {name!r:.80}{near}")
+            near = did_you_mean(name if isinstance(name, str) else "", known, then="see the model's metadata")
+            raise InvalidParameter.at(f"{pointer}/name", f"there is no output {quoted(name)}{near}")
         own = _object(one, "parameters", f"{pointer}/parameters")
         found.append(_output(name, own, parameters, pointer, binary))
     if len({one.name for one in found}) != len(found):
@@ -223,33 +226,33 @@ def _outputs(document: dict[str, Any], parameters: dict[str, Any], facts: Facts)
 
 
 def _output(name: str, own: dict[str, Any], shared: dict[str, Any], pointer: str, binary: bool) -> _Output:
-    method = None
+    method = name if name in registry() else None
     if name == EXPLANATION:
         method = own.get("method", shared.get("method", DEFAULT))
         if not isinstance(method, str) or method not in registry():
-            near = did_you_mean(method[:128] if isinstance(method, str) else "", registry(), then="see /methods")
-            raise InvalidParameter.at("/parameters/method", f"there is no method {method!r:.80}{near}")
-    elif name in registry():
-        method = name
+            near = did_you_mean(method if isinstance(method, str) else "", registry(), then="see /methods")
+            raise InvalidParameter.at("/parameters/method", f"there is no method {quoted(method)}{near}")
     flag, classes = _flag(own, "binary_data", f"{pointer}/parameters"), own.get("classification")
     if classes is not None and (type(classes) is not int or classes < 1 or method is not None or name == PREDICTION):
         where = f"{pointer}/parameters/classification"
         raise InvalidParameter.at(where, "how many classes: from 1 on, of an output of numbers")
-    fields: dict[str, dict[str, Any]] = {"params": {}, "output": {}}
     named = {key: value for key, value in own.items() if key not in ("binary_data", "classification", "method")}
-    for prefix in (method, name):
-        named = {k.partition(".")[2]: v for k, v in shared.items() if k.startswith(f"{prefix}.")} | named
-    named |= {k: v for k, v in shared.items() if k.startswith("output.")}
-    for key, value in named.items():
-        kind, key = ("output", key.partition(".")[2]) if key.startswith("output.") else ("params", key)
-        fields[kind][key] = value
-    if method is None and named:
+    fields: dict[str, dict[str, Any]] = {}
+    if name == EXPLANATION:  # nothing is drawn of the others
+        fields["output"] = _under(_DRAWN, shared) | _under(_DRAWN, named)
+        named = {key: value for key, value in named.items() if not key.startswith(f"{_DRAWN}.")}
+    if method is not None:
+        fields["params"] = _under(method, shared) | _under(name, shared) | named
+    elif named:
         raise InvalidParameter.at(
             f"{pointer}/parameters", f"{name} takes no parameters but binary_data, classification"
         )
-    if method is not None and name != EXPLANATION:
-        fields["output"] = {}
-    return _Output(name, pointer, binary if flag is None else flag, classes, method, fields if method else {})
+    return _Output(name, pointer, binary if flag is None else flag, classes, method, fields)
+
+
+def _under(prefix: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that are called PREFIX.NAME, by their NAME."""
+    return {key.partition(".")[2]: value for key, value in parameters.items() if key.startswith(f"{prefix}.")}
 
 
 def _flag(place: dict[str, Any], name: str, pointer: str) -> bool | None:
@@ -263,7 +266,7 @@ def _all_read(parameters: dict[str, Any], asked: Sequence[_Output]) -> None:
     """Refuse parameters of a request that nothing reads: whoever sends them means something by them."""
     readers = {one.method for one in asked} | {one.name for one in asked}
     if EXPLANATION in readers:
-        readers.add("output")
+        readers.add(_DRAWN)
     for name in parameters:
         first, dot, _ = name.partition(".")
         if name in _OUR_OWN or (dot and first in readers):
@@ -275,7 +278,7 @@ def _all_read(parameters: dict[str, Any], asked: Sequence[_Output]) -> None:
         if dot and first in registry():
             raise InvalidParameter.at(f"/parameters/{name}", f"no output asks for {first}; name it in outputs")
         then = "a method's own are METHOD.NAME"
-        near = did_you_mean(name[:128], _OUR_OWN, then=then)
+        near = did_you_mean(name, _OUR_OWN, then=then)
         raise InvalidParameter.at(f"/parameters/{name}", f"nothing reads this parameter{near}")
 
 
@@ -330,6 +333,8 @@ def _pointing(inputs: dict[str, Tensor], i: int, one: _Output) -> Callable[[str]
             return f"{inputs['targets'].pointer}/data" + (f"/{rest}" if rest else "")
         if first == "params":
             return f"{one.pointer}/parameters/{rest}"
+        if first == _DRAWN:
+            return f"/parameters/{_DRAWN}.{rest}"
         return f"/parameters/{ {'timeout_s': 'timeout'}.get(first, inner.removeprefix('/')) }"
 
     return pointer

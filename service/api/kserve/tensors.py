@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 
 from service.api.bodies.fields import Counter
-from service.errors import InvalidParameter, MalformedRequest
+from service.errors import InvalidParameter, MalformedRequest, quoted
 
 DTYPES = {
     "BOOL": "?",
@@ -104,11 +104,11 @@ def read(document: dict[str, Any], raw: memoryview) -> list[Tensor]:
         else:
             where = f"{pointer}/parameters/binary_data_size"
             if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-                raise InvalidParameter.at(where, f"{size!r:.40} is no number of bytes")
+                raise InvalidParameter.at(where, f"{quoted(size)} is no number of bytes")
             if "data" in one:
                 raise InvalidParameter.at(f"{pointer}/data", "the data follow in binary; leave this out")
             if start + size > len(raw):
-                raise InvalidParameter.at(where, f"{size} bytes of {name!r:.80} are not in the body")
+                raise InvalidParameter.at(where, f"{size} bytes of {quoted(name)} are not in the body")
             values = _from_binary(raw[start : start + size], datatype, shape, where)
             start += size
         found.append(Tensor(name, datatype, shape, values, pointer, parameters))

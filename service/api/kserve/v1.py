@@ -22,7 +22,7 @@ from service.api.routes import received_bytes
 from service.api.running import in_pool
 from service.ask import Ask
 from service.contract import Facts
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, quoted
 
 DEFAULT = "grad-cam"  # where a request names no method
 
@@ -98,7 +98,7 @@ def _fields(one: Any, pointer: str) -> dict[str, Any]:
     if isinstance(one, str):
         return {"image": one}
     if not isinstance(one, dict):
-        raise InvalidParameter.at(pointer, f"an instance is a picture in base64 or an object, not {one!r:.80}")
+        raise InvalidParameter.at(pointer, f"an instance is a picture in base64 or an object, not {quoted(one)}")
     if set(one) == {"b64"}:
         return {"image": one["b64"]}
     image = one.get("image")

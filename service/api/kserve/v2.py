@@ -19,8 +19,9 @@ from service.api.kserve.outputs import EXPLANATION, PREDICTION
 from service.api.middleware import record
 from service.api.routes import received_bytes
 from service.api.running import in_pool
+from service.api.telling.health import check_live, check_ready
 from service.engine.network.resident import Model
-from service.errors import Draining, EngineUnavailable, NotFound, ServiceError
+from service.errors import NotFound, ServiceError, quoted
 from service.explainers.base import registry
 from service.pipeline import applicability
 
@@ -48,23 +49,28 @@ async def _server() -> dict[str, Any]:
 
 
 async def _live(request: Request) -> Response:
-    alive = context(request).device.alive
-    return JSONResponse({"live": alive}, 200 if alive else 503)
+    live = await _well(request, ready=False)
+    return JSONResponse({"live": live}, 200 if live else 503)
 
 
 async def _ready(request: Request) -> Response:
+    ready = await _well(request, ready=True)
+    live = ready or await _well(request, ready=False)
+    return JSONResponse({"ready": ready, "live": live}, 200 if ready else 503)
+
+
+async def _well(request: Request, *, ready: bool) -> bool:
+    """Whether the server is live or ready: as its own addresses say, in the protocol's words."""
     service = context(request)
     try:
-        if service.device.admission.draining:
-            raise Draining("the server is about to stop")
-        if not service.device.alive:
-            raise EngineUnavailable("the device thread has stopped; restart the server")
-        service.store.get(None)
-        await service.readiness.of(service.store.default)
+        if ready:
+            await check_ready(service)
+        else:
+            check_live(service)
     except ServiceError as error:
         record(request).error = error.type
-        return JSONResponse({"ready": False, "live": service.device.alive}, 503)
-    return JSONResponse({"ready": True, "live": True})
+        return False
+    return True
 
 
 async def _models(request: Request) -> dict[str, Any]:
@@ -90,7 +96,7 @@ def _model(request: Request, name: str, version: str | None) -> Model:
     """
     model = context(request).store.get(name)
     if version not in (None, _version(model)):
-        raise NotFound(f"model {name!r} has the version {_version(model)}, and not {version!r:.80}")
+        raise NotFound(f"model {name!r} has the version {_version(model)}, and not {quoted(version)}")
     return model
 
 

@@ -2,6 +2,8 @@ import orjson
 import pytest
 
 from service.api.kserve.inference import Inference
+from service.errors import InvalidParameter
+from service.rendering import OutputOptions
 
 IMAGE = {"name": "image", "datatype": "BYTES", "shape": [2], "data": ["YQ==", "Yg=="]}
 
@@ -31,3 +33,18 @@ def test_parameters_stand_on_the_output_or_under_its_name(tiny):
         tiny, outputs=[{"name": "occlusion", "parameters": {"window": 17}}], parameters={"occlusion.window": 19}
     )
     assert [one.questions[0].ask.method.window for one in (own, named, both)] == [17, 17, 17]
+
+
+def test_how_it_is_drawn_is_said_to_explanations_alone(tiny):
+    """Others beside it take no harm, and what nothing reads is refused."""
+    asked = [{"name": "logits"}, {"name": "cam"}, {"name": "explanation", "parameters": {"output.overlay": False}}]
+    found = _read(tiny, outputs=asked, parameters={"output.opacity": 0.25})
+    drawn = {(q.ask.method and q.ask.method.name): q.ask.output for q in found.questions}
+    assert (drawn["grad-cam"].opacity, drawn["grad-cam"].overlay) == (0.25, False)
+    assert drawn[None] == drawn["cam"] == OutputOptions()
+    with pytest.raises(InvalidParameter) as raised:
+        _read(tiny, outputs=[{"name": "cam", "parameters": {"output.overlay": False}}])
+    assert raised.value.errors[0].pointer == "/outputs/0/parameters/output.overlay"
+    with pytest.raises(InvalidParameter) as raised:
+        _read(tiny, outputs=[{"name": "explanation"}], parameters={"output.opacity": 2})
+    assert raised.value.errors[0].pointer == "/parameters/output.opacity"
