@@ -17,6 +17,7 @@ from service.api.callers.callers import Callers
 from service.api.callers.keys import Key, numbered, of_file
 from service.api.comparing import route as comparing
 from service.api.context import Context
+from service.api.edge.addresses import FIRST, HEALTH
 from service.api.edge.packed import Packed
 from service.api.edge.rooted import Rooted
 from service.api.heads import Heads
@@ -39,7 +40,7 @@ from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
 # Pages and probes of others, which put what they like behind a question mark.
-_FREE = ("/", "/docs", "/metrics", "/health/live", "/health/ready")
+_FREE = ("/", "/docs", "/metrics", *HEALTH)
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -173,7 +174,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             raise CatalogError(f"{mistake}; without it the server would be open to everybody")
         log.warning("%s", mistake)
     under = f"{settings.root_path}/"
-    if under != "/" and (own := [path for path in routes.paths() if f"{path}/".startswith(under)]):
+    own = [path for path in (*routes.paths(), *(f"/{first}" for first in FIRST)) if f"{path}/".startswith(under)]
+    if under != "/" and own:
         raise CatalogError(f"HEATLENS_ROOT_PATH {settings.root_path} hides an address of the service's own, {own[0]}")
     metrics = Metrics()
     if settings.otel:
@@ -208,7 +210,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Queries, free={*_FREE, *(path for path in ours if path.startswith("/explain/"))})
     app.add_middleware(Refusing, work=lambda path: ours.get(path) or kserve.work(path))
     origins = _origins(settings)
-    app.add_middleware(CrossSite, origins=tuple(origins))
+    app.add_middleware(CrossSite, origins=origins)
     keys = _api_keys(settings)
     if keys:
         app.add_middleware(Keys, keys=keys)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model
 
 from service.client import wire
 from service.contract import Asked
-from service.errors import FieldError, InvalidParameter, did_you_mean
+from service.errors import FieldError, InvalidParameter, did_you_mean, escaped
 from service.explainers.base import Explainer, method
 from service.images.sent import Sent
 from service.rendering import OutputOptions
@@ -177,7 +177,7 @@ def _pointer(loc: tuple[int | str, ...], value: Any) -> str:
         inside = isinstance(value, list) and isinstance(part, int) and part < len(value)
         if inside or (isinstance(value, dict) and part in value):
             value = value[part]
-            pointer += "/" + str(part).replace("~", "~0").replace("/", "~1")
+            pointer += f"/{escaped(part)}"
     return pointer
 
 

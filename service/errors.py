@@ -46,6 +46,11 @@ class FieldError(NamedTuple):
     detail: str
 
 
+def escaped(name: str | int) -> str:
+    """Return a step of a JSON pointer (RFC 6901)."""
+    return str(name).replace("~", "~0").replace("/", "~1")
+
+
 class ServiceError(Exception):
     """Base of all errors that reach a caller as an RFC 9457 problem.
 

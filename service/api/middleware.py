@@ -19,14 +19,13 @@ from service.api import problems
 from service.api.bodies.body import SMALL_BODY
 from service.api.callers.callers import most_urgent, share
 from service.api.callers.keys import KEY, Key
+from service.api.edge.addresses import HEALTH, PAGES, named
 from service.engine.scheduler.run import Run
 from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
 from service.metrics import Metrics
 
 log = logging.getLogger("heatlens.access")
 REFUSED = "heatlens.refused"  # in a scope: the error that a request is answered by, unread
-HEALTH = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
-PAGES = ("/", "/docs", "/openapi.json")  # and all below /ui/
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -85,7 +84,7 @@ class Recording:
                 known.bytes_out += len(message.get("body", b""))
             await send(message)
 
-        with spans.span(f"{scope['method']} {_route(scope['path'])}", spans.received(headers)) as span:
+        with spans.span(f"{scope['method']} {named(scope['path'])}", spans.received(headers)) as span:
             try:
                 if (refused := scope.get(REFUSED)) is not None:
                     raise refused  # by the connection, which has read no request
@@ -144,18 +143,8 @@ class Recording:
                 "queue_s": round(run.usage.queue_s, 4),
                 "device_s": round(run.usage.device_s, 4),
             }
-        quiet = scope["path"].startswith(("/health/", "/metrics")) and known.status == 200
+        quiet = scope["path"] in (*HEALTH, "/metrics") and known.status == 200
         log.log(logging.DEBUG if quiet else logging.INFO, "request", extra=line)
-
-
-def _route(path: str) -> str:
-    """Return an address as a span's name: without what a client made up."""
-    first = path.strip("/").partition("/")[0]
-    return (
-        f"/{first}"
-        if first in ("predict", "explain", "models", "methods", "health", "metrics", "v1", "v2", "ui")
-        else "/other"
-    )
 
 
 class Refusing:

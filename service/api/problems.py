@@ -21,8 +21,8 @@ _SHOWN = 200
 _LONG_WORD = re.compile(rf"\S{{{_SHOWN + 1},}}")
 
 
-def document(error: ServiceError, instance: str) -> bytes:
-    """Return the problem document of an error: of many mistakes the first ones, and of what was sent a beginning."""
+def fields(error: ServiceError, instance: str) -> dict[str, Any]:
+    """Return an error as `wire.Problem` has it: of many mistakes the first ones, and of what was sent a beginning."""
     body: dict[str, Any] = {
         "type": f"urn:heatlens:problem:{error.type}",
         "title": error.title,
@@ -35,7 +35,12 @@ def document(error: ServiceError, instance: str) -> bytes:
         body["errors"] = [
             {"pointer": e.pointer[:LONGEST], "detail": _bounded(e.detail)} for e in error.errors[:MOST_ERRORS]
         ]
-    return orjson.dumps(body)
+    return body
+
+
+def document(error: ServiceError, instance: str) -> bytes:
+    """Return the problem document of an error."""
+    return orjson.dumps(fields(error, instance))
 
 
 def _bounded(text: str) -> str:
@@ -50,7 +55,7 @@ def problem(error: ServiceError, instance: str) -> Response:
     """Return the response for an error."""
     headers = {"retry-after": str(error.retry_after_s)} if error.retry_after_s is not None else {}
     if _PROTOCOLS.fullmatch(instance):
-        said = orjson.loads(document(error, instance))
+        said = fields(error, instance)
         said["error"] = f"{error.title}: {said['detail']}"
         return Response(orjson.dumps(said), error.status, headers, "application/json")
     return Response(document(error, instance), error.status, headers, MEDIA_TYPE)

@@ -6,9 +6,8 @@ from urllib.parse import parse_qsl
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.api.bodies.fields import escaped
 from service.api.middleware import refused
-from service.errors import FieldError, InvalidParameter, NotFound, quoted
+from service.errors import FieldError, InvalidParameter, NotFound, escaped, quoted
 
 _TOLD = 20  # parameters that are named at most
 _LONGEST = 256  # characters of an address that names something; an answer may repeat it

@@ -299,7 +299,7 @@ def _shown(image: Image.Image, window: tuple[float, float] | None, *, opaque: bo
         return rgba.convert("RGB")  # programs that know no transparency leave the fourth byte of a BMP at zero
     if alpha:
         return rgba
-    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return transparency.on_white(rgba)
 
 
 def _of_16_bits(image: Image.Image) -> Image.Image:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from service.errors import UnprocessableImage
 from service.images.decoding import warnings_of
+from service.images.transparency import on_white
 
 _RESAMPLING: Mapping[str, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
@@ -109,11 +110,6 @@ def prepare(image: Image.Image, transform: Transform) -> Picture:
         None if alpha is None else _cut(alpha.resize((scaled_w, scaled_h), how), frame, 255),
         warnings_of(image),
     )
-
-
-def on_white(image: Image.Image) -> Image.Image:
-    """Return an RGBA picture laid over white, in RGB."""
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
 def _scaled(width: int, height: int, transform: Transform) -> tuple[int, int]:

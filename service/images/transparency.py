@@ -19,6 +19,11 @@ def note(image: Image.Image) -> None:
         image.info[_FRAME] = tuple(tile[0][1])
 
 
+def on_white(image: Image.Image) -> Image.Image:
+    """Return an RGBA picture laid over white, in RGB."""
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+
+
 def cleared(image: Image.Image, data: bytes) -> Image.Image:
     """Return a picture in RGBA where some pixels are clear that it shows, else as it is.
 

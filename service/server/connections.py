@@ -16,6 +16,7 @@ import h11
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from service.api.edge.addresses import HEALTH
 from service.api.middleware import REFUSED
 from service.errors import MalformedRequest, Overloaded, ServiceError, TooSlow
 
@@ -215,7 +216,7 @@ class Connection(H11Protocol):
             return MalformedRequest("Transfer-Encoding and Content-Length are both sent; send one (RFC 9112, 6.1)")
         if scope["http_version"] not in ("1.0", "1.1"):
             return MalformedRequest(f"HTTP/{scope['http_version']} is not spoken here; send HTTP/1.1")
-        if self.front.hosts and not scope["path"].startswith("/health/"):
+        if self.front.hosts and scope["path"] not in HEALTH:
             host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
             if _PORT.sub("", host.lower()) not in self.front.hosts:
                 return MalformedRequest(f"the server is not called {host[:100]!r}; name it in HEATLENS_ALLOWED_HOSTS")

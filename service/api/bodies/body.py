@@ -54,7 +54,7 @@ async def read(
         TooLarge: more than `max_bytes`, found while it streams in.
         TooSlow: it takes longer than `timeout_s` to arrive, or, once it is large, arrives at less than `least_rate`
             bytes a second.
-        UnsupportedMediaType: neither JSON nor multipart, or compressed.
+        UnsupportedMediaType: neither JSON nor multipart.
         MalformedRequest: not what it says it is.
         Cancelled: the caller went away before the end.
     """
@@ -85,11 +85,6 @@ async def whole(
     Raises:
         ServiceError: as `read` has it.
     """
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("", "identity"):
-        raise UnsupportedMediaType(
-            f"content encoding {quoted(coding)} is not accepted; send the body as it is, uncompressed"
-        )
     declared = request.headers.get("content-length", "0")
     if declared.isdigit() and int(declared) > max_bytes:
         raise TooLarge(f"the body has {int(declared):,} bytes and at most {max_bytes:,} are accepted")

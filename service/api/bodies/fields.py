@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from service.errors import InvalidParameter, MalformedRequest, TooLarge
+from service.errors import InvalidParameter, MalformedRequest, TooLarge, escaped
 
 TEXT = 256  # characters of any text but `image` and `pictures`; no label, layer or colour is longer
 _NAME = 128  # characters of a field's name
@@ -37,7 +37,7 @@ class Counter:
 
 
 def parsed(data: bytes, what: str) -> dict[str, Any]:
-    """Return the fields of a JSON object.
+    """Return the fields of a question that is a JSON object.
 
     Args:
         data: JSON.
@@ -48,14 +48,25 @@ def parsed(data: bytes, what: str) -> dict[str, Any]:
         MalformedRequest: no JSON, no object, or too deep.
         InvalidParameter: a text, or a field's name, is too long.
     """
-    Counter().take(data)
+    found = loaded(data, what)
+    check(found, what)
+    return found
+
+
+def loaded(data: bytes, what: str, most: int = _ITEMS) -> dict[str, Any]:
+    """Return the fields of a JSON object of so many items at most, whatever it holds.
+
+    Raises:
+        TooLarge: too many items.
+        MalformedRequest: no JSON, or no object.
+    """
+    Counter(most).take(data)
     try:
         found = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise MalformedRequest(f"{what} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise MalformedRequest(f"{what} has to be a JSON object, not a {type(found).__name__}")
-    check(found, what)
     return found
 
 
@@ -97,8 +108,3 @@ def _check_names(value: dict[str, Any], pointer: str) -> None:
 
 def _holds(value: Any) -> bool:
     return isinstance(value, str | dict | list)
-
-
-def escaped(name: str | int) -> str:
-    """Return a step of a JSON pointer (RFC 6901)."""
-    return str(name).replace("~", "~0").replace("/", "~1")

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from service.answer import Needs
-from service.api import formats
+from service.api import formats, problems
 from service.api.formats import EVENTS, JSON, PNG, ZIP, Format, encoders
-from service.api.problems import document as problem
 from service.comparison.comparing import Comparison, Entry
 from service.comparison.sheet import sheet
 
-_EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a ZIP knows: equal answers are equal bytes
 PATH = "/compare"
 
 
@@ -54,7 +48,7 @@ def _entry(entry: Entry) -> dict[str, Any]:
         "details": answer.details if answer is not None else {},
         "sanity": entry.sanity.model_dump(),
         "cost": entry.cost.model_dump() if entry.cost is not None else None,
-        "problem": orjson.loads(problem(entry.problem, PATH)) if entry.problem is not None else None,
+        "problem": problems.fields(entry.problem, PATH) if entry.problem is not None else None,
     }
 
 
@@ -73,20 +67,11 @@ def _zip(found: Comparison) -> bytes:
         for n, one in enumerate(entry.answer.maps if entry.answer is not None else (), 1):
             name = f"{i:02d}-{entry.method.replace('+', 'p')}-{n:02d}"
             files += [(f"{name}.npy", encoders.npy(one.heat.array)), (f"{name}.png", one.picture)]
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in files:
-            archive.writestr(zipfile.ZipInfo(name, _EPOCH), data)
-    return buffer.getvalue()
+    return formats.archived(files)
 
 
 def _bare(entry: Entry) -> Entry:
-    """Return an entry without pictures and arrays, which stand beside it."""
-    if entry.answer is None:
-        return entry
-    maps = tuple(replace(one, heatmap=None, overlay=None) for one in entry.answer.maps)
-    output = entry.answer.output.model_copy(update={"array": "none"})
-    return replace(entry, answer=replace(entry.answer, maps=maps, output=output))
+    return entry if entry.answer is None else replace(entry, answer=formats.bare(entry.answer))
 
 
 def _row(like: Format, about: str, needs: Needs, encode: Any) -> Format:

@@ -147,14 +147,23 @@ def _npy(answer: Answer) -> bytes:
 
 
 def _zip(answer: Answer) -> bytes:
-    bare = replace(
+    files = [("manifest.json", _json(bare(answer)))]
+    for name, one in zip(_names(answer.maps), answer.maps, strict=True):
+        files += [(f"{name}.npy", encoders.npy(one.heat.array)), (f"{name}.png", one.picture)]
+    return archived(files)
+
+
+def bare(answer: Answer) -> Answer:
+    """Return an answer without pictures and arrays, which stand beside it."""
+    return replace(
         answer,
         output=answer.output.model_copy(update={"array": "none"}),
         maps=tuple(replace(one, heatmap=None, overlay=None) for one in answer.maps),
     )
-    files = [("manifest.json", _json(bare))]
-    for name, one in zip(_names(answer.maps), answer.maps, strict=True):
-        files += [(f"{name}.npy", encoders.npy(one.heat.array)), (f"{name}.png", one.picture)]
+
+
+def archived(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return a ZIP of files, by name and content: the same ones are the same bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:  # stored: pictures are compressed, and heat hardly can be
         for name, data in files:

@@ -5,9 +5,9 @@ import struct
 import zlib
 
 import numpy as np
-from PIL import Image
 
 from service.errors import InvalidParameter
+from service.images.transparency import on_white
 from service.rendering import Drawing, Floats
 
 _BAND_BYTES = 4 * 2**20  # of a picture that are filtered and compressed at a time
@@ -58,7 +58,7 @@ def jpeg(image: Drawing) -> bytes:
         InvalidParameter: it is longer than a JPEG can be.
     """
     if image.mode == "RGBA":
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        image = on_white(image)
     return _encoded(image, "JPEG", quality=90)
 
 

@@ -8,13 +8,13 @@ type BYTES is four bytes of length and that many bytes.
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import orjson
 
-from service.api.bodies.fields import Counter
+from service.api.bodies.fields import loaded
 from service.errors import InvalidParameter, MalformedRequest, quoted
 
 DTYPES = {
@@ -49,7 +49,6 @@ class Tensor:
     shape: tuple[int, ...]
     values: Any
     pointer: str = ""
-    parameters: dict[str, Any] = field(default_factory=dict)
 
 
 def split(body: bytes, length: str | None) -> tuple[dict[str, Any], memoryview]:
@@ -71,14 +70,7 @@ def split(body: bytes, length: str | None) -> tuple[dict[str, Any], memoryview]:
                 f"{len(body)}"
             )
         end = int(length)
-    Counter(_ITEMS).take(body[:end])
-    try:
-        found = orjson.loads(memoryview(body)[:end])
-    except orjson.JSONDecodeError as error:
-        raise MalformedRequest(f"the body's JSON is not valid: {error}") from None
-    if not isinstance(found, dict):
-        raise MalformedRequest("the body has to be a JSON object")
-    return found, memoryview(body)[end:]
+    return loaded(body[:end], "the body", _ITEMS), memoryview(body)[end:]
 
 
 def read(document: dict[str, Any], raw: memoryview) -> list[Tensor]:
@@ -111,7 +103,7 @@ def read(document: dict[str, Any], raw: memoryview) -> list[Tensor]:
                 raise InvalidParameter.at(where, f"{size} bytes of {quoted(name)} are not in the body")
             values = _from_binary(raw[start : start + size], datatype, shape, where)
             start += size
-        found.append(Tensor(name, datatype, shape, values, pointer, parameters))
+        found.append(Tensor(name, datatype, shape, values, pointer))
     if start != len(raw):
         raise InvalidParameter.at("/inputs", f"{len(raw) - start} bytes of binary data belong to no input")
     return found

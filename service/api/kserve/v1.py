@@ -17,14 +17,13 @@ from service.api.bodies.fields import check
 from service.api.context import context
 from service.api.kserve import outputs, tensors
 from service.api.kserve.batch import Question, answered, bounded, placed
+from service.api.kserve.inference import DEFAULT
 from service.api.middleware import record
 from service.api.routes import received_bytes
 from service.api.running import in_pool
 from service.ask import Ask
 from service.contract import Facts
 from service.errors import InvalidParameter, quoted
-
-DEFAULT = "grad-cam"  # where a request names no method
 
 
 def router() -> APIRouter:
