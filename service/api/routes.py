@@ -28,15 +28,24 @@ async def handle(request: Request, ask: Ask | Compare, format: Format, work: typ
     Raises:
         ServiceError: whatever is wrong, by field.
     """
-    service, known = context(request), record(request)
-    run = known.run or _starting(request)
-    check_priority(request.scope, ask.priority, service.settings.max_priority)
-    run.limit(ask.timeout_s or service.settings.default_timeout_s, ask.priority)
-    begun = work.of(service, ask, run, format)
-    known.model = begun.plan.model.facts.name
+    begun = begin(request, ask, format, record(request).run or _starting(request), work)
     if format.streams:
         return stream(request, begun)
     return Response(await complete(request, begun), media_type=format.media_type)
+
+
+def begin(request: Request, ask: Ask | Compare, format: Format, run: Run, work: type[Work] = Work) -> Work:
+    """Plan what is asked, within what its caller may have.
+
+    Raises:
+        ServiceError: whatever is wrong, by field.
+    """
+    service = context(request)
+    check_priority(request.scope, ask.priority, service.settings.max_priority)
+    run.limit(ask.timeout_s or service.settings.default_timeout_s, ask.priority)
+    begun = work.of(service, ask, run, format)
+    record(request).model = begun.plan.model.facts.name
+    return begun
 
 
 async def received(request: Request) -> Body:

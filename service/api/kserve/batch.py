@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from service.api.callers.callers import check_priority
-from service.api.context import context
 from service.api.formats import Format
 from service.api.middleware import record
+from service.api.routes import begin
 from service.api.running import Work, gone
 from service.ask import Ask
 from service.engine.scheduler.run import Run
@@ -63,20 +62,16 @@ async def answered(request: Request, questions: Sequence[Question]) -> list[byte
     Raises:
         ServiceError: the first one that any of them meets; the others are stopped.
     """
-    service, known = context(request), record(request)
-    whole = known.run
+    whole = record(request).run
     if whole is None:
         raise ValueError("a question is answered after its body was read")
     works = []
     for i, question in enumerate(questions):
         run = whole if not i else Run(id=f"{whole.id}/{i}", caller=whole.caller, salt=whole.salt)
         run.started = whole.started
-        run.limit(question.ask.timeout_s or service.settings.default_timeout_s, question.ask.priority)
         with placed(question.pointer):
-            check_priority(request.scope, question.ask.priority, service.settings.max_priority)
-            plan = service.pipeline.plan(question.ask, question.format.needs)
-        known.model = plan.model.facts.name
-        works.append(Work(service, plan, run, question.format))
+            works.append(begin(request, question.ask, question.format, run))
+    last = max((work.run for work in works), key=lambda run: run.time_left_s or 0.0)
     started: list[tuple[Work, asyncio.Future[bytes]]] = []
     watching = asyncio.ensure_future(gone(request))
     tasks: list[asyncio.Task[bytes]] = []
@@ -88,11 +83,11 @@ async def answered(request: Request, questions: Sequence[Question]) -> list[byte
             for (_, future), question in zip(started, questions, strict=True)
         ]
         together = asyncio.gather(*tasks)
-        await asyncio.wait((together, watching), timeout=whole.time_left_s, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((together, watching), timeout=last.time_left_s, return_when=asyncio.FIRST_COMPLETED)
         if together.done():
             return list(together.result())
         together.cancel()
-        raise Cancelled("the client has disconnected") if watching.done() else whole.late()
+        raise Cancelled("the client has disconnected") if watching.done() else last.late()
     finally:
         watching.cancel()
         for task in tasks:

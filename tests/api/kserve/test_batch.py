@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from service.api.kserve.batch import MOST, bounded, placed
@@ -35,3 +37,16 @@ def test_one_deadline_for_all(held):
     assert held.client.post("/v1/models/tiny:predict", json=sent).status_code == 504
     held.let()
     assert held.quiet()
+
+
+def test_a_question_that_is_answered_ends_no_other_one(held):
+    """Each instance may have a deadline of its own; the first one's is over before the second one's answer is there."""
+    quick = {"image": BASE64, "method": "cam", "timeout_s": 0.5}
+    slow = {"image": BASE64, "method": "occlusion", "params": {"window": 8, "stride": 8}, "timeout_s": 60}
+    held.hold()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(held.client.post, "/v1/models/tiny:explain", json={"instances": [quick, slow]})
+        held.wait_for_a_batch()
+        assert not held.cancelled.wait(0.7)
+        held.let()
+        assert [one["method"] for one in asked.result().json()["explanations"]] == ["cam", "occlusion"]
