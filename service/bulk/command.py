@@ -23,7 +23,6 @@ from service.methods.table import entry
 
 NAMES = tuple(ending[1:] for row in formats.TABLE for ending in row.extensions[:1])
 """What may be written, as files' endings without the dot."""
-IN_FLIGHT = 8
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class Command:
     output: dict[str, Any]
     precision: str | None
     write: Sequence[str]
-    in_flight: int = IN_FLIGHT
-    force: bool = False
-    fail_fast: bool = False
+    in_flight: int
+    force: bool
+    fail_fast: bool
 
     def question(self, targets: Sequence[Any], model: str, version: str) -> dict[str, Any]:
         """Return all that makes an answer what it is, beside the picture: the manifest's first line.
@@ -214,8 +213,8 @@ def explain_many(
         raise click.UsageError(f"--write {many['write']}: {wrong} is nothing to write; there are {', '.join(NAMES)}")
     if "image" not in entry(method)["needs"]:
         raise click.UsageError(f"{method} needs no picture, so that there is one answer: write it to a file")
-    options = many["in_flight"], many["force"], many["fail_fast"]
-    command = Command(method, folder, targets, params, drawing, precision, write, *options)
+    options = {name: many[name] for name in ("in_flight", "force", "fail_fast")}
+    command = Command(method, folder, targets, params, drawing, precision, write, **options)
     try:
         found = listed(named, sys.stdin if "-" in named else ())
         if not many["server"]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from service.api.formats import Format, document
+from service.api.formats import Format, document, dumps
 from service.ask import Ask
 from service.bulk.listing import Listed
 from service.bulk.loop import Done, of_error
@@ -62,12 +62,11 @@ class Local:
         run.expected = plan.passes
         seen = pipeline.see(plan, run)
         explanation = pipeline.explain(plan, seen, run)
-        files, said = {}, {}
-        for ending, format in self.formats.items():
+        files = {}
+        for ending, format in self.formats.items():  # of which there is one at least
             answer = pipeline.answer(plan, seen, explanation, run, format.needs)
             files[ending] = format.encode(answer)
-            said = orjson.loads(orjson.dumps(document(replace(answer, maps=())), option=orjson.OPT_SERIALIZE_NUMPY))
-        return Done(line(said, sha256), files)
+        return Done(orjson.loads(dumps(line(document(replace(answer, maps=())), sha256))), files)
 
 
 def line(answer: Mapping[str, Any], sha256: str) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Answers that servers make: through the client, which asks again where that may help."""
 
-import base64
 import hashlib
 import threading
 from collections import Counter
@@ -9,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import orjson
 
 from service.api.formats import Format, encoders
@@ -17,6 +15,7 @@ from service.bulk.listing import Listed
 from service.bulk.local import line
 from service.bulk.loop import Done, Stop, failed
 from service.client import Client, Denied, HeatlensError, NotApplicable, NotFound
+from service.client.answers import Map
 
 EACH = 16
 """Pictures in flight at each server."""
@@ -92,20 +91,8 @@ class Remote:
             if ending == ".json":
                 files[ending] = sent
             elif ending in (".png", ".npy") and answer["maps"]:
-                files[ending] = _png(answer["maps"][0]) if ending == ".png" else _npy(answer["maps"][0])
+                first = Map.model_validate(answer["maps"][0])
+                files[ending] = bytes(first.picture or b"") if ending == ".png" else encoders.npy(first.values)
             else:
                 files[ending] = client.fetch(self.method, data, media_type=format.media_type, **self.options)
         return Done(line(answer, sha256), files)
-
-
-def _png(one: Mapping[str, Any]) -> bytes:
-    return base64.b64decode(one["overlay"] or one["heatmap"])
-
-
-def _npy(one: Mapping[str, Any]) -> bytes:
-    array = one["array"]
-    if array["encoding"] == "base64":
-        values = np.frombuffer(base64.b64decode(array["data"]), "<f4").reshape(array["shape"])
-    else:
-        values = np.asarray(array["data"], np.float32).reshape(array["shape"])
-    return encoders.npy(values.astype(np.float32))

@@ -45,13 +45,12 @@ def _encoded(value: bytes | None) -> str | None:
 
 
 _Drawing = Annotated[Png | None, BeforeValidator(_decoded), PlainSerializer(_encoded)]
-_OPEN = ConfigDict(extra="ignore", arbitrary_types_allowed=True)  # a newer server may say more
 
 
 class Map(wire.MapWire):
     """One map: `values`, how it is drawn, and what it is of."""
 
-    model_config = _OPEN
+    model_config = ConfigDict(arbitrary_types_allowed=True)
 
     # On the wire these are base64, and nobody who has an answer in hands wants that.
     heatmap: _Drawing = None  # type: ignore[assignment]
@@ -103,8 +102,6 @@ class Map(wire.MapWire):
 class Predictions(wire.PredictResponse):
     """What the network sees: `predictions`, best first."""
 
-    model_config = _OPEN
-
     def _repr_html_(self) -> str:
         return _bars(self.predictions)
 
@@ -117,8 +114,6 @@ class Predictions(wire.PredictResponse):
 
 class Explanation(wire.ExplainResponse):
     """The answer to an explanation: `maps`, `predictions`, `params` as they were used, `usage`, `details`."""
-
-    model_config = _OPEN
 
     maps: list[Map]  # type: ignore[assignment]  # lists of a narrower kind, which nobody adds to
 
@@ -160,8 +155,6 @@ class ComparedMap(Map):
 class Compared(wire.Compared):
     """One method of a comparison: its maps, or its problem."""
 
-    model_config = _OPEN
-
     maps: list[ComparedMap]  # type: ignore[assignment]
 
     def _repr_html_(self) -> str:
@@ -171,8 +164,6 @@ class Compared(wire.Compared):
 
 class Comparison(wire.CompareResponse):
     """The answer to a comparison: `methods` with their maps and numbers, `controls`, `agreement`."""
-
-    model_config = _OPEN
 
     methods: list[Compared]  # type: ignore[assignment]
 
@@ -188,8 +179,6 @@ class Comparison(wire.CompareResponse):
 
 class Progress(wire.Progress):
     """How far an explanation is, and sometimes `maps` of what is done so far, with the `image` that they are of."""
-
-    model_config = _OPEN
 
     maps: list[Map] = Field(default_factory=list)
     image: wire.Geometry | None = None

@@ -103,8 +103,7 @@ class Replica:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what the policy goes by."""
-        admission = self._context.device.admission
-        return {"seconds_waiting": admission.waiting_s, "passes_waiting": float(admission.waiting_passes)}
+        return {"seconds_waiting": self._context.device.admission.waiting_s}
 
 
 async def _ready(store: Store) -> None:

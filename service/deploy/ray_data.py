@@ -21,7 +21,7 @@ from service.api.formats import encoders
 from service.app import build
 from service.ask import Ask
 from service.engine.scheduler.run import Run
-from service.errors import InternalError, NotApplicable, ServiceError
+from service.errors import NotApplicable
 from service.process import leave_cores_to_the_device, prepare_process
 from service.settings import Settings
 
@@ -57,10 +57,10 @@ def explain(
 ) -> "ray.data.Dataset":
     """Return a data set with a row for each picture, in any order.
 
-    Columns: `path`; `sha256` of its bytes; `label` and `probability` (or the value) of the strongest prediction; `map`,
-    float32 in C order of `shape`, a JSON list (maps, height, width) or (maps, channels, height, width); `png`, the
-    first map's picture; `usage` in JSON; `error`, the problem in JSON, empty where there is none. Where there is one,
-    the other columns are empty.
+    Columns: `path`; `sha256` of its bytes; `label` and `probability` (or value, score or share) of the strongest
+    prediction; `map`, float32 in C order of `shape`, a JSON list (maps, height, width) or (maps, channels, height,
+    width); `png`, the first map's picture; `usage` in JSON; `error`, the problem in JSON, empty where there is none.
+    Where there is one, the other columns are empty.
 
     Args:
         dataset: with the columns `path` and `bytes`, as of `pictures`.
@@ -114,12 +114,8 @@ class Explain:
         row |= {"probability": float("nan"), "shape": "", "png": b"", "usage": "", "error": ""}
         try:
             return row | self._explained(bytes(data))
-        except ServiceError as error:
-            return row | {"error": problems.document(error, str(path)).decode()}
         except Exception as error:  # one broken file must not end a million
-            shown = problems.known(str(path), error)
-            assert isinstance(shown, InternalError)
-            return row | {"error": problems.document(shown, str(path)).decode()}
+            return row | {"error": problems.document(problems.known(str(path), error), str(path)).decode()}
 
     def _explained(self, data: bytes) -> dict[str, Any]:
         pipeline = self._context.pipeline
@@ -136,7 +132,7 @@ class Explain:
         number = (
             None
             if best is None
-            else next((n for n in (best.probability, best.value, best.score) if n is not None), None)
+            else next((n for n in (best.probability, best.value, best.score, best.share) if n is not None), None)
         )
         stacked = np.stack(arrays)
         return {

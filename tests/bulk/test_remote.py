@@ -93,7 +93,11 @@ def test_only_what_is_written_is_asked_for(tmp_path, names, array):
     seen = []
     values = np.arange(6, dtype="<f4").reshape(2, 3)
     data = {"base64": base64.b64encode(values.tobytes()).decode(), "json": values.tolist()}.get(array)
-    one = {"overlay": "b3Zlcg==", "heatmap": None, "array": {"shape": [2, 3], "encoding": array, "data": data}}
+    nothing = dict.fromkeys(("target", "layer", "channel", "channels", "patch", "heatmap", "array", "completeness"))
+    one = nothing | {"name": "cam", "kind": "signed", "interpolation": "bilinear", "overlay": "b3Zlcg=="}
+    one |= {"min": 0.0, "max": 5.0, "flat": False, "all_negative": False}
+    if data is not None:
+        one["array"] = {"dtype": "float32", "shape": [2, 3], "encoding": array, "data": data}
     answer = {"predictions": [], "image": None, "usage": {}, "maps": [one]}
 
     def respond(request):

@@ -112,12 +112,16 @@ def test_so_many_are_in_flight_and_pictures_are_taken_no_faster():
 
 
 def test_leaving_many_stops_those_in_flight():
-    cancelled = []
+    cancelled, begun, both = [], [], asyncio.Event()
 
     class Waiting(httpx.AsyncBaseTransport):
         async def handle_async_request(self, request):
             if b"first" in await request.aread():
+                await both.wait()  # the others are in flight, too
                 return httpx.Response(404)
+            begun.append(request)
+            if len(begun) == 2:
+                both.set()
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:

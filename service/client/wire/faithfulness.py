@@ -134,10 +134,3 @@ class Sanity(Wire):
     flat: Annotated[int, Field(description="Of these, left out as one of two maps was flat.")] = 0
     cut: Annotated[list[str], Field(description="What was made cheaper for the test.")] = Field(default_factory=list)
     passes: Annotated[int, Field(description="That the test took.")] = 0
-
-
-class MethodSanity(Wire):
-    """The verdict on one method on one network."""
-
-    name: str
-    sanity: Sanity
