@@ -29,18 +29,19 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "server": ("api settings", "fastapi h11 starlette uvicorn"),
     "bulk": ("api client methods pipeline", "click numpy orjson"),
     "gallery": ("api pipeline", "PIL"),
-    "tuning": ("engine.store engine.probe explainers images kept settings", "torch"),
+    "tuning": ("engine.store engine.probe explainers faithfulness images kept settings", "torch"),
     "kept": ("", ""),
     "sanity": (
-        "client.wire engine.store engine.probe explainers explainers.base faithfulness images kept settings",
+        "engine.store engine.probe explainers explainers.base faithfulness images kept sanity.verdict settings",
         "pydantic torch",
     ),
+    "sanity.verdict": ("client.wire", ""),
     "methods": ("errors", ""),
     "api": (
         "client.wire jobs pipeline comparison metrics spans methods",
         "PIL cmap fastapi numpy orjson pydantic python_multipart starlette",
     ),
-    "comparison": ("pipeline faithfulness explainers", "PIL numpy pydantic torch"),
+    "comparison": ("pipeline faithfulness explainers sanity.verdict", "PIL numpy pydantic torch"),
     "jobs": ("pipeline", "orjson pydantic"),
     "pipeline": (
         "ask answer tasks rendering engine.store engine.probe settings explainers.base",

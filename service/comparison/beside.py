@@ -8,7 +8,7 @@ from dataclasses import replace
 from service.answer import Answer, Shown
 from service.client import wire
 from service.comparison.numbers import Trial, chosen, controls_wire, gain_wire
-from service.comparison.pieces import add_up, piece
+from service.comparison.pieces import accounted
 from service.contract import Explanation
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.run import Run
@@ -27,8 +27,7 @@ def measured(
     if seen.picture is None:
         nothing = Gain(reasons=("the method looks at no picture",))
         return lambda answer: _with(answer, [wire.Faithfulness(gain=gain_wire(nothing)) for _ in answer.maps])
-    part = piece(run)
-    try:
+    with accounted(run) as part:
         bound = pipeline.bind(plan, seen, ModelProbe(plan.model, pipeline.device, part, plan.precision))
         # Where a task looks, and the method aims at nothing, nothing was asked for either.
         aims = bound.readout is not None or not plan.model.facts.task.looks
@@ -37,8 +36,6 @@ def measured(
         gains = trial.gains(explanation.maps)
         numbers = [trial.number(one.target) for one in explanation.maps]
         known = trial.controls if any(n is not None for n in numbers) else ()
-    finally:
-        add_up(run, part)
 
     def put(answer: Answer) -> Answer:
         found = []

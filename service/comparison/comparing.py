@@ -13,20 +13,20 @@ from service.answer import Answer, Needs
 from service.client import wire
 from service.comparison.asking import SPREAD, Compare, question
 from service.comparison.metrics import Found, metrics_of
-from service.comparison.numbers import Trial, chosen, controls_wire, gain_wire, likeness, rows
-from service.comparison.pieces import add_up, piece
+from service.comparison.numbers import ROAD, Trial, chosen, controls_wire, gain_wire, rows
+from service.comparison.pieces import ENDING, accounted
 from service.contract import Explanation, Targets
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.run import Run
-from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, InternalError, InvalidParameter, ServiceError
+from service.errors import InternalError, InvalidParameter, ServiceError
 from service.explainers.base import registry
 from service.faithfulness.gain import Gain
+from service.faithfulness.likeness import standing
 from service.faithfulness.shape import SHIFTS
 from service.pipeline import Bound, Pipeline, Plan, Seen
+from service.sanity.verdict import UNTESTED
 
-UNTESTED = wire.Sanity(verdict="not yet tested")
 log = logging.getLogger("heatlens")
-_ENDING = (Cancelled, DeadlineExceeded, EngineUnavailable)  # of the whole request, and not of one method
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _passes(asked: Compare, whole: Plan, entries: Sequence[tuple[str, Plan | Ser
     plans = [one for _, one in entries if isinstance(one, Plan)]
     again = 1 + (SHIFTS + 1) * ("stability" in asked.metrics) + ("random-logit" in asked.metrics)
     maps = sum(len(one.targets) for one in plans)
-    road = 10 * maps * ("road" in asked.metrics)
+    road = ROAD * maps * ("road" in asked.metrics)
     return 2 + rows(maps) + road + again * sum(one.passes for one in plans)
 
 
@@ -124,11 +124,11 @@ class Comparing:
         outputs = clean.outputs
         if bound.readout is not None and clean.answer is not None:
             outputs = bound.readout(clean.answer[None])[0]
-        trial = Trial(whole, self.pipeline.device, piece(run), seen.x, chosen(bound.targets, outputs), bound.readout)
-        entries = [self._explained(name, one, seen, bound, trial) for name, one in self.planned.entries]
-        with run.usage.stage("measure"):
-            found = self._measured(entries, trial, seen)
-        add_up(run, trial.run)
+        with accounted(run) as part:
+            trial = Trial(whole, self.pipeline.device, part, seen.x, chosen(bound.targets, outputs), bound.readout)
+            entries = [self._explained(name, one, seen, bound, trial) for name, one in self.planned.entries]
+            with run.usage.stage("measure"):
+                found = self._measured(entries, trial, seen)
         with run.usage.stage("draw"):
             done = [self._drawn(one, seen, needs, numbers) for one, numbers in zip(entries, found, strict=True)]
         named = self._named(trial, done)
@@ -140,11 +140,8 @@ class Comparing:
         )
 
     def _part(self, ask: Callable[[Run], Explanation]) -> Explanation:
-        part = piece(self.run)
-        try:
+        with accounted(self.run) as part:
             return ask(part)
-        finally:
-            add_up(self.run, part)
 
     def _bound(self, seen: Seen, clean: Explanation) -> Bound:
         """Fix the targets on the picture, for all methods alike."""
@@ -153,11 +150,9 @@ class Comparing:
         if aimed is None:
             targets = plans[0].targets if plans else self.planned.whole.targets
         elif aimed.model.facts.task.looks:
-            part = piece(self.run)
-            probe = ModelProbe(aimed.model, self.pipeline.device, part, aimed.precision)
-            found = self.pipeline.bind(aimed, seen, probe)
-            add_up(self.run, part)
-            return found
+            with accounted(self.run) as part:
+                probe = ModelProbe(aimed.model, self.pipeline.device, part, aimed.precision)
+                return self.pipeline.bind(aimed, seen, probe)
         else:
             targets = aimed.targets
         if targets.facts.task.looks:
@@ -168,20 +163,18 @@ class Comparing:
         """Explain by one method; what it ends in is its own."""
         if isinstance(planned, ServiceError):
             return Found(name, problem=planned)
-        part, started = piece(self.run), time.perf_counter()
+        started = time.perf_counter()
         own = replace(planned, targets=bound.targets if _aims(planned) else planned.targets)
         try:
-            with part.usage.stage("explain"):
+            with accounted(self.run) as part, part.usage.stage("explain"):
                 explanation = self.explain(own, seen, seen.x, bound, part)
-        except _ENDING:
+        except ENDING:
             raise
         except ServiceError as error:
             return Found(name, problem=error)
         except Exception:
             log.exception("defect while comparing by %r", name)
             return Found(name, problem=InternalError("the server met a defect of its own; its log holds the cause"))
-        finally:
-            add_up(self.run, part)
         cost = wire.Cost(
             forwards=part.usage.forwards, backwards=part.usage.backwards, seconds=time.perf_counter() - started
         )
@@ -259,22 +252,24 @@ class Comparing:
         self, number: int, target: wire.TargetRef, entries: Sequence[Found], trial: Trial
     ) -> wire.Agreement | None:
         """Return how alike the maps of one target are: the first one of each method."""
-        heats: dict[int, Tensor | None] = {}
+        ranked: dict[int, Tensor | None] = {}
         for i, entry in enumerate(entries):
             own = [one for one in entry.maps if trial.number(one.target) == number]
             if own:
                 try:
-                    heats[i] = trial.heat(own[0]).cpu()
+                    ranked[i] = standing(trial.heat(own[0]).cpu())
                 except ValueError:
-                    heats[i] = None
-        if len(heats) < 2:
+                    ranked[i] = None
+        if len(ranked) < 2:
             return None
-        places = list(heats)
-        table: dict[tuple[int, int], float | None] = {
-            (a, b): likeness(heats[a], heats[b]) for i, a in enumerate(places) for b in places[i + 1 :]
-        }
-        table |= {(b, a): value for (a, b), value in table.items()}
-        table |= {(a, a): None if heats[a] is None else 1.0 for a in places}
+        places = list(ranked)
+        table: dict[tuple[int, int], float | None] = {}
+        for i, a in enumerate(places):
+            x = ranked[a]
+            table[a, a] = None if x is None else 1.0
+            for b in places[i + 1 :]:
+                y = ranked[b]
+                table[a, b] = table[b, a] = float(x @ y) if x is not None and y is not None else None
         spearman = [[table[a, b] for b in places] for a in places]
         return wire.Agreement(target=target, methods=places, spearman=spearman)
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from service.client import wire
 from service.comparison.asking import Compare
 from service.comparison.numbers import Trial, curves_wire, likeness
+from service.comparison.pieces import ENDING
 from service.contract import Box, Explanation, Map, Target, Targets, View
 from service.engine.scheduler.run import Run
-from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable, ServiceError
+from service.errors import ServiceError
 from service.faithfulness.gain import Gain
 from service.faithfulness.shape import localisation, moved, shifts, sparsity
 from service.pipeline import Plan
@@ -50,8 +51,8 @@ def metrics_of(
             continue
         try:
             numbers[name.replace("-", "_")] = measure(_Map(asked, entry, i, gain, trial, view))
-        except (Cancelled, DeadlineExceeded, EngineUnavailable):
-            raise  # of the whole request
+        except ENDING:
+            raise
         except (ValueError, ServiceError) as error:
             reasons[name] = str(error)
     return wire.Metrics(**numbers, reasons=reasons)

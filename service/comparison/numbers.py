@@ -14,15 +14,19 @@ from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.explainers.baselines import baseline
-from service.faithfulness.curves import Curve, Scene
+from service.faithfulness.controls import RANDOMS
+from service.faithfulness.curves import STEPS, Curve, Scene
 from service.faithfulness.gain import Control, Gain, controls, gains
 from service.faithfulness.likeness import spearman
 from service.faithfulness.ordering import enlarged, heat, ranks
-from service.faithfulness.road import road
+from service.faithfulness.road import SHARES, road
 from service.pipeline import Plan
 
 HIDDEN = ("blur", "mean")
-ENDS, CONTROLS, A_MAP, ROAD = 3, 540, 60, 10  # rows: of a picture, of its controls, and of each map
+ENDS = 1 + len(HIDDEN)  # rows of a picture: it, and it hidden in each way
+A_MAP = len(HIDDEN) * 2 * (STEPS - 1)  # rows of a map: deletion and insertion between their ends
+CONTROLS = (RANDOMS + 1) * A_MAP  # rows of the random maps and the bell
+ROAD = 2 * len(SHARES)  # rows of a map's ROAD
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,22 @@
 """A part of a request that has its own account of what it takes, and goes on and ends with the whole."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from service.engine.scheduler.run import Run
+from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable
+
+ENDING = (Cancelled, DeadlineExceeded, EngineUnavailable)  # errors of the whole, whichever part meets them
+
+
+@contextmanager
+def accounted(whole: Run) -> Iterator[Run]:
+    """Give a run for a part of another, whose account is added to the whole's at the end, however that comes."""
+    part = piece(whole)
+    try:
+        yield part
+    finally:
+        add_up(whole, part)
 
 
 def piece(whole: Run) -> Run:

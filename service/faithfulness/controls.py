@@ -1,9 +1,11 @@
 """Maps that know nothing of a network: what any map has to be held against."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
-from service.faithfulness.ordering import enlarged
+from service.faithfulness.ordering import enlarged, ranks
 
 RANDOMS = 8
 _CELLS = 7  # a side, as of a usual layer's maps: white noise would be too easy to beat
@@ -20,3 +22,12 @@ def bell(size: tuple[int, int]) -> Tensor:
     """Return a bell in the middle of the picture, (H, W): photographers put things there."""
     y, x = (torch.linspace(-1, 1, side, dtype=torch.float64) for side in size)
     return torch.exp(-(y[:, None] ** 2 + x**2) / (2 * _BELL**2))
+
+
+@lru_cache(maxsize=8)
+def control_orders(size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """Return each pixel's rank (H, W) by the random maps, and by the bell as the last one.
+
+    They depend on nothing but the size and are kept: nobody may write to them.
+    """
+    return tuple(ranks(one) for one in (*random_maps(size), bell(size)))

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from torch import Tensor
 
 from service.contract import Map
-from service.faithfulness.controls import RANDOMS, bell, random_maps
+from service.faithfulness.controls import RANDOMS, control_orders
 from service.faithfulness.curves import Curve, Scene
 from service.faithfulness.ordering import enlarged, heat, ranks
 
@@ -49,8 +49,7 @@ def controls(scene: Scene) -> Sequence[Mapping[str, Control]]:
     Where random maps all reach the same, every order of pixels is as good as any other one, and there are none.
     """
     names = [name for name in scene.blanks if scene.usable(name)]
-    maps = [*random_maps(scene.size), bell(scene.size)]
-    curves = scene.curves([ranks(one) for one in maps], names)
+    curves = scene.curves(control_orders(scene.size), names)
     found: list[dict[str, Control]] = [{} for _ in scene.shown]
     for name in names:
         for t in scene.usable(name):

@@ -14,16 +14,22 @@ _K1, _K2 = 0.01, 0.03  # Wang et al. 2004, section III.B
 
 def spearman(a: Tensor, b: Tensor) -> float | None:
     """Return Spearman's rank correlation of two maps of one shape, ties sharing their mean rank; None: one is flat."""
-    if flat(a) or flat(b):
+    x, y = standing(a), standing(b)
+    return float(x @ y) if x is not None and y is not None else None
+
+
+def standing(values: Tensor) -> Tensor | None:
+    """Return a map's ranks in one line, centred and of length 1, ties sharing their mean rank; None: it is flat.
+
+    The product of two of them is Spearman's rank correlation.
+    """
+    if flat(values):
         return None
-    x, y = _mean_ranks(a), _mean_ranks(b)
-    return float(x @ y / (x.norm() * y.norm()))
-
-
-def _mean_ranks(values: Tensor) -> Tensor:
     _, index, counts = torch.unique(values.flatten().double(), return_inverse=True, return_counts=True)
     rank: Tensor = (counts.cumsum(0) - (counts - 1) / 2).double()[index]
-    return rank - rank.mean()
+    centred = rank - rank.mean()
+    found: Tensor = centred / centred.norm()
+    return found
 
 
 def ssim(a: Tensor, b: Tensor) -> float | None:

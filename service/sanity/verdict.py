@@ -10,6 +10,7 @@ from service.client import wire
 
 ALIKE, FAR = 0.5, 0.3  # mean |Spearman| to maps of the permuted network: fails above, passes below
 SAME_CLASS, OTHER_CLASS = 0.9, 0.7  # to maps of a low class
+UNTESTED = wire.Sanity(verdict="not yet tested")  # of which nothing is known, not even a reason
 
 
 @dataclass

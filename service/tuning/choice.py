@@ -8,6 +8,8 @@ from torch import Tensor
 
 from service.contract import Explanation
 from service.engine.network.runtimes.kinds import KINDS
+from service.faithfulness.likeness import spearman
+from service.faithfulness.ordering import flat
 from service.precision import Precision
 
 AGREEMENT = 0.999  # least rank correlation of Score-CAM maps with those in float32
@@ -73,16 +75,9 @@ class Tuned:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Return Spearman's coefficient of two tensors, ties sharing their mean rank; 1 for two constant ones."""
-
-    def ranks(x: Tensor) -> Tensor:
-        _, index, counts = torch.unique(x.flatten(), return_inverse=True, return_counts=True)
-        rank: Tensor = (counts.cumsum(0) - (counts - 1) / 2).double()[index]
-        return rank - rank.mean()
-
-    x, y = ranks(a), ranks(b)
-    norm = float(x.norm() * y.norm())
-    return float(x @ y) / norm if norm else float(torch.equal(x, y))
+    """Return Spearman's coefficient of two tensors, ties sharing their mean rank; of constant ones two are alike."""
+    found = spearman(a, b)
+    return float(flat(a) and flat(b)) if found is None else found
 
 
 def batch_rows(timings: Sequence[Timing], best: Timing) -> int:

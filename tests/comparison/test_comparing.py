@@ -6,13 +6,15 @@ import torch
 from service.client import wire
 from service.comparison.asking import Compare
 from service.comparison.comparing import plan
+from service.comparison.numbers import Trial
 from service.contract import Explanation, Map, Rows
 from service.engine.scheduler.run import Run
-from service.errors import Cancelled, InvalidParameter, UnknownModel
+from service.errors import Cancelled, DeadlineExceeded, InvalidParameter, UnknownModel
 from service.explainers.base import Explainer
 from service.explainers.cam.grad_cam import GradCAM
 from service.explainers.gradient.saliency import Saliency
 from service.faithfulness.controls import bell
+from service.pipeline import Bound, Pipeline
 from tests.comparison.conftest import FEW, PNG, compare
 
 
@@ -96,6 +98,35 @@ def test_a_caller_who_has_gone_ends_it(tiny) -> None:
     run.cancelled.set()
     with pytest.raises(Cancelled):
         compare(tiny, run)
+
+
+def test_what_was_done_counts_where_measuring_fails(tiny, monkeypatch) -> None:
+    def late(trial, maps):  # type: ignore[no-untyped-def]
+        trial.run.usage.count(10_000, 0, 10_000, 0.0)
+        raise DeadlineExceeded("its time is up")
+
+    monkeypatch.setattr(Trial, "gains", late)
+    run = Run()
+    with pytest.raises(DeadlineExceeded):
+        compare(tiny, run)
+    assert run.usage.forwards >= 10_000
+
+
+def test_what_was_done_counts_where_targets_are_not_in_the_picture(tiny, monkeypatch) -> None:
+    """The network's task is made one that has to look at the picture for its targets."""
+
+    def failing(self, plan, seen, probe):  # type: ignore[no-untyped-def]
+        if plan.ask.method is None:
+            return Bound(plan.targets)
+        probe.run.usage.count(10_000, 0, 10_000, 0.0)
+        raise InvalidParameter("it is not in the picture")
+
+    monkeypatch.setattr(type(tiny.store.get("tiny").facts.task), "looks", True)
+    monkeypatch.setattr(Pipeline, "bind", failing)
+    run = Run()
+    with pytest.raises(InvalidParameter, match="it is not in the picture"):
+        compare(tiny, run)
+    assert run.usage.forwards >= 10_000
 
 
 def test_progress_counts_up_to_what_was_expected(tiny) -> None:

@@ -1,10 +1,12 @@
 """What an answer says is what the plain network makes of the same pictures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from service.ask import Ask
-from service.comparison.numbers import Trial, rows
+from service.comparison.numbers import A_MAP, CONTROLS, ENDS, ROAD, Trial, rows
 from service.contract import Map, Target
 from service.engine.scheduler.run import Run
 from service.faithfulness import curves
@@ -48,3 +50,18 @@ def test_maps_of_no_target_say_so(trial) -> None:
 def test_rows_are_bounded() -> None:
     assert rows(0) <= 560
     assert rows(12) - rows(0) == 12 * 60
+
+
+def test_rows_are_counted_as_documented() -> None:
+    assert (ENDS, CONTROLS, A_MAP, ROAD) == (3, 540, 60, 10)
+
+
+def test_rows_are_those_that_are_asked_for(tiny, trial, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(Scene, "too_little", lambda scene, name, target: None)  # the most that there may be
+    run = Run()
+    other = replace(trial, device=tiny.device, run=run, x=trial.x.flip(3))
+    found = Map("one", torch.rand(8, 8), "signed", trial.targets[0])
+    other.gains([found])
+    assert run.done == rows(1)
+    other.road(found)
+    assert run.done == rows(1) + ROAD

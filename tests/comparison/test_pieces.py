@@ -1,8 +1,8 @@
 import pytest
 
-from service.comparison.pieces import add_up, piece
+from service.comparison.pieces import ENDING, accounted, add_up, piece
 from service.engine.scheduler.run import Run
-from service.errors import Cancelled, DeadlineExceeded
+from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable
 
 
 def test_a_part_is_seen_in_the_whole() -> None:
@@ -43,3 +43,24 @@ def test_accounts_add_up() -> None:
     other.usage.cache = "miss"
     add_up(whole, other)
     assert used.cache == "miss"
+
+
+@pytest.mark.parametrize("error", [*ENDING, ValueError])
+def test_what_a_part_took_counts_however_it_ends(error: type[Exception]) -> None:
+    whole = Run()
+    with accounted(whole) as part:
+        part.usage.count(3, 0, 3, 0.5)
+        assert whole.usage.forwards == 0
+
+    def fail() -> None:
+        with accounted(whole) as part:
+            part.usage.count(4, 2, 4, 0.5)
+            raise error("it failed")
+
+    with pytest.raises(error):
+        fail()
+    assert (whole.usage.forwards, whole.usage.backwards) == (7, 2)
+
+
+def test_what_ends_the_whole_is_of_no_part() -> None:
+    assert set(ENDING) == {Cancelled, DeadlineExceeded, EngineUnavailable}

@@ -5,7 +5,7 @@ from statistics import mean, stdev
 import pytest
 import torch
 
-from service.faithfulness.controls import bell, random_maps
+from service.faithfulness.controls import bell, control_orders, random_maps
 from service.faithfulness.curves import Scene
 from service.faithfulness.gain import controls, gains
 from service.faithfulness.ordering import ranks
@@ -112,3 +112,9 @@ def test_a_network_that_sees_no_order_gives_no_one_a_gain(scene, image) -> None:
     (found,) = _gain(alike, a_map(torch.rand(7, 7)))
     assert found.gains == {}
     assert found.reason == "mean: random orders of pixels all score the same"
+
+
+def test_orders_that_are_kept_are_not_written_to(scene) -> None:
+    before = [one.clone() for one in control_orders((SIZE, SIZE))]
+    _gain(scene(Additive(weights())), a_map(torch.rand(7, 7)))
+    assert all(torch.equal(a, b) for a, b in zip(before, control_orders((SIZE, SIZE)), strict=True))

@@ -4,7 +4,7 @@ import torch
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
-from service.faithfulness.likeness import spearman, ssim
+from service.faithfulness.likeness import spearman, ssim, standing
 
 
 def _maps(seed: int, size: tuple[int, int] = (20, 24)) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,3 +42,13 @@ def test_a_flat_map_is_like_nothing(of) -> None:
     a, _ = _maps(3)
     assert of(a, torch.ones_like(a)) is None
     assert of(torch.zeros_like(a), a) is None
+
+
+def test_a_maps_standing_is_ranked_once_for_all_its_pairs() -> None:
+    a, b = _maps(4)
+    x, y = standing(a.round()), standing(b)
+    assert x is not None
+    assert y is not None
+    assert float(x @ y) == spearman(a.round(), b)
+    assert (float(x.sum()), float(x.norm())) == pytest.approx((0, 1), abs=1e-9)
+    assert standing(torch.ones(3, 4)) is None
