@@ -1,5 +1,6 @@
 """What one process finds and later ones read again: files that anybody may have written to, and that may be missing."""
 
+import hashlib
 import json
 import logging
 import os
@@ -20,6 +21,15 @@ def folder() -> Path | None:
         return Path.home() / ".cache" / "heatlens"
     except RuntimeError:
         return None
+
+
+def digest(known: Mapping[str, Any]) -> str:
+    """Return 32 hexadecimal digits that tell what is known apart, for a file's name; the order of its keys counts.
+
+    Raises:
+        TypeError: something of it has no JSON.
+    """
+    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
 
 
 def read(file: Path) -> dict[str, Any] | None:

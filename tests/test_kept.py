@@ -40,6 +40,14 @@ def test_where_nothing_can_be_written_it_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == ""
 
 
+def test_what_is_known_makes_a_name() -> None:
+    known = {"model": "a", "input": (3, 4), "libraries": {"b": "1.0"}}
+    assert kept.digest(known) == "00d5a9f72fafeba0e26578c8fc6f8f15"
+    assert kept.digest(known | {"model": "b"}) != kept.digest(known)
+    with pytest.raises(TypeError):
+        kept.digest({"a": object()})
+
+
 def test_a_folder_for_what_may_be_thrown_away(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert kept.folder() == Path("/somewhere/heatlens")

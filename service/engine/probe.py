@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -184,3 +185,39 @@ class ModelProbe:
         """See `Probe.offset`."""
         module = self._model.modules.get(layer.partition("#")[0])
         return offset_of(module) if module is not None else None
+
+
+class Strongest(ModelProbe):
+    """A probe that shows the strongest feature maps of each layer only: those of the largest values.
+
+    `channels` is how many, at most. Which ones they are the first row decides.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        device: Device,
+        run: Run,
+        precision: Precision = "fp32",
+        readout: Readout | None = None,
+        *,
+        channels: int,
+    ) -> None:
+        super().__init__(model, device, run, precision, readout)
+        self.channels = channels
+
+    def trace(
+        self,
+        rows: Rows,
+        tracing: Tracing,
+        objective: Objective | None = None,
+        *,
+        total: Total | None = None,
+    ) -> Trace:
+        """See `Probe.trace`."""
+        found = super().trace(rows, tracing, objective, total=total)
+        fewer = {
+            name: a[:, a[0].amax((1, 2)).argsort(descending=True)[: self.channels]]
+            for name, a in found.activations.items()
+        }
+        return replace(found, activations=fewer)

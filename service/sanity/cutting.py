@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from pydantic import ValidationError
 
-from service.contract import Facts, Objective, Rows, Total, Trace, Tracing
-from service.engine.probe import ModelProbe
+from service.contract import Facts
 from service.explainers.base import Explainer
 from service.explainers.cam.masking.masks import MaskedCAM
 
@@ -16,28 +13,12 @@ MOST = 200  # passes of a map
 _FEWER = ("samples", "masks", "designs", "evaluations", "steps", "groups", "count", "cells")
 
 
-class Strongest(ModelProbe):
-    """A probe that shows a layer's strongest feature maps only."""
-
-    channels = MOST
-
-    def trace(
-        self, rows: Rows, tracing: Tracing, objective: Objective | None = None, *, total: Total | None = None
-    ) -> Trace:
-        """See `Probe.trace`."""
-        found = super().trace(rows, tracing, objective, total=total)
-        fewer = {
-            name: a[:, a[0].amax((1, 2)).argsort(descending=True)[: self.channels]]
-            for name, a in found.activations.items()
-        }
-        return replace(found, activations=fewer)
-
-
-def cut(method: Explainer, facts: Facts, targets: int = 1) -> tuple[Explainer, list[str], int, bool]:
+def cut(method: Explainer, facts: Facts, targets: int = 1) -> tuple[Explainer, list[str], int, int | None]:
     """Make a method cheap.
 
     Returns:
-        The method, what was cut, how many passes a map takes, and whether only the strongest channels are looked at.
+        The method, what was cut, how many passes a map takes, and how many channels are looked at, the strongest ones;
+        None: all.
     """
     said: list[str] = []
     for name in _FEWER:
@@ -57,8 +38,8 @@ def cut(method: Explainer, facts: Facts, targets: int = 1) -> tuple[Explainer, l
         info = facts.layer(getattr(method, "layer", None))
         channels = max(1, MOST * info.shape[0] * targets // passes)
         said.append(f"channels: the {channels} strongest ones of {info.shape[0]}")
-        return method, said, MOST * targets, True
-    return method, said, passes, False
+        return method, said, MOST * targets, channels
+    return method, said, passes, None
 
 
 def _with(method: Explainer, name: str, value: int) -> Explainer | None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,9 +16,9 @@ from service import __version__, kept
 from service.client import wire
 from service.contract import Clean, Map, Readout, Target, Targets, View
 from service.engine.network.resident import Model
-from service.engine.probe import ModelProbe
+from service.engine.probe import ModelProbe, Strongest
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.run import Run
+from service.engine.scheduler.run import IDLE, Run
 from service.engine.scheduler.work import rows_key
 from service.errors import EngineUnavailable, NotApplicable, OutOfMemory, ServiceError
 from service.explainers.base import Explainer, registry
@@ -30,17 +28,15 @@ from service.images import crops
 from service.models.spec import ModelSpec
 from service.precision import DTYPES
 from service.process import out_of_memory
-from service.sanity.cutting import MOST, Strongest, cut
+from service.sanity.cutting import MOST, cut
 from service.sanity.permuting import permute
-from service.sanity.verdict import Pairs, verdict
+from service.sanity.verdict import UNTESTED, Pairs, verdict
 from service.settings import Settings
 
 log = logging.getLogger("heatlens")
-IDLE = -100  # below every request's priority
 BUDGET = 80_000  # passes of all methods on a model
 STAGED = 64  # passes of a map up to which all stages are looked at
 STAGES = (0.25, 0.5, 0.75)  # of the layers; and all of them
-UNTESTED = wire.Sanity(verdict="not yet tested")
 
 
 @dataclass(frozen=True)
@@ -49,7 +45,7 @@ class _Asked:
 
     method: Explainer
     passes: int  # of a map
-    strongest: bool  # whether it sees the strongest channels only
+    channels: int | None  # that it sees, the strongest ones; None: all
     pairs: Pairs
 
 
@@ -116,14 +112,14 @@ class Verifier:
                     raise NotApplicable("it looks at no picture")
                 cls.require(facts)
                 method = cls().settled(facts)
-                method, said, passes, strongest = cut(method, facts)
+                method, said, passes, channels = cut(method, facts)
                 # Another network may have another default layer.
                 method = type(method).model_validate(method.resolved(facts))
             except (ServiceError, ValueError) as error:
                 reason = getattr(error, "detail", "it needs parameters")
                 known[name] = wire.Sanity(verdict="not yet tested", reason=reason)
                 continue
-            asked[name] = _Asked(method, passes, strongest, Pairs(cut=said))
+            asked[name] = _Asked(method, passes, channels, Pairs(cut=said))
         kept: dict[str, _Asked] = {}
         for name, one in sorted(asked.items(), key=lambda item: item[1].passes):
             spent += 8 * one.passes * (3 + len(STAGES) * (one.passes <= STAGED))
@@ -154,19 +150,21 @@ class Verifier:
         return found
 
     def _probe(
-        self, model: Model, closing: threading.Event, readout: Readout | None = None, *, strongest: bool = False
+        self, model: Model, closing: threading.Event, readout: Readout | None = None, *, channels: int | None = None
     ) -> ModelProbe:
         if closing.is_set():
             raise EngineUnavailable("the server is closing")
-        kind = Strongest if strongest else ModelProbe
-        return kind(model, self.device, Run(priority=IDLE), "fp32", readout)
+        run = Run(priority=IDLE)
+        if channels is None:
+            return ModelProbe(model, self.device, run, "fp32", readout)
+        return Strongest(model, self.device, run, "fp32", readout, channels=channels)
 
     def _map(
         self, model: Model, one: _Asked, picture: _Picture, target: Target | None, closing: threading.Event
     ) -> Tensor | None:
         """Return one number a place; None where there is no map."""
         aims = one.method.takes_targets
-        run = self._probe(model, closing, picture.readout if aims else None, strongest=one.strongest)
+        run = self._probe(model, closing, picture.readout if aims else None, channels=one.channels)
         targets = Targets(model.facts, [target] if aims and target is not None else None)
         with suppress(NotApplicable):
             found = one.method.explain(run, picture.x, targets)
@@ -218,9 +216,8 @@ class Verifier:
 
     def _file(self, model: Model) -> Path | None:
         known = {"model": model.version, "heatlens": __version__, "torch": torch.__version__}
-        name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
         cache = self.settings.cache_dir or kept.folder()
-        return None if cache is None else cache / f"sanity-{name}.json"
+        return None if cache is None else cache / f"sanity-{kept.digest(known)}.json"
 
     def recalled(self, model: Model) -> dict[str, wire.Sanity]:
         """Return what an earlier process found of a model."""

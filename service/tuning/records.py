@@ -5,8 +5,6 @@ made with other conditions (cores, bounds of a batch) on the same instructions i
 reason not to measure.
 """
 
-import hashlib
-import json
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,10 +15,6 @@ import torch
 from service import __version__, kept
 from service.engine.network.resident import Model
 from service.engine.network.runtimes.kinds import KINDS
-
-
-def _digest(known: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
 
 
 class Records:
@@ -69,4 +63,4 @@ class Records:
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "libraries": {kind.name: kind.release for kind in KINDS if kind.installed()},
         }
-        return f"measured-{_digest(known)}-{_digest(self.conditions)}.json"
+        return f"measured-{kept.digest(known)}-{kept.digest(self.conditions)}.json"

@@ -1,7 +1,5 @@
 """Other libraries as ways to run a network: which of them there are here, and where what was built for them is kept."""
 
-import hashlib
-import json
 import logging
 import platform
 import threading
@@ -11,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from service import __version__
+from service import __version__, kept
 from service.engine.network.forms.adapted import compiles
 from service.engine.network.resident import Model
 from service.engine.network.runtimes.building import NotBuilt
@@ -74,8 +72,7 @@ class Runtimes:
             "library": [kind.name, kind.release],
             "instructions": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
         }
-        name = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
-        folder = f"{kind.name}-{name}"
+        folder = f"{kind.name}-{kept.digest(known)}"
         if self._beforehand is not None and (self._beforehand / folder).is_dir():
             return self._beforehand / folder
         return self._cache / folder

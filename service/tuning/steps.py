@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.run import Run
+from service.engine.scheduler.run import IDLE, Run
 from service.engine.scheduler.work import CallWork
 from service.errors import EngineUnavailable
 
 T = TypeVar("T")
-IDLE = -100  # below every request's priority: one small step at a time, whenever nobody else waits
 BUDGET_S = 30.0  # of processor time that measuring one model takes
 PATIENCE_S = 1.0  # that a step waits for an idle device at least
 _SHARE = 19  # times as long as the step before it took, that it waits

@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from service import kept
-from service.contract import Explanation, Objective, Rows, Targets, Total, Trace, Tracing
+from service.contract import Explanation, Targets
 from service.engine.incremental import Incremental, NotIncremental
 from service.engine.incremental.costs import OnDevice, here
 from service.engine.network.memory import live_bytes
 from service.engine.network.resident import Model
 from service.engine.network.variants import EXACT, Variant, candidates
-from service.engine.probe import ModelProbe
+from service.engine.probe import Strongest
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.run import Run
+from service.engine.scheduler.run import IDLE, Run
 from service.engine.scheduler.work import rows_key
 from service.errors import InvalidParameter
 from service.explainers.cam.score_cam import ScoreCAM
@@ -34,31 +34,13 @@ from service.settings import BATCH_MS, Settings
 from service.tuning.choice import Agreement, Timing, Tuned, batch_rows, preferred
 from service.tuning.records import Records
 from service.tuning.runtimes import Runtimes
-from service.tuning.steps import BUDGET_S, IDLE, PATIENCE_S, Spent, Steps
+from service.tuning.steps import BUDGET_S, PATIENCE_S, Spent, Steps
 
 log = logging.getLogger("heatlens")
 T = TypeVar("T")
 CHANNELS = 512  # that Score-CAM maps are compared on, at most: the strongest ones of a layer
 FEWEST = 64  # of them, that tell anything
 ALIKE = 1e-3  # largest difference of two answers to the probe picture, relative to the largest output
-
-
-class _Strongest(ModelProbe):
-    """A probe that shows a layer's strongest feature maps only: enough to compare precisions by."""
-
-    channels = CHANNELS
-
-    def trace(
-        self, rows: Rows, tracing: Tracing, objective: Objective | None = None, *, total: Total | None = None
-    ) -> Trace:
-        found = super().trace(rows, tracing, objective, total=total)
-        return replace(
-            found,
-            activations={
-                name: a[:, a[0].amax((1, 2)).argsort(descending=True)[: self.channels]]
-                for name, a in found.activations.items()
-            },
-        )
 
 
 def _once(variant: Variant, x: Tensor) -> float:
@@ -269,8 +251,7 @@ class Tuner:
             found: dict[Precision, Explanation] = {}
             for precision in rates:
                 steps.check()
-                probe = _Strongest(model, self.device, Run(priority=IDLE), precision)
-                probe.channels = channels
+                probe = Strongest(model, self.device, Run(priority=IDLE), precision, channels=channels)
                 found[precision] = ScoreCAM(baseline="none").explain(probe, x, Targets(model.facts))
             for precision, one in found.items():
                 agrees = Agreement.of(one, found["fp32"])

@@ -6,7 +6,7 @@ import torch
 from service.contract import INPUT, At, Boxes, Rows, Tracing, fingerprint
 from service.engine.incremental import Incremental
 from service.engine.network.resident import Model
-from service.engine.probe import ModelProbe
+from service.engine.probe import ModelProbe, Strongest
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.errors import InvalidParameter
@@ -287,3 +287,15 @@ def test_equal_rows_at_a_layer_are_computed_once(model, device):
         return run.usage.cache
 
     assert [ask(), ask(), ask(1)] == ["miss", "hit", "miss"]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 100])
+def test_only_the_strongest_maps_are_seen(model, device, channels):
+    rows, tracing = Rows.of(_noise(2)), Tracing(("conv1", "conv2"))
+    whole = ModelProbe(model, device, Run()).trace(rows, tracing)
+    found = Strongest(model, device, Run(), channels=channels).trace(rows, tracing)
+    assert torch.equal(found.outputs, whole.outputs)
+    for name, a in whole.activations.items():
+        peaks = [float(one.max()) for one in a[0]]
+        order = sorted(range(len(peaks)), key=lambda k: -peaks[k])[:channels]
+        assert torch.equal(found.activations[name], a[:, order])

@@ -9,7 +9,9 @@ import torch
 from service.contract import Explanation, Map, Rows
 from service.errors import EngineUnavailable
 from service.explainers.cam.grad_cam import GradCAM
+from service.explainers.cam.score_cam import ScoreCAM
 from service.explainers.perturbation.occlusion import Occlusion
+from service.sanity import cutting
 from service.sanity import verifier as module
 from service.sanity.verifier import Verifier
 from service.settings import Settings
@@ -128,3 +130,20 @@ def test_it_gives_way_to_everybody_after_each_batch(verify, tiny, monkeypatch) -
     verify(["saliency", "occlusion"])
     assert seen == {("rows", module.IDLE), ("traces", module.IDLE)}
     assert module.IDLE < -10  # what requests may ask for at least
+
+
+def test_so_many_channels_are_seen_as_the_verdict_says(verify, tiny, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    monkeypatch.setattr(cutting, "MOST", 6)
+    seen, explain = set(), ScoreCAM.explain
+
+    def noting(self, probe, image, targets):  # type: ignore[no-untyped-def]
+        found = explain(self, probe, image, targets)
+        seen.add(len(found.details["cic"][0]))
+        return found
+
+    monkeypatch.setattr(ScoreCAM, "explain", noting)
+    _, found = verify(["score-cam"])
+    whole = tiny.store.get("tiny").facts.layer(None).shape[0]
+    (channels,) = seen
+    assert channels == 6 * whole // (whole + 2)
+    assert found["score-cam"].cut == [f"channels: the {channels} strongest ones of {whole}"]

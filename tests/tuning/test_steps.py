@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.run import Run
+from service.engine.scheduler.run import IDLE, Run
 from service.engine.scheduler.work import CallWork
 from service.errors import EngineUnavailable
-from service.tuning.steps import IDLE, Spent, Steps
+from service.tuning.steps import Spent, Steps
 
 LONG_S = 600.0  # however busy this machine is
 

@@ -9,6 +9,8 @@ from typing import Any
 from service.engine.scheduler.usage import Usage
 from service.errors import Cancelled, DeadlineExceeded
 
+IDLE = -100  # below every request's priority: of work that goes on whenever nobody else waits
+
 
 class Run:
     """One request. Passes are what work is counted in: a row's forward is one, its backward two."""
