@@ -105,7 +105,7 @@ def test_a_stream_that_waits_says_that_it_is_there(held, body, monkeypatch, time
 
 
 def test_score_cam_sharpens_too(held, body, eager):
-    held.hold(free=2)  # the picture itself, and some of its masks
+    held.hold(free=1)  # the picture itself, and some of its masks
     names, bounds = [], []
     with held.client.stream("POST", "/explain/score-cam", json=body(), headers=EVENTS) as response:
         for name, data in _events(response):

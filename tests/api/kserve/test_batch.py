@@ -1,8 +1,12 @@
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
+from types import SimpleNamespace
 
 import pytest
+from starlette.requests import Request
 
-from service.api.kserve.batch import MOST, bounded, placed
+from service.api.kserve import batch
+from service.api.kserve.batch import MOST, Question, bounded, placed
+from service.engine.scheduler.run import Run
 from service.errors import FieldError, InvalidParameter
 from tests.api.test_contract import BASE64
 
@@ -39,14 +43,39 @@ def test_one_deadline_for_all(held):
     assert held.quiet()
 
 
-def test_a_question_that_is_answered_ends_no_other_one(held):
+class _Work:
+    """A question whose answer comes when it is told to."""
+
+    def __init__(self, run, timeout_s):
+        self.run, self.future = run, asyncio.get_running_loop().create_future()
+        run.limit(timeout_s, 0)
+
+    def start(self):
+        return self.future
+
+    def abandon(self, future):
+        future.cancel()
+
+
+def test_a_question_that_is_answered_ends_no_other_one(monkeypatch):
     """Each instance may have a deadline of its own; the first one's is over before the second one's answer is there."""
-    quick = {"image": BASE64, "method": "cam", "timeout_s": 0.5}
-    slow = {"image": BASE64, "method": "occlusion", "params": {"window": 8, "stride": 8}, "timeout_s": 60}
-    held.hold()
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(held.client.post, "/v1/models/tiny:explain", json={"instances": [quick, slow]})
-        held.wait_for_a_batch()
-        assert not held.cancelled.wait(0.7)
-        held.let()
-        assert [one["method"] for one in asked.result().json()["explanations"]] == ["cam", "occlusion"]
+
+    async def asked():
+        works, request = [], Request({"type": "http", "heatlens": SimpleNamespace(run=Run())}, asyncio.Event().wait)
+
+        def begin(_request, timeout_s, _format, run):
+            works.append(_Work(run, timeout_s))
+            return works[-1]
+
+        monkeypatch.setattr(batch, "begin", begin)
+        answering = asyncio.ensure_future(batch.answered(request, [Question(at, None, str) for at in (0.01, 60.0)]))
+        while not works:
+            await asyncio.sleep(0)
+        works[0].future.set_result(b"first")
+        while works[0].run.time_left_s:
+            await asyncio.sleep(0.005)
+        assert not answering.done()
+        works[1].future.set_result(b"second")
+        return await answering
+
+    assert asyncio.run(asked()) == [b"first", b"second"]
