@@ -74,7 +74,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "models.identity": ("", "numpy torch"),
     "models.networks.forms": ("errors", "torch"),
     "rendering": ("client.wire images errors", "PIL cmap numpy orjson pydantic"),
-    "images": ("errors", "PIL numpy pi_heif torch torchvision"),
+    "images": ("errors", "PIL numpy pi_heif torch"),
     "contract": ("errors", "torch"),
     "client": ("client.wire", "httpx numpy pydantic"),
     "client.wire": ("", "pydantic"),

@@ -6,10 +6,9 @@ import torch
 from PIL import Image
 
 from service.answer import Needs, Shown, shown
-from service.api.formats import encoders
 from service.contract import Map, Target
 from service.images import Picture, Transform, prepare
-from service.rendering import OutputOptions, drawing
+from service.rendering import OutputOptions, drawing, encoders
 from tests.conftest import photograph
 
 PICTURE = prepare(photograph("chelsea").resize((90, 60)), Transform(32, (32, 32), (0, 0, 0), (1, 1, 1)))

@@ -13,7 +13,6 @@ from PIL import Image
 
 from service import pipeline as module
 from service.answer import Needs
-from service.api.formats.encoders import png
 from service.ask import Ask
 from service.contract import Explanation, Map, Target
 from service.engine.scheduler.run import Run
@@ -27,6 +26,7 @@ from service.explainers.features.filters import Filters
 from service.explainers.perturbation.occlusion import Occlusion
 from service.pipeline import PREDICTIONS, Pipeline, Seen, applicability
 from service.rendering import OutputOptions
+from service.rendering.encoders import png
 from tests.conftest import encoded, photograph
 from tests.tiny import model_of
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import orjson
 
-from service.api.formats import Format, encoders
+from service.api.formats import Format
 from service.bulk.listing import Listed
 from service.bulk.local import line
 from service.bulk.loop import Done, Stop, failed
 from service.client import Client, Denied, HeatlensError, NotApplicable, NotFound
 from service.client.answers import Map
+from service.rendering import encoders
 
 EACH = 16
 """Pictures in flight at each server."""

@@ -17,12 +17,12 @@ import ray.data
 
 from service.answer import Needs
 from service.api import problems
-from service.api.formats import encoders
 from service.app import build
 from service.ask import Ask
 from service.engine.scheduler.run import Run
 from service.errors import NotApplicable
 from service.process import leave_cores_to_the_device, prepare_process
+from service.rendering import encoders
 from service.settings import Settings
 
 _READING_CPUS = 0.25  # of a reader: where actors held all cores, readers would never start, without an error

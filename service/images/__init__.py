@@ -3,7 +3,18 @@
 from service.images.decoding import FORMATS, decode
 from service.images.room import Room
 from service.images.samples import crops, photographs
-from service.images.transform import Box, Centre, Fit, Interpolation, Order, Picture, Transform, prepare, to_input
+from service.images.transform import (
+    Box,
+    Centre,
+    Fit,
+    Interpolation,
+    Order,
+    Picture,
+    Transform,
+    normalised,
+    prepare,
+    to_input,
+)
 
 __all__ = [
     "FORMATS",
@@ -17,6 +28,7 @@ __all__ = [
     "Transform",
     "crops",
     "decode",
+    "normalised",
     "photographs",
     "prepare",
     "to_input",

@@ -1,10 +1,10 @@
 """Pixels that are clear: where Pillow's modes do not say so, or not of the right ones."""
 
+import io
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
 
 Mask = npt.NDArray[np.bool_]
@@ -66,7 +66,17 @@ def without(image: Image.Image, clear: Mask) -> Image.Image:
 
 def _is(data: bytes, colour: tuple[int, ...]) -> Mask:
     """Return where a PNG of 16 bits has a colour, to the last bit."""
-    from torchvision.io import ImageReadMode, decode_image
+    high, low = (_bytes_of(data, rawmode) for rawmode in ("RGB;16B", "RGB;16L"))
+    clear = np.array(colour, np.uint16)
+    return np.asarray(((high == clear >> 8) & (low == clear & 255)).all(-1))
 
-    values = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
-    return np.asarray((values[:3] == np.array(colour, values.dtype)[:, None, None]).all(0))
+
+def _bytes_of(data: bytes, rawmode: str) -> npt.NDArray[np.uint8]:
+    """Return one byte of each value (H, W, 3): Pillow keeps the first of two, which the rawmode says where it stands.
+
+    Told that the order is the other one, it keeps the bytes that it drops otherwise.
+    """
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        image.tile = [one._replace(args=rawmode) for one in image.tile]
+        image.load()
+        return np.asarray(image)

@@ -1,5 +1,6 @@
-"""Maps to colours to drawings."""
+"""Maps to colours to drawings to files."""
 
+from service.rendering import encoders
 from service.rendering.drawing import (
     Drawing,
     Floats,
@@ -24,6 +25,7 @@ __all__ = [
     "best",
     "colours",
     "contact_sheet",
+    "encoders",
     "extent",
     "fit",
     "grid",

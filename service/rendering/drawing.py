@@ -91,15 +91,24 @@ def colours(values: Floats, *, signed: bool, colormap: str | None) -> Bytes:
 
     Where there are many values, the top 0.2 % share the last colour, so that one bright pixel does not darken the rest.
     """
+    # Of all ways to look colours up in a table, this one is quickest: no index is out of it.
+    drawn: Bytes = _table(signed, colormap).take(_levels(values, signed=signed), axis=0, mode="clip")
+    return drawn
+
+
+def _table(signed: bool, colormap: str | None) -> Bytes:
+    return table(colormap or (DIVERGING if signed else SEQUENTIAL))
+
+
+def _levels(values: Floats, *, signed: bool) -> Bytes:
+    """Return which of the 256 colours each value has."""
     if signed:
         limit = float(_top(np.abs(values)))
         unit = values / (2 * limit) + 0.5 if limit > 0 else np.full_like(values, 0.5)
     else:
         unit = to_unit(np.minimum(values, _top(values)))
-    index = np.clip(unit * 255 + 0.5, 0, 255).astype(np.uint8)
-    # Of all ways to look colours up in a table, this one is quickest: no index is out of it.
-    drawn: Bytes = table(colormap or (DIVERGING if signed else SEQUENTIAL)).take(index, axis=0, mode="clip")
-    return drawn
+    levels: Bytes = np.clip(unit * 255 + 0.5, 0, 255).astype(np.uint8)
+    return levels
 
 
 @lru_cache(maxsize=64)
@@ -169,7 +178,10 @@ def _signed_picture(values: Floats) -> Bytes:
 
 
 def heatmap(heat: Heat, picture: Picture | None, options: OutputOptions) -> Image.Image:
-    """Draw a map alone. At `size: original` it lies where the model saw it, transparent around."""
+    """Draw a map alone. At `size: original` it lies where the model saw it, transparent around.
+
+    Returns it in RGB, RGBA, or in 256 colours (`P`) where a palette says all of it.
+    """
     if heat.kind == "grid":
         return grid(heat.array, colormap=options.colormap, side=_side(picture))
     if heat.kind == "rgb":
@@ -192,8 +204,9 @@ def _drawn_heat(heat: Heat, width: int, height: int, options: OutputOptions) -> 
     key = width, height, options.colormap
     if key not in heat.drawings:
         values = _resize(heat.array, width, height, heat.interpolation)
-        drawn = colours(values, signed=heat.signed, colormap=options.colormap)
-        heat.drawings[key] = Image.fromarray(drawn)
+        drawn = Image.fromarray(_levels(values, signed=heat.signed))
+        drawn.putpalette(_table(heat.signed, options.colormap).tobytes())
+        heat.drawings[key] = drawn
     return heat.drawings[key]
 
 
@@ -204,7 +217,7 @@ def _box_size(picture: Picture) -> tuple[int, int]:
 
 def _place(drawn: Image.Image, picture: Picture) -> tuple[Image.Image, Image.Image]:
     """Put a drawing of what the model saw on a canvas of the original's size; return it in RGBA, and its mask."""
-    drawn = drawn.resize(_box_size(picture), Image.Resampling.BILINEAR)
+    drawn = drawn.convert("RGB").resize(_box_size(picture), Image.Resampling.BILINEAR)
     corner = round(picture.box[0]), round(picture.box[1])
     canvas = Image.new("RGBA", picture.size, (0, 0, 0, 0))
     canvas.paste(drawn, corner)
@@ -234,7 +247,8 @@ def overlay(heat: Heat, picture: Picture, options: OutputOptions) -> Image.Image
     if heat.kind == "picture":
         return _beside(heat, heat.patch, picture) if heat.patch else None
     if options.size == "input":
-        return Image.blend(picture.seen, _drawn_heat(heat, *picture.seen.size, options), options.opacity)
+        drawn = _drawn_heat(heat, *picture.seen.size, options)
+        return Image.blend(picture.seen, drawn.convert("RGB"), options.opacity)
     if picture.original is None:
         raise ValueError("a drawing on the original needs the original")
     canvas, mask = _place(_drawn_heat(heat, *_box_size(picture), options), picture)
@@ -258,6 +272,7 @@ def _beside(heat: Heat, patch_box: tuple[int, int, int, int], picture: Picture) 
 
 def fit(image: Image.Image, side: int) -> Image.Image:
     """Scale a drawing so that its longer side is `side`; small pixels stay squares."""
+    image = image.convert("RGB") if image.mode == "P" else image  # between colours of a palette there is none
     scale = side / max(image.size)
     how = Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS
     return image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), how)

@@ -212,11 +212,11 @@ def test_what_is_not_wanted_is_left_out(client: httpx.Client) -> None:
 
 def test_drawing_options(client: httpx.Client) -> None:
     def drawn(key: str, **output: Any) -> Image.Image:
-        return picture(answer(client, "cam", output=output)["maps"][0][key])
+        return picture(answer(client, "cam", output=output)["maps"][0][key]).convert("RGB")
 
     assert drawn("overlay").size == drawn("heatmap").size == (32, 32)
     assert drawn("overlay", size="original").size == drawn("heatmap", size="original").size == PHOTO.size
-    assert drawn("overlay", size="original", opacity=0).tobytes() == PHOTO.tobytes()
+    assert drawn("overlay", size="original", opacity=0).tobytes() == PHOTO.convert("RGB").tobytes()
     assert drawn("overlay", opacity=1).tobytes() == drawn("heatmap").tobytes() != drawn("overlay").tobytes()
     grey = np.asarray(drawn("heatmap", colormap="gray"))
     assert (grey == grey[..., :1]).all()

@@ -1,8 +1,8 @@
 import pytest
 
 from service.answer import Needs
-from service.api.formats import encoders
 from service.comparison.sheet import sheet
+from service.rendering import encoders
 from tests.comparison.conftest import compare
 
 NEEDS = Needs(None, "best", encoders.png)

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision import transforms as tv
 
 from service.errors import UnprocessableImage
-from service.images import Transform, prepare, to_input
+from service.images import Transform, normalised, prepare, to_input
 from tests.conftest import photograph
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -168,6 +168,24 @@ def test_order_range_and_channels() -> None:
     grey = replace(plain, mean=(0.5,), std=(0.5,))
     theirs = tv.Compose([tv.Grayscale(), tv.ToTensor(), tv.Normalize(0.5, 0.5)])(photo)
     torch.testing.assert_close(to_input(prepare(photo, grey), grey)[0], theirs)
+
+
+@pytest.mark.parametrize("mean", [(0.485, 0.456, 0.406), (0.5,), (0.1, 0.2, 0.3, 0.4)])
+@pytest.mark.parametrize("order", ["rgb", "bgr"])
+def test_what_is_looked_up_is_what_arithmetic_gives(mean: tuple[float, ...], order: str) -> None:
+    """To the bit: 256 values are worked out once and for all, in the same steps as each pixel was."""
+    transform = Transform(64, (64, 48), mean, (0.229, 0.224, 0.225, 0.3)[: len(mean)], order=order)
+    photo = photograph("chelsea").convert("RGBA")
+    photo.putalpha(Image.linear_gradient("L").resize(photo.size))
+    picture = prepare(photo, transform)
+    seen = np.asarray(picture.seen.convert("L") if len(mean) == 1 else picture.seen, np.float32).reshape(64, 48, -1)
+    seen = seen[..., ::-1] if transform.channels.startswith("bgr") else seen
+    if len(mean) == 4:
+        seen = np.concatenate([seen, np.asarray(picture.alpha, np.float32)[..., None]], 2)
+    expected = (seen / np.float32(255) - np.array(mean, np.float32)) / np.array(transform.std, np.float32)
+    found = normalised(picture, transform)
+    assert (found.dtype, found.flags.c_contiguous) == (np.float32, True)
+    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1)[None])
 
 
 def test_statistics_are_those_of_values_0_to_1() -> None:

@@ -33,6 +33,35 @@ def test_a_clear_grey_of_16_bits_is_one_of_them() -> None:
     assert seen(png(1, 1, 0, b"\0\x12\x34"), alpha=True) == [[[18] * 3]]
 
 
+@pytest.mark.parametrize("interlaced", [0, 1])
+def test_a_clear_colour_is_found_whatever_the_order_of_pixels(interlaced: int) -> None:
+    """Each differs from it in one of the six bytes, or is it."""
+    clear = (0x1234, 0x5678, 0x9ABC)
+    others = [
+        clear,
+        *(tuple(v ^ bit if i == at else v for i, v in enumerate(clear)) for at in range(3) for bit in (1, 256)),
+    ]
+    pixels = np.array(others + others[:1] * 2, np.uint16).reshape(3, 3, 3)
+    if interlaced:  # of the seven passes the first, fourth and fifth to seventh have pixels of so small a picture
+        parts = [
+            pixels[y::dy, x::dx]
+            for x, y, dx, dy in (
+                (0, 0, 8, 8),
+                (4, 0, 8, 8),
+                (0, 4, 4, 8),
+                (2, 0, 4, 4),
+                (0, 2, 2, 4),
+                (1, 0, 2, 2),
+                (0, 1, 1, 2),
+            )
+        ]
+    else:
+        parts = [pixels]
+    rows = b"".join(b"\0" + line.astype(">u2").tobytes() for part in parts if part.size for line in part)
+    opacity = np.array(seen(png(3, 3, 2, rows, struct.pack(">HHH", *clear), interlaced)))[..., 3]
+    assert opacity.tolist() == [[0, 255, 255], [255, 255, 255], [255, 0, 0]]
+
+
 def test_a_clear_colour_of_16_bits_is_one_of_them() -> None:
     row = b"\0" + struct.pack(">HHHHHH", 0x1234, 0x5678, 0x9ABC, 0x1234, 0x5678, 0x9ABD)
     data = png(2, 1, 2, row, struct.pack(">HHH", 0x1234, 0x5678, 0x9ABC))

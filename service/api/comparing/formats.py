@@ -7,9 +7,10 @@ from typing import Any
 
 from service.answer import Needs
 from service.api import formats, problems
-from service.api.formats import EVENTS, JSON, PNG, ZIP, Format, encoders
+from service.api.formats import EVENTS, JSON, PNG, ZIP, Format
 from service.comparison.comparing import Comparison, Entry
 from service.comparison.sheet import sheet
+from service.rendering import encoders
 
 PATH = "/compare"
 

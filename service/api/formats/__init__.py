@@ -18,10 +18,9 @@ import numpy as np
 import orjson
 
 from service.answer import Answer, Needs, Shown
-from service.api.formats import encoders
 from service.contract import Prediction
 from service.errors import InvalidParameter
-from service.rendering import Floats, OutputOptions
+from service.rendering import Floats, OutputOptions, encoders
 
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a ZIP knows: equal answers are equal bytes
 _ACCEPT = 2048  # characters of the header that are read

@@ -7,10 +7,11 @@ import numpy as np
 
 from service.answer import Answer, Needs
 from service.api import formats
-from service.api.formats import Format, encoders
+from service.api.formats import Format
 from service.ask import Ask
 from service.contract import Facts
 from service.errors import NotApplicable
+from service.rendering import encoders
 
 EXPLANATION, PREDICTION = "explanation", "prediction"
 _COLUMNS = {"logit": "logits", "probability": "probabilities", "value": "values"}

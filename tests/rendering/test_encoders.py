@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from service.api.formats import encoders
 from service.errors import InvalidParameter
+from service.rendering import encoders, table
 from tests.conftest import photograph
 
 RAMP = np.linspace(-1, 3, 16, dtype=np.float32).reshape(4, 4)
@@ -36,9 +36,25 @@ PICTURES = {
 def test_png_is_lossless(name: str) -> None:
     image = PICTURES[name]
     found = Image.open(io.BytesIO(encoders.png(image)))
-    plain = image if name != "palette" else image.convert("RGB")
-    assert (found.format, found.mode, found.size) == ("PNG", plain.mode, plain.size)
-    assert found.tobytes() == plain.tobytes()
+    assert (found.format, found.mode, found.size) == ("PNG", image.mode, image.size)
+    assert found.convert("RGBA").tobytes() == image.convert("RGBA").tobytes()
+
+
+def test_colours_that_are_partly_clear_are_no_palette() -> None:
+    """A palette of the standard is opaque without a further list: what is not, is written in full."""
+    image = PHOTO.resize((60, 40)).quantize(16)
+    image.info["transparency"] = 3
+    assert Image.open(io.BytesIO(encoders.png(image))).mode == "RGB"
+
+
+def test_a_map_of_256_colours_takes_a_third_of_the_bytes() -> None:
+    levels = Image.linear_gradient("L")
+    levels.putpalette(table("inferno").tobytes())
+    found = Image.open(io.BytesIO(encoders.png(levels)))
+    assert (found.mode, found.convert("RGB").tobytes()) == ("P", levels.convert("RGB").tobytes())
+    assert len(encoders.png(levels)) < len(encoders.png(levels.convert("RGB"))) / 2
+    assert encoders.jpeg(levels) == encoders.jpeg(levels.convert("RGB"))
+    assert encoders.webp(levels) == encoders.webp(levels.convert("RGB"))
 
 
 def test_png_is_as_the_standard_says() -> None:
