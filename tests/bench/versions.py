@@ -9,26 +9,17 @@ no cache answers, and both versions get the same ones. The first of a round alte
 """
 
 import argparse
-import contextlib
 import json
-import os
-import socket
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-import psutil
-
+from tests.bench.served import ROOT, Served
 from tests.bench.subject import picture
 
-ROOT = Path(__file__).parents[2]
 PNG = {"accept": "image/png"}
 NPY = {"accept": "application/x-npy"}
 
@@ -62,68 +53,27 @@ def cases(narrow: str) -> dict[str, Case]:
     }
 
 
-class Version:
-    """A server of one version."""
-
-    def __init__(self, root: Path, model: str, folder: Path, *, tune: bool) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        environment = os.environ | {
-            "HEATLENS_CACHE_DIR": str(folder),
-            "HEATLENS_TUNE": str(tune).lower(),
-            "HEATLENS_VERIFY": "false",  # older versions take it for a mistake, and go on
-            "HEATLENS_MODEL": model,
-        }
-        command = [sys.executable, "-m", "service", "serve", "--port", str(port), "--log-level", "error"]
-        self.process = subprocess.Popen(command, cwd=root, env=environment, stderr=subprocess.DEVNULL)
-        self.counted = psutil.Process(self.process.pid)
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600)
-        self._until(lambda: self.client.get("/health/ready?model=*").status_code == 200)
-        if tune:
-            name = self.client.get("/models").json()["models"][0]["name"]
-            self._until(lambda: self.client.get(f"/models/{name}").json()["tuning"] is not None)
-
-    @staticmethod
-    def _until(true: Callable[[], bool]) -> None:
-        ends = time.monotonic() + 600
-        while time.monotonic() < ends:
-            with contextlib.suppress(httpx.TransportError):
-                if true():
-                    return
-            time.sleep(0.2)
-        raise SystemExit("a server was not ready within 600 s")
-
-    def seconds(self, case: Case, pictures: Sequence[bytes]) -> float:
-        """Return the processor time of some requests."""
-        before = self._processor_s()
-        for data in pictures:
-            form = {"request": json.dumps(dict(case.fields))}
-            files = {"image": ("picture.jpg", data)} if case.picture else None
-            if files is None:
-                response = self.client.post(case.path, json=dict(case.fields), headers=dict(case.headers))
-            else:
-                response = self.client.post(case.path, data=form, files=files, headers=dict(case.headers))
-            response.raise_for_status()
-        return self._processor_s() - before
-
-    def _processor_s(self) -> float:
-        times = self.counted.cpu_times()
-        return float(times.user + times.system)
-
-    def close(self) -> None:
-        """Stop the server."""
-        self.process.terminate()
-        self.process.wait(60)
+def seconds(server: Served, case: Case, pictures: Sequence[bytes]) -> float:
+    """Return the processor time of some requests."""
+    before = server.processor_s()
+    for data in pictures:
+        form = {"request": json.dumps(dict(case.fields))}
+        files = {"image": ("picture.jpg", data)} if case.picture else None
+        if files is None:
+            response = server.client.post(case.path, json=dict(case.fields), headers=dict(case.headers))
+        else:
+            response = server.client.post(case.path, data=form, files=files, headers=dict(case.headers))
+        response.raise_for_status()
+    return server.processor_s() - before
 
 
-def race(versions: Sequence[Version], case: Case, rounds: int) -> Iterator[tuple[float, float]]:
+def race(versions: Sequence[Served], case: Case, rounds: int) -> Iterator[tuple[float, float]]:
     """Yield the processor seconds of both versions, round by round; the first round warms up and does not count."""
     for number in range(rounds + 1):
         pictures = [picture() for _ in range(case.repeats)]
         times = [0.0, 0.0]
         for i in (0, 1) if number % 2 else (1, 0):
-            times[i] = versions[i].seconds(case, pictures) / case.repeats
+            times[i] = seconds(versions[i], case, pictures) / case.repeats
         if number:
             yield times[0], times[1]
 
@@ -139,11 +89,15 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=(), metavar="CASE")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        tune = {"HEATLENS_TUNE": str(given.settled).lower()}
         versions = [
-            Version(root, given.model, Path(folder) / name, tune=given.settled)
+            Served(Path(folder) / name, (given.model,), root=root, environment=tune, ready="/health/ready?model=*")
             for name, root in (("this", ROOT), ("other", given.other.resolve()))
         ]
         try:
+            if given.settled:
+                for version in versions:
+                    version.settled()
             print(f"{given.model}, {'settled' if given.settled else 'fresh'}, {given.rounds} rounds")
             print("| Request | this, ms | other, ms | this / other, median (quartiles) |\n| --- | --- | --- | --- |")
             for name, case in cases(given.narrow).items():
