@@ -16,6 +16,7 @@ import click
 from service import __version__, bulk
 from service.api import words
 from service.errors import CatalogError, ModelFailed, ServiceError
+from service.machine import waiting
 
 if TYPE_CHECKING:  # `--help` and `methods` take no time that they do not need
     from service.settings import Settings
@@ -88,6 +89,7 @@ def main() -> None:
 
     Every option of `serve` is also an environment variable: HEATLENS_PORT, HEATLENS_MODEL, ...
     """
+    waiting.settle()  # before anything imports PyTorch
 
 
 @main.command()

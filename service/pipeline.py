@@ -22,8 +22,8 @@ from service.errors import InvalidParameter, NotApplicable
 from service.explainers.base import Explainer, registry
 from service.images import Picture, Room, Transform, decode, prepare, to_input
 from service.images.sent import picture_bytes
+from service.machine.cores import cores
 from service.precision import DTYPES, Precision
-from service.process import cores
 from service.settings import Settings
 
 PREDICTIONS = 5  # beside an explanation

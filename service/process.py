@@ -1,35 +1,11 @@
 """How the process uses the machine: memory that a forward frees is kept for the next one, cores are the device's."""
 
 import ctypes
-import math
-import os
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 
-_CGROUP = Path("/sys/fs/cgroup")
-
-
-def cores(root: Path = _CGROUP) -> int:
-    """Return how many cores the process may use, whatever the machine has: by its affinity, and its container's limit.
-
-    Args:
-        root: where the kernel shows a container's limits: `cpu.max`, or under cgroup v1 quota and period.
-    """
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with suppress(OSError, ValueError):
-        quota, period = (root / "cpu.max").read_text("ascii").split()
-        return there if quota == "max" else _whole(there, int(quota), int(period))
-    with suppress(OSError, ValueError):
-        quota, period = ((root / "cpu" / f"cpu.cfs_{name}_us").read_text("ascii") for name in ("quota", "period"))
-        return _whole(there, int(quota), int(period)) if int(quota) > 0 else there
-    return there
-
-
-def _whole(there: int, quota: int, period: int) -> int:
-    return max(1, min(there, math.ceil(quota / period)))
-
+from service.machine.cores import cores
 
 # As PyTorch starts: the machine's cores, or OMP_NUM_THREADS. More threads than the container has cores are throttled.
 ALL_THREADS = min(torch.get_num_threads(), cores())

@@ -23,7 +23,7 @@ FILE, CLASS, ROOM, HALL = 400, 250, 1500, 2500  # lines; a room is a folder with
 PARTS: Mapping[str, tuple[str, str]] = {
     "": ("", ""),
     "__main__": ("cli", ""),
-    "cli": ("app bulk server server.logs gallery methods sanity", "click orjson pydantic"),
+    "cli": ("app bulk server server.logs gallery machine methods sanity", "click orjson pydantic"),
     "deploy": ("app", "fastapi numpy orjson prometheus_client ray starlette uvicorn"),
     "app": ("api tuning sanity models settings metrics spans", "fastapi starlette torch"),
     "server": ("api settings", "fastapi h11 starlette uvicorn"),
@@ -82,7 +82,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "metrics": ("", "prometheus_client"),
     "spans": ("", "opentelemetry"),
     "server.logs": ("", ""),
-    "process": ("", "torch"),
+    "process": ("machine", "torch"),
+    "machine": ("", ""),
     "precision": ("", "torch"),
     "errors": ("", ""),
 }

@@ -9,7 +9,7 @@ import torch
 
 from service.app import build, close
 from service.engine.scheduler.device import Device
-from service.process import ALL_THREADS, cores, out_of_memory
+from service.process import ALL_THREADS, out_of_memory
 from service.settings import Settings
 from tests.conftest import CATALOG
 
@@ -24,29 +24,6 @@ def test_only_the_device_thread_runs_on_several_cores() -> None:
         assert context.device.call(torch.get_num_threads) == ALL_THREADS
     finally:
         close(context)
-
-
-@pytest.mark.parametrize(
-    ("files", "expected"),
-    [
-        ({}, 8),
-        ({"cpu.max": "max 100000"}, 8),
-        ({"cpu.max": "200000 100000\n"}, 2),
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu.max": "1000 100000"}, 1),
-        ({"cpu.max": "9000000 100000"}, 8),
-        ({"cpu.max": "nonsense"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
-    ],
-)
-def test_cores_are_those_of_the_container(tmp_path, monkeypatch, files, expected) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    assert cores(tmp_path) == expected
-    assert 1 <= ALL_THREADS <= max(cores(), torch.get_num_threads())
 
 
 def test_the_number_of_threads_of_a_forward_can_be_chosen() -> None:

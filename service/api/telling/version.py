@@ -10,6 +10,7 @@ from service import __version__
 from service.api.context import context
 from service.api.documentation import refusals
 from service.client import wire
+from service.machine import waiting
 
 router = APIRouter()
 _TREE = Path(__file__).parents[3]
@@ -23,7 +24,7 @@ _TREE = Path(__file__).parents[3]
     openapi_extra={"responses": refusals(401, 422)},
 )
 async def version(request: Request) -> wire.Version:
-    """Return the service's version, the revision that it was made of, PyTorch's version and the device."""
+    """Return the service's version, the revision that it was made of, PyTorch, the device, and how threads wait."""
     found = context(request)
     return wire.Version(
         name="heatlens",
@@ -31,6 +32,7 @@ async def version(request: Request) -> wire.Version:
         revision=found.settings.revision or _revision(_TREE),
         torch=metadata.version("torch"),
         device=str(found.device.device),
+        waiting=wire.WaitingInfo(**vars(waiting.chosen())),
     )
 
 

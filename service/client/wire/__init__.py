@@ -43,6 +43,7 @@ from .describing import (
     TimingInfo,
     TuningInfo,
     Version,
+    WaitingInfo,
 )
 from .explaining import (
     DIVERGING,
@@ -153,5 +154,6 @@ __all__ = [
     "Usage",
     "Verdict",
     "Version",
+    "WaitingInfo",
     "Wire",
 ]

@@ -197,14 +197,25 @@ class ColormapInfo(Wire):
     ]
 
 
+class WaitingInfo(Wire):
+    """How threads of a parallel loop wait for the next one."""
+
+    policy: Annotated[
+        Literal["passive", "own", "default"],
+        Field(description="`passive`: asleep, as cores are shared; `own`: as the operator has set; else OpenMP's own."),
+    ]
+    reason: Annotated[str, Field(description="Why.")]
+
+
 class Version(Wire):
-    """Which build answers."""
+    """Which build answers, on what."""
 
     name: str
     version: str
     revision: Annotated[str | None, Field(description="Commit that it was made of, where that is known.")]
     torch: str
     device: str
+    waiting: WaitingInfo
 
 
 class Live(Wire):
