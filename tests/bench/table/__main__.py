@@ -72,7 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if unknown := set(given.rows) - ROWS.keys():
         parser.error(f"there is no row {', '.join(sorted(unknown))}; there are {', '.join(ROWS)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end, too
     rounds = given.rounds or (1 if given.quick else 3)
     lines: list[Line] = []
     broken: list[str] = []
@@ -103,4 +102,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers end, too
     sys.exit(main())
