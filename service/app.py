@@ -5,7 +5,6 @@ import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from typing import get_args
 
 import torch
 from fastapi import FastAPI
@@ -21,14 +20,16 @@ from service.api.edge.addresses import FIRST, HEALTH
 from service.api.edge.packed import Packed
 from service.api.edge.rooted import Rooted
 from service.api.heads import Heads
-from service.api.middleware import Bodies, CrossSite, Keys, Recording, Refusing
+from service.api.middleware import Bodies, CrossSite, Keys, Refusing
+from service.api.observing import gauges
+from service.api.observing.recording import Recording
 from service.api.origins import origin
 from service.api.pages import docs, front
 from service.api.queries import Queries
 from service.api.readiness import Readiness
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
-from service.engine.store import Status, Store
+from service.engine.store import Store
 from service.errors import CatalogError
 from service.metrics import Metrics
 from service.models.choice import chosen
@@ -94,23 +95,6 @@ def _origins(settings: Settings) -> tuple[str, ...]:
         raise CatalogError(f"cors_origins: {error}") from None
 
 
-def _watch(metrics: Metrics, device: Device, store: Store) -> None:
-    """Let Prometheus read the state of a service."""
-
-    def models() -> dict[str, float]:
-        found = [entry.status for entry in store.entries.values()]
-        return {status: found.count(status) for status in get_args(Status)}
-
-    admission = device.admission
-    metrics.watch("passes_waiting", "Passes that admitted requests still expect.", lambda: admission.waiting_passes)
-    metrics.watch("seconds_waiting", "Time of the device that what waits will take.", lambda: admission.waiting_s)
-    metrics.watch("requests_waiting", "Requests that wait or are worked on.", lambda: admission.waiting_requests)
-    metrics.watch("cache_bytes", "Memory of kept score matrices.", lambda: device.cache.bytes)
-    metrics.watch("draining", "1 while the server is about to stop.", lambda: admission.draining)
-    metrics.watch("device_memory_bytes", "Memory of the accelerator in use; 0 on a CPU.", device.memory_bytes)
-    metrics.watch_by("models", "Models by status.", "status", models)
-
-
 def build(settings: Settings, metrics: Metrics | None = None) -> Context:
     """Make the parts of a service; nothing is loaded yet.
 
@@ -136,7 +120,7 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
     )
     verifier = Verifier(device, settings) if settings.verify and settings.tune else None
     store = Store(specs, default, device, Tuner(device, settings), verifier=verifier)
-    _watch(metrics, device, store)
+    gauges.watch(metrics, settings, device, store)
     pipeline = Pipeline(settings, store, device)
 
     def check(name: str) -> None:

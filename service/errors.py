@@ -32,7 +32,7 @@ import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 _LONGEST_WORD = 128  # characters of a word that another one is looked for
 _COMPARED = 24  # known words that one is compared with, letter by letter
@@ -67,6 +67,11 @@ class ServiceError(Exception):
         self.detail = detail
         self.errors = tuple(errors)
         self.retry_after_s = retry_after_s if retry_after_s is not None else 5 if self.status == 503 else None
+        self.reason: str = self.type  # what refusals are counted by
+
+
+Overload = Literal["requests", "passes", "time", "bodies", "connections"]
+"""What there is too much of: requests or passes that wait, time that they will take, bytes of bodies, connections."""
 
 
 class MalformedRequest(ServiceError):
@@ -199,6 +204,10 @@ class Overloaded(ServiceError):
 
     status, type, title = 429, "overloaded", "Too much work waiting"
     remedy = "come back after `Retry-After` seconds"
+
+    def __init__(self, detail: str, *, retry_after_s: int | None = None, reason: Overload = "requests") -> None:
+        super().__init__(detail, retry_after_s=retry_after_s)
+        self.reason = reason
 
 
 class ModelUnavailable(ServiceError):

@@ -1,16 +1,38 @@
 """What Prometheus collects. Labels are bounded: methods and models are those that are served, or `none`."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, PlatformCollector, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 
-MEDIA_TYPE = CONTENT_TYPE_LATEST
+OPEN_METRICS = "application/openmetrics-text"  # the other format, which has exemplars
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_SHARES = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+Kind = Literal["counter", "gauge", "histogram", "info"]
+
+
+class Named(NamedTuple):
+    """One metric, by its name as Prometheus knows it."""
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    text: str
+
+
+class _Read(Collector):
+    """A metric that is read when it is collected."""
+
+    def __init__(self, read: Callable[[], Metric]) -> None:
+        self._read = read
+
+    def collect(self) -> Any:
+        """Give it as it is now."""
+        yield self._read()
 
 
 class Metrics:
@@ -18,58 +40,95 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._read: dict[str, Callable[[], Any]] = {}  # how gauges are read, by their names
-        own: dict[str, Any] = {"registry": self.registry, "namespace": "heatlens"}
+        self.named: list[Named] = []  # all of ours
+        self._read: dict[str, Callable[[], Any]] = {}  # how what is watched is read, by its name
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = Counter("requests", "Requests answered.", ["method", "model", "status"], **own)
-        self.request_seconds = _histogram("request_seconds", "From request to the last byte.", "method", own)
-        self.queue_seconds = _histogram("queue_seconds", "Waiting for the device.", "method", own)
-        self.device_seconds = _histogram(
-            "device_seconds", "Time on the device; a batch's is divided among its requests.", "method", own
+        self.requests = self._counter("requests", "Requests answered.", "method", "model", "status")
+        self.request_seconds = self._seconds("request_seconds", "From request to the last byte.", "method", "model")
+        self.first_event_seconds = self._seconds(
+            "first_event_seconds", "From request to the first event, of answers that are streams of them.", "method"
         )
-        self.render_seconds = _histogram("render_seconds", "Drawing and encoding.", "method", own)
-        self.rows_avoided = Counter("rows_avoided", "Rows answered without a forward.", ["method"], **own)
-        self.cache_lookups = Counter(
-            "cache_lookups", "Tables of outputs looked for in memory, by what was found.", ["outcome"], **own
+        self.refused = self._counter(
+            "refused", "Requests turned away with 429 or 503, by what was in the way.", "reason"
         )
-        self.rows = Counter("rows", "Rows sent through a model.", ["model", "precision"], **own)
-        self.batch_rows = Histogram("batch_rows", "Rows of a batch.", ["kind"], buckets=_ROWS, **own)
-        self.batch_seconds = _histogram("batch_seconds", "Time of a batch.", "kind", own)
+        self.cancelled = self._counter(
+            "cancelled", "Requests whose client went away before the answer's end.", "method"
+        )
+        self.queue_seconds = self._seconds("queue_seconds", "Waiting for the device.", "method", "model")
+        self.device_seconds = self._seconds(
+            "device_seconds", "Time on the device; a batch's is divided among its requests.", "method"
+        )
+        self.render_seconds = self._seconds("render_seconds", "Drawing and encoding.", "method")
+        self.rows_avoided = self._counter("rows_avoided", "Rows answered without a forward.", "method")
+        self.cache_lookups = self._counter(
+            "cache_lookups", "Tables of outputs looked for in memory, by what was found.", "outcome"
+        )
+        self.rows = self._counter("rows", "Rows sent through a model.", "model", "precision")
+        self.batch_rows = self._histogram("batch_rows", "Rows of a batch.", _ROWS, "kind")
+        self.batch_fill = self._histogram(
+            "batch_fill_ratio", "Rows of a batch, of those that it may have.", _SHARES, "kind"
+        )
+        self.batch_seconds = self._seconds("batch_seconds", "Time of a batch.", "kind")
 
-    def batch(self, kind: str, model: str, precision: str, rows: int, seconds: float) -> None:
-        """Count a batch of a kind, `rows` or `traces`, and how many rows and seconds it took."""
+    def batch(self, kind: str, model: str, precision: str, rows: int, seconds: float, fill: float) -> None:
+        """Count a batch of a kind, `rows` or `traces`: its rows, its seconds, and how full of work it was (0 to 1)."""
         self.rows.labels(model, precision).inc(rows)
         self.batch_rows.labels(kind).observe(rows)
+        self.batch_fill.labels(kind).observe(fill)
         self.batch_seconds.labels(kind).observe(seconds)
 
-    def watch(self, name: str, text: str, read: Callable[[], float]) -> None:
-        """Add a gauge that is read when it is collected; of one name, the last one counts."""
-        if name not in self._read:
-            gauge = Gauge(name, text, registry=self.registry, namespace="heatlens")
-            gauge.set_function(lambda: self._read[name]())
-        self._read[name] = read
+    def watch(self, name: str, text: str, read: Callable[[], float], *, counts: bool = False) -> None:
+        """Add a gauge, or what only counts up, that is read when it is collected; of one name, the last one counts."""
+        own = f"heatlens_{name}"
+        full = f"{own}_total" if counts else own
 
-    def watch_by(self, name: str, text: str, label: str, read: Callable[[], dict[str, float]]) -> None:
+        def family() -> Metric:
+            made = CounterMetricFamily if counts else GaugeMetricFamily
+            return made(own, text, value=self._read[full]())
+
+        self._watch(Named(full, "counter" if counts else "gauge", (), text), read, family)
+
+    def watch_by(self, name: str, text: str, label: str, read: Callable[[], Mapping[str, float]]) -> None:
         """Add gauges by one label that are read when they are collected; of one name, the last ones count."""
-        own = self._read
+        full = f"heatlens_{name}"
 
-        class Read(Collector):
-            def collect(self) -> Any:
-                family = GaugeMetricFamily(f"heatlens_{name}", text, labels=[label])
-                for value, number in own[name]().items():
-                    family.add_metric([value], number)
-                yield family
+        def family() -> Metric:
+            found = GaugeMetricFamily(full, text, labels=[label])
+            for value, number in self._read[full]().items():
+                found.add_metric([value], number)
+            return found
 
-        known = name in own
-        own[name] = read
+        self._watch(Named(full, "gauge", (label,), text), read, family)
+
+    def tell(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Mapping[str, str]]) -> None:
+        """Add what labels alone say, with the value 1; of one name, the last one counts."""
+        full = f"heatlens_{name}_info"
+
+        def family() -> Metric:
+            return InfoMetricFamily(f"heatlens_{name}", text, self._read[full]())
+
+        self._watch(Named(full, "info", labels, text), read, family)
+
+    def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """Return everything, and its media type: Prometheus' text, or OpenMetrics where a header `Accept` names it."""
+        encode, media_type = choose_encoder(accept)
+        return encode(self.registry), media_type
+
+    def _watch(self, named: Named, read: Callable[[], Any], family: Callable[[], Metric]) -> None:
+        known = named.name in self._read
+        self._read[named.name] = read
         if not known:
-            self.registry.register(Read())
+            self.named.append(named)
+            self.registry.register(_Read(family))
 
-    def exposition(self) -> bytes:
-        """Return everything in Prometheus' text format."""
-        return generate_latest(self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        self.named.append(Named(f"heatlens_{name}_total", "counter", labels, text))
+        return Counter(name, text, labels, namespace="heatlens", registry=self.registry)
 
+    def _seconds(self, name: str, text: str, *labels: str) -> Histogram:
+        return self._histogram(name, text, _SECONDS, *labels)
 
-def _histogram(name: str, text: str, label: str, own: dict[str, Any]) -> Histogram:
-    return Histogram(name, text, [label], buckets=_SECONDS, **own)
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...], *labels: str) -> Histogram:
+        self.named.append(Named(f"heatlens_{name}", "histogram", labels, text))
+        return Histogram(name, text, labels, buckets=bounds, namespace="heatlens", registry=self.registry)

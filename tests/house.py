@@ -81,7 +81,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "settings": ("errors", "pydantic pydantic_settings"),
     "metrics": ("", "prometheus_client"),
     "spans": ("", "opentelemetry"),
-    "server.logs": ("", ""),
+    "server.logs": ("spans", ""),
     "process": ("machine", "torch"),
     "machine": ("", ""),
     "precision": ("", "torch"),

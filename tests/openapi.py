@@ -16,8 +16,10 @@ import yaml
 from service import errors
 from service.api import formats
 from service.api.documentation import openapi
+from service.api.observing import gauges
 from service.app import create_app
 from service.explainers.base import Explainer, families, registry
+from service.metrics import Metrics, Named
 from tests.stubs import methods_stub
 
 ROOT = Path(__file__).parent.parent
@@ -112,6 +114,22 @@ def formats_table() -> str:
     return "\n".join(rows)
 
 
+def offered() -> list[Named]:
+    """Return all metrics of a service; nothing is read of one."""
+    metrics = Metrics()
+    nothing: Any = None
+    gauges.watch(metrics, nothing, nothing, nothing)
+    return metrics.named
+
+
+def metrics_table() -> str:
+    """Return README's table of what Prometheus collects."""
+    rows = ["| Metric | Kind | Labels | Says |", "| --- | --- | --- | --- |"]
+    for one in offered():
+        rows.append(_row(f"`{one.name}`", one.kind, ", ".join(f"`{label}`" for label in one.labels), one.text))
+    return "\n".join(rows)
+
+
 def _row(*cells: str) -> str:
     return "| " + " | ".join(cell.rstrip(".").replace("|", "\\|") for cell in cells) + " |"
 
@@ -123,6 +141,7 @@ def as_readme(text: str) -> str:
         ValueError: the marks of one are missing.
     """
     tables = {"formats": formats_table(), "methods": methods_table(), "statuses": statuses_table()}
+    tables["metrics"] = metrics_table()
     for name, rows in tables.items():
         begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
         head, found, rest = text.partition(begin)

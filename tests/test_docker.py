@@ -12,32 +12,14 @@ import yaml
 
 from service import cli
 from service.settings import Settings
+from tests.openapi import offered
 
 ROOT = Path(__file__).parent.parent
 DOCKER = ROOT / "docker"
 KUBERNETES = DOCKER / "kubernetes"
 # What the service offers to Prometheus: every metric that anything in `docker/` may name, with its labels.
-METRICS = {
-    "heatlens_requests_total": {"method", "model", "status"},
-    "heatlens_request_seconds": {"method"},
-    "heatlens_rows_total": {"model", "precision"},
-    "heatlens_rows_avoided_total": {"method"},
-    "heatlens_passes_waiting": set(),
-    "heatlens_seconds_waiting": set(),
-    "heatlens_requests_waiting": set(),
-    "heatlens_batch_rows": {"kind"},
-    "heatlens_batch_seconds": {"kind"},
-    "heatlens_queue_seconds": {"method"},
-    "heatlens_device_seconds": {"method"},
-    "heatlens_render_seconds": {"method"},
-    "heatlens_cache_lookups_total": {"outcome"},
-    "heatlens_cache_bytes": set(),
-    "heatlens_models": {"status"},
-    "heatlens_device_memory_bytes": set(),
-    "heatlens_draining": set(),
-    "process_resident_memory_bytes": set(),
-}
-SCRAPED = {"instance", "namespace", "pod"}  # labels that Prometheus adds
+METRICS = {one.name: set(one.labels) for one in offered()} | {"process_resident_memory_bytes": set()}
+SCRAPED = {"instance", "namespace", "pod", "job"}  # labels that Prometheus adds
 
 DOCKERFILES = [ROOT / "Dockerfile", *sorted(DOCKER.glob("*.Dockerfile"))]
 MANIFESTS = sorted(set(KUBERNETES.glob("*.yaml")) - {KUBERNETES / "prometheus-adapter.yaml"})
@@ -50,6 +32,12 @@ CONTAINER = POD["containers"][0]
 DASHBOARD = json.loads((DOCKER / "grafana" / "dashboards" / "heatlens.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 QUERIES = [target["expr"] for panel in PANELS for target in panel["targets"]]
+RULES = [
+    rule
+    for group in yaml.safe_load((DOCKER / "prometheus-rules.yaml").read_text())["groups"]
+    for rule in group["rules"]
+]
+TRIED = yaml.safe_load((ROOT / "tests" / "observability" / "rules_test.yaml").read_text())
 
 
 def _instructions(path: Path) -> list[tuple[str, str]]:
@@ -92,13 +80,13 @@ def _ours(environment: dict[str, Any]) -> dict[str, Any]:
 # Metrics
 
 
-@pytest.mark.parametrize("query", QUERIES)
+@pytest.mark.parametrize("query", [*QUERIES, *(rule["expr"] for rule in RULES if "up{" not in rule["expr"])])
 def test_a_query_names_metrics_and_labels_that_exist(query):
     named = _metrics(query)
     assert named
     assert named <= METRICS.keys()
     labels = {"le"} | SCRAPED | set().union(*(METRICS[name] for name in named))
-    grouped = {label for group in re.findall(r"\bby \(([^)]*)\)", query) for label in group.split(", ")}
+    grouped = {label for group in re.findall(r"\b(?:by|on) \(([^)]*)\)", query) for label in group.split(", ")}
     selected = {label for chosen in re.findall(r"\{([^}]*)\}", query) for label in re.findall(r"(\w+)(?:=|!)", chosen)}
     assert grouped | selected <= labels
 
@@ -115,11 +103,29 @@ def test_every_metric_is_on_the_dashboard():
 
 
 def test_the_service_exposes_every_metric(tiny):
-    families = re.findall(r"^# TYPE (\S+)", tiny.metrics.exposition().decode(), re.MULTILINE)
+    families = re.findall(r"^# TYPE (\S+)", tiny.metrics.exposition()[0].decode(), re.MULTILINE)
+    ours = {name for name in families if name.startswith("heatlens_") and not name.endswith("_created")}
+    assert ours == METRICS.keys() - {"process_resident_memory_bytes"}
     assert METRICS.keys() <= set(families)
-    assert {
-        name for name in families if name.startswith("heatlens_") and not name.endswith("_created")
-    } <= METRICS.keys()
+
+
+def test_alerts_are_read_and_each_is_tried():
+    """What an alert does on given numbers, promtool tries in a part of its own; here, that none was forgotten."""
+    (mounted,) = [v for v in COMPOSE["services"]["prometheus"]["volumes"] if "rules" in v]
+    source, target, _ = mounted.split(":")
+    assert (DOCKER / source).name == "prometheus-rules.yaml"
+    assert PROMETHEUS["rule_files"] == [target]
+    tried = re.findall(r'alertname="(\w+)"', json.dumps(TRIED).replace('\\"', '"'))
+    assert {rule["alert"] for rule in RULES} == set(tried)
+    for rule in RULES:
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["annotations"].keys() == {"summary", "description"}
+        assert "{{ $labels.instance }}" in rule["annotations"]["summary"]
+
+
+def test_the_alert_on_stopping_waits_for_as_long_as_stopping_may_take():
+    (rule,) = [rule for rule in RULES if rule["alert"] == "HeatlensDraining"]
+    assert _seconds(rule["for"]) > Settings().drain_timeout_s + 15
 
 
 def test_autoscaling_is_on_a_gauge_that_the_adapter_offers():

@@ -2,11 +2,14 @@
 
 import sys
 import threading
+import uuid
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
 
-from service import spans
+from service import __version__, spans
+from service.errors import Cancelled, InvalidParameter
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
@@ -89,3 +92,63 @@ def test_the_extra_has_to_be_there(monkeypatch):
     with pytest.raises(ImportError):
         spans.install(InMemorySpanExporter())
     assert spans.current() is None
+
+
+def test_whose_spans_they_are_stands_on_them_and_the_usual_variables_say_otherwise(exporter, monkeypatch):
+    with spans.span("read"):
+        pass
+    known = exporter.get_finished_spans()[0].resource.attributes
+    assert known["service.version"] == __version__
+    assert uuid.UUID(known["service.instance.id"])
+    spans.uninstall()
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "ours")
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.instance.id=pod-7,deployment.environment=test")
+    spans.install(other := InMemorySpanExporter())
+    with spans.span("read"):
+        pass
+    found = other.get_finished_spans()[0].resource.attributes
+    named = ("service.name", "service.instance.id", "deployment.environment", "service.version")
+    assert [found[name] for name in named] == ["ours", "pod-7", "test", __version__]
+
+
+def test_a_span_that_serves_a_request_is_told_from_its_stages(exporter):
+    with spans.span("GET /models", serving=True), spans.span("read"):
+        pass
+    found = _finished(exporter)
+    assert (found["GET /models"].kind, found["read"].kind) == (SpanKind.SERVER, SpanKind.INTERNAL)
+
+
+@pytest.mark.parametrize("error", [InvalidParameter("a field"), Cancelled("gone")], ids=lambda e: e.type)
+def test_what_a_caller_did_is_no_error_of_the_servers(exporter, error):
+    with pytest.raises(type(error)), spans.span("work"):
+        raise error
+    (span,) = exporter.get_finished_spans()
+    assert span.status.is_unset
+    assert span.events == ()
+    assert span.attributes["error.type"] == error.type
+
+
+def test_the_span_that_a_line_is_written_in_has_ids(exporter):
+    assert spans.ids() == {}
+    with spans.span("request", spans.received({"traceparent": f"00-{TRACE}-{CALLER}-01"})) as span:
+        assert spans.ids() == {"trace_id": TRACE, "span_id": f"{span.context.span_id:016x}"}
+        assert spans.is_sampled(span)
+    with spans.span("unsent", spans.received({"traceparent": f"00-{TRACE}-{CALLER}-00"})) as unsent:
+        assert not spans.is_sampled(unsent)
+    spans.uninstall()
+    assert spans.ids() == {}
+    assert not spans.is_sampled(None)
+
+
+def test_a_span_of_the_past_is_added_with_what_happened_within_it(exporter):
+    with spans.span("work"):
+        spans.add("device", 10, 30, {"seconds": 1.5}, [spans.Event("batch", 20, {"rows": 4})])
+    found = _finished(exporter)
+    device = found["device"]
+    assert device.parent.span_id == found["work"].context.span_id
+    assert (device.start_time, device.end_time, dict(device.attributes)) == (10, 30, {"seconds": 1.5})
+    (event,) = device.events
+    assert (event.name, event.timestamp, dict(event.attributes)) == ("batch", 20, {"rows": 4})
+    spans.uninstall()
+    spans.add("device", 10, 30, {})
+    assert len(exporter.get_finished_spans()) == 2

@@ -1,6 +1,6 @@
 """`GET /methods`, `/models` and `/metrics`: what is served."""
 
-from functools import cache
+from functools import cache, partial
 
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
@@ -12,7 +12,7 @@ from service.client import wire
 from service.engine.network.resident import Model
 from service.engine.store import Entry, Store
 from service.methods.table import table
-from service.metrics import MEDIA_TYPE
+from service.metrics import OPEN_METRICS
 from service.models.spec import ModelSpec
 from service.pipeline import applicability
 
@@ -175,9 +175,11 @@ async def layers(request: Request, name: str) -> wire.LayerList:
     operation_id="metrics",
     summary="What Prometheus collects.",
     response_class=PlainTextResponse,
+    responses={200: {"content": {OPEN_METRICS: {"schema": {"type": "string"}}}}},
     openapi_extra={"responses": refusals(401)},
 )
 async def metrics(request: Request) -> Response:
-    """Return counters, gauges and histograms in Prometheus' text format."""
-    service = context(request)
-    return Response(await in_pool(service.health_pool, service.metrics.exposition), media_type=MEDIA_TYPE)
+    """Return counters, gauges and histograms: Prometheus' text, or OpenMetrics with examples of traces on request."""
+    service, accept = context(request), request.headers.get("accept", "")
+    text, media_type = await in_pool(service.health_pool, partial(service.metrics.exposition, accept))
+    return Response(text, headers={"content-type": media_type, "vary": "accept"})

@@ -80,7 +80,7 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(ServiceError)
     async def ours(request: Request, error: ServiceError) -> Response:
         known(request.url.path, error)
-        request.scope["heatlens"].error = error.type
+        request.scope["heatlens"].failed(error)
         error.with_traceback(None)  # whose frames hold the future that holds the error, and the request's body
         return problem(error, request.url.path)
 

@@ -12,7 +12,7 @@ from service.api.bodies.body import Body
 from service.api.callers.callers import check_priority, salt, share
 from service.api.context import context
 from service.api.formats import Format
-from service.api.middleware import record
+from service.api.observing.recording import record
 from service.api.queries import unread
 from service.api.running import Work, complete, stream
 from service.ask import Ask
@@ -44,7 +44,8 @@ def begin(request: Request, ask: Ask | Compare, format: Format, run: Run, work: 
     check_priority(request.scope, ask.priority, service.settings.max_priority)
     run.limit(ask.timeout_s or service.settings.default_timeout_s, ask.priority)
     begun = work.of(service, ask, run, format)
-    record(request).model = begun.plan.model.facts.name
+    known, model = record(request), begun.plan.model
+    known.model, known.version = model.facts.name, model.version
     return begun
 
 

@@ -75,7 +75,10 @@ class Work:
         self.run.check()  # it may have waited for a thread until nobody wanted it any more
         try:
             with spans.span("work", trace):
-                return self._encoded()
+                try:
+                    return self._encoded()
+                finally:
+                    self.run.usage.tell()
         except ServiceError as error:
             raise error.with_traceback(None) from None  # its frames hold the picture
         finally:

@@ -24,6 +24,7 @@ def piece(whole: Run) -> Run:
     part = Run(priority=whole.priority, caller=whole.caller, salt=whole.salt, id=whole.id, clock=whole.clock)
     part.started, part.deadline, part.timeout_s = whole.started, whole.deadline, whole.timeout_s
     part.cancelled = whole.cancelled
+    part.usage.timeline = whole.usage.timeline  # a request has one, however many parts
     seen = 0
 
     def progress() -> None:

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from service.api.edge.addresses import HEALTH
-from service.api.middleware import REFUSED
+from service.api.observing.recording import REFUSED
 from service.errors import MalformedRequest, Overloaded, ServiceError, TooSlow
 
 log = logging.getLogger("heatlens")
@@ -90,7 +90,13 @@ class Connection(H11Protocol):
         """Take a new connection in, in the place of one that rests where there are too many."""
         super().connection_made(transport)
         if len(self.connections) > self.front.connections and not self.front.make_room(self):
-            self._refuse(Overloaded("too many connections are open; come back later, or share them", retry_after_s=2))
+            self._refuse(
+                Overloaded(
+                    "too many connections are open; come back later, or share them",
+                    retry_after_s=2,
+                    reason="connections",
+                )
+            )
             return
         self._watch_head()
 

@@ -13,6 +13,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
+from service import spans
+
 _FLUSH_S = 1.0
 _KNOWN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -120,9 +122,19 @@ class Writer(logging.Handler):
                 self._stream.flush()
 
 
+class _Traced(logging.Filter):
+    """Lets all lines pass, with `trace_id` and `span_id` of the span that they are written in."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add them to a line, by the thread that writes it."""
+        vars(record).update(spans.ids())
+        return True
+
+
 def configure(level: str, form: Literal["auto", "json", "text"]) -> None:
     """Write all logs to standard error; `auto` writes text to a terminal and JSON to anything else."""
     text = form == "text" or (form == "auto" and sys.stderr.isatty())
     handler = Writer(sys.stderr)
+    handler.addFilter(_Traced())
     handler.setFormatter(TextFormatter() if text else JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -20,10 +20,11 @@ function App() {
   const state = useSession(session);
   const [tongue, learn] = useState(language);
   const show = useCallback((picture) => session.show(picture), []);
+  const fail = useCallback((problem) => session.lane(0, { problem }), []);
   const over = useDropped(show);
   useEffect(() => {
     if (state.ready) share.write(state, tongue);
-  }, [state.lanes, state.cards, state.target, state.against, state.opacity, state.sequential, state.diverging, state.view, tongue]);
+  }, [state.lanes, state.cards, state.target, state.against, state.box, state.opacity, state.sequential, state.diverging, state.view, tongue]);
   const speakOther = async () => (await speak(other()), learn(language));
   const [lane] = state.lanes;
   if (state.locked) return html`<${Locked} />`;
@@ -31,10 +32,10 @@ function App() {
   return html`
     <${Head} state=${state} speak=${speakOther} />
     ${!state.ready ? html`<main class="alone"><p class="quiet" role="status">${t("loading")}</p></main>`
-      : !lane.picture ? html`<${Welcome} show=${show} info=${state.info[lane.model]} />`
+      : !lane.picture ? html`<${Welcome} show=${show} fail=${fail} lane=${lane} info=${state.info[lane.model]} />`
       : html`<main class="desk">
         <h1 class="hidden">heatlens: ${t(`views.${state.view}`)}</h1>
-        <${Side} state=${state} show=${show} />
+        <${Side} state=${state} show=${show} fail=${fail} />
         ${state.view === "walk" ? html`<${Walk} session=${session} />`
           : state.view === "compare" ? html`<${Compare} session=${session} />`
           : html`<${Explain} state=${state} />`}
@@ -65,24 +66,25 @@ function Head({ state, speak: change }) {
   `;
 }
 
-function Welcome({ show, info }) {
+function Welcome({ show, fail, lane, info }) {
   return html`
     <main class="welcome">
       <h1>${t("welcome")}</h1>
       <p class="lead">${t("welcomeMore", { model: info.name, outputs: info.outputs ?? "" })}</p>
-      <${Choose} show=${show} large=${true} />
+      <${Choose} show=${show} fail=${fail} large=${true} />
+      ${lane.problem && html`<${Trouble} problem=${lane.problem} />`}
       <p class="quiet">${t("private")}</p>
     </main>
   `;
 }
 
-function Side({ state, show }) {
+function Side({ state, show, fail }) {
   const [lane, second] = state.lanes;
   const classes = ["classification", "multilabel", "segmentation"].includes(session.task);
   return html`
     <aside class="side" aria-label=${t("picture")}>
       <${Drawn} session=${session} lane=${lane} />
-      <${Choose} show=${show} />
+      <${Choose} show=${show} fail=${fail} />
       ${lane.problem && html`<${Trouble} problem=${lane.problem} />`}
       ${lane.geometry?.warnings.map((text) => html`<p class="note warn" lang="en" key=${text}>${text}</p>`)}
       <h2>${t("says")}</h2>
@@ -102,12 +104,12 @@ function Beside({ state, lane }) {
       <summary>${t("beside")}</summary>
       <div class="row">
         <button onClick=${() => file.current.click()}>${t("secondPicture")}</button>
-        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t("secondPicture")} onChange=${async (event) => {
+        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t("secondPicture")} onChange=${(event) => {
           const [picked] = event.target.files;
-          if (picked) session.beside({ picture: await opened(picked, picked.name) });
+          if (picked) session.beside({ picture: opened(picked, picked.name) });
         }} />
         ${SAMPLES.filter((name) => name !== state.lanes[0].picture.sample).map((name) => html`
-          <button class="sample small" key=${name} aria-label=${t(`sample.${name}`)} title=${t(`sample.${name}`)} onClick=${async () => session.beside({ picture: await sample(name) })}>
+          <button class="sample small" key=${name} aria-label=${t(`sample.${name}`)} title=${t(`sample.${name}`)} onClick=${() => sample(name).then((picture) => session.beside({ picture }), (problem) => session.lane(0, { problem }))}>
             <img src=${`ui/photographs/${name}.jpg`} alt="" width="36" height="36" />
           </button>`)}
       </div>
@@ -209,10 +211,20 @@ function Locked() {
 
 async function start() {
   const restored = share.restore();
-  if (!(await session.start(restored))) return;
-  if (SAMPLES.includes(restored.sample)) session.show({ ...(await sample(restored.sample)), kept: true });
+  const picture = SAMPLES.includes(restored.sample) && sample(restored.sample).catch(() => null);
+  const [begun] = await Promise.all([session.start(restored), spoken]);
+  if (!begun || !(await picture)) return;
+  session.show({ ...(await picture), kept: true });
+  const { second } = restored;
+  if (!second || !session.state.models.some((one) => one.name === second.model)) return;
+  const other = SAMPLES.includes(second.sample) && (await sample(second.sample).catch(() => null));
+  session.beside({ model: second.model, ...(other ? { picture: other } : {}) });
 }
 
-await speak();
-render(html`<${App} />`, document.getElementById("app"));
+// A link opened on the page itself changes the address alone.
+addEventListener("hashchange", () => location.reload());
+// The server is asked while the texts are on their way.
+const spoken = speak();
 start();
+await spoken;
+render(html`<${App} />`, document.getElementById("app"));

@@ -36,7 +36,7 @@ export function Form({ method, params, resolved, layers, problem, apply }) {
       ${fields.map(([name, schema]) => html`
         <${Field} key=${name} name=${name} schema=${plain(schema)} layers=${layers} id=${`${method.name}-${name}`}
           value=${name in draft ? draft[name] : params[name] ?? resolved?.[name] ?? schema.default}
-          wrong=${problem?.errors.find((one) => one.pointer.startsWith(`/params/${name}`))?.detail}
+          wrong=${problem?.errors.find((one) => `${one.pointer}/`.startsWith(`/params/${name}/`))?.detail}
           set=${(value) => set({ ...draft, [name]: value })} />
       `)}
       <div class="row">

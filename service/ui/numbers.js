@@ -1,5 +1,5 @@
 // Which map to believe: what `/compare` finds of the methods on the page, with its curves, and two maps on each other.
-import { html, useEffect, useState } from "./html.js";
+import { html, useEffect, useRef, useState } from "./html.js";
 import { Figure } from "./figure.js";
 import { Trouble } from "./problem.js";
 import { form, watch } from "./server.js";
@@ -10,10 +10,11 @@ export function Compare({ session }) {
   const { state } = session;
   const [lane] = state.lanes;
   const [found, set] = useState({});
+  const asked = useRef();
   const targeted = state.cards.filter((card) => session.method(card.method).kind !== "grid" && session.method(card.method).needs.includes("image"));
   const about = JSON.stringify([targeted.map((card) => [card.method, card.params]), session.target(0), lane.model, state.box]);
   const ask = async () => {
-    const stop = new AbortController();
+    const stop = (asked.current = new AbortController());
     set({ busy: true, stop });
     const target = session.target(0);
     const request = {
@@ -29,7 +30,10 @@ export function Compare({ session }) {
       if (problem.name !== "AbortError") set({ problem });
     }
   };
-  useEffect(() => (found.stop?.abort(), set({})), [about, lane.picture]);
+  useEffect(() => {
+    set({});
+    return () => asked.current?.abort(); // also when another view is chosen: nobody waits for it there
+  }, [about, lane.picture]);
   const { answer } = found;
   return html`
     <section class="work compare" aria-label=${t("compare")}>

@@ -1,44 +1,47 @@
 // Whose picture it is, what the network says of it, and what is to be explained.
 import { html, useEffect, useRef, useState } from "./html.js";
-import { address } from "./server.js";
+import { address, send } from "./server.js";
 import { number, percent, t } from "./words.js";
 
 export const SAMPLES = ["chelsea", "astronaut", "coffee"];
 
-// A picture of a file, or one that this server has; what the browser cannot show is explained all the same.
-export async function opened(blob, name, more = {}) {
+// A picture of a file, or one that this server has. It is explained while the browser still looks at how large it is,
+// which `sized` tells; what the browser cannot show is explained all the same.
+export function opened(blob, name, more = {}) {
   const url = URL.createObjectURL(blob);
   const image = new Image();
+  const sized = new Promise((tell) => {
+    image.onload = () => tell({ width: image.naturalWidth || 4, height: image.naturalHeight || 3 });
+    image.onerror = () => tell({});
+  });
   image.src = url;
-  const found = await image.decode().then(() => true, () => false);
   const file = blob instanceof File ? blob : new File([blob], name, { type: blob.type });
-  const [width, height] = found ? [image.naturalWidth, image.naturalHeight] : [4, 3];
-  return { blob: file, name, url, width, height, owned: true, visible: found, ...more };
+  return { blob: file, name, url, width: 4, height: 3, owned: true, sized, ...more };
 }
 
 export async function sample(name) {
-  const blob = await (await fetch(address(`ui/photographs/${name}.jpg`))).blob();
+  const blob = await (await send(`ui/photographs/${name}.jpg`)).blob();
   return opened(blob, `${name}.jpg`, { sample: name });
 }
 
-export function Choose({ show, large }) {
+export function Choose({ show, fail, large }) {
   const file = useRef();
   return html`
     <div class=${large ? "choose large" : "choose"}>
       <p class="drop">
         ${large && html`<span class="lead">${t("drop")}</span>`}
         <button class=${large ? "primary" : ""} onClick=${() => file.current.click()}>${t(large ? "choose" : "chooseOther")}</button>
-        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t("choose")} onChange=${async (event) => {
+        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t("choose")} onChange=${(event) => {
           const [picked] = event.target.files;
           event.target.value = "";
-          if (picked) show(await opened(picked, picked.name));
+          if (picked) show(opened(picked, picked.name));
         }} />
         ${large && html`<small>${t("paste")}</small>`}
       </p>
       <div class="samples" role="group" aria-label=${t("samples")}>
         ${large && html`<span class="quiet">${t("samples")}</span>`}
         ${SAMPLES.map((name) => html`
-          <button key=${name} class="sample" title=${t(`sample.${name}`)} aria-label=${t(`sample.${name}`)} onClick=${async () => show(await sample(name))}>
+          <button key=${name} class="sample" title=${t(`sample.${name}`)} aria-label=${t(`sample.${name}`)} onClick=${() => sample(name).then(show, fail)}>
             <img src=${address(`ui/photographs/${name}.jpg`)} alt="" width="64" height="64" />
           </button>
         `)}
@@ -53,9 +56,9 @@ export function useDropped(show) {
   useEffect(() => {
     let depth = 0;
     const first = (list) => [...(list ?? [])].find((one) => one.kind === "file" || one instanceof File);
-    const take = async (item) => {
+    const take = (item) => {
       const file = item instanceof File ? item : item?.getAsFile();
-      if (file) show(await opened(file, file.name || "picture.png"));
+      if (file) show(opened(file, file.name || "picture.png"));
     };
     const on = {
       dragenter: (event) => (event.preventDefault(), depth++, set(true)),
@@ -110,7 +113,7 @@ export function Classes({ session }) {
   const load = async () => {
     if (asked.current) return;
     asked.current = true;
-    set(await session.classes().catch(() => []));
+    set(await session.classes().catch(() => ((asked.current = null), [])));
   };
   const named = (text) => known.find((one) => one.label === text) ?? (text ? { index: /^\d+$/.test(text) ? Number(text) : text, label: text } : null);
   const only = (one) => one && { index: one.index, label: one.label };

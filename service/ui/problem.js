@@ -4,6 +4,7 @@ import { t } from "./words.js";
 
 export function Trouble({ problem, again }) {
   const [left, wait] = useState(problem.retryAfter);
+  useEffect(() => wait(problem.retryAfter), [problem]); // another one in the place of the last
   useEffect(() => {
     if (!left) return;
     const timer = setTimeout(() => wait(left - 1), 1000);

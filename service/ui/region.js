@@ -74,13 +74,13 @@ export function References({ session }) {
       <h2>${t(mask ? "mask" : "references")}</h2>
       <div class="row">
         <button onClick=${() => file.current.click()}>${t(mask ? "chooseMask" : "addReference")}</button>
-        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t(mask ? "chooseMask" : "addReference")} onChange=${async (event) => {
+        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t(mask ? "chooseMask" : "addReference")} onChange=${(event) => {
           const [picked] = event.target.files;
           event.target.value = "";
-          if (picked) add(await opened(picked, picked.name));
+          if (picked) add(opened(picked, picked.name));
         }} />
         ${!mask && SAMPLES.map((name) => html`
-          <button key=${name} class="sample small" aria-label=${t(`sample.${name}`)} onClick=${async () => add(await sample(name))}><img src=${address(`ui/photographs/${name}.jpg`)} alt="" /></button>`)}
+          <button key=${name} class="sample small" aria-label=${t(`sample.${name}`)} onClick=${() => sample(name).then(add, (problem) => session.lane(0, { problem }))}><img src=${address(`ui/photographs/${name}.jpg`)} alt="" /></button>`)}
       </div>
       ${references.length > 0 && html`
         <ul class="row">${references.map((one, i) => html`

@@ -41,7 +41,7 @@ export class Session {
         sequential: luts[restored.sequential] ? restored.sequential : first("sequential"),
         diverging: luts[restored.diverging] ? restored.diverging : first("diverging"),
         opacity: restored.opacity ?? this.state.opacity, view: restored.view ?? "explain",
-        target: restored.target ?? null, against: restored.against ?? null,
+        target: restored.target ?? null, against: restored.against ?? null, box: restored.box ?? null,
         lanes: [{ model: model.name, picture: null, predictions: [], geometry: null, problem: null }],
       });
       await this.learn(model.name);
@@ -96,6 +96,16 @@ export class Session {
     this.lane(index, { picture, predictions: [], geometry: null, problem: null });
     if (index === 0 && !picture.kept) this.set({ target: null, against: null, box: null, references: this.task === "embedding" ? this.state.references : [] });
     this.again(() => true, index);
+    this.measure(picture, index);
+  }
+
+  // Write down how large a picture is, once the browser knows: on the picture itself, as it is still the same one.
+  async measure(picture, index) {
+    const size = await picture.sized;
+    const shown = this.state.lanes[index]?.picture;
+    if (shown?.url !== picture.url) return;
+    Object.assign(shown, size);
+    this.set({});
   }
 
   async use(model, index = 0) {
@@ -121,6 +131,7 @@ export class Session {
     const [first] = this.state.lanes;
     const lane = { model: first.model, picture: first.picture, predictions: [], geometry: null, problem: null, ...this.state.lanes[1], ...patch };
     this.set({ lanes: [first, lane] });
+    this.measure(lane.picture, 1);
     if (patch.model) this.use(patch.model, 1);
     else this.show({ ...lane.picture, owned: false }, 1);
   }

@@ -5,11 +5,16 @@ import * as draw from "./draw.js";
 // The state of the page in the address's hash; the picture never leaves the browser but to be explained.
 export function write(state, language) {
   const said = new URLSearchParams();
-  const [lane] = state.lanes;
+  const [lane, second] = state.lanes;
   if (!lane) return;
   said.set("model", lane.model);
   said.set("m", state.cards.map((c) => c.method + (Object.keys(c.params).length ? `~${JSON.stringify(c.params)}` : "")).join("|"));
   if (lane.picture?.sample) said.set("sample", lane.picture.sample);
+  if (second && (second.picture?.sample || second.picture?.url === lane.picture?.url)) {
+    said.set("model2", second.model);
+    said.set("sample2", second.picture.sample ?? "");
+  }
+  if (state.box) said.set("box", state.box.join(","));
   if (state.target && !state.references.length) said.set("target", JSON.stringify(state.target));
   if (state.against) said.set("against", JSON.stringify(state.against));
   said.set("opacity", state.opacity);
@@ -30,6 +35,9 @@ export function restore() {
   };
   const found = { model: said.get("model"), sample: said.get("sample"), view: ["walk", "compare"].includes(said.get("view")) ? said.get("view") : "explain" };
   if (said.has("opacity")) found.opacity = Math.max(0, Math.min(1, Number(said.get("opacity")) || 0));
+  if (said.has("model2")) found.second = { model: said.get("model2"), sample: said.get("sample2") };
+  const box = (said.get("box") ?? "").split(",").map(Number);
+  found.box = box.length === 4 && box.every(Number.isFinite) ? box : null;
   [found.sequential, found.diverging] = (said.get("colours") ?? "").split("|");
   found.target = json(said.get("target"));
   found.against = json(said.get("against"));

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from service.process import prepare_process
-from tests.bench import certified, latency, load, masks, memory, wire
+from tests.bench import certified, client, latency, load, masks, memory, wire
 from tests.bench.measure import Options, Row, report, table
 from tests.bench.subject import EMBEDDED, scratch
 
@@ -22,6 +22,7 @@ SECTIONS: Mapping[str, Callable[[Options, Path], Iterator[Row]]] = {
     "concurrency": load.run,
     "ceiling": load.ceiling,
     "mixed": load.mixed,
+    "client": client.run,
     "memory": memory.run,
     "small-masks": masks.run,
     "certified": certified.run,

@@ -262,6 +262,43 @@ def test_what_goes_wrong_is_said_in_words(browser: Browser, server: httpx.Client
     desk.context.close()
 
 
+def test_a_sample_that_does_not_come_is_said(browser: Browser, server: httpx.Client) -> None:
+    desk = Desk(browser, server)
+    desk.open()
+    expect(desk.page.get_by_role("heading", level=1)).to_be_visible()
+    desk.context.set_offline(True)
+    desk.page.get_by_role("button", name="A cat").click()
+    expect(desk.page.get_by_role("alert")).to_contain_text("does not answer")
+    desk.context.set_offline(False)
+    desk.take()
+    expect(desk.page.get_by_role("alert")).to_have_count(0)
+    desk.context.close()
+
+
+def test_a_picture_is_asked_about_before_it_is_decoded(desk: Desk, chelsea: bytes) -> None:
+    """The first request does not wait for what the browser makes of the picture, nor for anything else."""
+    desk.open()
+    expect(desk.page.get_by_role("heading", level=1)).to_be_visible()
+    desk.page.evaluate(
+        """() => {
+          window.order = [];
+          const { fetch } = window;
+          window.fetch = (...what) => (window.order.push("asked"), fetch(...what));
+          for (const event of ["onload", "onerror"]) {
+            const { set } = Object.getOwnPropertyDescriptor(HTMLElement.prototype, event);
+            Object.defineProperty(HTMLImageElement.prototype, event, {
+              set(act) { set.call(this, (...what) => (window.order.push("looked at"), act(...what))); },
+            });
+          }
+        }"""
+    )
+    desk.drop(chelsea, "cat.png", "image/png")
+    desk.done(1)
+    desk.page.wait_for_function("() => window.order.length > 1")
+    assert desk.page.evaluate("() => window.order") == ["asked", "looked at"]
+    assert desk.page.locator(".canvas").first.evaluate("(one) => one.style.aspectRatio") == "451 / 300"
+
+
 def test_a_server_with_keys_is_opened_by_one(browser: Browser) -> None:
     with serving(Settings(catalog=CATALOG, device="cpu", api_keys=("open-sesame",))) as locked:
         desk = Desk(browser, locked)
@@ -354,6 +391,28 @@ def test_a_link_keeps_the_state(desk: Desk) -> None:
     expect(desk.page.get_by_label("Opacity")).to_have_value("0.8")
     expect(desk.page.locator(".usage").first).to_contain_text("Egyptian cat")
     assert desk.page.evaluate("() => location.hash") == state
+
+
+def test_a_link_keeps_what_stands_beside_and_opens_on_the_page_itself(desk: Desk) -> None:
+    desk.open()
+    desk.take()
+    desk.page.get_by_text("Beside a second one").click()
+    desk.page.locator(".beside").get_by_role("button", name="An astronaut").click()
+    desk.done(2)
+    desk.page.get_by_role("button", name="Which to believe").click()
+    desk.page.get_by_label("Box:").fill("40, 50, 200, 210")
+    desk.page.keyboard.press("Enter")
+    expect(desk.page.locator(".drawn .box")).to_be_visible()
+    state = desk.page.evaluate("() => location.hash")
+    desk.page.goto("about:blank")
+    desk.open("#sample=coffee")
+    desk.done(1)
+    desk.page.evaluate("(state) => { location.hash = state; }", state)
+    expect(desk.page.get_by_label("Box:")).to_have_value("40, 50, 200, 210")
+    expect(desk.page.locator(".beside .predictions li")).to_have_count(5)
+    desk.page.get_by_role("button", name="Explain", exact=True).click()
+    desk.done(2)
+    assert desk.page.evaluate("() => location.hash") == state.replace("&view=compare", "")
 
 
 def test_files_and_commands_to_take_along(desk: Desk, tmp_path: Path) -> None:

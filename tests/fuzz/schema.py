@@ -1,5 +1,7 @@
 """Schemathesis over the OpenAPI document, against a real server: `python -m tests.fuzz.schema --cases 5000 [--seed N]`.
 
+With `--protocols` it is over KServe's protocols, whose contract stands in `docker/kserve/openapi.yaml`.
+
 All checks are on; some are told what is declared here:
 
 not_a_server_error        503 and 504 are answers: stopping, and a deadline that has passed; `timeout_s` may be 1e-300.
@@ -16,9 +18,11 @@ import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import schemathesis
+import yaml
 from PIL import Image
 from schemathesis import engine
 from schemathesis.config import SchemathesisConfig
@@ -46,7 +50,11 @@ def _picture() -> bytes:
 
 
 PICTURE = _picture()
+ENCODED = base64.b64encode(PICTURE).decode()
 PATIENCE_S = 20.0
+PROTOCOLS = Path(__file__).parents[2] / "docker" / "kserve" / "openapi.yaml"
+METHODS = ("grad-cam", "occlusion", "cam", "feature-maps", "filters", "saliency", "rise")
+OUTPUTS = ("probabilities", "logits", "explanation", "prediction", *METHODS)
 
 
 def _help(body: Any, rng: random.Random) -> Any:
@@ -60,7 +68,7 @@ def _help(body: Any, rng: random.Random) -> Any:
             elif "request" in body and rng.random() < 0.7:
                 body["request"] = rng.choice(("{}", '{"model": "tiny-vgg"}', '{"targets": [1]}', '{"timeout_s": 1}'))
         elif isinstance(body.get("image"), str) and rng.random() < 0.9:
-            body["image"] = base64.b64encode(PICTURE).decode()
+            body["image"] = ENCODED
         model = body.get("model")  # one that no model can have is meant to be refused
         if isinstance(model, str) and NAME.fullmatch(model) and rng.random() < 0.8:
             body["model"] = rng.choice(MODELS)
@@ -69,6 +77,57 @@ def _help(body: Any, rng: random.Random) -> Any:
         params = body.get("params")
         if isinstance(params, dict) and isinstance(params.get("layer"), str):
             params["layer"] = rng.choice(LAYERS)
+    return body
+
+
+def _instance(one: Any, rng: random.Random) -> Any:
+    """Put a picture into an instance of V1, in one of the three forms that there are."""
+    if isinstance(one, dict) and isinstance(one.get("image"), dict | str):
+        return one | {"image": rng.choice((ENCODED, {"b64": ENCODED}))}
+    return rng.choice((ENCODED, {"b64": ENCODED})) if isinstance(one, dict | str) else one
+
+
+def _input(one: Any, rng: random.Random) -> Any:
+    """Put a picture, pixels or targets into an input of V2, whose shape and type say so."""
+    name = one.get("name") if isinstance(one, dict) else None
+    if name == "image" and rng.random() < 0.8:
+        return one | {"datatype": "BYTES", "shape": [1], "data": [ENCODED]}
+    if name == "image":
+        return one | {"datatype": "UINT8", "shape": [2, 3, 3], "data": [rng.randrange(256) for _ in range(18)]}
+    if name == "targets":
+        return one | {"datatype": "INT64", "shape": [1], "data": [rng.randrange(4)]}
+    return one
+
+
+def _help_protocols(body: Any, rng: random.Random) -> Any:
+    """Put what exists where the schema only says `string` or `array`; most would else be refused."""
+    if not isinstance(body, dict) or rng.random() < 0.2:
+        return body
+    if isinstance(body.get("instances"), list):
+        body["instances"] = [_instance(one, rng) for one in body["instances"][:3]] or body["instances"]
+    if isinstance(body.get("timeout_s"), int | float) and body["timeout_s"] > PATIENCE_S:
+        body["timeout_s"] = PATIENCE_S
+    if isinstance(body.get("method"), str):
+        body["method"] = rng.choice(METHODS)
+    for name, most in (("targets", 1), ("params", 0), ("output", 0)):
+        if isinstance(body.get(name), list | dict) and rng.random() < 0.8:
+            body[name] = [rng.randrange(4)] if most else {}
+    if isinstance(body.get("inputs"), list):
+        named = {
+            one.get("name"): one for one in body["inputs"] if isinstance(one, dict) and isinstance(one.get("name"), str)
+        }
+        body["inputs"] = [_input(one, rng) for one in named.values()] or body["inputs"]
+    if isinstance(body.get("outputs"), list):
+        for one in body["outputs"]:
+            if isinstance(one, dict) and isinstance(one.get("name"), str):
+                one["name"] = rng.choice(OUTPUTS)
+                if rng.random() < 0.8:
+                    one.pop("parameters", None)
+    parameters = body.get("parameters")
+    if isinstance(parameters, dict) and rng.random() < 0.8:
+        body["parameters"] = {
+            k: v for k, v in parameters.items() if k in ("priority", "binary_data_output", "precision")
+        }
     return body
 
 
@@ -106,12 +165,15 @@ def _take(event: Any, tally: Tally) -> None:
                 tally.failures.setdefault(f"{check.name} {event.recorder.label}", text[:3000])
 
 
-def run(cases: int, seed: int = 0, *, examples: int = 100, phases: tuple[str, ...] = ()) -> Tally:
-    """Run rounds of all operations until there were so many cases."""
+def run(
+    cases: int, seed: int = 0, *, examples: int = 100, phases: tuple[str, ...] = (), protocols: bool = False
+) -> Tally:
+    """Run rounds of all operations until there were so many cases: of the service's own, or of the protocols."""
     tally, rng = Tally(), random.Random(seed)
     with serving(Settings(catalog=CATALOG, device="cpu", default_timeout_s=PATIENCE_S)) as client:
         url = str(client.base_url).rstrip("/")
-        document = client.get("/openapi.json").json()
+        document = yaml.safe_load(PROTOCOLS.read_text("utf-8")) if protocols else client.get("/openapi.json").json()
+        versions = [client.get(f"/v2/models/{name}").json()["versions"][0] for name in MODELS] if protocols else []
         while tally.statuses.total() < cases:
             known = ("examples", "coverage", "fuzzing", "stateful")
             config = SchemathesisConfig.from_dict(
@@ -130,7 +192,17 @@ def run(cases: int, seed: int = 0, *, examples: int = 100, phases: tuple[str, ..
 
             @schema.hook
             def map_body(context: Any, body: Any) -> Any:
-                return _help(body, rng)
+                return _help_protocols(body, rng) if protocols else _help(body, rng)
+
+            if protocols:
+
+                @schema.hook
+                def map_path_parameters(context: Any, path_parameters: Any) -> Any:
+                    which = rng.randrange(len(MODELS))
+                    for name, known in (("name", MODELS[which]), ("version", versions[which])):
+                        if name in (path_parameters or {}) and rng.random() < 0.9:
+                            path_parameters[name] = known
+                    return path_parameters
 
             for event in engine.from_schema(schema).execute():
                 _take(event, tally)
@@ -143,8 +215,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.schema")
     parser.add_argument("--cases", type=int, default=5000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--protocols", action="store_true")
     options = parser.parse_args()
-    tally = run(options.cases, options.seed)
+    tally = run(options.cases, options.seed, protocols=options.protocols)
     print(tally.table())
     return bool(tally.failures)
 

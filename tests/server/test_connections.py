@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.responses import PlainTextResponse, Response
 
 from service.api import problems
-from service.api.middleware import Recording
+from service.api.observing.recording import Recording
 from service.metrics import Metrics
 from service.server import connections
 from service.server.server import Server

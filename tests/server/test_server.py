@@ -19,7 +19,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from service.api.middleware import Recording
+from service.api.observing.recording import Recording
 from service.metrics import Metrics
 from service.server.server import DIED, Server
 from service.settings import Settings

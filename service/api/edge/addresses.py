@@ -9,9 +9,3 @@ FIRST = (
     *("v1", "v2", "docs", "ui", "openapi.json"),
 )
 """What the addresses of the service's own begin with."""
-
-
-def named(path: str) -> str:
-    """Return an address without what a client made up, as a span is called."""
-    first = path.strip("/").partition("/")[0]
-    return f"/{first}" if first in FIRST else "/other"

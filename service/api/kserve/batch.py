@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from service.api.formats import Format
-from service.api.middleware import record
+from service.api.observing.recording import record
 from service.api.routes import begin
 from service.api.running import Work, gone
 from service.ask import Ask

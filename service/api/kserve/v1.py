@@ -18,7 +18,7 @@ from service.api.context import context
 from service.api.kserve import outputs, tensors
 from service.api.kserve.batch import Question, answered, bounded, placed
 from service.api.kserve.inference import DEFAULT
-from service.api.middleware import record
+from service.api.observing.recording import record
 from service.api.routes import received_bytes
 from service.api.running import in_pool
 from service.ask import Ask

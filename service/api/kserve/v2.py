@@ -16,7 +16,7 @@ from service.api.kserve import outputs, tensors
 from service.api.kserve.batch import answered
 from service.api.kserve.inference import Inference
 from service.api.kserve.outputs import EXPLANATION, PREDICTION
-from service.api.middleware import record
+from service.api.observing.recording import record
 from service.api.routes import received_bytes
 from service.api.running import in_pool
 from service.api.telling.health import check_live, check_ready

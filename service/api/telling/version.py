@@ -10,7 +10,9 @@ from service import __version__
 from service.api.context import context
 from service.api.documentation import refusals
 from service.client import wire
+from service.engine.scheduler.device import Device
 from service.machine import waiting
+from service.settings import Settings
 
 router = APIRouter()
 _TREE = Path(__file__).parents[3]
@@ -26,12 +28,17 @@ _TREE = Path(__file__).parents[3]
 async def version(request: Request) -> wire.Version:
     """Return the service's version, the revision that it was made of, PyTorch, the device, and how threads wait."""
     found = context(request)
+    return told(found.settings, found.device)
+
+
+def told(settings: Settings, device: Device) -> wire.Version:
+    """Return which build this is, and what it runs on."""
     return wire.Version(
         name="heatlens",
         version=__version__,
-        revision=found.settings.revision or _revision(_TREE),
+        revision=settings.revision or _revision(_TREE),
         torch=metadata.version("torch"),
-        device=str(found.device.device),
+        device=str(device.device),
         waiting=wire.WaitingInfo(**vars(waiting.chosen())),
     )
 

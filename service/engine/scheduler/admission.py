@@ -119,6 +119,12 @@ class Admission:
         return len(self._runs)
 
     @property
+    def running_requests(self) -> int:
+        """Those of them that the device has done some work for."""
+        with self._changed:
+            return sum(1 for run in self._runs if run.done)
+
+    @property
     def draining(self) -> bool:
         """Whether nothing new is let in any more."""
         return self._draining
@@ -159,7 +165,7 @@ class Admission:
             full = len(self._runs) >= self.max_waiting_requests
             too_long_s = self._too_long_s(passes, run.time_left_s, run.priority)
             if self._runs and (full or too_long_s > 0 or waiting + passes > self.max_waiting_passes):
-                raise self._overloaded(waiting, passes, too_long_s)
+                raise self._overloaded(waiting, passes, too_long_s, full)
             run.expected = run.admitted_passes = passes
             self._runs.add(run)
 
@@ -180,11 +186,12 @@ class Admission:
         with self._changed:
             self._check_open()
             waiting = self.waiting_passes
-            full = waiting >= self.max_waiting_passes or len(self._runs) >= self.max_waiting_requests
+            full = len(self._runs) >= self.max_waiting_requests
             patience_s = math.inf if small else self._patience.longest_s(caller, self._clock())
             too_long_s = self._too_long_s(1, patience_s, priority) if self._runs else 0.0
-            if full or (too_long_s > 0 and not self._patience.count_refused(caller)):
-                raise self._overloaded(waiting, 1, too_long_s)
+            too_many = full or waiting >= self.max_waiting_passes
+            if too_many or (too_long_s > 0 and not self._patience.count_refused(caller)):
+                raise self._overloaded(waiting, 1, too_long_s, full)
 
     def release(self, run: Run) -> None:
         """Count a request no longer."""
@@ -224,11 +231,12 @@ class Admission:
         if self._draining:
             raise Draining("the server is about to stop; send the request again, another one will answer")
 
-    def _overloaded(self, waiting: int, passes: int, too_long_s: float) -> Overloaded:
+    def _overloaded(self, waiting: int, passes: int, too_long_s: float, full: bool) -> Overloaded:
         over = max(waiting + passes - self.max_waiting_passes, waiting / len(self._runs))
         seconds = max(too_long_s, over * self._pace.pass_s) if self._pace.pass_s else 5.0
         return Overloaded(
             f"{waiting:,} passes of {len(self._runs)} requests wait, and this one needs about {passes:,} more; send "
             "it again later, or ask for less (a layer with fewer channels, a larger stride)",
             retry_after_s=min(3600, max(1, math.ceil(seconds))),
+            reason="requests" if full else "time" if too_long_s > 0 else "passes",
         )

@@ -63,7 +63,7 @@ class Claims:
                 break
         for work, _, _ in batch:
             for ticket in work.tickets:
-                ticket.run.usage.queue_s += now - max(ticket.since, work.since)
+                ticket.run.usage.waited(now - max(ticket.since, work.since))
         return batch
 
     def worked(self, batch: Batch, seconds: float, again: Batch) -> None:
@@ -120,6 +120,7 @@ class Claims:
         ticket = Ticket(run, work, now)
         work.tickets.append(ticket)
         self._tickets.setdefault(run, []).append(ticket)
+        run.usage.asks()
         return ticket
 
     def _strike(self, ticket: Ticket[Any]) -> None:

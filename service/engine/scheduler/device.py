@@ -54,7 +54,7 @@ class Device:
         cache_bytes: int = 0,
         clean_bytes: int = 512 * 2**20,
         threads: int | None = None,
-        observe: Callable[[str, Network, Precision, int, float], None] | None = None,
+        observe: Callable[[str, Network, Precision, int, float, float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the thread.
@@ -71,7 +71,8 @@ class Device:
             cache_bytes: for outputs of earlier requests.
             clean_bytes: for the maps of pictures whose boxes are worked off.
             threads: of a CPU, for one forward; default: PyTorch's own choice.
-            observe: told after each batch its kind (`rows` or `traces`), network, precision, rows and seconds.
+            observe: told after each batch its kind (`rows` or `traces`), network, precision, rows, seconds, and how
+                full it was: its rows of those that it might have had.
             clock: seconds that never go back.
         """
         self.device = device
@@ -161,6 +162,10 @@ class Device:
         """Return the memory in use on an accelerator; 0 on a CPU."""
         return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
 
+    def reserved_bytes(self) -> int:
+        """Return the memory that PyTorch holds on an accelerator, in use or not; 0 on a CPU."""
+        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
+
     # The thread
 
     def _started(self) -> threading.Thread:
@@ -214,6 +219,7 @@ class Device:
     def _run(self, batch: Batch) -> None:
         started = self._clock()
         first = batch[0].item
+        fill = min(1.0, sum(share.rows for share in batch) / self.limits.of(first.key))
         self._began = started if first.network is not None else None
         done = first.run(batch, self._clock)
         seconds = self._clock() - started
@@ -232,7 +238,7 @@ class Device:
         if not any(one.too_many or one.error is not None for one in done):
             self.limits.worked(first.key, rows, seconds)
         if rows and self._observe is not None and first.network is not None:
-            self._observe(first.kind, first.network, first.precision, rows, seconds)
+            self._observe(first.kind, first.network, first.precision, rows, seconds, fill)
 
     def _take(self, done: Done) -> None:
         """Take what became of a share: count it, and answer who waits where nothing is left to do."""

@@ -45,6 +45,7 @@ class Limits:
         self._learned: dict[Hashable, int] = {}
         self._growing: dict[Hashable, _Growing] = {}
         self._weighed: dict[Hashable, int | None] = {}
+        self.halved = 0  # times that memory ran out
 
     def of(self, key: Hashable) -> int:
         """Return the most rows of one batch of a kind."""
@@ -99,5 +100,6 @@ class Limits:
 
     def too_many(self, key: Hashable, rows: int) -> None:
         """Remember that memory ran out with so many rows; half as many are tried from then on."""
+        self.halved += 1
         self._growing.pop(key, None)
         self._learned[key] = max(1, rows // 2)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from service import spans
+from service.engine.scheduler.timeline import Timeline
 from service.precision import Precision
 
 
@@ -24,6 +25,7 @@ class Usage:
         self.runtime = "torch"  # what ran rows of scores
         self.cache = "none"
         self.incremental: float | None = None  # share of a plain row's multiplications that each row took
+        self.timeline = Timeline() if spans.installed() else None
 
     def count(self, forwards: int, backwards: int, batch_rows: int, seconds: float) -> None:
         """Record forwards and backwards done within a batch of `batch_rows`, and the share of its time."""
@@ -32,6 +34,24 @@ class Usage:
         self.batches += 1
         self.batch_rows += batch_rows
         self.device_s += seconds
+        if self.timeline is not None:
+            self.timeline.worked(forwards + 2 * backwards, batch_rows, seconds)
+
+    def asks(self) -> None:
+        """Record that something waits for the device."""
+        if self.timeline is not None:
+            self.timeline.asked()
+
+    def waited(self, seconds: float) -> None:
+        """Record the time that something waited until the batch that begins now."""
+        self.queue_s += seconds
+        if self.timeline is not None:
+            self.timeline.began()
+
+    def tell(self) -> None:
+        """Add spans of queue and device to the one that this thread is in."""
+        if self.timeline is not None:
+            self.timeline.tell(self.queue_s, self.device_s, self.batches)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

@@ -1,5 +1,6 @@
 """The page at `/` is for people, and a sign of life for programs."""
 
+import re
 from pathlib import Path
 
 import httpx
@@ -54,3 +55,17 @@ def test_the_page_may_be_left_out() -> None:
     assert bare.get("/ui/app.js").status_code == 404
     for path in files():
         assert bare.get(f"/ui/{path}").status_code == (200 if path.startswith(FOLDER) else 404)
+
+
+def test_modules_are_fetched_at_once_and_not_one_after_the_other() -> None:
+    """A browser finds a module's imports when it has the module: those of all of them stand in the page."""
+    page = (UI / "index.html").read_text("utf-8")
+    preloaded = set(re.findall(r'rel="modulepreload" href="ui/([^"]+)"', page))
+    needed, found = {"app.js"}, set()
+    while needed:
+        name = needed.pop()
+        found.add(name)
+        text = (UI / name).read_text("utf-8")
+        for path in re.findall(r'^(?:import|export) [^"]*from "(\.[^"]+)";$', text, re.MULTILINE):
+            needed |= {str((UI / name).parent.joinpath(path).resolve().relative_to(UI))} - found
+    assert preloaded == found - {"app.js"}

@@ -1,0 +1,304 @@
+"""What is known of a request afterwards: its id, a line of log, what it counts for, and its span."""
+
+import http.client
+import json
+import logging
+import queue
+import re
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanKind
+
+from service import spans
+from service.app import create_app
+from service.server.logs import JsonFormatter, TextFormatter, configure
+from service.settings import Settings
+from tests.api.conftest import PATIENCE_S, holding
+from tests.conftest import CATALOG, serving
+
+TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+SENT = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
+LONG = {"params": {"window": 8, "stride": 1}}
+
+
+def test_ids_are_taken_or_given(client, chelsea):
+    own = client.post("/predict", files={"image": chelsea}, headers={"x-request-id": "abc-1.2_3"})
+    assert own.headers["x-request-id"] == own.json()["id"] == "abc-1.2_3"
+    for bad in ("", "a b", "x" * 129, "a\tb", '"'):
+        given = client.get("/models", headers={"x-request-id": bad}).headers["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{32}", given)
+    problem = client.post("/predict", headers={"x-request-id": "mine"})
+    assert (problem.status_code, problem.headers["x-request-id"]) == (415, "mine")
+
+
+def test_headers_of_every_answer(client, chelsea):
+    for response in (client.get("/models"), client.get("/nothing"), client.post("/predict", files={"image": chelsea})):
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["content-security-policy"].startswith("default-src 'none'")
+    timing = client.post("/explain/occlusion", files={"image": chelsea}).headers["server-timing"]
+    stages = dict(re.findall(r"(\w+);dur=([\d.]+)", timing))
+    assert list(stages) == ["read", "decode", "queue", "device", "render", "encode"]
+
+
+def _samples(text):
+    return {
+        line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in text.splitlines() if line[:1] not in "#"
+    }
+
+
+def test_metrics_count_what_was_done(chelsea):
+    with serving(Settings(catalog=CATALOG, device="cpu")) as client:
+        for _ in range(2):
+            client.post("/explain/score-cam", files={"image": chelsea})
+        client.post("/explain/score-cam", json={"model": "made-up"})
+        client.post("/explain/made-up", json={})
+        text = client.get("/metrics")
+        assert text.headers["content-type"].startswith("text/plain")
+        found = _samples(text.text)
+    assert found['heatlens_requests_total{method="score-cam",model="tiny",status="200"}'] == 2
+    for name in ("request", "queue"):
+        assert found[f'heatlens_{name}_seconds_count{{method="score-cam",model="tiny"}}'] == 2
+    assert found['heatlens_batch_fill_ratio_count{kind="rows"}'] == found['heatlens_batch_rows_count{kind="rows"}']
+    assert not [name for name in found if name.startswith(("heatlens_refused", "heatlens_cancelled"))]
+    assert found['heatlens_requests_total{method="score-cam",model="none",status="404"}'] == 1
+    assert found['heatlens_requests_total{method="none",model="none",status="404"}'] == 1
+    assert found['heatlens_cache_lookups_total{outcome="hit"}'] == 1
+    assert found['heatlens_rows_avoided_total{method="score-cam"}'] >= 13
+    assert found['heatlens_rows_total{model="tiny",precision="fp32"}'] >= 13
+    assert found['heatlens_batch_rows_count{kind="rows"}'] >= 2
+    assert found['heatlens_models{status="ready"}'] == 5
+    assert found["heatlens_passes_waiting"] == 0
+    assert found["heatlens_cache_bytes"] > 0
+    assert found["process_resident_memory_bytes"] > 1e8
+    assert "made-up" not in text.text
+
+
+def test_one_line_a_request_and_none_that_a_client_wrote(client, chelsea, access):
+    client.post("/explain/grad-cam", files={"image": chelsea})
+    client.get("/x%0a%7b%22status%22%3a200%7d%0d%1b[31m")
+    lines = [access.get(timeout=PATIENCE_S) for _ in range(2)]
+    client.get("/models")
+    assert access.get(timeout=PATIENCE_S).path == "/models"  # and there was no other between
+    read = [json.loads(JsonFormatter().format(record)) for record in lines]
+    assert (read[0]["method"], read[0]["model"], read[0]["status"], read[0]["forwards"]) == ("grad-cam", "tiny", 200, 1)
+    assert read[1]["status"] == 404
+    for record in lines:
+        for formatter in (JsonFormatter(), TextFormatter()):
+            written = formatter.format(record)
+            assert "\n" not in written
+            assert "\r" not in written
+            assert "\x1b" not in written
+
+
+def test_defects_are_logged_and_not_shown(client, chelsea, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise ZeroDivisionError("a secret")
+
+    monkeypatch.setattr("service.pipeline.decode", broken)
+    response = client.post("/predict", files={"image": chelsea})
+    assert response.status_code == 500
+    assert response.json()["type"] == "urn:heatlens:problem:internal-error"
+    assert "secret" not in response.text
+    assert "Traceback" not in response.text
+    assert "a secret" in caplog.text
+    assert response.headers["x-request-id"]
+
+
+class Exporter(InMemorySpanExporter):
+    """Gives requests' own spans as they end, which is after their answers' last bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.served = queue.Queue()
+
+    def export(self, batch):
+        result = super().export(batch)
+        for span in batch:
+            if span.kind == SpanKind.SERVER:
+                self.served.put(span)
+        return result
+
+
+@contextmanager
+def exporting():
+    exporter = Exporter()
+    spans.install(exporter)
+    try:
+        yield exporter
+    finally:
+        spans.uninstall()
+
+
+def test_spans_of_each_stage_continue_the_callers_trace(client, chelsea):
+    with exporting() as exporter:
+        usage = client.post("/explain/grad-cam", files={"image": chelsea}, headers=SENT).json()["usage"]
+        served = exporter.served.get(timeout=PATIENCE_S)
+    found = {span.name: span for span in exporter.get_finished_spans()}
+    stages = {"read", "work", "decode", "explain", "queue", "device", "render", "encode"}
+    assert stages | {"POST /explain/{method}"} <= set(found)
+    assert {f"{span.context.trace_id:032x}" for span in found.values()} == {TRACE}
+    assert f"{served.parent.span_id:016x}" == CALLER
+    for stage in ("decode", "queue", "device", "render", "encode"):
+        assert found[stage].parent.span_id == found["work"].context.span_id
+        assert found[stage].kind == SpanKind.INTERNAL
+        assert found["work"].start_time <= found[stage].start_time <= found[stage].end_time <= found["work"].end_time
+    assert found["queue"].end_time == found["device"].start_time
+    batches = [event for event in found["device"].events if event.name == "batch"]
+    passes = sum(event.attributes["heatlens.passes"] for event in batches)
+    assert passes == usage["forwards"] + 2 * usage["backwards"] > 0
+
+
+def test_a_requests_span_says_what_was_asked_and_what_it_took(client, chelsea):
+    with exporting() as exporter:
+        answer = client.post("/explain/grad-cam", files={"image": chelsea}).json()
+        served = exporter.served.get(timeout=PATIENCE_S)
+    known = dict(served.attributes)
+    place = urlsplit(str(client.base_url))
+    assert served.name == "POST /explain/{method}"
+    assert served.status.is_unset
+    assert (
+        known.items()
+        >= {
+            "http.request.method": "POST",
+            "http.route": "/explain/{method}",
+            "http.response.status_code": 200,
+            "url.path": "/explain/grad-cam",
+            "url.scheme": "http",
+            "server.address": place.hostname,
+            "server.port": place.port,
+            "network.protocol.version": "1.1",
+            "heatlens.method": "grad-cam",
+            "heatlens.model": "tiny",
+            "heatlens.model.version": answer["model"]["version"],
+            "heatlens.forwards": answer["usage"]["forwards"],
+            "heatlens.cache": answer["usage"]["cache"],
+        }.items()
+    )
+    assert known["heatlens.batch_rows_mean"] >= 1
+    assert "error.type" not in known
+
+
+def test_a_callers_mistake_is_told_and_only_the_servers_own_are_errors(client, chelsea, monkeypatch):
+    def broken(*_, **__):
+        raise ZeroDivisionError
+
+    with exporting() as exporter:
+        client.post("/explain/occlusion", files={"image": chelsea}, data={"request": '{"params": {"windw": 1}}'})
+        wrong = exporter.served.get(timeout=PATIENCE_S)
+        monkeypatch.setattr("service.pipeline.decode", broken)
+        client.post("/predict", files={"image": chelsea})
+        defect = exporter.served.get(timeout=PATIENCE_S)
+    assert (wrong.attributes["error.type"], wrong.status.is_unset) == ("invalid-parameter", True)
+    assert (defect.attributes["error.type"], defect.status.is_ok) == ("internal-error", False)
+    assert defect.name == "POST /predict"
+
+
+def test_lines_name_the_trace_that_they_belong_to(client, chelsea, monkeypatch, capsys):
+    """By what is configured for a server, and whatever thread writes them."""
+    written = queue.Queue()
+    root, before = logging.getLogger(), logging.getLogger().handlers[:]
+    level = root.level
+    try:
+        configure("info", "json")
+        (handler,) = root.handlers
+        monkeypatch.setattr(handler, "emit", lambda record: written.put(json.loads(handler.format(record))))
+
+        def line():
+            while (found := written.get(timeout=PATIENCE_S))["message"] != "request":
+                pass
+            return found
+
+        with exporting() as exporter:
+            client.post("/explain/cam", files={"image": chelsea}, headers=SENT)
+            served, traced = exporter.served.get(timeout=PATIENCE_S), line()
+        client.post("/explain/cam", files={"image": chelsea}, headers=SENT)
+        plain = line()
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+    assert (traced["trace_id"], traced["span_id"]) == (TRACE, f"{served.context.span_id:016x}")
+    assert "trace_id" not in plain
+
+
+def test_what_counts_names_the_trace_of_an_example(chelsea):
+    asked = {"accept": "application/openmetrics-text; version=1.0.0"}
+    with serving(Settings(catalog=CATALOG, device="cpu")) as client, exporting() as exporter:
+        client.post("/explain/cam", files={"image": chelsea}, headers=SENT)
+        exporter.served.get(timeout=PATIENCE_S)
+        answer = client.get("/metrics", headers=asked)
+        assert answer.headers["content-type"].startswith("application/openmetrics-text")
+        assert answer.headers["vary"] == "accept"
+        assert re.search(
+            rf'heatlens_request_seconds_bucket{{.*method="cam".*}} .* # {{trace_id="{TRACE}"}}', answer.text
+        )
+        assert TRACE not in client.get("/metrics").text
+
+
+def test_the_first_event_of_a_stream_is_timed(chelsea):
+    with serving(Settings(catalog=CATALOG, device="cpu")) as client:
+        client.post("/explain/occlusion", files={"image": chelsea}, headers={"accept": "text/event-stream"})
+        client.post("/explain/cam", files={"image": chelsea})
+        found = _samples(client.get("/metrics").text)
+    assert found['heatlens_first_event_seconds_count{method="occlusion"}'] == 1
+    assert 'heatlens_first_event_seconds_count{method="cam"}' not in found
+    first, whole = (
+        found[f'heatlens_{n}_seconds_sum{{method="occlusion"{m}}}']
+        for n, m in (("first_event", ""), ("request", ',model="tiny"'))
+    )
+    assert 0 < first <= whole
+
+
+def _refused(client):
+    """Return how often was refused, by what was in the way."""
+    found = _samples(client.get("/metrics").text)
+    return {
+        re.search('reason="(.*?)"', name)[1]: n
+        for name, n in found.items()
+        if name.startswith("heatlens_refused_total{")
+    }
+
+
+def test_what_is_refused_is_counted_by_what_was_in_the_way(body):
+    for limit, reason in (({"max_waiting_passes": 600}, "passes"), ({"max_waiting_requests": 1}, "requests")):
+        with holding(create_app(Settings(catalog=CATALOG, device="cpu", **limit))) as held:
+            with held.busy(json=body(**LONG)):
+                assert held.client.post("/predict", json=body()).status_code == 429
+            assert _refused(held.client) == {reason: 1}
+    with serving(Settings(catalog=CATALOG, device="cpu", bodies_mib=1)) as client:
+        kind = {"content-type": "application/json"}
+        assert client.post("/predict", content=b" " * 1_200_000, headers=kind).status_code == 429
+        assert _refused(client) == {"bodies": 1}
+        client.post("/predict", json={"image": "AAAA"})  # a mistake is no refusal
+        assert _refused(client) == {"bodies": 1}
+
+
+def test_a_server_that_stops_counts_what_it_refuses_and_not_its_probes(body):
+    app = create_app(Settings(catalog=CATALOG, device="cpu"))
+    with holding(app) as held:
+        held.service.device.admission.drain(0)
+        assert held.client.post("/predict", json=body()).status_code == 503
+        assert held.client.get("/health/ready").status_code == 503
+        assert _refused(held.client) == {"draining": 1}
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_who_goes_away_is_counted_and_who_stays_is_not(held, body, access, accept):
+    held.hold()
+    place = urlsplit(str(held.client.base_url)).netloc
+    connection = http.client.HTTPConnection(place, timeout=PATIENCE_S)
+    connection.request(
+        "POST", "/explain/occlusion", json.dumps(body(**LONG)), {"content-type": "application/json", "accept": accept}
+    )
+    held.wait_for_a_batch()
+    connection.close()
+    assert held.cancelled.wait(PATIENCE_S)
+    held.let()
+    assert access.get(timeout=PATIENCE_S).path == "/explain/occlusion"
+    held.client.post("/explain/cam", json=body())
+    found = _samples(held.client.get("/metrics").text)
+    assert {name: n for name, n in found.items() if name.startswith("heatlens_cancelled_total{")} == {
+        'heatlens_cancelled_total{method="occlusion"}': 1
+    }
