@@ -29,6 +29,7 @@ from schemathesis.config import SchemathesisConfig
 from schemathesis.engine import events
 from schemathesis.transport.serialization import Binary
 
+from service.api.kserve import tensors
 from service.settings import Settings
 from tests.conftest import CATALOG, serving
 
@@ -82,14 +83,23 @@ def _help(body: Any, rng: random.Random) -> Any:
 
 def _instance(one: Any, rng: random.Random) -> Any:
     """Put a picture into an instance of V1, in one of the three forms that there are."""
-    if isinstance(one, dict) and isinstance(one.get("image"), dict | str):
-        return one | {"image": rng.choice((ENCODED, {"b64": ENCODED}))}
-    return rng.choice((ENCODED, {"b64": ENCODED})) if isinstance(one, dict | str) else one
+    if isinstance(one, dict) and "image" in one:
+        return one | {"image": _instance(one["image"], rng)}
+    if isinstance(one, dict) and set(one) == {"b64"} and isinstance(one["b64"], str):
+        return {"b64": ENCODED}
+    return rng.choice((ENCODED, {"b64": ENCODED})) if isinstance(one, str) else one
 
 
 def _input(one: Any, rng: random.Random) -> Any:
     """Put a picture, pixels or targets into an input of V2, whose shape and type say so."""
-    name = one.get("name") if isinstance(one, dict) else None
+    kinds = {"datatype": str, "shape": list, "data": list}
+    if not isinstance(one, dict) or not all(isinstance(one.get(key), kind) for key, kind in kinds.items()):
+        return one  # which is wrong on purpose
+    if one["datatype"] not in tensors.DTYPES and one["datatype"] != "BYTES":
+        return one
+    if not all(type(side) is int and side >= 0 for side in one["shape"]) or not 1 <= len(one["shape"]) <= 8:
+        return one
+    name = one.get("name")
     if name == "image" and rng.random() < 0.8:
         return one | {"datatype": "BYTES", "shape": [1], "data": [ENCODED]}
     if name == "image":
@@ -103,31 +113,32 @@ def _help_protocols(body: Any, rng: random.Random) -> Any:
     """Put what exists where the schema only says `string` or `array`; most would else be refused."""
     if not isinstance(body, dict) or rng.random() < 0.2:
         return body
-    if isinstance(body.get("instances"), list):
-        body["instances"] = [_instance(one, rng) for one in body["instances"][:3]] or body["instances"]
+    # What is wrong on purpose stays so: only what has the right type is put in another's place.
+    instances, inputs, outputs = (body.get(name) for name in ("instances", "inputs", "outputs"))
+    if isinstance(instances, list) and 1 <= len(instances) <= 256:
+        body["instances"] = [_instance(one, rng) for one in instances]
     if isinstance(body.get("timeout_s"), int | float) and body["timeout_s"] > PATIENCE_S:
         body["timeout_s"] = PATIENCE_S
     if isinstance(body.get("method"), str):
         body["method"] = rng.choice(METHODS)
-    for name, most in (("targets", 1), ("params", 0), ("output", 0)):
-        if isinstance(body.get(name), list | dict) and rng.random() < 0.8:
-            body[name] = [rng.randrange(4)] if most else {}
-    if isinstance(body.get("inputs"), list):
-        named = {
-            one.get("name"): one for one in body["inputs"] if isinstance(one, dict) and isinstance(one.get("name"), str)
-        }
-        body["inputs"] = [_input(one, rng) for one in named.values()] or body["inputs"]
-    if isinstance(body.get("outputs"), list):
-        for one in body["outputs"]:
-            if isinstance(one, dict) and isinstance(one.get("name"), str):
-                one["name"] = rng.choice(OUTPUTS)
-                if rng.random() < 0.8:
-                    one.pop("parameters", None)
-    parameters = body.get("parameters")
-    if isinstance(parameters, dict) and rng.random() < 0.8:
-        body["parameters"] = {
-            k: v for k, v in parameters.items() if k in ("priority", "binary_data_output", "precision")
-        }
+    for name, kind, some in (("targets", list, [rng.randrange(4)]), ("params", dict, {}), ("output", dict, {})):
+        if isinstance(body.get(name), kind) and rng.random() < 0.8:
+            body[name] = some
+    if isinstance(inputs, list) and all(isinstance(one, dict) for one in inputs):
+        body["inputs"] = [_input(one, rng) for one in inputs]
+    for one in outputs if isinstance(outputs, list) else ():
+        if isinstance(one, dict) and isinstance(one.get("name"), str):
+            one["name"] = rng.choice(OUTPUTS)
+            if (
+                isinstance(one.get("parameters"), dict)
+                and not {"binary_data", "classification"} & one["parameters"].keys()
+            ):
+                one["parameters"] = {}
+    if isinstance(body.get("parameters"), dict) and rng.random() < 0.8:
+        if isinstance(body["parameters"].get("method"), str):
+            body["parameters"]["method"] = rng.choice(METHODS)
+        known = ("timeout", "priority", "binary_data_output", "method", "precision")
+        body["parameters"] = {name: value for name, value in body["parameters"].items() if name in known}
     return body
 
 

@@ -34,10 +34,6 @@ def router() -> APIRouter:
     async def models(request: Request) -> dict[str, list[str]]:
         return {"models": list(context(request).store.entries)}
 
-    @routes.get("/v1/models/{name}")
-    async def model(request: Request, name: str) -> dict[str, Any]:
-        return {"name": context(request).store.get(name).facts.name, "ready": True}
-
     @routes.post("/v1/models/{name}:predict")
     async def predict(request: Request, name: str) -> Response:
         body = await _received(request)
@@ -60,6 +56,11 @@ def router() -> APIRouter:
                 questions.append(Question(Ask.explain(method, fields | {"model": name}), formats.JSON, pointer))
             record(request).method = method
         return _json("explanations", await answered(request, questions))
+
+    # Behind those two, whose addresses it would take for models' names: what they allow would be said of it.
+    @routes.get("/v1/models/{name}")
+    async def model(request: Request, name: str) -> dict[str, Any]:
+        return {"name": context(request).store.get(name).facts.name, "ready": True}
 
     return routes
 

@@ -16,6 +16,12 @@ def test_models_and_whether_they_are_ready(client):
     assert unknown.json()["error"].startswith("Unknown model: ")
 
 
+@pytest.mark.parametrize("path", ["/v1/models/tiny:predict", "/v1/models/tiny:explain", "/v1/models/a:b:explain"])
+def test_what_asks_is_no_model_and_says_which_verb_it_takes(client, path):
+    answer = client.options(path)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_predictions_are_all_outputs_in_their_order(client, model):
     native = client.post("/predict", json={"model": model, "image": BASE64, "top_k": 1000}).json()["predictions"]
