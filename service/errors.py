@@ -205,8 +205,15 @@ class Overloaded(ServiceError):
     status, type, title = 429, "overloaded", "Too much work waiting"
     remedy = "come back after `Retry-After` seconds"
 
-    def __init__(self, detail: str, *, retry_after_s: int | None = None, reason: Overload = "requests") -> None:
-        super().__init__(detail, retry_after_s=retry_after_s)
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        retry_after_s: int | None = None,
+        reason: Overload = "requests",
+    ) -> None:
+        super().__init__(detail, errors=errors, retry_after_s=retry_after_s)
         self.reason = reason
 
 

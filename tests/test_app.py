@@ -237,9 +237,9 @@ def test_an_application_may_be_started_again():
     written = []
 
     def stop(context):
-        written.append(context.metrics.exposition())
+        written.append(context.metrics.exposition()[0])
         context.device.admission.drain(60)
-        written.append(context.metrics.exposition())
+        written.append(context.metrics.exposition()[0])
 
     for _ in range(2):
         _live(app, stop)

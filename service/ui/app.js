@@ -33,7 +33,7 @@ function App() {
     <${Head} state=${state} speak=${speakOther} />
     ${!state.ready ? html`<main class="alone"><p class="quiet" role="status">${t("loading")}</p></main>`
       : !lane.picture ? html`<${Welcome} show=${show} fail=${fail} lane=${lane} info=${state.info[lane.model]} />`
-      : html`<main class="desk">
+      : html`<main class=${`desk ${state.view}`}>
         <h1 class="hidden">heatlens: ${t(`views.${state.view}`)}</h1>
         <${Side} state=${state} show=${show} fail=${fail} />
         ${state.view === "walk" ? html`<${Walk} session=${session} />`
@@ -135,14 +135,14 @@ function Explain({ state }) {
     <section class="work" aria-label=${t("maps")}>
       <div class="bar-top" role="toolbar" aria-label=${t("drawing")}>
         <button class="primary" onClick=${() => choose(true)}>${t("addMethods")}</button>
-        <label for="opacity">${t("opacity")}</label>
+        <span class="pair"><label for="opacity">${t("opacity")}</label>
         <input id="opacity" type="range" min="0" max="1" step="0.01" value=${state.opacity} aria-valuetext=${`${Math.round(100 * state.opacity)} %`}
-          onInput=${(event) => session.set({ opacity: Number(event.target.value) })} />
+          onInput=${(event) => session.set({ opacity: Number(event.target.value) })} /></span>
         ${["sequential", "diverging"].map((kind) => html`
-          <label key=${kind} for=${kind}>${t(kind)}</label>
+          <span class="pair" key=${kind}><label for=${kind}>${t(kind)}</label>
           <select id=${kind} value=${state[kind]} onChange=${(event) => session.set({ [kind]: event.target.value })}>
             ${kinds(kind).map((one) => html`<option key=${one.name} value=${one.name}>${one.name.split(":").pop()}</option>`)}
-          </select>`)}
+          </select></span>`)}
         <span class="push"></span>
         <button onClick=${link}>${copied ? t("copied") : t("link")}</button>
       </div>

@@ -18,6 +18,9 @@ function parsed(text, schema) {
   return text;
 }
 
+// A description, in which `words` between such marks are what one may type.
+const marked = (text = "") => text.split("`").map((part, i) => (i % 2 ? html`<code>${part}</code>` : part));
+
 const shown = (value) => (Array.isArray(value) ? value.join(", ") : value ?? "");
 
 export function Form({ method, params, resolved, layers, problem, apply }) {
@@ -75,7 +78,7 @@ function Field({ name, schema, value, set, wrong, layers, id }) {
   return html`
     <div class=${"field" + (schema.type === "boolean" ? " switch" : "")}>
       <label for=${id}>${name}</label>${control}
-      <small id=${about}>${wrong ? html`<b class="wrong">${wrong}</b>${" "}` : ""}${schema.description}</small>
+      <small id=${about}>${wrong ? html`<b class="wrong">${wrong}</b>${" "}` : ""}${marked(schema.description)}</small>
     </div>
   `;
 }

@@ -115,6 +115,8 @@ const gained = (value) => (value == null ? "–" : `${value > 0 ? "+" : ""}${num
 
 function Table({ session, answer }) {
   const [controls] = answer.controls;
+  const gains = [...answer.methods.map((one) => one.maps[0]?.faithfulness?.gain), controls?.bell];
+  const reasons = [...new Set(gains.map((one) => one?.reason).filter(Boolean))];
   const within = answer.methods.some((one) => one.maps[0]?.metrics?.localisation);
   const columns = ["method", "gainBlur", "gainMean", "sparsity", ...(within ? ["within"] : []), "sanity", "cost"];
   const Row = ({ name, gain, sanity, sparsity, inside, cost, problem }) => html`
@@ -137,6 +139,7 @@ function Table({ session, answer }) {
         ${controls && html`<${Row} name=${t("bell")} gain=${controls.bell} />`}
       </tbody>
     </table></div>
+    ${reasons.map((reason) => html`<p class="note" key=${reason}>– : <span lang="en">${reason}</span></p>`)}
   `;
 }
 

@@ -307,8 +307,10 @@ export function unpacked(maps) {
 
 export function useSession(session) {
   const [, redraw] = useReducer((n) => n + 1, 0);
+  const drawn = session.state;
   useEffect(() => {
     session.listeners.add(redraw);
+    if (session.state !== drawn) redraw(); // what came after the first drawing and before this
     return () => session.listeners.delete(redraw);
   }, [session]);
   return session.state;

@@ -231,7 +231,7 @@ def test_what_is_no_request_is_a_problem_with_its_id_client_and_count(data, capl
         assert ask(server, CLOSE).endswith(b"small")
     line = next(record for record in caplog.records if record.name == "heatlens.access")
     assert (line.status, line.client, line.error) == (400, "127.0.0.1", "malformed-request")
-    assert b'heatlens_requests_total{method="none",model="none",status="400"} 1.0' in server.metrics.exposition()
+    assert b'heatlens_requests_total{method="none",model="none",status="400"} 1.0' in server.metrics.exposition()[0]
 
 
 @pytest.mark.parametrize(

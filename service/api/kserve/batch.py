@@ -83,6 +83,8 @@ async def answered(request: Request, questions: Sequence[Question]) -> list[byte
             for (_, future), question in zip(started, questions, strict=True)
         ]
         together = asyncio.gather(*tasks)
+        # Where nobody waits any more, nobody asks how it has ended either, which asyncio takes for an oversight.
+        together.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         await asyncio.wait((together, watching), timeout=last.time_left_s, return_when=asyncio.FIRST_COMPLETED)
         if together.done():
             return list(together.result())

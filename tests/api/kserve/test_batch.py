@@ -1,4 +1,5 @@
 import asyncio
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ from starlette.requests import Request
 from service.api.kserve import batch
 from service.api.kserve.batch import MOST, Question, bounded, placed
 from service.engine.scheduler.run import Run
-from service.errors import FieldError, InvalidParameter
+from service.errors import DeadlineExceeded, FieldError, InvalidParameter, Overloaded
 from tests.api.test_contract import BASE64
 
 
@@ -79,3 +80,31 @@ def test_a_question_that_is_answered_ends_no_other_one(monkeypatch):
         return await answering
 
     assert asyncio.run(asked()) == [b"first", b"second"]
+
+
+def test_an_answer_that_comes_too_late_is_no_oversight(monkeypatch):
+    """It ends in an error in the very moment in which its deadline is over, and nobody asks for it any more."""
+    complaints = []
+
+    async def asked():
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context["message"]))
+        request = Request({"type": "http", "heatlens": SimpleNamespace(run=Run())}, asyncio.Event().wait)
+
+        def begin(_request, timeout_s, _format, run):
+            work = _Work(run, timeout_s)
+            work.future.set_exception(Overloaded("too much"))
+            return work
+
+        async def once(*_, **__):
+            await asyncio.sleep(0)  # the question has ended, and whoever gathers them has not heard of it
+
+        monkeypatch.setattr(batch, "begin", begin)
+        monkeypatch.setattr(batch.asyncio, "wait", once)
+        question = Question(60.0, None, lambda inner: inner)
+        with pytest.raises(DeadlineExceeded):
+            await batch.answered(request, [question])
+        await asyncio.sleep(0)
+        gc.collect()
+
+    asyncio.run(asked())
+    assert complaints == []
