@@ -14,7 +14,9 @@ OPTIONS = (
     click.option(
         "--write", default="png", show_default=True, help="Into a folder: endings of the files, as png,npy,json."
     ),
-    click.option("--in-flight", type=click.IntRange(1, 256), default=8, show_default=True, help="Pictures at a time."),
+    click.option(
+        "--in-flight", type=click.IntRange(1, 256), help="Pictures at a time. Default: 8, and 16 at each server."
+    ),
     click.option("--server", multiple=True, metavar="URL", help="Let servers do it; may be repeated."),
     click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False), help="Holds the servers' key."),
     click.option("--force", is_flag=True, help="Begin anew in a folder that holds other answers."),

@@ -1,12 +1,14 @@
 """`heatlens explain METHOD PICTURES... -o DIR/`: here, or by servers."""
 
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import click
 
@@ -14,13 +16,15 @@ from service import __version__
 from service.api import formats, words
 from service.api.context import Context
 from service.api.formats import Format
-from service.bulk.listing import Listed, listed
+from service.bulk.listing import Answers, Listed, listed
 from service.bulk.loop import Stop, Tally, run
 from service.bulk.manifest import Manifest
-from service.client import Client, HeatlensError
+from service.bulk.worker import Worker
+from service.client import Client, HeatlensError, NotApplicable, Unavailable
 from service.errors import InvalidParameter
 from service.methods.table import entry
 
+log = logging.getLogger("heatlens")
 NAMES = tuple(ending[1:] for row in formats.TABLE for ending in row.extensions[:1])
 """What may be written, as files' endings without the dot."""
 
@@ -35,7 +39,7 @@ class Command:
     params, output: fields of a request.
     precision: of forwards; None: the default.
     write: of `NAMES`.
-    in_flight: pictures at a time in this process.
+    in_flight: pictures at a time in this process, or at each server; None: as many as are good there.
     force, fail_fast: as of `Manifest` and `run`.
     """
 
@@ -46,7 +50,7 @@ class Command:
     output: dict[str, Any]
     precision: str | None
     write: Sequence[str]
-    in_flight: int
+    in_flight: int | None
     force: bool
     fail_fast: bool
 
@@ -77,16 +81,6 @@ class Command:
         return {f".{name}": formats.of_file(f"--write .{name}") for name in self.write}
 
 
-class Worker(Protocol):
-    """Who answers."""
-
-    def start(self, picture: Listed) -> Any:
-        """Begin with one picture; return the future of what becomes of it."""
-
-    def close(self) -> None:
-        """Begin with no more."""
-
-
 def here(command: Command, pictures: Sequence[Listed], service: Callable[[], AbstractContextManager[Context]]) -> Tally:
     """Explain pictures in this process.
 
@@ -100,7 +94,7 @@ def here(command: Command, pictures: Sequence[Listed], service: Callable[[], Abs
         OSError: nothing can be written.
     """
     from service.ask import Ask
-    from service.bulk.local import Local
+    from service.bulk.local import EACH, Local
 
     written = command.formats
     fields = {"params": command.params, "output": command.output, "precision": command.precision}
@@ -110,9 +104,10 @@ def here(command: Command, pictures: Sequence[Listed], service: Callable[[], Abs
         targets = [words.target(text, facts.labels) for text in command.targets]
         ask = Ask.explain(command.method, fields | {"targets": targets})
         model = context.store.get(None)
-        worker = Local(context.pipeline, ask, written, command.in_flight)
+        each = command.in_flight or EACH
+        worker = Local(context.pipeline, ask, written, each)
         question = command.question(targets, f"{facts.name} {model.version}", __version__)
-        return _worked(command, pictures, worker, question, command.in_flight)
+        return _worked(command, pictures, worker, question, each)
 
 
 def at_servers(
@@ -134,27 +129,72 @@ def at_servers(
     """
     from service.bulk.remote import EACH, Remote
 
-    written = command.formats
-    with ExitStack() as stack, _told():
-        clients = [stack.enter_context(Client(url, api_key=api_key)) for url in urls]
-        served = {url: _served(client, model) for url, client in zip(urls, clients, strict=True)}
-        if len(set(served.values())) > 1:
-            said = "; ".join(f"{url}: {name} of heatlens {version}" for url, (name, version) in served.items())
-            raise InvalidParameter(f"the servers would not give the same answers: {said}")
-        (name, version), *_ = served.values()
-        labels = clients[0].labels(name.partition(" ")[0]) if command.targets else ()
+    written, each = command.formats, command.in_flight or EACH
+    with ExitStack() as stack:
+        # Where there are others, one that is away is not waited for.
+        retries = 4 if len(urls) == 1 else 1
+        clients = [stack.enter_context(_client(url, api_key, retries)) for url in urls]
+        one = _agreed(clients, command.method, model)
+        labels = one.labels if command.targets else ()
         targets = [words.target(text, labels) for text in command.targets]
         options = {"params": command.params, "model": model, "precision": command.precision} | command.output
         if targets:
             options["targets"] = targets
-        worker = Remote(clients, command.method, options, written)
-        return _worked(command, pictures, worker, command.question(targets, name, version), EACH * len(urls))
+        worker = Remote(clients, command.method, options, written, version=one.digest, each=each)
+        question = command.question(targets, f"{one.name} {one.digest}", one.version)
+        return _worked(command, pictures, worker, question, each * len(urls))
 
 
-def _served(client: Client, model: str | None) -> tuple[str, str]:
-    """Return a model's name and digest, and the service's version."""
-    name = model or next(one.name for one in client.models() if one.default)
-    return f"{name} {client.model(name).version}", client.version().version
+class Served(NamedTuple):
+    """What a server would answer with: a model, its digest, its labels, and the service's version."""
+
+    name: str
+    digest: str
+    labels: tuple[str, ...]
+    version: str
+
+
+def _agreed(clients: Sequence[Client], method: str, model: str | None) -> Served:
+    """Return what all servers would answer with that are there; those that will be are told.
+
+    Raises:
+        InvalidParameter: they would answer with different things.
+        Stop: one of them would not answer, or none is there.
+    """
+    with ThreadPoolExecutor(len(clients)) as pool:
+        found = list(zip(clients, pool.map(lambda client: _served(client, method, model), clients), strict=True))
+    there = {client.url: one for client, one in found if isinstance(one, Served)}
+    for client, one in found:
+        if isinstance(one, HeatlensError):
+            if not there or not one.retriable:
+                raise Stop(f"{client.url}: {one}")
+            log.warning("%s: %s; it is asked again later", client.url, one)
+    if len(set(there.values())) > 1:
+        said = "; ".join(f"{url}: {one.name} {one.digest} of heatlens {one.version}" for url, one in there.items())
+        raise InvalidParameter(f"the servers would not give the same answers: {said}")
+    return next(iter(there.values()))
+
+
+def _client(url: str, api_key: str | None, retries: int) -> Client:
+    try:
+        return Client(url, api_key=api_key, max_retries=retries)
+    except (HeatlensError, ValueError) as error:
+        raise Stop(f"{url}: {error}") from None
+
+
+def _served(client: Client, method: str, model: str | None) -> Served | HeatlensError:
+    """Return what a server would answer with, or why it would not."""
+    try:
+        name = model or next(one.name for one in client.models() if one.default)
+        info = client.model(name)
+        if info.version is None or info.methods is None:
+            return Unavailable(info.error or f"model {name} is {info.status}", retriable=info.status == "loading")
+        for use in info.methods:
+            if use.name == entry(method)["name"] and not use.applies:
+                return NotApplicable(use.reason or f"{method} does not apply to {name}")
+        return Served(name, info.version, tuple(client.labels(name)), client.version().version)
+    except HeatlensError as error:
+        return error
 
 
 def _worked(
@@ -169,13 +209,16 @@ def _worked(
         worker.close()
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Say what a server refuses as one line, as a run that is stopped does."""
-    try:
-        yield
-    except HeatlensError as error:
-        raise Stop(str(error)) from None
+def _key(file: Path) -> str:
+    """Return the key that a file holds.
+
+    Raises:
+        UsageError: it holds none.
+    """
+    words = file.read_bytes().split()
+    if len(words) != 1 or not words[0].isascii():
+        raise click.UsageError(f"--api-key-file {file}: it has to hold one key, of letters that a header may have")
+    return words[0].decode("ascii")
 
 
 def explain_many(
@@ -216,13 +259,14 @@ def explain_many(
     options = {name: many[name] for name in ("in_flight", "force", "fail_fast")}
     command = Command(method, folder, targets, params, drawing, precision, write, **options)
     try:
-        found = listed(named, sys.stdin if "-" in named else ())
+        given = sys.stdin.buffer.read() if "-" in named else b""
+        found = listed(named, given, Answers(folder, [f".{name}" for name in write]))
         if not many["server"]:
             tally = here(command, found, service)
         else:
             if len(models["model"]) > 1 or models["catalog"] or models["device"]:
                 raise click.UsageError("with --server name at most one --model, by its name there, and no other models")
-            key = Path(many["api_key_file"]).read_text("utf-8").strip() if many["api_key_file"] else None
+            key = _key(Path(many["api_key_file"])) if many["api_key_file"] else None
             name = models["model"][0] if models["model"] else None
             tally = at_servers(command, found, many["server"], model=name, api_key=key)
     except Stop as error:

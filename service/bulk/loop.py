@@ -1,5 +1,6 @@
 """Pictures in flight: as many as share batches, fed in order, written as they end, and told of."""
 
+import errno
 import signal
 import sys
 import threading
@@ -12,7 +13,6 @@ from typing import Any, TextIO
 
 from service.bulk.listing import Listed
 from service.bulk.manifest import Manifest
-from service.errors import ServiceError
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Tally:
     failed: int = 0  # in this run, or for good in an earlier one
     skipped: int = 0  # done by an earlier one
     interrupted: bool = False
+
+
+_OF_NAMES = {errno.EEXIST, errno.EILSEQ, errno.EINVAL, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR}
+"""Why a file cannot be written because of what it is called: others can."""
 
 
 class Stop(Exception):
@@ -76,7 +80,7 @@ def run(
         progress.failure(f"{one.path}: {manifest.failed[one.name]}")
     running: dict[Future[Done], Listed] = {}
     coming = iter(waiting)
-    with _interrupts() as interrupted:
+    with _interrupts(progress.interrupted) as interrupted:
         try:
             while True:
                 held = interrupted.is_set() or (fail_fast and tally.failed > len(before))
@@ -96,7 +100,12 @@ def run(
 
 def _ended(picture: Listed, found: Done, manifest: Manifest, tally: Tally, progress: "Progress") -> None:
     if found.line is not None:
-        manifest.add(picture.name, found.line, found.files)
+        try:
+            manifest.add(picture.name, found.line, found.files)
+        except OSError as error:
+            if error.errno not in _OF_NAMES:
+                raise
+            found = Done(None, problem=f"its answer cannot be written: {error.strerror}")
     if found.problem is None:
         tally.done += 1
     else:
@@ -106,7 +115,7 @@ def _ended(picture: Listed, found: Done, manifest: Manifest, tally: Tally, progr
 
 
 @contextmanager
-def _interrupts() -> Iterator[threading.Event]:
+def _interrupts(told: Callable[[], None]) -> Iterator[threading.Event]:
     """Turn the first interrupt into an event: a line or a file that is being written is written to its end."""
     happened = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # which alone may listen to them
@@ -117,6 +126,7 @@ def _interrupts() -> Iterator[threading.Event]:
         if happened.is_set():
             raise KeyboardInterrupt
         happened.set()
+        told()
 
     before = signal.signal(signal.SIGINT, handle)
     try:
@@ -147,7 +157,7 @@ class Progress:
         text = f"{now}/{self.total} pictures"
         if rate := self.rate:
             left = int((self.total - now) / rate)
-            text += f", {rate:.2g}/s, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
+            text += f", {_few(rate)}/s, {left // 3600}:{left // 60 % 60:02}:{left % 60:02} left"
         return text + (f", {tally.failed} failed" if tally.failed else "")
 
     def show(self) -> None:
@@ -163,7 +173,11 @@ class Progress:
         if self.shown:
             self.said.write("\r" + " " * self.shown + "\r")
             self.shown = 0
-        self.said.write(text + "\n")
+        self.said.write(_plain(text) + "\n")
+
+    def interrupted(self) -> None:
+        """Say what an interrupt has done."""
+        self.failure("interrupted: what is in flight is ended; once more ends at once")
 
     def close(self) -> None:
         """Say how it has ended."""
@@ -171,21 +185,15 @@ class Progress:
         if self.shown:
             self.said.write("\n")
         parts = [f"{tally.done} done", f"{tally.failed} failed", f"{tally.skipped} there already"]
-        self.said.write(f"{self.total} pictures: {', '.join(parts)}; {self.rate:.2g}/s\n")
+        self.said.write(f"{self.total} pictures: {', '.join(parts)}; {_few(self.rate)}/s\n")
         self.said.flush()
 
 
-def failed(status: int | None, detail: str, problem: Mapping[str, Any], sha256: str) -> Done:
-    """Return what becomes of a picture that has no answer: final where the fault is its own, else to be tried again."""
-    own = status in OWN
-    return Done({"sha256": sha256, "problem": dict(problem)} if own else None, problem=detail)
+def _few(number: float) -> str:
+    """Return a number with two digits, or all that stand before its point."""
+    return f"{number:.2g}" if number < 10 else f"{number:.0f}"
 
 
-OWN = (413, 415, 422)
-"""Statuses of what is wrong with a picture itself, and will be again."""
-
-
-def of_error(error: ServiceError, sha256: str) -> Done:
-    """Return what becomes of a picture that the service refuses."""
-    problem = {"type": f"urn:heatlens:problem:{error.type}", "title": error.title, "status": error.status}
-    return failed(error.status, error.detail, problem | {"detail": error.detail}, sha256)
+def _plain(text: str) -> str:
+    """Return a text that is one line, and changes nothing on a terminal: files may be called anything."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)

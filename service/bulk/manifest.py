@@ -6,8 +6,10 @@ cut off while a line was being written is cut away when the next run begins.
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
@@ -15,6 +17,8 @@ from typing import Any, BinaryIO, Self
 from service.errors import InvalidParameter
 
 NAME = "manifest.jsonl"
+_BEGIN = b'{"question":'
+log = logging.getLogger("heatlens")
 
 
 class Manifest:
@@ -39,9 +43,7 @@ class Manifest:
         self._file: BinaryIO = (folder / NAME).open("a+b")
         try:
             _lock(self._file, folder)
-            if force:
-                self._file.truncate(0)
-            self._take_up()
+            self._take_up(force=force)
         except BaseException:
             self._file.close()
             raise
@@ -69,33 +71,58 @@ class Manifest:
         for ending, data in files.items():
             _write(self.folder / f"{name}{ending}", data)
         written = {"path": name, "files": [f"{name}{ending}" for ending in files]} | dict(line)
-        self._file.write(json.dumps(written, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
-        self._file.flush()
+        self._write(written)
         self._note(written)
 
-    def _take_up(self) -> None:
+    def _take_up(self, *, force: bool) -> None:
         self._file.seek(0)
-        text = self._file.read()
-        whole = text.rfind(b"\n") + 1
-        self._file.truncate(whole)
-        lines = text[:whole].splitlines()
-        digest = hashlib.sha256(json.dumps(self.question, sort_keys=True).encode()).hexdigest()
-        if not lines:
-            self._file.write(json.dumps({"question": self.question, "sha256": digest}).encode() + b"\n")
-            self._file.flush()
-            return
-        for i, line in enumerate(lines):
-            try:
-                found = json.loads(line)
-                if i:
-                    self._note(found)
-                else:
-                    self._check(found["question"], found["sha256"], digest)
-            except (ValueError, KeyError, TypeError) as error:
-                raise InvalidParameter(
-                    f"{self.folder / NAME}, line {i + 1}, is no line of a manifest ({error}); write to another folder, "
-                    "or begin anew with --force"
-                ) from None
+        whole = 0  # bytes of whole lines
+        for i, line in enumerate(iter(self._file.readline, b"")):
+            if not i:
+                self._check_kind(line)
+            if force:
+                break
+            if not line.endswith(b"\n"):
+                break  # cut off while it was being written
+            self._take(i, line)
+            whole += len(line)
+        self._file.seek(whole)
+        self._file.truncate()
+        if not whole:
+            self._write({"question": self.question, "sha256": self._digest})
+
+    def _check_kind(self, line: bytes) -> None:
+        """Refuse a file that is no manifest of ours, whatever is asked: it is somebody's."""
+        if not (line.startswith(_BEGIN) or _BEGIN.startswith(line)):
+            raise InvalidParameter(
+                f"{self.folder / NAME}, line 1, is no line of a manifest, and the file is left as it is; write to "
+                "another folder"
+            )
+
+    def _take(self, i: int, line: bytes) -> None:
+        try:
+            found = json.loads(line)
+            if i:
+                self._note(found)
+            else:
+                self._check(found["question"], found["sha256"], self._digest)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidParameter(
+                f"{self.folder / NAME}, line {i + 1}, is no line of a manifest ({error}); write to another folder, "
+                "or begin anew with --force"
+            ) from None
+
+    @property
+    def _digest(self) -> str:
+        return hashlib.sha256(json.dumps(self.question, sort_keys=True).encode()).hexdigest()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        try:
+            text = json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode()
+        except UnicodeEncodeError:  # a name that is no text, as files may have; JSON writes such bytes as \udc..
+            text = json.dumps(line, separators=(",", ":")).encode()
+        self._file.write(text + b"\n")
+        self._file.flush()
 
     def _note(self, line: Mapping[str, Any]) -> None:
         self.done.add(line["path"])
@@ -120,8 +147,13 @@ def _write(path: Path, data: bytes) -> None:
     """Write a file that is whole or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    os.replace(part, path)
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    except OSError:
+        with suppress(OSError):  # its room is needed
+            part.unlink()
+        raise
 
 
 def _lock(file: BinaryIO, folder: Path) -> None:
@@ -132,5 +164,7 @@ def _lock(file: BinaryIO, folder: Path) -> None:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
         raise InvalidParameter(f"another run is writing to {folder}; wait for it, or write elsewhere") from None
+    except OSError as error:  # some network file systems lock nothing
+        log.warning("%s cannot be locked (%s): let no other run write there", folder, error.strerror)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import socket
 
 import numpy as np
 import pytest
@@ -105,6 +107,39 @@ def test_a_list_of_files_is_read_from_standard_input(pictures):
     assert manifest(pictures / "out")[1].keys() == {"in/0.png", "in/2.png", "in/4.png"}
 
 
+def test_files_may_be_called_anything(pictures):
+    called = [" a b .png", "new\nline.png", os.fsdecode(b"bad\xff.png"), "\u00e4\u2028.png", "x\x1b[31m.png"]
+    for name in called:
+        (pictures / "in" / name).write_bytes(PNG)
+    (pictures / "in" / f"{'l' * 250}.png").write_bytes(PNG)  # to which nothing can be added
+    words = ("explain", "cam", "in", "-o", "out/", *TINY)
+    done = run(*words)
+    assert done.exit_code == 1
+    assert "its answer cannot be written: File name too long" in done.stderr
+    assert {f"in/{name}" for name in called} <= manifest(pictures / "out")[1].keys()
+    assert all((pictures / "out" / "in" / f"{name}.png").is_file() for name in called)
+    assert "12 pictures: 0 done, 1 failed, 11 there already" in run(*words).stderr
+
+
+def test_a_server_that_is_not_there_is_done_without(pictures, client):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and does not listen
+        gone = f"http://127.0.0.1:{free.getsockname()[1]}"
+        words = ("explain", "cam", "in", "-o", "out/")
+        done = run(*words, "--server", gone, "--server", str(client.base_url))
+        assert (done.exit_code, len(manifest(pictures / "out")[1])) == (0, 6), done.stderr
+        alone = run("explain", "cam", "in", "-o", "other/", "--server", gone, "--server", gone)
+    assert (alone.exit_code, "is the server running there?" in alone.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("text", [b"", b"\n", b"two words", b"\xff\xfe"])
+def test_a_file_that_holds_no_key_is_a_mistake(pictures, text):
+    (pictures / "key").write_bytes(text)
+    words = ("--server", "http://127.0.0.1:1", "--api-key-file", "key")
+    done = run("explain", "cam", "in", "-o", "out/", *words)
+    assert (done.exit_code, "it has to hold one key" in done.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -114,13 +149,18 @@ def test_a_list_of_files_is_read_from_standard_input(pictures):
         (("cam", "in", "-o", "out/", "--write", ""), 2, "is nothing to write"),
         (("filters", "in", "-o", "out/"), 2, "filters needs no picture"),
         (("cm", "in", "-o", "out/"), 1, "did you mean"),
+        (("cam", "", "-o", "out/"), 1, "is empty"),
+        (("cam", "in", "s3://bucket/in/", "-o", "out/"), 1, "only read with --ray"),
+        (("ram", "in", "-o", "out/", "--server", "SERVER"), 1, "ram"),
+        (("cam", "in", "-o", "out/", "--server", "nowhere"), 1, "is no address"),
         (("cam", "none*.png", "-o", "out/"), 1, "no file is called so"),
         (("cam", "in", "-o", "out/", "-p", "windw=3"), 1, "unknown field"),
         (("ram", "in", "-o", "out/"), 1, "ram"),
         (("cam", "in", "-o", "out/", "-t", "none of them"), 1, "none of them"),
     ],
 )
-def test_a_mistake_is_named_before_any_picture_is_looked_at(pictures, words, code, said):
+def test_a_mistake_is_named_before_any_picture_is_looked_at(pictures, client, words, code, said):
+    words = [str(client.base_url) if word == "SERVER" else word for word in words]
     done = run("explain", *words, *(TINY if "--server" not in words else ()))
     assert done.exit_code == code, done.output
     assert said in done.stderr

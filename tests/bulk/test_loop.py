@@ -1,6 +1,8 @@
 """Pictures in flight: how many, in which order, what an interrupt and a failure change, and what is told."""
 
+import errno
 import io
+import os
 import signal
 from concurrent.futures import Future
 from pathlib import Path
@@ -8,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from service.bulk.listing import Listed
-from service.bulk.loop import Done, Progress, Stop, Tally, of_error, run
+from service.bulk.loop import Done, Progress, Stop, Tally, run
 from service.bulk.manifest import Manifest
-from service.errors import Overloaded, UnsupportedMediaType
 
 PICTURES = [Listed(Path(f"{i}.jpg"), f"{i}.jpg") for i in range(20)]
 
@@ -22,6 +23,10 @@ def ended(done):
     else:
         future.set_result(done)
     return future
+
+
+def broken(detail):
+    return Done({"problem": {"detail": detail}}, problem=detail)
 
 
 def fine(picture):
@@ -67,9 +72,9 @@ def test_failures_are_told_and_do_not_end_it(manifest):
 
     def start(picture):
         if picture.name == "2.jpg":
-            return ended(of_error(UnsupportedMediaType("no picture"), "abc"))
+            return ended(broken("no picture"))
         if picture.name == "5.jpg":
-            return ended(of_error(Overloaded("later"), "abc"))
+            return ended(Done(None, problem="later"))
         return ended(fine(picture))
 
     tally = run(PICTURES, manifest, start, 4, said=said)
@@ -93,7 +98,7 @@ def test_fail_fast_begins_no_others(manifest):
 
     def start(picture):
         started.append(picture)
-        return ended(of_error(UnsupportedMediaType("no"), "") if picture.name == "3.jpg" else fine(picture))
+        return ended(broken("no") if picture.name == "3.jpg" else fine(picture))
 
     tally = run(PICTURES, manifest, start, 1, fail_fast=True, said=io.StringIO())
     assert (len(started), tally.failed) == (4, 1)
@@ -114,8 +119,9 @@ def test_an_interrupt_lets_those_in_flight_end(manifest):
             signal.raise_signal(signal.SIGINT)
         return ended(fine(picture))
 
-    tally = run(PICTURES, manifest, start, 8, said=io.StringIO())
+    tally = run(PICTURES, manifest, start, 8, said=(said := io.StringIO()))
     assert tally.interrupted
+    assert "once more ends at once" in said.getvalue()
     assert len(started) == tally.done == len(manifest.done) < 20
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -128,6 +134,47 @@ def test_a_second_interrupt_ends_at_once(manifest):
 
     with pytest.raises(KeyboardInterrupt):
         run(PICTURES, manifest, start, 8, said=io.StringIO())
+
+
+@pytest.mark.parametrize("code", [errno.ENAMETOOLONG, errno.EISDIR, errno.EINVAL])
+def test_an_answer_that_cannot_be_called_so_fails_alone(manifest, monkeypatch, code):
+    add = manifest.add
+
+    def adding(name, *given):
+        if name == "3.jpg":
+            raise OSError(code, os.strerror(code))
+        add(name, *given)
+
+    monkeypatch.setattr(manifest, "add", adding)
+    said = io.StringIO()
+    tally = run(PICTURES, manifest, lambda one: ended(fine(one)), 4, said=said)
+    assert tally == Tally(done=19, failed=1)
+    assert f"3.jpg: its answer cannot be written: {os.strerror(code)}" in said.getvalue()
+    assert "3.jpg" not in manifest.done
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EIO])
+def test_where_nothing_can_be_written_any_more_it_ends(manifest, monkeypatch, code):
+    def adding(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(manifest, "add", adding)
+    with pytest.raises(OSError, match=os.strerror(code)):
+        run(PICTURES, manifest, lambda one: ended(fine(one)), 4, said=io.StringIO())
+
+
+def test_names_change_nothing_on_a_terminal():
+    said = io.StringIO()
+    Progress(1, Tally(), said).failure("a\x1b[31m\nb\udcff\u00e4.png: no")
+    assert said.getvalue() == "a\\x1b[31m\\nb\\udcff\u00e4.png: no\n"
+
+
+@pytest.mark.parametrize(("done", "said"), [(1, "0.1/s"), (57, "5.7/s"), (1234, "123/s"), (0, "0/s")])
+def test_rates_are_numbers_as_people_write_them(done, said):
+    progress = Progress(5000, tally := Tally(), io.StringIO(), iter([0.0, 10.0]).__next__)
+    tally.done = done
+    progress.close()
+    assert progress.said.getvalue().endswith(f"; {said}\n")
 
 
 class Terminal(io.StringIO):

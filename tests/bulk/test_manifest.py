@@ -1,5 +1,6 @@
 """A run that is cut off at any moment is gone on with, and nothing is torn, lost or done twice."""
 
+import errno
 import itertools
 import json
 import os
@@ -41,7 +42,7 @@ class Torn:
         return getattr(self.file, name)
 
 
-def die(monkeypatch, step):
+def die(monkeypatch, step, error=Killed):
     """Let the n-th step that changes a file be the last one, done by half or not at all."""
     left = itertools.count(step, -1)
 
@@ -49,16 +50,16 @@ def die(monkeypatch, step):
         def take(*given):
             if next(left) == 0:
                 half(*given)
-                raise Killed
+                raise error
             return real(*given)
 
         return take
 
     write, taking = Path.write_bytes, Manifest._take_up
 
-    def take_up(manifest):
+    def take_up(manifest, **given):
         manifest._file = Torn(manifest._file, stepping)
-        taking(manifest)
+        taking(manifest, **given)
 
     monkeypatch.setattr(Path, "write_bytes", stepping(write, lambda path, data: write(path, data[: len(data) // 2])))
     monkeypatch.setattr(os, "replace", stepping(os.replace))
@@ -131,3 +132,47 @@ def test_one_run_at_a_time(tmp_path):
         Manifest(tmp_path, QUESTION)
     with Manifest(tmp_path, QUESTION):
         pass
+
+
+@pytest.mark.parametrize("step", range(0, 5 * len(PICTURES), 7))
+def test_a_disk_that_fills_up(tmp_path, monkeypatch, step):
+    """Whatever was being written is taken back, or cut when there is room again."""
+    with monkeypatch.context() as patched:
+        die(patched, step, OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(OSError, match="No space left"):
+            work(tmp_path)
+        assert not list(tmp_path.rglob("*.part"))
+    work(tmp_path)
+    _, *found = lines(tmp_path)
+    assert sorted(line["path"] for line in found) == sorted(PICTURES)
+    assert {path.stat().st_size for path in tmp_path.rglob("*.*g")} == {700}
+
+
+@pytest.mark.parametrize("name", ["uml\u00e4ut.jpg", "new\nline\r.jpg", os.fsdecode(b"bad\xff.jpg"), "\u2028.jpg"])
+def test_pictures_may_be_called_anything(tmp_path, name):
+    with Manifest(tmp_path, QUESTION) as manifest:
+        manifest.add(name, {"sha256": "x"}, {".png": b"x"})
+    with Manifest(tmp_path, QUESTION) as manifest:
+        assert manifest.done == {name}
+    assert lines(tmp_path)[1]["path"] == name
+    assert (tmp_path / f"{name}.png").read_bytes() == b"x"
+
+
+@pytest.mark.parametrize("text", [b"somebody's", b'{"image": "a.jpg"}\n', b"\n"])
+def test_somebody_elses_file_is_not_begun_anew(tmp_path, text):
+    (tmp_path / NAME).write_bytes(text)
+    for force in (False, True):
+        with pytest.raises(InvalidParameter, match="is no line of a manifest"):
+            Manifest(tmp_path, QUESTION, force=force)
+    assert (tmp_path / NAME).read_bytes() == text
+
+
+def test_a_file_system_that_locks_nothing_is_told_of(tmp_path, monkeypatch, caplog):
+    fcntl = pytest.importorskip("fcntl")
+
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    work(tmp_path)
+    assert "cannot be locked (No locks available)" in caplog.text

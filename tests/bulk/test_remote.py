@@ -10,7 +10,7 @@ import pytest
 from service.api import formats
 from service.bulk.listing import Listed
 from service.bulk.loop import Stop
-from service.bulk.remote import Remote
+from service.bulk.remote import PATIENCE_S, Remote
 from service.client import Client
 from tests.api.test_contract import PNG
 
@@ -22,12 +22,28 @@ def problem(status, kind, **more):
     return httpx.Response(status, json=said, headers=PROBLEM)
 
 
-def asked(tmp_path, answer, *names, clients=1, pictures=1):
+class Clock:
+    """Time that passes only where somebody waits."""
+
+    def __init__(self):
+        self.now, self.waited = 1000.0, []
+
+    def __call__(self):
+        return self.now
+
+    def pause(self, seconds):
+        self.waited.append(seconds)
+        self.now += seconds
+
+
+def asked(tmp_path, answer, *names, clients=1, pictures=1, clock=None, each=16, version=None):
     """Ask servers that answer so, and return what became of each picture."""
+    clock = clock or Clock()
     rows = {ending: row for row in formats.TABLE for ending in row.extensions[:1] if ending[1:] in names}
     (tmp_path / "a.png").write_bytes(PNG)
     made = [Client(f"http://host{i}", max_retries=0, transport=httpx.MockTransport(answer)) for i in range(clients)]
-    worker = Remote(made, "cam", {"params": {}}, rows)
+    options = {"version": version, "each": each, "clock": clock, "pause": clock.pause}
+    worker = Remote(made, "cam", {"params": {}}, rows, **options)
     futures = [worker.start(Listed(tmp_path / "a.png", "a.png")) for _ in range(pictures)]
     found = [future.exception() or future.result() for future in futures]
     worker.close()
@@ -43,6 +59,7 @@ def asked(tmp_path, answer, *names, clients=1, pictures=1):
         (problem(415, "unsupported-media-type"), True),
         (problem(422, "unprocessable-image"), True),
         (problem(422, "model-output"), True),
+        (problem(422, "not-applicable"), True),  # as a detector says of a picture with nothing in it
         (problem(422, "invalid-parameter", errors=[{"pointer": "/targets/0", "detail": "none is seen"}]), True),
         (problem(429, "overloaded"), False),
         (problem(503, "draining"), False),
@@ -65,7 +82,6 @@ def test_what_is_the_pictures_own_fault_is_final_and_all_else_is_not(tmp_path, r
     [
         problem(401, "unauthorized"),
         problem(404, "unknown-method"),
-        problem(422, "not-applicable"),
         problem(422, "invalid-parameter", errors=[{"pointer": "/params/window", "detail": "unknown field"}]),
     ],
     ids=lambda value: str(value.status_code),
@@ -86,6 +102,68 @@ def test_pictures_are_shared_among_servers(tmp_path, client):
     asked(tmp_path, answer, "png", clients=3, pictures=30)
     assert len(hosts) == 30
     assert set(hosts) == {"host0", "host1", "host2"}
+
+
+ANSWER = {"predictions": [], "image": None, "usage": {}, "maps": [], "model": {"name": "tiny", "version": "sha256:a"}}
+
+
+def test_a_server_that_is_started_anew_is_waited_for(tmp_path):
+    clock = Clock()
+
+    def answer(request):
+        if clock.now < 1025:
+            raise httpx.ConnectError("refused")
+        return httpx.Response(200, json=ANSWER)
+
+    (done,) = asked(tmp_path, answer, "json", clock=clock)
+    assert done.line is not None
+    assert sum(clock.waited) == 30
+
+
+def test_a_server_that_stays_away_is_given_up(tmp_path):
+    clock = Clock()
+
+    def answer(request):
+        raise httpx.ConnectError("refused")
+
+    (done,) = asked(tmp_path, answer, "json", clock=clock)
+    assert (done.line, done.files) == (None, {})
+    assert "is the server running there" in done.problem
+    assert 0 < sum(clock.waited) <= PATIENCE_S
+
+
+@pytest.mark.parametrize("gone", ["refused", 502, 503, 429])
+def test_what_one_server_has_no_answer_to_another_one_has(tmp_path, gone):
+    """The first one is asked once: while it rests, the others get all there is."""
+    hosts, clock = [], Clock()
+
+    def answer(request):
+        hosts.append(request.url.host)
+        if request.url.host != "host0":
+            return httpx.Response(200, json=ANSWER)
+        if gone == "refused":
+            raise httpx.ConnectError("refused")
+        return httpx.Response(502) if gone == 502 else problem(gone, "overloaded")
+
+    found = asked(tmp_path, answer, "json", clients=3, pictures=12, clock=clock, each=1)
+    assert [done.problem for done in found] == [None] * 12
+    assert hosts.count("host0") <= 3  # of those that were in flight there
+    assert clock.waited == [0.0] * len(clock.waited)
+
+
+def test_another_model_than_at_the_beginning_ends_the_run(tmp_path):
+    (error,) = asked(tmp_path, lambda _: httpx.Response(200, json=ANSWER), "json", version="sha256:b")
+    assert isinstance(error, Stop)
+    assert "http://host0 now serves another tiny, sha256:a" in str(error)
+    (done,) = asked(tmp_path, lambda _: httpx.Response(200, json=ANSWER), "json", version="sha256:a")
+    assert done.problem is None
+
+
+def test_a_defect_is_one_pictures_alone(tmp_path, caplog):
+    (done,) = asked(tmp_path, lambda _: httpx.Response(200, json={}), "json")
+    assert done.line is None
+    assert done.problem.startswith("a defect of the service: KeyError")
+    assert "a.png" in caplog.text
 
 
 @pytest.mark.parametrize(("names", "array"), [(("png",), "none"), (("npy",), "base64"), (("json", "npy"), "json")])
