@@ -44,7 +44,13 @@ class Metrics:
         self._read: dict[str, Callable[[], Any]] = {}  # how what is watched is read, by its name
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = self._counter("requests", "Requests answered.", "method", "model", "status")
+        self.requests = self._counter(
+            "requests",
+            "Requests answered; of a stream that ends in an error, the status is that error's.",
+            "method",
+            "model",
+            "status",
+        )
         self.request_seconds = self._seconds("request_seconds", "From request to the last byte.", "method", "model")
         self.first_event_seconds = self._seconds(
             "first_event_seconds", "From request to the first event, of answers that are streams of them.", "method"

@@ -260,4 +260,6 @@ def _last(request: Request, future: "asyncio.Future[bytes]", number: int) -> byt
 
 
 def _error(request: Request, error: BaseException, number: int) -> bytes:
-    return event("error", problems.document(problems.known(request.url.path, error), request.url.path), number)
+    known = problems.known(request.url.path, error)
+    request.scope["heatlens"].failed(known)  # it began with 200, and is counted as what it ended in
+    return event("error", problems.document(known, request.url.path), number)

@@ -87,7 +87,7 @@ function Side({ state, show, fail }) {
       <${Choose} show=${show} fail=${fail} />
       ${lane.problem && html`<${Trouble} problem=${lane.problem} />`}
       ${lane.geometry?.warnings.map((text) => html`<p class="note warn" lang="en" key=${text}>${text}</p>`)}
-      <h2>${t("says")}</h2>
+      ${lane.predictions.length > 0 && html`<h2>${t("says")}</h2>`}
       <${Predictions} session=${session} lane=${lane} index=${0} choose=${true} />
       ${classes && html`<${Classes} session=${session} />`}
       ${["embedding", "segmentation"].includes(session.task) && html`<${References} session=${session} />`}

@@ -68,6 +68,7 @@ function Run({ session, card, method, lane, index }) {
   let body;
   if (run?.state === "failed") body = html`<${Trouble} problem=${run.problem} again=${() => session.again((one) => one.id === card.id, index)} />`;
   else if (run?.state === "barred") body = html`<div class="trouble"><strong>${t("barred")}</strong><p lang="en">${run.reason}</p></div>`;
+  else if (run?.state === "alone") body = html`<div class="trouble ask"><strong>${t("oneMore")}</strong><p>${t("needsReference")}</p></div>`;
   else if (map && !over(map)) {
     body = map.shape.length === 3 && map.kind === "grid"
       ? html`<${Tiles} map=${map} lut=${state.luts.gray} />`

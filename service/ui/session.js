@@ -2,7 +2,6 @@
 import { form, get, post, watch } from "./server.js";
 import { useEffect, useReducer } from "./html.js";
 import * as draw from "./draw.js";
-import { t } from "./words.js";
 
 const FIRST = ["grad-cam", "ram", "attention-relevance", "occlusion", "saliency"]; // what a first look takes, by what applies
 const HEAVY = /\bper (sample|mask|distinct|channel|position|segment|step)|samples times|designs times|evaluations|for each s/;
@@ -205,8 +204,8 @@ export class Session {
         if ((only !== null && i !== only) || (!lane.picture && this.method(card.method).needs.includes("image"))) return;
         card.runs[i]?.stop?.abort();
         const alone = this.task === "embedding" && !this.state.references.length && this.method(card.method).needs.includes("targets");
-        const reason = this.reason(card.method, i) ?? (alone ? t("needsReference") : null);
-        this.run(card.id, i, { state: reason ? "barred" : "waiting", reason, problem: null, progress: null, stop: null });
+        const reason = this.reason(card.method, i);
+        this.run(card.id, i, { state: reason ? "barred" : alone ? "alone" : "waiting", reason, problem: null, progress: null, stop: null });
       });
     }
     this.pump();

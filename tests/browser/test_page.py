@@ -37,10 +37,10 @@ expect = sync_api.expect
 
 PATIENCE_MS, NUMBER = 60_000.0, re.compile(r"\d")
 AXE = (importlib.resources.files("axe_playwright_python") / "axe.min.js").read_text("utf-8")
-DROP = """async ([data, name, type]) => {
+DROP = """async ([data, name, type, padding]) => {
   const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
   const transfer = new DataTransfer();
-  transfer.items.add(new File([bytes], name, { type }));
+  transfer.items.add(new File([bytes, new Uint8Array(padding)], name, { type }));
   for (const kind of ["dragenter", "dragover", "drop"]) {
     document.body.dispatchEvent(new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
   }
@@ -92,8 +92,8 @@ class Desk:
     def done(self, count: int) -> None:
         expect(self.page.locator("[data-state=done]")).to_have_count(count, timeout=PATIENCE_MS)
 
-    def drop(self, content: bytes, name: str, kind: str) -> None:
-        self.page.evaluate(DROP, [base64.b64encode(content).decode(), name, kind])
+    def drop(self, content: bytes, name: str, kind: str, padding: int = 0) -> None:
+        self.page.evaluate(DROP, [base64.b64encode(content).decode(), name, kind, padding])
 
     def card(self, title: str) -> Locator:
         return self.page.get_by_role("article", name=title, exact=True)
@@ -260,6 +260,18 @@ def test_what_goes_wrong_is_said_in_words(browser: Browser, server: httpx.Client
     alert.get_by_role("button", name="Try again").click()
     expect(alert).to_contain_text("does not answer")
     desk.context.close()
+
+
+@pytest.mark.parametrize("mib", [3, 40])
+def test_a_picture_that_is_too_large_is_said(browser: Browser, chelsea: bytes, mib: int) -> None:
+    """Also where the server has said so, and hung up, long before all of it was sent."""
+    with serving(Settings(catalog=CATALOG, device="cpu", max_image_bytes=2**20)) as small:
+        desk = Desk(browser, small)
+        desk.open()
+        expect(desk.page.get_by_role("heading", level=1)).to_be_visible()
+        desk.drop(chelsea, "cat.png", "image/png", padding=mib * 2**20)
+        expect(desk.page.get_by_role("alert")).to_contain_text("larger than the server takes", timeout=PATIENCE_MS)
+        desk.context.close()
 
 
 def test_a_sample_that_does_not_come_is_said(browser: Browser, server: httpx.Client) -> None:

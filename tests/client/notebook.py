@@ -1,7 +1,8 @@
-"""Runs README's examples for Python in a notebook, against a server: `python -m tests.client.notebook`.
+"""Runs README's examples for Python in a notebook, against a server: `python -m tests.client.notebook [PYTHON]`.
 
-Needs a package index. The client is installed alone, beside a notebook's kernel; a notebook is written of README's own
-code, cell by cell, and executed; what the cells show is looked at.
+Needs a package index, or the Python of an environment that has the client, nbclient and ipykernel. The client is
+installed alone, beside a notebook's kernel; a notebook is written of README's own code, cell by cell, and executed; what
+the cells show is looked at.
 """
 
 import ast
@@ -67,6 +68,15 @@ def shown(outputs: list[dict[str, Any]]) -> tuple[list[tuple[int, int]], str]:
     return sizes, text
 
 
+def _installed(folder: Path) -> str:
+    """Make an environment with the client and a notebook's kernel; return its Python."""
+    venv.create(folder, with_pip=True)
+    python = str(folder / "bin" / "python")
+    install = [python, "-m", "pip", "install", "-q", str(ROOT / "service" / "client"), "nbclient", "ipykernel"]
+    subprocess.run(install, check=True)
+    return python
+
+
 def main() -> None:
     """Write, run, and look.
 
@@ -80,10 +90,7 @@ def main() -> None:
         path = folder / "readme.ipynb"
         readme = (ROOT / "README.md").read_text("utf-8")
         path.write_text(json.dumps(notebook(cells(readme, str(server.base_url).rstrip("/")))), "utf-8")
-        venv.create(folder / "venv", with_pip=True)
-        python = str(folder / "venv" / "bin" / "python")
-        install = [python, "-m", "pip", "install", "-q", str(ROOT / "service" / "client"), "nbclient", "ipykernel"]
-        subprocess.run(install, check=True)
+        python = sys.argv[1] if sys.argv[1:] else _installed(folder / "venv")
         subprocess.run([python, "-c", EXECUTE, str(path)], check=True, cwd=folder)
         ran = json.loads(path.read_text("utf-8"))
         found = [shown(cell["outputs"]) for cell in ran["cells"]]

@@ -68,7 +68,7 @@ async def _well(request: Request, *, ready: bool) -> bool:
         else:
             check_live(service)
     except ServiceError as error:
-        record(request).error = error.type
+        record(request).failed(error)
         return False
     return True
 

@@ -43,14 +43,20 @@ class Record:
     run: Run | None = None
     status: int = 499  # until an answer begins: the client has gone
     error: str | None = None
+    error_status: int | None = None  # of that error, which a stream ends in after it began with 200
     refused: str | None = None  # why it was turned away
     bytes_out: int = 0
     gone: bool = False  # the client went away before the answer's end
     first_event_s: float | None = None  # from the request to the first event, of a stream
 
+    @property
+    def outcome(self) -> int:
+        """The status that it is counted by: of a stream that ended in an error, that error's."""
+        return self.error_status or self.status
+
     def failed(self, error: ServiceError) -> None:
         """Note the error that it is answered by."""
-        self.error = error.type
+        self.error, self.error_status = error.type, error.status
         self.refused = error.reason if error.status in (429, 503) else None
 
 
@@ -117,7 +123,7 @@ class Recording:
                 if span is not None:
                     words = {"method": known.method, "model": known.model, "model.version": known.version}
                     usage = known.run.usage if known.run is not None else None
-                    tracing.answered(span, scope, known.status, known.error, words, usage)
+                    tracing.answered(span, scope, (known.status, known.outcome), known.error, words, usage)
                 trace = spans.ids()["trace_id"] if spans.is_sampled(span) else None
                 self._count(known, scope["path"], time.perf_counter() - started, trace)
                 self._write(known, scope, headers, time.perf_counter() - started)
@@ -137,7 +143,7 @@ class Recording:
         """Count a request that has ended; by its trace, where there is one, it can be found from what it counts for."""
         metrics, method, model = self.metrics, known.method, known.model
         example = {"trace_id": trace} if trace is not None else None
-        metrics.requests.labels(method, model, str(known.status)).inc()
+        metrics.requests.labels(method, model, str(known.outcome)).inc()
         metrics.request_seconds.labels(method, model).observe(seconds, example)
         if known.first_event_s is not None:
             metrics.first_event_seconds.labels(method).observe(known.first_event_s, example)

@@ -12,6 +12,7 @@ from service.engine.scheduler.usage import Usage
 
 _VERBS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 _EXPLAIN = "/explain/"
+_LONGEST = 256  # characters of what a client sent
 
 
 def verb(scope: Scope) -> str:
@@ -48,32 +49,38 @@ def received(scope: Scope, headers: Headers) -> dict[str, Any]:
     address = host if port.isdigit() else headers.get("host", "")
     known: dict[str, Any] = {
         "http.request.method": verb(scope),
-        "url.path": scope["path"],
+        "url.path": scope["path"][:_LONGEST],
         "url.scheme": scope.get("scheme", "http"),
         "network.protocol.version": scope.get("http_version", "1.1"),
     }
     if known["http.request.method"] == "_OTHER":
         known["http.request.method_original"] = scope["method"][:32]
     if address:
-        known["server.address"] = address
+        known["server.address"] = address[:_LONGEST]
     if port.isdigit():
         known["server.port"] = int(port)
     return known
 
 
 def answered(
-    span: Any, scope: Scope, status: int, error: str | None, words: Mapping[str, str], usage: Usage | None
+    span: Any,
+    scope: Scope,
+    statuses: tuple[int, int],
+    error: str | None,
+    words: Mapping[str, str],
+    usage: Usage | None,
 ) -> None:
     """Write on a request's span what became of it.
 
     Args:
         span: it.
         scope: the request's.
-        status: of the answer; 499 where the client went away before one began.
+        statuses: of the answer (499 where the client went away before one began), and of what it ended in.
         error: the type of the problem that was answered with.
         words: what else is known by name, as the method and the model.
         usage: what it took of the device.
     """
+    status, outcome = statuses
     template = route(scope)
     # Without a route there is nothing that is bounded but the method.
     name = "HTTP" if verb(scope) == "_OTHER" else verb(scope)
@@ -82,8 +89,8 @@ def answered(
     known |= {f"heatlens.{word}": value for word, value in words.items() if value not in ("", "none")}
     if template is not None:
         known["http.route"] = template
-    if error is not None or status >= 500:
-        known["error.type"] = error or str(status)
+    if error is not None or outcome >= 500:
+        known["error.type"] = error or str(outcome)
     if usage is not None:
         known["heatlens.forwards"] = usage.forwards
         known["heatlens.rows_avoided"] = usage.avoided
@@ -91,5 +98,5 @@ def answered(
         if usage.batches:
             known["heatlens.batch_rows_mean"] = usage.batch_rows / usage.batches
     span.set_attributes(known)
-    if status >= 500:
-        spans.fail(span, error or str(status))
+    if outcome >= 500:
+        spans.fail(span, error or str(outcome))

@@ -34,6 +34,7 @@ export default {
   references: "Held against",
   addReference: "Add a picture",
   removePicture: "Remove {name}",
+  oneMore: "It takes one more picture",
   needsReference: "This model tells how alike pictures are. Add a picture under “Held against”, and the map shows what makes them alike.",
   mask: "Only within a mask",
   chooseMask: "Choose a mask",

@@ -34,6 +34,7 @@ export default {
   references: "对照的图片",
   addReference: "添加图片",
   removePicture: "移除 {name}",
+  oneMore: "还需要一张图片",
   needsReference: "这个模型判断图片有多相似。在“对照的图片”里添加一张，热图就会显示相似之处。",
   mask: "只看遮罩之内",
   chooseMask: "选择遮罩",

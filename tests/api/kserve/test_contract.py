@@ -1,14 +1,15 @@
 """The protocols' own contract names what is there; what is answered, `tests.fuzz.schema --protocols` looks at."""
 
+from pathlib import Path
+
 import jsonschema_rs
 import pytest
 import yaml
 
 from service.api import kserve
 from service.api.edge.addresses import HEALTH
-from tests.fuzz.schema import PROTOCOLS
 
-DOCUMENT = yaml.safe_load(PROTOCOLS.read_text("utf-8"))
+DOCUMENT = yaml.safe_load((Path(__file__).parents[3] / "docker" / "kserve" / "openapi.yaml").read_text("utf-8"))
 VERBS = {"get", "post"}
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanKind, StatusCode
 
 from service import spans
 from service.app import create_app
@@ -249,6 +249,26 @@ def test_the_first_event_of_a_stream_is_timed(chelsea):
         for n, m in (("first_event", ""), ("request", ',model="tiny"'))
     )
     assert 0 < first <= whole
+
+
+def test_a_stream_that_ends_in_an_error_is_counted_as_one(held, body, access):
+    """Its status was sent before anybody knew."""
+    held.hold()
+    asked = body(**LONG) | {"timeout_s": 0.2}
+    events = {"accept": "text/event-stream"}
+    with exporting() as exporter:
+        answer = held.client.post("/explain/occlusion", json=asked, headers=events)
+        served = exporter.served.get(timeout=PATIENCE_S)
+    held.let()
+    assert (answer.status_code, "deadline-exceeded" in answer.text) == (200, True)
+    line = access.get(timeout=PATIENCE_S)
+    assert (line.status, line.error) == (200, "deadline-exceeded")
+    assert served.attributes["http.response.status_code"] == 200
+    assert served.attributes["error.type"] == "deadline-exceeded"
+    assert served.status.status_code == StatusCode.ERROR
+    found = _samples(held.client.get("/metrics").text)
+    assert found['heatlens_requests_total{method="occlusion",model="tiny",status="504"}'] == 1
+    assert not [name for name in found if name.startswith("heatlens_cancelled_total{")]
 
 
 def _refused(client):
