@@ -79,6 +79,8 @@ class Held:
         """Let so many batches go on, and hold all others."""
         self.batches.clear()
         self.held.clear()
+        self.cancelled.clear()
+        self._free = threading.Semaphore(0)  # what was let go before is no leave for these
         self._holds = True
         self.let(free)
 

@@ -1,8 +1,8 @@
 """Runs README's examples for Python in a notebook, against a server: `python -m tests.client.notebook [PYTHON]`.
 
 Needs a package index, or the Python of an environment that has the client, nbclient and ipykernel. The client is
-installed alone, beside a notebook's kernel; a notebook is written of README's own code, cell by cell, and executed; what
-the cells show is looked at.
+installed alone, beside a notebook's kernel; a notebook is written of README's own code, cell by cell, and executed;
+what the cells show is looked at.
 """
 
 import ast

@@ -1,6 +1,7 @@
 """What is known of a request afterwards: its id, a line of log, what it counts for, and its span."""
 
 import http.client
+import itertools
 import json
 import logging
 import queue
@@ -21,7 +22,7 @@ from tests.conftest import CATALOG, serving
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SENT = {"traceparent": f"00-{TRACE}-{CALLER}-01"}
-LONG = {"params": {"window": 8, "stride": 1}}
+COLOURS = itertools.count()
 
 
 def test_ids_are_taken_or_given(client, chelsea):
@@ -223,102 +224,127 @@ def test_lines_name_the_trace_that_they_belong_to(client, chelsea, monkeypatch, 
     assert "trace_id" not in plain
 
 
-def test_what_counts_names_the_trace_of_an_example(chelsea):
-    asked = {"accept": "application/openmetrics-text; version=1.0.0"}
-    with serving(Settings(catalog=CATALOG, device="cpu")) as client, exporting() as exporter:
-        client.post("/explain/cam", files={"image": chelsea}, headers=SENT)
-        exporter.served.get(timeout=PATIENCE_S)
-        answer = client.get("/metrics", headers=asked)
-        assert answer.headers["content-type"].startswith("application/openmetrics-text")
-        assert answer.headers["vary"] == "accept"
-        assert re.search(
-            rf'heatlens_request_seconds_bucket{{.*method="cam".*}} .* # {{trace_id="{TRACE}"}}', answer.text
-        )
-        assert TRACE not in client.get("/metrics").text
+@pytest.fixture(scope="module")
+def own():
+    """A server whose counters nobody else moves, its batches in hand."""
+    with holding(create_app(Settings(catalog=CATALOG, device="cpu", max_waiting_passes=600, bodies_mib=1))) as held:
+        yield held
 
 
-def test_the_first_event_of_a_stream_is_timed(chelsea):
-    with serving(Settings(catalog=CATALOG, device="cpu")) as client:
-        client.post("/explain/occlusion", files={"image": chelsea}, headers={"accept": "text/event-stream"})
-        client.post("/explain/cam", files={"image": chelsea})
-        found = _samples(client.get("/metrics").text)
-    assert found['heatlens_first_event_seconds_count{method="occlusion"}'] == 1
-    assert 'heatlens_first_event_seconds_count{method="cam"}' not in found
-    first, whole = (
-        found[f'heatlens_{n}_seconds_sum{{method="occlusion"{m}}}']
-        for n, m in (("first_event", ""), ("request", ',model="tiny"'))
+def _long():
+    """Return a question of many passes that nobody has asked: what is remembered of another one would answer it."""
+    return {"params": {"window": 8, "stride": 1, "fill": f"#{next(COLOURS):06x}"}}
+
+
+def _ended(access, status):
+    """Wait until a request has ended so, and is counted."""
+    while access.get(timeout=PATIENCE_S).status != status:
+        pass
+
+
+def _counted(client, before=None):
+    """Return what has been counted since then: {sample: by how much}."""
+    now = _samples(client.get("/metrics").text)
+    return (
+        now if before is None else {name: n - before.get(name, 0.0) for name, n in now.items() if n != before.get(name)}
     )
-    assert 0 < first <= whole
 
 
-def test_a_stream_that_ends_in_an_error_is_counted_as_one(held, body, access):
-    """Its status was sent before anybody knew."""
-    held.hold()
-    asked = body(**LONG) | {"timeout_s": 0.2}
-    events = {"accept": "text/event-stream"}
+def _by(counted, name, label):
+    """Return one counter's samples by one of its labels."""
+    named = {key: n for key, n in counted.items() if key.startswith(f"heatlens_{name}{{")}
+    return {re.search(f'{label}="(.*?)"', key)[1]: n for key, n in named.items()}
+
+
+def test_what_counts_names_the_trace_of_an_example(own, body):
+    asked, trace = {"accept": "application/openmetrics-text; version=1.0.0"}, "1234567890abcdef1234567890abcdef"
     with exporting() as exporter:
-        answer = held.client.post("/explain/occlusion", json=asked, headers=events)
+        own.client.post("/explain/cam", json=body(), headers={"traceparent": f"00-{trace}-{CALLER}-01"})
+        exporter.served.get(timeout=PATIENCE_S)
+    answer = own.client.get("/metrics", headers=asked)
+    assert answer.headers["content-type"].startswith("application/openmetrics-text")
+    assert answer.headers["vary"] == "accept"
+    assert re.search(rf'heatlens_request_seconds_bucket{{.*method="cam".*}} .* # {{trace_id="{trace}"}}', answer.text)
+    assert trace not in own.client.get("/metrics").text
+
+
+def test_the_first_event_of_a_stream_is_timed(own, body, access):
+    before = _counted(own.client)
+    own.client.post("/explain/occlusion", json=body(), headers={"accept": "text/event-stream"})
+    own.client.post("/explain/cam", json=body())
+    for _ in range(2):
+        access.get(timeout=PATIENCE_S)
+    found = _counted(own.client, before)
+    assert _by(found, "first_event_seconds_count", "method") == {"occlusion": 1}
+    first = _by(found, "first_event_seconds_sum", "method")["occlusion"]
+    assert 0 < first <= _by(found, "request_seconds_sum", "method")["occlusion"]
+
+
+def test_a_stream_that_ends_in_an_error_is_counted_as_one(own, body, access):
+    """Its status was sent before anybody knew."""
+    before = _counted(own.client)
+    own.hold()
+    with exporting() as exporter:
+        asked = body(**_long()) | {"timeout_s": 0.2}
+        answer = own.client.post("/explain/occlusion", json=asked, headers={"accept": "text/event-stream"})
         served = exporter.served.get(timeout=PATIENCE_S)
-    held.let()
+    own.let()
     assert (answer.status_code, "deadline-exceeded" in answer.text) == (200, True)
     line = access.get(timeout=PATIENCE_S)
     assert (line.status, line.error) == (200, "deadline-exceeded")
     assert served.attributes["http.response.status_code"] == 200
     assert served.attributes["error.type"] == "deadline-exceeded"
     assert served.status.status_code == StatusCode.ERROR
-    found = _samples(held.client.get("/metrics").text)
+    found = _counted(own.client, before)
     assert found['heatlens_requests_total{method="occlusion",model="tiny",status="504"}'] == 1
-    assert not [name for name in found if name.startswith("heatlens_cancelled_total{")]
+    assert not _by(found, "cancelled_total", "method")
 
 
-def _refused(client):
-    """Return how often was refused, by what was in the way."""
-    found = _samples(client.get("/metrics").text)
-    return {
-        re.search('reason="(.*?)"', name)[1]: n
-        for name, n in found.items()
-        if name.startswith("heatlens_refused_total{")
-    }
+@pytest.mark.parametrize(("most", "reason"), [(512, "passes"), (1, "requests")])
+def test_what_is_refused_is_counted_by_what_was_in_the_way(own, body, access, monkeypatch, most, reason):
+    monkeypatch.setattr(own.service.device.admission, "max_waiting_requests", most)
+    before = _counted(own.client)
+    with own.busy(json=body(**_long())):
+        assert own.client.post("/predict", json=body()).status_code == 429
+        _ended(access, 429)
+    assert _by(_counted(own.client, before), "refused_total", "reason") == {reason: 1}
 
 
-def test_what_is_refused_is_counted_by_what_was_in_the_way(body):
-    for limit, reason in (({"max_waiting_passes": 600}, "passes"), ({"max_waiting_requests": 1}, "requests")):
-        with holding(create_app(Settings(catalog=CATALOG, device="cpu", **limit))) as held:
-            with held.busy(json=body(**LONG)):
-                assert held.client.post("/predict", json=body()).status_code == 429
-            assert _refused(held.client) == {reason: 1}
-    with serving(Settings(catalog=CATALOG, device="cpu", bodies_mib=1)) as client:
-        kind = {"content-type": "application/json"}
-        assert client.post("/predict", content=b" " * 1_200_000, headers=kind).status_code == 429
-        assert _refused(client) == {"bodies": 1}
-        client.post("/predict", json={"image": "AAAA"})  # a mistake is no refusal
-        assert _refused(client) == {"bodies": 1}
+def test_bodies_that_find_no_room_are_refused_and_mistakes_are_not(own, access):
+    before = _counted(own.client)
+    kind = {"content-type": "application/json"}
+    assert own.client.post("/predict", content=b" " * 1_200_000, headers=kind).status_code == 429
+    assert own.client.post("/predict", json={"image": "AAAA"}).status_code == 415
+    _ended(access, 415)
+    assert _by(_counted(own.client, before), "refused_total", "reason") == {"bodies": 1}
 
 
-def test_a_server_that_stops_counts_what_it_refuses_and_not_its_probes(body):
-    app = create_app(Settings(catalog=CATALOG, device="cpu"))
-    with holding(app) as held:
-        held.service.device.admission.drain(0)
-        assert held.client.post("/predict", json=body()).status_code == 503
-        assert held.client.get("/health/ready").status_code == 503
-        assert _refused(held.client) == {"draining": 1}
+def test_a_server_that_stops_counts_what_it_refuses_and_not_its_probes(own, body, access, monkeypatch):
+    before = _counted(own.client)
+    monkeypatch.setattr(own.service.device.admission, "_draining", True)
+    assert own.client.post("/predict", json=body()).status_code == 503
+    assert own.client.get("/health/ready").status_code == 503
+    for _ in range(2):
+        _ended(access, 503)
+    assert _by(_counted(own.client, before), "refused_total", "reason") == {"draining": 1}
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
-def test_who_goes_away_is_counted_and_who_stays_is_not(held, body, access, accept):
-    held.hold()
-    place = urlsplit(str(held.client.base_url)).netloc
+def test_who_goes_away_is_counted_and_who_stays_is_not(own, body, access, accept):
+    before = _counted(own.client)
+    own.hold()
+    place = urlsplit(str(own.client.base_url)).netloc
     connection = http.client.HTTPConnection(place, timeout=PATIENCE_S)
     connection.request(
-        "POST", "/explain/occlusion", json.dumps(body(**LONG)), {"content-type": "application/json", "accept": accept}
+        "POST",
+        "/explain/occlusion",
+        json.dumps(body(**_long())),
+        {"content-type": "application/json", "accept": accept},
     )
-    held.wait_for_a_batch()
+    own.wait_for_a_batch()
     connection.close()
-    assert held.cancelled.wait(PATIENCE_S)
-    held.let()
+    assert own.cancelled.wait(PATIENCE_S)
+    own.let()
     assert access.get(timeout=PATIENCE_S).path == "/explain/occlusion"
-    held.client.post("/explain/cam", json=body())
-    found = _samples(held.client.get("/metrics").text)
-    assert {name: n for name, n in found.items() if name.startswith("heatlens_cancelled_total{")} == {
-        'heatlens_cancelled_total{method="occlusion"}': 1
-    }
+    own.client.post("/explain/cam", json=body())
+    assert _by(_counted(own.client, before), "cancelled_total", "method") == {"occlusion": 1}
