@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from service.engine.probe import ModelProbe
 from service.explainers.base import registry
 from tests import matrix, tiny
 from tests.matrix import Cell, Holding
@@ -56,6 +57,21 @@ def test_faults_are_found(holding, monkeypatch):
         cell = holding.cell(saliency)
         assert cell.mark == "!"
         assert said in cell.reason
+
+
+def test_what_rounding_alone_moves_is_proved_in_double(holding, monkeypatch):
+    saliency = registry()["saliency"]
+    explain = saliency.explain
+
+    def rounded(self, probe, image, targets):
+        found = explain(self, probe, image, targets)
+        single = isinstance(probe, ModelProbe) and next(probe._model.module.parameters()).dtype == torch.float32
+        return replace(found, maps=[replace(m, array=m.array * (1.01 if single else 1.0)) for m in found.maps])
+
+    monkeypatch.setattr(saliency, "explain", rounded)
+    cell = holding.cell(saliency)
+    assert (cell.mark, cell.reason) == ("~", "")
+    assert cell.error > matrix.TOLERANCE
 
 
 def test_the_table_has_a_line_for_each_method_and_says_what_is_wrong():
