@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.explainers.cam.components import first_component
+from service.explainers.cam.components import SMALL, first_component, leading
 
 
 def seeded(*shape: int) -> Tensor:
@@ -28,7 +28,7 @@ def test_one_position_is_its_own_mean():
     assert found.share == 0
 
 
-SHAPES = [(3, 5, 7), (64, 4, 4), (16, 4, 4), (1, 6, 6), (8, 1, 5)]
+SHAPES = [(3, 5, 7), (64, 4, 4), (16, 4, 4), (1, 6, 6), (8, 1, 5), (200, 13, 13), (150, 12, 14)]
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,23 @@ def test_it_is_that_of_the_singular_value_decomposition(shape, centre):
     expected, share = by_svd(a, centre=centre)
     torch.testing.assert_close(found.projected, up_to_sign(found.projected, expected), rtol=1e-5, atol=1e-6)
     assert found.share == pytest.approx(share, rel=1e-6)
+
+
+@pytest.mark.parametrize("second", [0.0, 0.5, 0.99, 1 - 1e-9])
+def test_the_leading_pair_is_found_however_near_the_next_one_is(second, monkeypatch):
+    n, whole = SMALL + 72, []
+    q = torch.linalg.qr(seeded(n, n).double()).Q
+    spectrum = torch.linspace(0.4, 0, n, dtype=torch.float64) * second
+    spectrum[:2] = torch.tensor([1.0, second])
+    decompose = torch.linalg.eigh
+    monkeypatch.setattr(torch.linalg, "eigh", lambda a: whole.append(len(a) == n) or decompose(a))
+    value, v = leading(7 * (q * spectrum) @ q.T)
+    assert float(value) == pytest.approx(7, rel=1e-12)
+    assert float(v.norm()) == pytest.approx(1, rel=1e-12)
+    turned = 1 - second if second > 0.999 else 1  # of two that are all but equal any mixture will do
+    assert float((v @ q[:, 2:]).norm()) <= 1e-8
+    assert abs(float(v @ q[:, 0])) >= 1 - 1e-12 or turned < 1
+    assert any(whole) == (second > 0.999)
 
 
 @pytest.mark.parametrize("centre", [True, False])
