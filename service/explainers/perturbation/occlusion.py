@@ -52,9 +52,9 @@ class Occlusion(Explainer):
     fill: Annotated[
         str,
         Field(
-            pattern=r"^(mean|black|white|blur|#[0-9a-fA-F]{6})$",
-            description="What the square shows: the model's mean colour, `black`, `white`, a blurred copy of the "
-            "picture (`blur`), or a colour `#rrggbb`.",
+            pattern=r"^(mean|black|white|grey|blur|#[0-9a-fA-F]{6})$",
+            description="What the square shows: the model's mean colour, `black`, `white`, `grey`, a blurred copy of "
+            "the picture (`blur`), or a colour `#rrggbb`.",
             examples=["mean", "#808080"],
         ),
     ] = "mean"

@@ -18,7 +18,7 @@ from tests.explainers.conftest import Watched, assert_within, tiny_input
 from tests.oracles import Case, Peer
 
 TOLERANCE = 1e-4  # a drop is a small difference of scores
-FILLS = {"mean": None, "black": 0.0, "white": 1.0, "#3366cc": (0.2, 0.4, 0.8)}  # in 0..1; None: zeros, normalised
+FILLS = {"mean": None, "black": 0.0, "white": 1.0, "grey": 0.5, "#3366cc": (0.2, 0.4, 0.8)}  # in 0..1; None: normalised
 
 
 def oracle(case: Case) -> Tensor:
