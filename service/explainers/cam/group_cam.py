@@ -13,6 +13,7 @@ from service.explainers.baselines import baseline
 from service.explainers.cam.gradients import AtLayer, GradientCAM
 from service.explainers.cam.masking.masks import enlarged, min_max
 from service.explainers.fields import Relu, ScoreOf
+from service.explainers.rounding import steady
 
 
 @explainer(
@@ -57,7 +58,7 @@ class GroupCAM(GradientCAM):
 
         def combine(outputs: Tensor) -> Explanation:
             """Return what the outputs (n, K) of the first rows tell."""
-            f = at.targets.scores(outputs, self.score)  # (n, T)
+            f = steady(at.targets.scores(outputs, self.score))  # (n, T)
             groups, of = shown[: len(f) - 1].T
             w = torch.zeros_like(m[:, :, 0, 0])  # (T, L)
             w[of, groups] = f[torch.arange(1, len(f)), of] - f[0, of]

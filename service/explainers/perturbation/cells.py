@@ -12,8 +12,6 @@ from service.explainers.base import Explainer
 from service.explainers.fields import MaskSpace, ScoreOf, Seed
 from service.explainers.perturbation.changing import dark
 
-ROUNDING = 1e-6  # of the largest score: what one picture's score differs by from batch to batch
-
 
 class CellMethod(Explainer):
     """A method that multiplies each cell of a grid over the picture by a number in 0..1."""
@@ -45,8 +43,3 @@ class CellMethod(Explainer):
     def grids(self, values: Tensor) -> Tensor:
         """Return values (T, cells * cells) as maps (T, cells, cells) of float32."""
         return values.view(-1, self.cells, self.cells).float()
-
-
-def varies(f: Tensor) -> Tensor:
-    """Return which targets' scores (n, T) differ by more than rounding: of others nothing can be said, (T,)."""
-    return f.amax(0) - f.amin(0) > ROUNDING * f.abs().amax(0)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, fingerprint
 from service.explainers.base import explainer
-from service.explainers.perturbation.cells import CellMethod, varies
+from service.explainers.perturbation.cells import CellMethod
+from service.explainers.rounding import varies
 
 SLICE = 512  # rows of the kernel matrix that exist at a time
 

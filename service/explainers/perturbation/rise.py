@@ -13,6 +13,7 @@ from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, fing
 from service.explainers.base import Explainer, explainer
 from service.explainers.fields import MaskSpace, ScoreOf, Seed
 from service.explainers.perturbation.changing import dark, heat_kind
+from service.explainers.rounding import varies
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,13 @@ class RISE(Explainer):
     ] = "coverage"
     seed: Seed = 0
 
+    def tolerates_reduced_precision(self) -> bool:
+        """Allow it for probabilities: what rounding does to one mask's score averages out over all of them.
+
+        Another seed moves the map by three times as much and more.
+        """
+        return self.score == "probability"
+
     def passes(self, facts: Facts, targets: int) -> int:
         """Return the masks and the clean picture."""
         return self.masks + 1
@@ -117,12 +125,15 @@ class RISE(Explainer):
         """Return the maps, given the outputs of the clean picture and of the first masks."""
         clean, *_ = scores = targets.scores(outputs, self.score).double().cpu()
         f = scores[1:]  # (n, T)
+        told = varies(scores)
         weights = torch.cat([f, torch.ones_like(f[:, :1])], 1)
         even = (torch.arange(len(f)) % 2 == 0)[:, None]
         # Of a pixel that no mask has shown nothing is known but what is known of all.
         unknown = f.mean(0) if len(f) else clean
         halves = [masks.sums(weights * even), masks.sums(weights * ~even)]
         maps = self._maps(halves[0] + halves[1], len(f), unknown)
+        if self.normalise == "coverage":
+            maps = torch.where(told[:, None, None], maps, unknown[:, None, None])
         other = [self._maps(half, len(f) / 2, unknown) for half in halves]
         coverage = halves[0][-1] + halves[1][-1]
         return Explanation(

@@ -6,6 +6,7 @@ from torch import Tensor
 from service.contract import Boxes, Explanation, Facts, Probe, Rows, Targets
 from service.explainers.base import explainer
 from service.explainers.perturbation.switching import SegmentMethod
+from service.explainers.rounding import steady
 
 
 @explainer(
@@ -37,7 +38,7 @@ class SegmentAblation(SegmentMethod):
 
         def combine(outputs: Tensor) -> Explanation:
             chosen = targets.fixed(outputs)
-            f = chosen.scores(outputs, self.score).double().cpu()  # (rows, T)
+            f = steady(chosen.scores(outputs, self.score).double().cpu())  # (rows, T)
             drops = torch.zeros(m, f.shape[1], dtype=torch.float64)
             drops[hidden[: len(f) - 1]] = f[:1] - f[1:]
             return self.laid_out(labels, drops, {"hidden": len(f) - 1}, outputs[0], chosen)

@@ -16,6 +16,7 @@ from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, fing
 from service.explainers.base import Explainer
 from service.explainers.baselines import baseline
 from service.explainers.fields import Count, HiddenSegment, ScoreOf, Segments
+from service.explainers.rounding import steady
 from service.explainers.segments import cut, grid
 
 Estimate = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Any], bool]]
@@ -65,7 +66,7 @@ class SegmentMethod(Explainer):
 
         def combine(outputs: Tensor) -> Explanation:
             chosen = targets.fixed(outputs)
-            f = chosen.scores(outputs, self.score).double().cpu()
+            f = steady(chosen.scores(outputs, self.score).double().cpu())
             weights, details, exact = estimate(on[: len(f)], f)
             return replace(self.laid_out(labels, weights, details, outputs[0], chosen), exact=exact)
 

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from service.errors import InvalidParameter
-from service.explainers.perturbation.cells import varies
 from service.explainers.perturbation.hsic import HSIC
 from service.explainers.perturbation.sobol import Sobol
 from tests import tiny
@@ -38,8 +37,3 @@ def test_more_cells_than_pixels_are_refused(small):
 def test_values_are_laid_out_row_by_row():
     values = torch.arange(18).view(2, 9)
     assert_close(Sobol(cells=3).grids(values)[1], torch.tensor([[9.0, 10, 11], [12, 13, 14], [15, 16, 17]]))
-
-
-def test_rounding_is_no_variation():
-    f = torch.tensor([[1.0, 100.0, 0.0, -5.0], [1.0, 100.00001, 0.0, -5.1]], dtype=torch.float64)
-    assert varies(f).tolist() == [False, False, False, True]
