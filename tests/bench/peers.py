@@ -180,6 +180,13 @@ def grad_cam_map(method: str, model: nn.Module, layer: str, target: int) -> Cont
     return call
 
 
+def grad_cam_projection(a: Tensor) -> Tensor:
+    """Return pytorch-grad-cam's first component (h, w) of maps (1, K, h, w)."""
+    from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
+
+    return torch.from_numpy(get_2d_projection(a.numpy())[0])
+
+
 def captum_integrated_gradients(model: nn.Module, targets: list[int], steps: int, rows: int) -> Contestant:
     """Captum's `IntegratedGradients` with so many rows a pass, one target after the other; summed over the colours."""
     from captum.attr import IntegratedGradients

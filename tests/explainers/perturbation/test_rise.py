@@ -174,3 +174,9 @@ def test_only_what_changes_the_rows_changes_their_key(small):
     assert len(same) == 1
     others = [{"masks": 17}, {"cells": 5}, {"open": 0.4}, {"seed": 1}, {"space": "normalised"}]
     assert len({*same, key(tiny_input(seed=8)), *(key(**other) for other in others)}) == 7
+
+
+@pytest.mark.parametrize(("score", "tolerant"), [("probability", True), ("logit", False)])
+def test_less_than_float32_is_for_probabilities(score, tolerant):
+    """In bfloat16, which halves its time, the map's rank correlation is 0.98 with float32's; another seed's is 0.61."""
+    assert RISE(score=score).tolerates_reduced_precision() == tolerant
