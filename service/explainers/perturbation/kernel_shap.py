@@ -18,20 +18,27 @@ from service.explainers.fields import Seed
 from service.explainers.perturbation.switching import SegmentMethod, explained
 
 
+MOST = 0.75  # of a size's coalitions that have to be due to it for it to be taken whole
+
+
 def coalitions(segments: int, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return coalitions (n, M) other than the empty and the whole one, and their weights (n,) in double.
 
     All coalitions of one size weigh (M - 1) / (k (M - k)) under the Shapley kernel. Sizes k and M - k are taken whole,
-    from both ends inwards, as long as they fit into `samples`. What is left is drawn, no coalition twice, in pairs of
-    complements whose sizes are spread evenly over the kernel; these share the weight of the sizes that are left.
+    from both ends inwards, as long as they fit into `samples`: the first ones in any case, further ones where they get
+    most of what the kernel would have given them of what is left, or else few rows would stand for all others. What is
+    left is drawn, no coalition twice, in pairs of complements whose sizes are spread evenly over the kernel; these
+    share the weight of the sizes that are left.
     """
     m = segments
     kernel = {k: (m - 1) / (k * (m - k)) for k in range(1, m)}
     rows: list[tuple[int, ...]] = []
     weights: list[float] = []
     for k in range(1, m // 2 + 1):
-        number = math.comb(m, k) * (1 if 2 * k == m else 2)
-        if number > samples - len(rows):
+        alike = 1 if 2 * k == m else 2
+        number, left = math.comb(m, k) * alike, samples - len(rows)
+        share = alike * kernel[k] / sum(kernel[size] for size in range(k, m - k + 1))
+        if number > left or (k > 1 and share * left < MOST * number):
             break
         for chosen in itertools.combinations(range(m), k):
             pair = [chosen] if 2 * k == m else [chosen, _complement(chosen, m)]
@@ -96,7 +103,7 @@ class KernelSHAP(SegmentMethod):
 
     They are the weighted least squares fit, under the Shapley kernel, of the scores of pictures in which a coalition of
     segments shows, and add up to f(X) - f(all hidden) exactly. Coalitions are taken whole, size by size from both
-    ends, while they fit into `samples`; the rest is drawn in pairs of complements. Where all fit, the values are exact,
+    ends, while they get most of their share of `samples`; the rest is drawn in pairs of complements. Where all fit, the values are exact,
     and `usage.exact` says so. `details.r2` is the share of the (weighted) variance of the score that a sum over
     segments explains.
     """

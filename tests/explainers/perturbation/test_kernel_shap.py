@@ -8,7 +8,7 @@ from torch import Tensor
 
 from service.contract import Targets
 from service.engine.scheduler.run import Run
-from service.explainers.perturbation.kernel_shap import KernelSHAP, coalitions
+from service.explainers.perturbation.kernel_shap import KernelSHAP, coalitions, shares
 from tests import oracles, tiny
 from tests.explainers.conftest import Watched, assert_close, tiny_input
 from tests.explainers.perturbation.test_segment_ablation import filling_of, labels_of
@@ -120,7 +120,31 @@ def test_errs_less_than_half_as_much_as_captum_with_as_many_rows(small):
     assert mine < other / 2
 
 
-@pytest.mark.parametrize(("m", "samples"), [(2, 16), (5, 30), (8, 254), (8, 253), (10, 500), (49, 1000), (256, 600)])
+@pytest.mark.parametrize(("m", "samples"), [(9, (70, 90, 100, 140)), (12, (100, 160, 200, 400))])
+def test_more_rows_err_less(m, samples):
+    """Also where further sizes just fit, which would leave few rows for all the others; on a game of random triples."""
+    triples = list(itertools.combinations(range(m), 3))
+    worth = torch.randn(len(triples), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    truth = torch.zeros(m, dtype=torch.float64)
+    for value, triple in zip(worth, triples, strict=True):
+        truth[list(triple)] += value / 3
+
+    def error(samples: int) -> float:
+        off = 0.0
+        for seed in range(12):
+            on, w = coalitions(m, samples, seed)
+            f = torch.stack([on[:, list(triple)].all(1) for triple in triples], 1).double() @ worth
+            phi = shares(on, f[:, None], w, torch.zeros(1, dtype=torch.float64), worth.sum()[None])
+            off += float((phi[:, 0] - truth).norm())
+        return off
+
+    errors = [error(count) for count in samples]
+    assert errors == sorted(errors, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("m", "samples"), [(2, 16), (5, 30), (8, 254), (8, 253), (9, 100), (10, 500), (49, 1000), (256, 600)]
+)
 def test_coalitions_weigh_what_the_kernel_says(m, samples):
     on, weights = coalitions(m, samples, seed=3)
     sizes = on.sum(1)
