@@ -88,12 +88,13 @@ def ablation_cam(folder: Path, rounds: int) -> Iterator[Row]:
     """A row for each channel: peers run the whole network for each."""
     subject = Subject("resnet18", folder)
     with ours(subject, DEVICE, tune=False, precision="fp32", score_cache_mib=0) as service:
-        for layer in ("layer4", "layer3"):
+        # Behind layer3 lie 0.41 of the network's 1.81 billion products: with whole rows no more than 4.4x can be won.
+        for layer, aim in (("layer4", "8x"), ("layer3", "4x")):
             target = target_of(service, subject)
             call = scaled(service.map_of(method("ablation-cam")(layer=layer), target))
             peer = peers.grad_cam_map("AblationCAM", subject.plain(DEVICE), layer, target)
             named = f"ablation-cam {layer}"
-            yield raced(named, subject, rounds, call, ("pytorch-grad-cam", peer), "8x", {"spearman": 0.9})
+            yield raced(named, subject, rounds, call, ("pytorch-grad-cam", peer), aim, {"spearman": 0.9})
 
 
 def eigen_cam(folder: Path, rounds: int) -> Iterator[Row]:

@@ -17,7 +17,6 @@ from service.explainers.base import explainer
 from service.explainers.fields import Seed
 from service.explainers.perturbation.switching import SegmentMethod, explained
 
-
 MOST = 0.75  # of a size's coalitions that have to be due to it for it to be taken whole
 
 
@@ -102,10 +101,10 @@ class KernelSHAP(SegmentMethod):
     """Shapley values of the picture's segments: each one's mean contribution to the score over all orders of showing.
 
     They are the weighted least squares fit, under the Shapley kernel, of the scores of pictures in which a coalition of
-    segments shows, and add up to f(X) - f(all hidden) exactly. Coalitions are taken whole, size by size from both
-    ends, while they get most of their share of `samples`; the rest is drawn in pairs of complements. Where all fit, the values are exact,
-    and `usage.exact` says so. `details.r2` is the share of the (weighted) variance of the score that a sum over
-    segments explains.
+    segments shows, and add up to f(X) - f(all hidden) exactly. Coalitions are taken whole, size by size from both ends,
+    while they get most of their share of `samples`; the rest is drawn in pairs of complements. Where all fit, the
+    values are exact, and `usage.exact` says so. `details.r2` is the share of the (weighted) variance of the score that
+    a sum over segments explains.
     """
 
     samples: Annotated[
