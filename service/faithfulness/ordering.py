@@ -20,6 +20,8 @@ def heat(found: Map) -> Tensor:
     if found.kind in ("grid", "rgb"):
         raise ValueError(f"a map of kind {found.kind!r} gives no order to the picture's pixels")
     array = found.array.detach().float()
+    if not bool(array.isfinite().all()):
+        raise ValueError("the map holds values that are infinite or not a number, which order no pixels")
     values = array.abs().sum(0) if found.kind == "picture" else array
     if flat(values):
         raise ValueError("the map is flat: all its values are equal, so that it orders no pixels")

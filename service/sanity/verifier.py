@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ STAGED = 64  # passes of a map up to which all stages are looked at
 STAGES = (0.25, 0.5, 0.75)  # of the layers; and all of them
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Asked:
     """What one method is asked: made cheap, its layers and classes fixed by the resident network."""
 
@@ -47,6 +47,7 @@ class _Asked:
     passes: int  # of a map
     channels: int | None  # that it sees, the strongest ones; None: all
     pairs: Pairs
+    failed: str | None = None  # why it could not be tested
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class _Picture:
     targets: tuple[Target, ...]  # what the resident network says of it
     low: Target | None
     readout: Readout | None
+
+
+@dataclass(frozen=True)
+class _Test:
+    """What one model is tested on, and what is known of it."""
+
+    spec: ModelSpec
+    model: Model
+    pictures: Sequence[_Picture]
+    closing: threading.Event
+    known: dict[str, wire.Sanity]
 
 
 class Verifier:
@@ -85,21 +97,46 @@ class Verifier:
         if isinstance(pictures, str):
             known |= {name: wire.Sanity(verdict="not yet tested", reason=pictures) for name in asked}
             return known
+        test = _Test(spec, model, pictures, closing, known)
         try:
-            before = {name: self._before(model, one, pictures, closing) for name, one in asked.items()}
-            self._stage(spec, 1.0, asked, before, pictures, closing)
-            known |= {name: verdict(one.pairs) for name, one in asked.items()}
-            staged = {name: one for name, one in asked.items() if one.passes <= STAGED}
-            for share in STAGES:
-                self._stage(spec, share, staged, before, pictures, closing)
-            known |= {name: verdict(one.pairs) for name, one in staged.items()}
+            self._all_stages(test, {name: one for name, one in asked.items() if one.passes <= STAGED})
+            self._last_stage(test, {name: one for name, one in asked.items() if one.passes > STAGED})
         except Exception as error:
-            if not (isinstance(error, OutOfMemory) or out_of_memory(error)):
+            if not _memory(error):
                 raise
             untested = wire.Sanity(verdict="not yet tested", reason="memory")
             known |= {name: untested for name in asked if known.get(name, UNTESTED).verdict == "not yet tested"}
-        self._remember(model, known)
         return known
+
+    def _all_stages(self, test: _Test, asked: dict[str, _Asked]) -> None:
+        """Test methods by copies of which more and more is permuted, a copy at a time."""
+        before: dict[str, list[Tensor | None]] = {}
+        for name, one in asked.items():
+            with _alone(name, one, test):
+                before[name] = self._before(one, test)
+        for share in (1.0, *STAGES) if before else ():
+            with self._copy(test, share) as copy:
+                for name in (name for name in before if asked[name].failed is None):
+                    with _alone(name, asked[name], test):
+                        self._after(copy, share, asked[name], before[name], test)
+        self._note(test, asked)
+
+    def _last_stage(self, test: _Test, asked: dict[str, _Asked]) -> None:
+        """Test methods by the permuted network alone; what is found of one stands, whatever ends the next."""
+        if not asked:
+            return
+        with self._copy(test, 1.0) as copy:
+            for name, one in asked.items():
+                with _alone(name, one, test):
+                    self._after(copy, 1.0, one, self._before(one, test), test)
+                self._note(test, {name: one})
+
+    def _note(self, test: _Test, asked: Mapping[str, _Asked]) -> None:
+        """Take down the verdicts of methods that were tested, or the reason why one could not be."""
+        for name, one in asked.items():
+            failed = wire.Sanity(verdict="not yet tested", reason=one.failed)
+            test.known[name] = verdict(one.pairs) if one.failed is None else failed
+        self._remember(test.model, test.known)
 
     def _asked(self, model: Model, wanted: Sequence[str], known: dict[str, wire.Sanity]) -> dict[str, _Asked]:
         """Return the methods that can be tested, the cheapest first; of others the reason is noted."""
@@ -164,55 +201,50 @@ class Verifier:
     ) -> Tensor | None:
         """Return one number a place; None where there is no map."""
         aims = one.method.takes_targets
-        run = self._probe(model, closing, picture.readout if aims else None, channels=one.channels)
+        probe = self._probe(model, closing, picture.readout if aims else None, channels=one.channels)
         targets = Targets(model.facts, [target] if aims and target is not None else None)
-        with suppress(NotApplicable):
-            found = one.method.explain(run, picture.x, targets)
-            one.pairs.passes += one.passes
+        try:
+            found = one.method.explain(probe, picture.x, targets)
             return _heat(found.maps[0]) if found.maps else None
-        return None
+        except NotApplicable:
+            return None
+        finally:
+            one.pairs.passes += probe.run.done
 
-    def _before(
-        self, model: Model, one: _Asked, pictures: Sequence[_Picture], closing: threading.Event
-    ) -> list[Tensor | None]:
+    def _before(self, one: _Asked, test: _Test) -> list[Tensor | None]:
         """Return the resident network's maps, and note how alike those of a low class are."""
         maps, low = [], []
-        for picture in pictures:
-            maps.append(self._map(model, one, picture, picture.targets[0], closing))
+        for picture in test.pictures:
+            maps.append(self._map(test.model, one, picture, picture.targets[0], test.closing))
             if one.method.takes_targets and picture.low is not None:
-                low.append(_alike(maps[-1], self._map(model, one, picture, picture.low, closing)))
+                low.append(_alike(maps[-1], self._map(test.model, one, picture, picture.low, test.closing)))
         one.pairs.low = low or None
         return maps
 
-    def _stage(
-        self,
-        spec: ModelSpec,
-        share: float,
-        asked: Mapping[str, _Asked],
-        before: Mapping[str, Sequence[Tensor | None]],
-        pictures: Sequence[_Picture],
-        closing: threading.Event,
-    ) -> None:
+    def _after(self, copy: Model, share: float, one: _Asked, before: Sequence[Tensor | None], test: _Test) -> None:
         """Explain by a copy with a share of its layers permuted, and note how alike its maps are to those before."""
-        copy = self._copy(spec, share, pictures)
-        for name, one in asked.items():
-            after = [self._map(copy, one, picture, picture.targets[0], closing) for picture in pictures]
-            both = list(zip(before[name], after, strict=True))
-            ranks, shapes = [_alike(*pair) for pair in both], [_shaped(*pair) for pair in both]
-            if share == 1.0:
-                one.pairs.permuted, one.pairs.ssim = ranks, shapes
-            else:
-                one.pairs.stages.append((share, ranks, shapes))
-        for precision in DTYPES:  # another network may come to lie where the copy was
-            self.device.limits.forget(rows_key(copy, copy.facts.input_shape, precision))
+        after = [self._map(copy, one, picture, picture.targets[0], test.closing) for picture in test.pictures]
+        both = list(zip(before, after, strict=True))
+        ranks, shapes = [_alike(*pair) for pair in both], [_shaped(*pair) for pair in both]
+        if share == 1.0:
+            one.pairs.permuted, one.pairs.ssim = ranks, shapes
+        else:
+            one.pairs.stages.append((share, ranks, shapes))
 
-    def _copy(self, spec: ModelSpec, share: float, pictures: Sequence[_Picture]) -> Model:
+    @contextmanager
+    def _copy(self, test: _Test, share: float) -> Iterator[Model]:
         """Build the network anew, which nobody else sees, and permute it."""
+        spec = test.spec
         said = list(spec.said)
         network = spec.build()
         spec.said[:] = said
-        permute(network, share, torch.cat([picture.x.cpu() for picture in pictures]))
-        return Model(replace(spec, name=f"{spec.name}-permuted"), network, self.device.device)
+        permute(network, share, torch.cat([picture.x.cpu() for picture in test.pictures]))
+        copy = Model(replace(spec, name=f"{spec.name}-permuted"), network, self.device.device)
+        try:
+            yield copy
+        finally:
+            for precision in DTYPES:  # another network may come to lie where the copy was
+                self.device.limits.forget(rows_key(copy, copy.facts.input_shape, precision))
 
     def _file(self, model: Model) -> Path | None:
         known = {"model": model.version, "heatlens": __version__, "torch": torch.__version__}
@@ -233,6 +265,25 @@ class Verifier:
         tested = {name: one.model_dump() for name, one in known.items() if one.verdict != "not yet tested"}
         if file is not None:
             kept.write(file, tested)
+
+
+@contextmanager
+def _alone(name: str, one: _Asked, test: _Test) -> Iterator[None]:
+    """Let a method that fails on this network fail alone; what ends all of the test passes."""
+    try:
+        yield
+    except EngineUnavailable:
+        raise
+    except Exception as error:
+        if _memory(error):
+            raise
+        if not isinstance(error, ServiceError):
+            log.exception("defect while testing %s on model %s", name, test.model.facts.name)
+        one.failed = error.detail if isinstance(error, ServiceError) else "the server met a defect of its own"
+
+
+def _memory(error: Exception) -> bool:
+    return isinstance(error, OutOfMemory) or out_of_memory(error)
 
 
 def _no_picture(i: int) -> Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from service.process import prepare_process
-from tests.bench import certified, client, latency, load, masks, memory, wire
+from tests.bench import certified, client, compare, latency, load, masks, memory, wire, yielding
 from tests.bench.measure import Options, Row, report, table
 from tests.bench.subject import EMBEDDED, scratch
 
@@ -26,6 +26,8 @@ SECTIONS: Mapping[str, Callable[[Options, Path], Iterator[Row]]] = {
     "memory": memory.run,
     "small-masks": masks.run,
     "certified": certified.run,
+    "compare": compare.run,
+    "yielding": yielding.run,
 }
 
 

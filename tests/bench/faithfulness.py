@@ -1,17 +1,21 @@
 """What the numbers of `/compare` say of all methods on the embedded network: `python -m tests.bench.faithfulness`.
 
-Crops of photographs of scikit-image's and the package's, or of `--photographs DIR`: of each, each method's gain over
-random maps, whether it beats the bell in the middle of the picture, and what it costs. What is measured is kept in a
-file (`--out`) and gone on with, so that a run may be cut into several: `--seconds` ends one, `--table` only prints.
+Of each of forty crops of scikit-image's photographs (three of which are the package's), or of `--photographs DIR`: each
+method's gain over random maps, whether it beats the bell in the middle of the picture, and what it costs; and once, its
+sanity. All of that is kept in a file (`--out`) as it is found and gone on with, so that a run may be cut into several:
+`--seconds` ends one, and whatever kills one costs a method of a crop. What tells most comes first. `--write` puts the
+table of what is there into the README, and measures nothing.
 """
 
 import argparse
 import io
 import json
+import re
 import statistics
+import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,166 +27,239 @@ from service.app import build, close
 from service.client import wire
 from service.comparison.asking import Compare
 from service.comparison.comparing import Comparing, plan
+from service.comparison.numbers import HIDDEN
+from service.contract import Facts
 from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import rows_key
 from service.explainers.base import registry
 from service.pipeline import applicability
+from service.process import prepare_process
 from service.sanity.verifier import Verifier
 from service.settings import Settings
+from tests.bench.subject import EMBEDDED
 
-RACED = (
-    *(
-        "cam",
-        "grad-cam",
-        "grad-cam++",
-        "layer-cam",
-        "hires-cam",
-        "xgrad-cam",
-        "finer-cam",
-        "eigen-grad-cam",
-        "saliency",
-    ),
-    *("gradient-x-input", "deep-lift", "guided-backprop", "lrp", "full-grad", "recipro-cam", "ablation-cam"),
-)
+ROOT = Path(__file__).parents[2]
 CHEAP = 200  # passes of a map: dearer methods are tried on fewer crops
 CROPS, FEW = 40, 8
-NAMES = ("astronaut", "chelsea", "coffee", "rocket")  # of scikit-image, where they are files of the package
+AT_ONCE = 4  # methods of a comparison
+NAMES = ("astronaut", "chelsea", "coffee", "rocket", "motorcycle")  # of scikit-image, where they are files of it
+PARTS = {
+    "whole": (0, 0, 1, 1),
+    "upper left": (0, 0, 0.7, 0.7),
+    "lower right": (0.3, 0.3, 1, 1),
+    "centre": (0.15, 0.15, 0.85, 0.85),
+    "upper right": (0.3, 0, 1, 0.7),
+    "lower left": (0, 0.3, 0.7, 1),
+    "top": (0.15, 0, 0.85, 0.7),
+    "bottom": (0.15, 0.3, 0.85, 1),
+}
+
+
+def _photograph(name: str) -> Image.Image:
+    found = skimage.data.stereo_motorcycle()[0] if name == "motorcycle" else getattr(skimage.data, name)()
+    return Image.fromarray(found)
 
 
 def crops(folder: Path | None) -> Iterator[tuple[str, bytes]]:
-    """Yield crops with their names: all of each photograph and its four corners, and each of these mirrored."""
+    """Yield crops with their names: all of each photograph, then one part after the other of each."""
     if folder is not None:
         photographs = [(path.stem, Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())]
     else:
-        photographs = [(name, Image.fromarray(getattr(skimage.data, name)())) for name in NAMES]
-    parts = [(0, 0, 1, 1), (0, 0, 0.7, 0.7), (0.3, 0, 1, 0.7), (0, 0.3, 0.7, 1), (0.3, 0.3, 1, 1)]
-    for mirrored in (False, True):
-        for part in parts:
-            for name, picture in photographs:
-                w, h = picture.size
-                crop = picture.crop(tuple(round(edge * side) for edge, side in zip(part, (w, h, w, h), strict=True)))
-                crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else crop
-                file = io.BytesIO()
-                crop.save(file, "PNG")
-                yield f"{name} {part}{' mirrored' * mirrored}", file.getvalue()
+        photographs = [(name, _photograph(name)) for name in NAMES]
+    for part, edges in PARTS.items():
+        for name, picture in photographs:
+            w, h = picture.size
+            box = tuple(round(edge * side) for edge, side in zip(edges, (w, h, w, h), strict=True))
+            file = io.BytesIO()
+            picture.crop(box).save(file, "PNG")
+            yield f"{name}, {part}", file.getvalue()
 
 
-def measure(service: Any, found: dict[str, Any], until: float, folder: Path | None, keep: Callable[[], Any]) -> None:
+@dataclass
+class Results:
+    """What is known so far; as JSON in a file."""
+
+    file: Path
+
+    def __post_init__(self) -> None:
+        """Read what an earlier run found."""
+        found = json.loads(self.file.read_text()) if self.file.exists() else {}
+        self.model: str | None = found.get("model")
+        self.crops: dict[str, dict[str, Any]] = found.get("crops", {})
+        self.sanity: dict[str, Any] = found.get("sanity", {})
+
+    def of(self, version: str) -> None:
+        """Forget what was found of another network."""
+        if self.model not in (None, version):
+            self.crops, self.sanity = {}, {}
+        self.model = version
+
+    def crop(self, name: str) -> dict[str, Any]:
+        """Return a crop's results: the bell's gain, the reason why something is none, and each method's."""
+        return self.crops.setdefault(name, {"bell": {}, "reason": None, "methods": {}})
+
+    def keep(self) -> None:
+        """Write what is known, all or nothing."""
+        crops, sanity = (
+            "{\n" + ",\n".join(f"{json.dumps(name)}: {json.dumps(one)}" for name, one in part.items()) + "\n}"
+            for part in (self.crops, self.sanity)
+        )
+        beside = self.file.with_suffix(".part")
+        beside.write_text(
+            f'{{"model": {json.dumps(self.model)}, "crops": {crops}, "sanity": {sanity}}}\n', encoding="utf-8"
+        )
+        beside.replace(self.file)
+
+
+def steps(facts: Facts, pictures: Sequence[tuple[str, bytes]], results: Results) -> Iterator[tuple[str, bytes, Any]]:
+    """Yield what is left to be compared, a crop and some methods at a time, what tells most first."""
+    passes = {}
+    for name, cls in registry().items():
+        if applicability(facts)[name] is None and cls.needs_image and cls.takes_targets:
+            passes[name] = cls().settled(facts).passes(facts, 1)
+    cheap = [name for name in passes if passes[name] <= CHEAP]
+    dear = sorted((name for name in passes if passes[name] > CHEAP), key=passes.__getitem__)
+    few = len(NAMES)
+    order = [
+        *((one, cheap) for one in pictures[:few]),
+        *((pictures[0], [name]) for name in dear),
+        *((one, cheap) for one in pictures[few:FEW]),
+        *((one, [name]) for one in pictures[1:FEW] for name in dear),
+        *((one, cheap) for one in pictures[FEW:]),
+    ]
+    for (crop, png), names in order:
+        left = [name for name in names if name not in results.crop(crop)["methods"]]
+        for n in range(0, len(left), AT_ONCE):
+            yield crop, png, left[n : n + AT_ONCE]
+
+
+def measure(service: Any, results: Results, pictures: Sequence[tuple[str, bytes]], until: float) -> None:
     """Compare on one crop after the other, as far as the time goes."""
     facts = service.store.get(None).facts
-    fit = [name for name, reason in applicability(facts).items() if reason is None and registry()[name].needs_image]
-    fit = [name for name in fit if registry()[name].takes_targets]
-    dear = {name for name in fit if registry()[name]().settled(facts).passes(facts, 1) > CHEAP}
-    for i, (crop, png) in enumerate(crops(folder)):
-        if i == CROPS:
-            break
-        left = [name for name in fit if name not in found.setdefault(crop, {}) and (name not in dear or i < FEW)]
-        left.sort(key=lambda name: name in dear)
-        for part in [left[n : n + 3] for n in range(0, len(left), 3)]:
-            if time.monotonic() > until:
-                return
-            done = Comparing(service.pipeline, plan(service.pipeline, Compare.of({"methods": part}, png)), Run()).work(
-                Needs(None)
-            )
-            bell = done.controls[0].bell.model_dump() if done.controls else {}
-            for entry in done.entries:
-                if entry.problem is None and entry.cost is not None:
-                    gain = entry.faithfulness[0].gain.model_dump()
-                    passes = entry.cost.forwards + 2 * entry.cost.backwards
-                    found[crop][entry.method] = {"gain": gain, "bell": bell, "passes": passes}
-            keep()
+    for crop, png, methods in steps(facts, pictures, results):
+        if time.monotonic() > until:
+            return
+        asked = plan(service.pipeline, Compare.of({"methods": methods}, png))
+        done = Comparing(service.pipeline, asked, Run()).work(Needs(None))
+        found = results.crop(crop)
+        if done.controls:
+            bell = done.controls[0].bell.model_dump()
+            found["bell"] = {name: bell[name] and round(bell[name], 4) for name in HIDDEN}
+        for entry in done.entries:
+            if entry.problem is not None or entry.cost is None:
+                raise RuntimeError(f"{entry.method} on {crop}: {entry.problem}")
+            gain = entry.faithfulness[0].gain
+            numbers = [(value := getattr(gain, name)) and round(value, 4) for name in HIDDEN]
+            found["methods"][entry.method] = [*numbers, entry.cost.forwards + 2 * entry.cost.backwards]
+            found["reason"] = found["reason"] or gain.reason
+        results.keep()
+        print(f"{time.strftime('%H:%M:%S')} {crop}: {', '.join(methods)}", flush=True)
 
 
-def table(found: dict[str, Any], known: dict[str, wire.Sanity]) -> str:
-    """Return the table: medians over crops, n in each row."""
-    rows: dict[str, list[Any]] = defaultdict(list)
-    for crop in found.values():
-        for method, numbers in crop.items():
-            rows[method].append(numbers)
-    lines = [
-        "| Method | Gain: blur | Gain: mean colour | Beats the bell | n | Sanity | w | c | Passes |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+class Kept(Verifier):
+    """A verifier that keeps its verdicts in the results, and stops in time."""
+
+    def __init__(self, service: Any, results: Results) -> None:
+        super().__init__(service.device, Settings(model=(EMBEDDED,), cache_dir=results.file.resolve().parent / "none"))
+        self.results = results
+
+    def recalled(self, model: Any) -> dict[str, wire.Sanity]:
+        return {name: wire.Sanity.model_validate(one) for name, one in self.results.sanity.items()}
+
+    def _remember(self, model: Any, known: Mapping[str, wire.Sanity]) -> None:
+        self.results.sanity = {name: one.model_dump() for name, one in known.items()}
+        self.results.keep()
+        print(f"{time.strftime('%H:%M:%S')} sanity: {len(known)} methods", flush=True)
+
+
+def verify(service: Any, results: Results, until: float) -> None:
+    """Test every method, as far as the time goes."""
+    closing = threading.Event()
+    timer = threading.Timer(max(until - time.monotonic(), 0), closing.set)
+    timer.daemon = True
+    timer.start()
+    from service.errors import EngineUnavailable
+
+    try:
+        Kept(service, results).verify(service.store.entry(None).spec, service.store.get(None), closing)
+    except EngineUnavailable:
+        print("sanity: goes on another time")
+    finally:
+        timer.cancel()
+
+
+HEAD = (
+    "| Method | Gain: blur | Gain: mean colour | Beats the bell | n | Sanity | `mprt` | `random_logit` | Passes |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
+
+
+def table(results: Results) -> str:
+    """Return the table: medians over crops that say something, n in each row."""
+    methods = {name for crop in results.crops.values() for name in crop["methods"]} | set(results.sanity)
+    return "\n".join([HEAD, *(_line(name, results) for name in sorted(methods))])
+
+
+def _line(method: str, results: Results) -> str:
+    tried = [crop for crop in results.crops.values() if method in crop["methods"]]
+    own = [dict(zip((*HIDDEN, "passes"), crop["methods"][method], strict=True)) for crop in tried]
+    cells = []
+    for name in HIDDEN:
+        values = [one[name] for one in own if one[name] is not None]
+        cells.append(f"{statistics.median(values):+.1f}" if values else "-")
+    wins = [
+        one[name] > crop["bell"][name]
+        for one, crop in zip(own, tried, strict=True)
+        for name in HIDDEN
+        if one[name] is not None and crop["bell"].get(name) is not None
     ]
-    for method, numbers in sorted(rows.items()):
-        cells = []
-        for name in ("blur", "mean"):
-            values = [one["gain"][name] for one in numbers if one["gain"][name] is not None]
-            cells.append(f"{statistics.median(values):+.1f}" if values else "-")
-        pairs = [
-            one["gain"][name] > one["bell"][name]
-            for one in numbers
-            for name in ("blur", "mean")
-            if one["gain"][name] is not None and one["bell"].get(name) is not None
-        ]
-        wins = f"{100 * sum(pairs) / len(pairs):.0f} %" if pairs else "-"
-        sanity = known.get(method, wire.Sanity(verdict="not yet tested"))
-        w, c = ("-" if one is None else f"{one:.2f}" for one in (sanity.mprt, sanity.random_logit))
-        passes = round(statistics.median(one["passes"] for one in numbers))
-        told = (f"`{method}`", *cells, wins, str(len(numbers)), sanity.verdict, w, c, str(passes))
-        lines.append(f"| {' | '.join(told)} |")
-    return "\n".join(lines)
+    cells.append(f"{100 * sum(wins) / len(wins):.0f} %" if wins else "-")
+    cells.append(str(sum(any(one[name] is not None for name in HIDDEN) for one in own) or "-"))
+    sanity = wire.Sanity.model_validate(results.sanity.get(method, {"verdict": "not yet tested"}))
+    cells.append(sanity.verdict + " (cut)" * bool(sanity.cut))
+    cells += ["-" if one is None else f"{one:.2f}" for one in (sanity.mprt, sanity.random_logit)]
+    passes = [one["passes"] for one in own]
+    cells.append(f"{round(statistics.median(passes)):,}" if passes else "-")
+    return f"| {' | '.join([f'`{method}`', *cells])} |"
 
 
-def race(service: Any) -> None:
-    """Say what twelve methods on one picture take beside their own passes, and how near that is to the best loop."""
-    model, (_, png) = service.store.get(None), next(crops(None))
-    fit = [name for name in RACED if applicability(model.facts)[name] is None][:12]
-    asked = plan(service.pipeline, Compare.of({"methods": fit}, png))
-    for what in ("first", "again"):
-        run, started = Run(), time.perf_counter()
-        done = Comparing(service.pipeline, asked, run).work(Needs(None))
-        seconds = time.perf_counter() - started
-        own = sum(entry.cost.forwards for entry in done.entries if entry.cost is not None)
-        own_s = sum(entry.cost.seconds for entry in done.entries if entry.cost is not None)
-        print(
-            f"{what}: {len(done.entries)} methods, {run.usage.forwards} rows, {run.usage.forwards - own} of them for "
-            f"numbers (bound {560 + 60 * len(done.entries)}), {seconds:.1f} s, {seconds - own_s:.1f} s of them"
-        )
-        if what == "first":
-            rows, numbers_s = run.usage.forwards - own, seconds - own_s
-    key = rows_key(model, model.facts.input_shape, "fp32")
-    batch = service.device.limits.of(key)
-    x = model.example()[:1].repeat(batch, 1, 1, 1)
-
-    def loop() -> float:
-        started = time.perf_counter()
-        for _ in range(-(-256 // batch)):
-            model.forward(x)
-        return -(-256 // batch) * batch / (time.perf_counter() - started)
-
-    best = max(service.device.call(loop) for _ in range(2))
-    print(f"numbers: {rows / numbers_s:.1f} rows/s; forwards of {batch} alone: {best:.1f} rows/s")
+def write(results: Results, readme: Path) -> None:
+    """Put the table between its marks."""
+    text = readme.read_text("utf-8")
+    marks = re.compile(r"(<!-- faithfulness -->\n).*?(<!-- /faithfulness -->)", re.DOTALL)
+    changed, n = marks.subn(lambda found: f"{found[1]}{table(results)}\n{found[2]}", text)
+    assert n == 1, f"{readme} has not one place for the table"
+    readme.write_text(changed, "utf-8")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, keep, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("faithfulness.json"), help="File of what is measured.")
-    parser.add_argument("--photographs", type=Path, help="Folder of further photographs.")
-    parser.add_argument("--seconds", type=float, default=1e9, help="Begin nothing after so long.")
-    parser.add_argument("--race", action="store_true", help="Twelve methods on one picture, and nothing else.")
-    parser.add_argument("--table", action="store_true", help="Measure nothing.")
-    options = parser.parse_args()
-    found: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
-    settings = Settings(tune=False)
-
-    def keep() -> None:
-        options.out.write_text(json.dumps(found))
-
-    service = build(settings)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.faithfulness", description=__doc__)
+    parser.add_argument("--out", type=Path, default=ROOT / "tests/bench/faithfulness.json", help="what is measured")
+    parser.add_argument("--photographs", type=Path, metavar="DIR", help="other photographs")
+    parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing after so long")
+    parser.add_argument("--only", choices=("gain", "sanity"), help="one of both")
+    parser.add_argument("--write", action="store_true", help="write the table into the README, and measure nothing")
+    options = parser.parse_args(arguments)
+    results = Results(options.out)
+    if options.write:
+        write(results, ROOT / "README.md")
+        return
+    prepare_process()
+    until = time.monotonic() + options.seconds
+    service = build(Settings(model=(EMBEDDED,), tune=False))
     try:
         service.store.start()
         service.store.wait()
-        if options.race:
-            race(service)
-            return
-        until = time.monotonic() + (0 if options.table else options.seconds)
-        measure(service, found, until, options.photographs, keep)
-        model = service.store.get(None)
-        known = Verifier(service.device, settings).recalled(model)
+        results.of(service.store.get(None).version)
+        work: dict[str, Callable[[], None]] = {
+            "gain": lambda: measure(service, results, list(crops(options.photographs))[:CROPS], until),
+            "sanity": lambda: verify(service, results, until),
+        }
+        for name in [options.only] if options.only else work:
+            work[name]()
     finally:
         close(service)
-    print(table(found, known))
+    print(table(results))
 
 
 if __name__ == "__main__":

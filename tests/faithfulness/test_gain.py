@@ -75,6 +75,26 @@ def test_rows_are_few_and_asked_once(scene) -> None:
     assert len(there.probe.rows) == 3
 
 
+def test_maps_of_one_order_share_their_rows(scene) -> None:
+    """Their unit, their zero and their last digits are no part of it."""
+    there = scene(Additive(weights()), blanks={"mean": torch.zeros(1, 3, SIZE, SIZE)})
+    known, (values, other) = controls(there), torch.rand(2, 7, 7, generator=torch.Generator().manual_seed(3))
+    alike = [values, 3 * values - 1, values.double().mul(1 / 49).float(), other, -values]
+    found = gains(there, known, [(a_map(one), 0) for one in alike])
+    assert there.probe.rows[2:] == [3 * 30]
+    alone = [gains(there, known, [(a_map(one), 0)])[0] for one in alike]
+    assert [one.gains["mean"] for one in found] == pytest.approx([one.gains["mean"] for one in alone])
+    assert found[0].gains["mean"] == found[1].gains["mean"] != found[3].gains["mean"]
+
+
+def test_a_map_with_what_is_no_number_is_no_order(scene) -> None:
+    values = torch.rand(7, 7)
+    values[3, 3] = torch.nan
+    (found,) = _gain(scene(Additive(weights())), a_map(values))
+    assert found.gains == {}
+    assert "not a number" in (found.reason or "")
+
+
 def test_a_constant_map_is_no_order(scene) -> None:
     flat, there = _gain(scene(Additive(weights())), a_map(torch.ones(7, 7)), a_map(torch.rand(7, 7)))
     assert (flat.gains, flat.curves) == ({}, {})

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from service.contract import Explanation, Map, Rows
-from service.errors import EngineUnavailable
+from service.errors import EngineUnavailable, ModelOutput
 from service.explainers.cam.grad_cam import GradCAM
 from service.explainers.cam.score_cam import ScoreCAM
 from service.explainers.perturbation.occlusion import Occlusion
@@ -92,6 +92,42 @@ def test_what_is_found_is_kept(verify, monkeypatch) -> None:
     monkeypatch.setattr(Verifier, "_copy", None)  # it would be called
     _, again = verify(["cam"])
     assert again["cam"] == found["cam"]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(ModelOutput("outputs are infinite"), "infinite"), (ZeroDivisionError(), "defect")],
+    ids=["answer", "defect"],
+)
+@pytest.mark.parametrize("staged", [cutting.MOST, 0], ids=["stages", "last stage"])
+def test_a_method_that_fails_fails_alone(verify, monkeypatch, error, reason, staged) -> None:  # type: ignore[no-untyped-def]
+    def broken(self, probe, image, targets):  # type: ignore[no-untyped-def]
+        raise error
+
+    monkeypatch.setattr(module, "STAGED", staged)
+    monkeypatch.setattr(GradCAM, "explain", broken)
+    _, found = verify(["grad-cam", "cam"])
+    assert found["grad-cam"].verdict == "not yet tested"
+    assert reason in found["grad-cam"].reason
+    assert found["cam"].verdict != "not yet tested"
+
+
+def test_what_was_found_before_the_end_is_kept(verify, monkeypatch) -> None:
+    """Methods above the bound of stages are tested one after the other, the cheapest first."""
+    closing, explain = threading.Event(), Occlusion.explain
+
+    def last(self, probe, image, targets):  # type: ignore[no-untyped-def]
+        closing.set()
+        return explain(self, probe, image, targets)
+
+    monkeypatch.setattr(module, "STAGED", 0)
+    monkeypatch.setattr(Occlusion, "explain", last)
+    with pytest.raises(EngineUnavailable):
+        verify(["occlusion", "cam"], closing)
+    monkeypatch.setattr(Verifier, "_copy", None)  # it would be called
+    _, found = verify(["cam"])
+    assert found["cam"].verdict != "not yet tested"
+    assert found["cam"].passes > 0
 
 
 def test_closing_ends_it(verify) -> None:

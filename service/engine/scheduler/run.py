@@ -6,10 +6,11 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from service.engine.scheduler.queue.items import IDLE
 from service.engine.scheduler.usage import Usage
 from service.errors import Cancelled, DeadlineExceeded
 
-IDLE = -100  # below every request's priority: of work that goes on whenever nobody else waits
+__all__ = ["IDLE", "Run"]
 
 
 class Run:

@@ -13,11 +13,11 @@ queue  all of them together: what the device sees
 4. A batch is of one kind. It takes rows in the order of priority and of the callers' turns, whoever's turn it is first;
    of one caller's items first those that need no more than a quantum, then a quantum of each other one at a time, in
    the order of waiting. Whose turn is over waits behind who had none. Small items do not take all of more than three
-   batches running while others of their caller wait.
+   batches running while others of their caller wait. Idle work does not fill a batch that somebody waits for.
 5. What holds memory from its first row to its end begins only where there is room (`gate`).
 """
 
-from service.engine.scheduler.queue.items import QUANTUM, Item, Share
+from service.engine.scheduler.queue.items import IDLE, QUANTUM, Item, Share
 from service.engine.scheduler.queue.queue import Queue
 
-__all__ = ["QUANTUM", "Item", "Queue", "Share"]
+__all__ = ["IDLE", "QUANTUM", "Item", "Queue", "Share"]

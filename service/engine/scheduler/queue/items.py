@@ -4,6 +4,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+IDLE = -100  # below every request's priority: of work that goes on whenever nobody else waits
 QUANTUM = 8  # rows of an item's turn: to build one or two at a time of every item costs more than it is fair
 
 

@@ -5,7 +5,7 @@ from contextlib import closing
 from typing import Generic
 
 from service.engine.scheduler.queue.gate import Gate
-from service.engine.scheduler.queue.items import QUANTUM, Share, W
+from service.engine.scheduler.queue.items import IDLE, QUANTUM, Share, W
 from service.engine.scheduler.queue.lanes import Kind, Lane
 from service.engine.scheduler.queue.turns import Ranking, Turns
 
@@ -93,7 +93,8 @@ class Queue(Generic[W]):
         self._let_in()
         if not self._priorities:
             return []
-        callers = self._levels[self._priorities.first()]
+        most = self._priorities.first()
+        callers = self._levels[most]
         networks = callers[callers.begin()]
         kind = networks[networks.begin()].first().kind
         kind.cut = self._next_stamp()
@@ -102,6 +103,8 @@ class Queue(Generic[W]):
         ended: list[W] = []
         with closing(kind.lanes.ascending()) as lanes:
             while room and (lane := next(lanes, None)) is not None:
+                if lane.priority <= IDLE < most:
+                    break  # somebody would wait for what nobody waits for
                 found, own = lane.deal(room)
                 dealt |= found
                 ended += own

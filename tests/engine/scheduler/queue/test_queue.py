@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from service.engine.scheduler.queue import QUANTUM, Item, Queue
+from service.engine.scheduler.queue import IDLE, QUANTUM, Item, Queue
 from service.engine.scheduler.queue.queue import LEAD_S
 from tests.engine.scheduler.queue.naive import Naive, Waiting
 
@@ -304,6 +304,15 @@ def test_small_items_go_first_and_large_ones_fill_the_batch():
     queue.put(large)
     queue.put(small)
     assert [(share.item, share.rows) for share in _batch(queue, 16)] == [(small, 3), (large, 13)]
+
+
+def test_idle_work_makes_nobodys_batch_longer():
+    queue: Queue[Item] = Queue()
+    idle, low, mine = (Item("a", "x", 8, priority=priority) for priority in (IDLE, -10, 0))
+    for item in (idle, low, mine):
+        queue.put(item)
+    assert [(share.item, share.rows) for share in queue.cut(lambda key: 64)] == [(mine, 8), (low, 8)]
+    assert [(share.item, share.rows) for share in queue.cut(lambda key: 64)] == [(idle, 8)]
 
 
 def test_small_items_do_not_take_more_than_three_batches_running():
