@@ -35,7 +35,7 @@ def measured(
         trial = Trial(plan, pipeline.device, part, seen.x, targets, bound.readout)
         gains = trial.gains(explanation.maps)
         numbers = [trial.number(one.target) for one in explanation.maps]
-        known = trial.controls if any(n is not None for n in numbers) else ()
+        known = {n: trial.known(n) for n in numbers if n is not None}
 
     def put(answer: Answer) -> Answer:
         found = []

@@ -21,7 +21,7 @@ from service.engine.scheduler.run import Run
 from service.errors import InternalError, InvalidParameter, ServiceError
 from service.explainers.base import registry
 from service.faithfulness.gain import Gain
-from service.faithfulness.likeness import standing
+from service.faithfulness.likeness import product, standing
 from service.faithfulness.shape import SHIFTS
 from service.pipeline import Bound, Pipeline, Plan, Seen
 from service.sanity.verdict import UNTESTED
@@ -135,7 +135,7 @@ class Comparing:
         return Comparison(
             self.pipeline.answer(whole, seen, clean, run, needs),
             tuple(done),
-            tuple(controls_wire(named[t], trial.controls[t]) for t in named),
+            tuple(controls_wire(named[t], trial.known(t)) for t in named),
             tuple(one for t in named if (one := self._agreement(t, named[t], entries, trial)) is not None),
         )
 
@@ -269,7 +269,7 @@ class Comparing:
             table[a, a] = None if x is None else 1.0
             for b in places[i + 1 :]:
                 y = ranked[b]
-                table[a, b] = table[b, a] = float(x @ y) if x is not None and y is not None else None
+                table[a, b] = table[b, a] = product(x, y) if x is not None and y is not None else None
         spearman = [[table[a, b] for b in places] for a in places]
         return wire.Agreement(target=target, methods=places, spearman=spearman)
 

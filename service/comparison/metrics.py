@@ -125,7 +125,7 @@ def _random_logit(of: _Map) -> float:
     outputs, target = of.entry.explanation.outputs if of.entry.explanation is not None else None, of.target
     low = of.trial.facts.task.low(outputs) if outputs is not None and of.trial.readout is None else None
     if low is None:
-        raise ValueError("the model has no other classes to choose one of")
+        raise ValueError(f"{of.trial.facts.task.name} has no other class whose map could be held against this one")
     if low.index == target.index:
         raise ValueError("the target is itself the class of rank 3K/4")
     found = likeness(of.trial.heat(of.map), of.trial.heat_of(of.again(of.trial.x, low)))

@@ -13,6 +13,7 @@ from service.contract import Facts, Map, Readout, Target, Targets
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
+from service.errors import ModelFailed, ModelOutput
 from service.explainers.baselines import baseline
 from service.faithfulness.controls import RANDOMS
 from service.faithfulness.curves import STEPS, Curve, Scene
@@ -58,6 +59,19 @@ class Trial:
         """What maps reach that know nothing of the network, a target."""
         return controls(self.scene)
 
+    @cached_property
+    def silent(self) -> str | None:
+        """Why nothing can be measured, where the network has no answer to the picture with something hidden."""
+        try:
+            assert self.controls is not None
+        except (ModelFailed, ModelOutput) as error:
+            return _silent(error)
+        return None
+
+    def known(self, number: int) -> Mapping[str, Control]:
+        """Return the controls of a target; none where nothing can be measured."""
+        return self.controls[number] if self.silent is None else {}
+
     def number(self, target: Target | None) -> int | None:
         """Return the number of a map's target among those of the trial."""
         same = [
@@ -71,11 +85,20 @@ class Trial:
         """Return the gain of each map."""
         numbers = [self.number(one.target) for one in maps]
         known = [(one, n) for one, n in zip(maps, numbers, strict=True) if n is not None]
-        found = iter(gains(self.scene, self.controls, known) if known else [])
+        found = iter(self._gains(known) if known else [])
         return [
             next(found) if n is not None else Gain(reasons=(_no_target(one),))
             for one, n in zip(maps, numbers, strict=True)
         ]
+
+    def _gains(self, maps: Sequence[tuple[Map, int]]) -> list[Gain]:
+        reason = self.silent
+        if reason is None:
+            try:
+                return gains(self.scene, self.controls, maps)
+            except (ModelFailed, ModelOutput) as error:
+                reason = _silent(error)
+        return [Gain(reasons=(reason,)) for _ in maps]
 
     def road(self, found: Map) -> float:
         """Return a map's ROAD.
@@ -105,6 +128,10 @@ class Trial:
             ValueError: with the reason why a map gives no order to pixels.
         """
         return enlarged(heat(found), (self.x.shape[2], self.x.shape[3]), found.interpolation)
+
+
+def _silent(error: ModelFailed | ModelOutput) -> str:
+    return f"of the picture with something hidden, {error.detail}"
 
 
 def _no_target(found: Map) -> str:

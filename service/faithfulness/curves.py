@@ -131,20 +131,23 @@ def shares(size: tuple[int, int]) -> list[float]:
 
 def hiding(image: Tensor, blanks: Sequence[Tensor], orders: Sequence[Tensor], key: tuple[object, ...]) -> Rows:
     """Return the pictures between all curves' ends: by order, hidden picture, deletion or insertion, and step."""
-    steps = len(blanks) * 2 * (STEPS - 1)
+    of_blank = 2 * (STEPS - 1)
+    steps = len(blanks) * of_blank
     if not orders or not blanks:
         return Rows(0, lambda i, j: image[:0])
     place = torch.stack(list(orders)).to(image.device)  # (M, H, W)
     blank = torch.cat(list(blanks))
-    count = torch.tensor(counts((image.shape[2], image.shape[3]))[1:-1], device=image.device)
+    count = torch.tensor(counts((image.shape[2], image.shape[3]))[1:-1], device=image.device).repeat(2).view(-1, 1, 1)
+    inserts = (torch.arange(of_blank, device=image.device) >= STEPS - 1).view(-1, 1, 1)
 
     def build(i: int, j: int) -> Tensor:
-        n = torch.arange(i, j, device=image.device)
-        m, rest = n // steps, n % steps
-        b, rest = rest // (2 * (STEPS - 1)), rest % (2 * (STEPS - 1))
-        inserts, k = rest >= STEPS - 1, rest % (STEPS - 1)
-        important = place[m] < count[k].view(-1, 1, 1)  # (n, H, W)
-        shown = important == inserts.view(-1, 1, 1)
-        return torch.where(shown[:, None], image, blank[b])
+        parts = []
+        while i < j:  # rows of one order and one blank at a time, which nothing has to be copied for
+            m, b, first = i // steps, i % steps // of_blank, i % of_blank
+            last = min(of_blank, first + j - i)
+            important = place[m] < count[first:last]  # (n, H, W)
+            parts.append(torch.where((important == inserts[first:last])[:, None], image, blank[b]))
+            i += last - first
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     return Rows(len(orders) * steps, build, ("curves", key, STEPS, fingerprint(blank), fingerprint(place)))

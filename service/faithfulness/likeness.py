@@ -15,7 +15,12 @@ _K1, _K2 = 0.01, 0.03  # Wang et al. 2004, section III.B
 def spearman(a: Tensor, b: Tensor) -> float | None:
     """Return Spearman's rank correlation of two maps of one shape, ties sharing their mean rank; None: one is flat."""
     x, y = standing(a), standing(b)
-    return float(x @ y) if x is not None and y is not None else None
+    return product(x, y) if x is not None and y is not None else None
+
+
+def product(x: Tensor, y: Tensor) -> float:
+    """Return the rank correlation of two maps by their standings: -1..1, whatever is rounded."""
+    return max(-1.0, min(1.0, float(x @ y)))
 
 
 def standing(values: Tensor) -> Tensor | None:

@@ -27,11 +27,14 @@ def sparsity(values: Tensor) -> float:
     """Return the Gini index of the absolute values: 0 where all are equal, near 1 where one has everything.
 
     Chalasani et al. 2020, section 5.1.
+
+    Raises:
+        ValueError: all of them are 0, and nothing is shared out.
     """
     ordered = values.detach().abs().flatten().double().sort().values
     n, total = len(ordered), float(ordered.sum())
     if not total:
-        return 0.0
+        raise ValueError("the map is zero everywhere")
     k = torch.arange(1, n + 1, dtype=torch.float64, device=ordered.device)
     return float(((2 * k - n - 1) * ordered).sum()) / (n * total)
 

@@ -9,10 +9,11 @@ from service.ask import Ask
 from service.comparison.numbers import A_MAP, CONTROLS, ENDS, ROAD, Trial, rows
 from service.contract import Map, Target
 from service.engine.scheduler.run import Run
+from service.errors import ModelOutput
 from service.faithfulness import curves
 from service.faithfulness.curves import Scene
 from service.faithfulness.gain import controls, gains
-from tests.comparison.conftest import PNG
+from tests.comparison.conftest import PNG, compare
 from tests.plain import PlainProbe
 from tests.tiny import classifier
 
@@ -45,6 +46,22 @@ def test_maps_of_no_target_say_so(trial) -> None:
     none, other = trial.gains([Map("a", values), Map("b", values, target=Target(2))])
     assert "no target" in (none.reason or "")
     assert "another target" in (other.reason or "")
+
+
+def test_a_network_without_an_answer_to_what_is_hidden_leaves_the_maps(tiny, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """The method has explained the picture; that nothing can be measured is said beside its map."""
+
+    def silent(*_, **__):  # type: ignore[no-untyped-def]
+        raise ModelOutput("outputs are infinite")
+
+    for where in ("of", "curves"):  # of the picture hidden, or of a part of it
+        monkeypatch.setattr(Scene, where, silent)
+        found = compare(tiny, methods=["grad-cam"], targets=[1])
+        (one,) = found.entries[0].faithfulness
+        assert (one.gain.blur, one.gain.mean) == (None, None)
+        assert "outputs are infinite" in (one.gain.reason or "")
+        assert found.controls[0].random.blur is None
+        monkeypatch.undo()
 
 
 def test_rows_are_bounded() -> None:
