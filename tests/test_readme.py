@@ -19,6 +19,7 @@ from service.explainers.base import registry
 from service.models.catalogue import read_catalog
 from service.settings import Settings
 from service.tuning.choice import AGREEMENT
+from tests.bench.faithfulness import Results, table
 
 ROOT = Path(__file__).parent.parent
 README, DOCKER = (ROOT / name for name in ("README.md", "docker/README.md"))
@@ -67,6 +68,11 @@ def test_numbers_of_the_code_are_the_codes():
     (count,) = re.findall(r"^(\w+) explanation methods", TEXT, re.MULTILINE)
     assert int(count) == len(registry())
     assert f"Python {PROJECT['requires-python'].removeprefix('>=')} or newer" in TEXT
+
+
+def test_the_measured_table_is_what_was_measured():
+    (found,) = re.findall(r"<!-- faithfulness -->\n(.*?)\n<!-- /faithfulness -->", TEXT, re.DOTALL)
+    assert found == table(Results(ROOT / "tests/bench/faithfulness.json"))
 
 
 def test_commands_are_there_to_be_checked():

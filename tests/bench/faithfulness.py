@@ -12,6 +12,7 @@ import io
 import json
 import re
 import statistics
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -199,9 +200,18 @@ HEAD = (
 
 
 def table(results: Results) -> str:
-    """Return the table: medians over crops that say something, n in each row."""
-    methods = {name for crop in results.crops.values() for name in crop["methods"]} | set(results.sanity)
-    return "\n".join([HEAD, *(_line(name, results) for name in sorted(methods))])
+    """Return the table: medians over crops that say something, n in each row; and what is not in it."""
+    tried = {name for crop in results.crops.values() for name in crop["methods"]}
+    tested = {name for name, one in results.sanity.items() if one["verdict"] != "not yet tested"}
+    crops = [crop for crop in results.crops.values() if crop["methods"]]
+    bells = [[crop["bell"][name] for crop in crops if crop["bell"].get(name) is not None] for name in HIDDEN]
+    bell = ("*a bell in the middle*", *map(_median, bells), "-", str(max(map(len, bells))), "-", "-", "-", "0")
+    lines = [HEAD, f"| {' | '.join(bell)} |", *(_line(name, results) for name in sorted(tried | tested))]
+    silent = sum(not any(value is not None for value in crop["bell"].values()) for crop in crops)
+    said = f"{len(crops)} crops; on {silent} of them hiding the whole picture says too little for any gain."
+    if rest := sorted(registry().keys() - tried - tested):
+        said += f" Not in the table, as they do not apply or are not yet measured: {', '.join(rest)}."
+    return "\n".join([*lines, "", *textwrap.wrap(said, 140, break_on_hyphens=False)])
 
 
 def _line(method: str, results: Results) -> str:
@@ -209,8 +219,7 @@ def _line(method: str, results: Results) -> str:
     own = [dict(zip((*HIDDEN, "passes"), crop["methods"][method], strict=True)) for crop in tried]
     cells = []
     for name in HIDDEN:
-        values = [one[name] for one in own if one[name] is not None]
-        cells.append(f"{statistics.median(values):+.1f}" if values else "-")
+        cells.append(_median([one[name] for one in own if one[name] is not None]))
     wins = [
         one[name] > crop["bell"][name]
         for one, crop in zip(own, tried, strict=True)
@@ -225,6 +234,10 @@ def _line(method: str, results: Results) -> str:
     passes = [one["passes"] for one in own]
     cells.append(f"{round(statistics.median(passes)):,}" if passes else "-")
     return f"| {' | '.join([f'`{method}`', *cells])} |"
+
+
+def _median(gains: Sequence[float]) -> str:
+    return f"{statistics.median(gains):+.1f}" if gains else "-"
 
 
 def write(results: Results, readme: Path) -> None:

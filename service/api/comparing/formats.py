@@ -85,7 +85,7 @@ TABLE = (
     _row(PNG, "One sheet: maps, curves where they are asked for, numbers.", _DRAWN, _png),
     _row(
         EVENTS,
-        "Events `progress` (rows_done, rows_total, seconds_left), then `result` (a CompareResponse) or `error` (a "
+        "Events `progress` (passes_done, passes_total, seconds_left), then `result` (a CompareResponse) or `error` (a "
         "Problem).",
         JSON.needs,
         _json,
