@@ -21,7 +21,7 @@ from service.comparison.numbers import A_MAP, CONTROLS, ENDS, HIDDEN
 from service.faithfulness.controls import RANDOMS
 from service.faithfulness.curves import STEPS
 from service.pipeline import applicability
-from tests.bench.load import Ceiling
+from tests.bench.ceiling import Ceiling
 from tests.bench.measure import Options, Row
 from tests.bench.server import serving
 from tests.bench.subject import Subject, ours, pictures
@@ -39,7 +39,7 @@ def run(options: Options, folder: Path) -> Iterator[Row]:
     subject, device = Subject(options.model, folder), options.device
     with ours(subject, device, tune=False) as service:
         fit = [name for name in RACED if applicability(service.facts)[name] is None][: options.pick(3, METHODS)]
-    ceiling = Ceiling(options, subject, "occlusion", "", "float32")
+    ceiling = Ceiling(options, subject, (32, 16), "float32")
     span = options.pick(16, 128)
     asked: list[dict[str, Any]] = []
     rates, shares = [], []
