@@ -66,7 +66,7 @@ def run(options: Options, folder: Path) -> Iterator[Row]:
         rounds={"ours": rates, "ceiling": limits},
         facts={"ceiling": ceiling.tried, "asked": asked},
     )
-    rows, bound = asked[-1]["rows"], 1 + ENDS + CONTROLS + A_MAP * len(fit)
+    rows, bound = asked[-1]["rows"], ENDS + CONTROLS + A_MAP * len(fit)
     theirs = quantus(len(fit) + RANDOMS + 1) if importlib.util.find_spec("quantus") else None
     yield Row(
         "compare",
@@ -103,9 +103,9 @@ def ask(client: httpx.Client, picture: bytes, methods: Sequence[str]) -> dict[st
     response.raise_for_status()
     answer = response.json()
     costs = [one["cost"] for one in answer["methods"]]
-    own = sum(cost["forwards"] for cost in costs)
+    own = 1 + sum(cost["forwards"] for cost in costs)  # what the network says of the picture is a row, too
     return {
-        "rows": answer["usage"]["forwards"] - own,  # the numbers', and one of the clean picture
+        "rows": answer["usage"]["forwards"] - own,
         "own": own,
         "numbers_s": seconds - sum(cost["seconds"] for cost in costs),  # all but the methods themselves
         "seconds": seconds,
