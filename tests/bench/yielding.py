@@ -32,7 +32,7 @@ def run(options: Options, folder: Path) -> Iterator[Row]:
         device, entry = service.context.device, service.context.store.entry(None)
         batches: list[float] = []
         alone = [_wait(entry.model, device) for _ in range(options.pick(5, 20))][1:]
-        device._observe = lambda kind, network, precision, rows, seconds: batches.append(seconds)
+        device._observe = lambda kind, network, precision, rows, seconds, fill: batches.append(seconds)
         closing = threading.Event()
 
         def verify() -> None:
