@@ -212,12 +212,12 @@ def explain(method: str, pictures: tuple[str, ...], output: str, target: tuple[s
     params = {name.replace("-", "_"): value for name, value in _params(others.pop("param")).items()}
     precision = others.pop("precision")
     many = {name: others.pop(name) for name in bulk.NAMES}
-    if len(pictures) > 1 or output.endswith("/") or Path(output).is_dir() or many["server"]:
+    if len(pictures) > 1 or output.endswith("/") or Path(output).is_dir() or many["server"] or many["ray"]:
         from service.bulk.command import explain_many
 
         with _errors():
             asked = method, pictures, output, target, params, drawing, precision
-            explain_many(*asked, many, others, lambda: _service(_settings(**others)))
+            explain_many(*asked, many, others, lambda: _settings(**others), _service)
     picture = pictures[0] if pictures else None
     try:
         format = formats.of_file(output)

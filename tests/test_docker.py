@@ -364,4 +364,5 @@ def test_replicas_are_behind_a_proxy_that_knows_sessions():
     configuration = (DOCKER / volume.partition(":")[0]).read_text("utf-8")
     assert "balance hdr(X-Session-Id)" in configuration
     assert "GET /health/ready" in configuration
+    assert "retry-on conn-failure empty-response 503\n    option redispatch 1" in configuration
     assert f"heatlens:{IMAGE['EXPOSE']}" in configuration

@@ -19,9 +19,16 @@ OPTIONS = (
     ),
     click.option("--server", multiple=True, metavar="URL", help="Let servers do it; may be repeated."),
     click.option("--api-key-file", type=click.Path(exists=True, dir_okay=False), help="Holds the servers' key."),
+    click.option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Let a Ray cluster do it, and write Parquet: its HOST:PORT, `auto` for the one that this machine is part "
+        "of, or `local` to begin one here. Pictures and folder may be addresses, as s3://BUCKET/FOLDER/.",
+    ),
+    click.option("--actors", type=click.IntRange(1, 10_000), help="With --ray: each holds one device. Default: all."),
     click.option("--force", is_flag=True, help="Begin anew in a folder that holds other answers."),
     click.option("--fail-fast", is_flag=True, help="Begin no more pictures after the first failure."),
 )
 """Where `heatlens explain` writes to, and what it takes for many pictures."""
-NAMES = ("write", "in_flight", "server", "api_key_file", "force", "fail_fast")
+NAMES = ("write", "in_flight", "server", "api_key_file", "ray", "actors", "force", "fail_fast")
 """The names of the options for many pictures."""

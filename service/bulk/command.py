@@ -23,6 +23,7 @@ from service.bulk.worker import Worker
 from service.client import Client, HeatlensError, NotApplicable, Unavailable
 from service.errors import InvalidParameter
 from service.methods.table import entry
+from service.settings import Settings
 
 log = logging.getLogger("heatlens")
 NAMES = tuple(ending[1:] for row in formats.TABLE for ending in row.extensions[:1])
@@ -231,7 +232,8 @@ def explain_many(
     precision: str | None,
     many: dict[str, Any],
     models: dict[str, Any],
-    service: Callable[[], AbstractContextManager[Context]],
+    settings: Callable[[], Settings],
+    service: Callable[[Settings], AbstractContextManager[Context]],
 ) -> None:
     """Run the command, and exit: 0 all done, 1 some failed, 2 asked wrongly, 130 interrupted.
 
@@ -240,8 +242,9 @@ def explain_many(
         named: pictures, as on the command line.
         output: a folder.
         targets, params, drawing, precision: as of `Command`.
-        many: options by name: write, in_flight, server, api_key_file, force, fail_fast.
+        many: options by name: write, in_flight, server, api_key_file, ray, actors, force, fail_fast.
         models: options by name: model, catalog, device.
+        settings: makes those of the service of them.
         service: loads the default model.
 
     Raises:
@@ -249,8 +252,14 @@ def explain_many(
         ServiceError: the same, with the service's own words.
     """
     folder = Path(output)
+    if many["ray"] and many["server"]:
+        raise click.UsageError("--ray and --server: name one of them")
+    if "://" in output and not many["ray"]:
+        raise click.UsageError(f"--output {output}: only with --ray is anything written elsewhere")
     if folder.is_file() or (folder.suffix and not output.endswith("/") and not folder.is_dir()):
-        raise click.UsageError(f"--output {output}: name a folder, as {output}/, for many pictures and for --server")
+        raise click.UsageError(
+            f"--output {output}: name a folder, as {output}/, for many pictures, for --server and for --ray"
+        )
     write = tuple(dict.fromkeys(many["write"].replace(",", " ").split()))
     if wrong := [name for name in write if name not in NAMES] or not write:
         raise click.UsageError(f"--write {many['write']}: {wrong} is nothing to write; there are {', '.join(NAMES)}")
@@ -259,10 +268,14 @@ def explain_many(
     options = {name: many[name] for name in ("in_flight", "force", "fail_fast")}
     command = Command(method, folder, targets, params, drawing, precision, write, **options)
     try:
-        given = sys.stdin.buffer.read() if "-" in named else b""
-        found = listed(named, given, Answers(folder, [f".{name}" for name in write]))
+        if many["ray"]:
+            from service.bulk.cluster import on_ray  # which takes longer to import than all else
+
+            sys.exit(status(on_ray(command, named, output, many["ray"], many["actors"], settings())))
+        lines = sys.stdin.buffer.read() if "-" in named else b""
+        found = listed(named, lines, Answers(folder, [f".{name}" for name in write]))
         if not many["server"]:
-            tally = here(command, found, service)
+            tally = here(command, found, lambda: service(settings()))
         else:
             if len(models["model"]) > 1 or models["catalog"] or models["device"]:
                 raise click.UsageError("with --server name at most one --model, by its name there, and no other models")
@@ -273,4 +286,9 @@ def explain_many(
         raise click.ClickException(str(error)) from None
     except OSError as error:
         raise click.ClickException(f"{error.filename or output}: {error.strerror or error}") from None
-    sys.exit(130 if tally.interrupted else 1 if tally.failed else 0)
+    sys.exit(status(tally))
+
+
+def status(tally: Tally) -> int:
+    """Return what a run ends with."""
+    return 130 if tally.interrupted else 1 if tally.failed else 0

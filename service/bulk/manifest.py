@@ -132,15 +132,20 @@ class Manifest:
     def _check(self, other: Mapping[str, Any], theirs: str, digest: str) -> None:
         if theirs == digest:
             return
-        differing = [
-            f"{name}: {json.dumps(other.get(name))} there, {json.dumps(self.question.get(name))} here"
-            for name in dict.fromkeys([*other, *self.question])
-            if other.get(name) != self.question.get(name)
-        ]
-        raise InvalidParameter(
-            f"{self.folder} holds answers to another question ({'; '.join(differing)}); write to another folder, or "
-            "begin anew with --force"
-        )
+        raise another(str(self.folder), other, self.question)
+
+
+def another(folder: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> InvalidParameter:
+    """Return the error that names what is different about the question that a folder holds the answers to."""
+    differing = [
+        f"{name}: {json.dumps(there.get(name))} there, {json.dumps(here.get(name))} here"
+        for name in dict.fromkeys([*there, *here])
+        if there.get(name) != here.get(name)
+    ]
+    return InvalidParameter(
+        f"{folder} holds answers to another question ({'; '.join(differing)}); write to another folder, or begin anew "
+        "with --force"
+    )
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -37,7 +37,7 @@ def main() -> None:
     chance = random.Random(given.seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        broken = _paint(folder / "in", given.pictures, chance)
+        broken = paint(folder / "in", given.pictures)
         command = [sys.executable, "-m", "service", "explain", "score-cam", "in", "-o", "out/", "--write", "png,npy"]
         command += ["--catalog", str(CATALOG), "--model", "tiny", "--device", "cpu"]
         for i in range(given.kills):
@@ -62,15 +62,15 @@ def main() -> None:
         print(f"{given.pictures} pictures once each, {len(broken)} of them failures, {len(written)} whole files")
 
 
-def _paint(folder: Path, count: int, chance: random.Random) -> set[str]:
-    """Write pictures, one of twenty broken; return the names of those."""
+def paint(folder: Path, count: int, every: int = 20) -> set[str]:
+    """Write pictures, one of so many broken; return the names of those."""
     folder.mkdir()
-    broken = set()
+    broken, chance = set(), random.Random(0)
     for i in range(count):
         buffer = io.BytesIO()
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (64, 64, 3), np.uint8)).save(buffer, "PNG")
         data = buffer.getvalue()
-        if i % 20 == 7:
+        if i % every == 7:
             broken.add(f"in/{i:03}.png")
             data = data[: chance.randrange(10, len(data) // 2)]
         (folder / f"{i:03}.png").write_bytes(data)

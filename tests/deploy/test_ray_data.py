@@ -12,6 +12,7 @@ from service.settings import Settings
 from tests.api.test_contract import PNG
 from tests.conftest import CATALOG, encoded, photograph
 from tests.house import ROOT
+from tests.test_cli import TINY, run
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytest.importorskip("ray.data")
@@ -26,7 +27,7 @@ ASK: dict[str, Any] = {"targets": [2], "params": {"window": 8, "stride": 8}}
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Any:
     ray.init(
-        num_cpus=3,
+        num_cpus=4,
         include_dashboard=False,
         log_to_driver=False,
         runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "HEATLENS_TUNE": "false"}},
@@ -66,7 +67,7 @@ def test_a_row_a_picture_and_broken_ones_are_rows(folder: Path) -> None:
 def test_rows_are_the_pipelines_own(folder: Path) -> None:
     local = ray_data.Explain("occlusion", ASK, 2, SETTINGS)
     paths = sorted(folder.iterdir())[:3]
-    own = local({"path": list(map(str, paths)), "bytes": [path.read_bytes() for path in paths]})
+    own = local({"path": list(map(str, paths)), "bytes": [path.read_bytes() for path in paths]}).to_pydict()
     rows = ray_data.explain(ray_data.pictures([*map(str, paths)]), "occlusion", settings=SETTINGS, **ASK).take_all()
     for row in rows:
         i = own["path"].index(row["path"])
@@ -75,21 +76,30 @@ def test_rows_are_the_pipelines_own(folder: Path) -> None:
         assert row["sha256"] == own["sha256"][i]
 
 
-def test_a_second_run_does_the_rest_and_only_the_rest(folder: Path, tmp_path: Path) -> None:
-    """By Ray's own checkpoints, for which a row's `path` is what it is called."""
-    context = ray.data.DataContext.get_current()
-    config = ray.data.checkpoint.CheckpointConfig
-    paths = sorted(map(str, folder.iterdir()))
-    context.checkpoint_config = config("path", str(tmp_path / "done"), delete_checkpoint_on_success=False)
+def test_the_command_does_the_rest_and_only_the_rest(folder: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """By Ray's own checkpoints; what is not the pictures' own fault is not written, and is tried again."""
+    monkeypatch.chdir(folder.parent)
+    (folder / "gone.png").symlink_to("nowhere")
+    words = ["explain", "occlusion", "-o", str(tmp_path / "out"), "--ray", "auto", *TINY, "-t", "banana"]
+    words += ["-p", "window=8", "-p", "stride=8"]
     try:
-        for i, some in enumerate((paths[:5], paths)):
-            maps = ray_data.explain(ray_data.pictures(some), "cam", settings=SETTINGS)
-            maps.write_parquet(str(tmp_path / f"run-{i}"))
+        first = run(*words, f"{folder.name}/0[0-4].png")
+        second = run(*words, folder.name)
     finally:
-        context.checkpoint_config = None
-    first, second = (ray.data.read_parquet(str(tmp_path / f"run-{i}")).take_all() for i in range(2))
-    assert sorted(row["path"] for row in first) == paths[:5]
-    assert sorted(row["path"] for row in second) == paths[5:]
+        (folder / "gone.png").unlink()
+    assert (first.exit_code, "5 pictures: 5 done, 0 failed, 0 there already" in first.stderr) == (0, True), first.output
+    assert second.exit_code == 1
+    assert "13 pictures: 5 done, 3 failed, 5 there already" in second.stderr
+    for name, said in (("10.png", "no format"), ("11.png", ""), ("gone.png", "tried again by the next run")):
+        assert any(f"{folder.name}/{name}: " in line and said in line for line in second.stderr.splitlines()), name
+    rows = ray.data.read_parquet(str(tmp_path / "out" / ray_data.MAPS)).take_all()
+    assert sorted(row["path"] for row in rows) == sorted(f"{folder.name}/{i:02}.png" for i in range(12))
+    assert {row["model"].partition(" ")[0] for row in rows} == {"tiny", ""}
+    assert {np.frombuffer(row["map"], "<f4").size for row in rows} == {32 * 32, 0}
+    other = run(*[word.replace("stride=8", "stride=4") for word in words], folder.name)
+    assert (other.exit_code, '"stride": 8} there' in other.stderr.replace(', "fill', "} there")) == (1, True), (
+        other.stderr
+    )
 
 
 def test_a_wrong_question_is_told_before_anything_is_read(folder: Path) -> None:
