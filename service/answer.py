@@ -13,6 +13,10 @@ from service.contract import Map, Prediction
 from service.errors import InvalidParameter
 from service.images import Picture
 from service.rendering import Drawing, Heat, OutputOptions, drawing
+from service.rendering.files import Encode, Files, Pictures, files
+
+Draw = Callable[[Heat, OutputOptions, Pictures, Encode | None], Files]
+"""Makes the files of a map, on what is laid before it."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Needs:
     """
 
     maps: int | None = None
-    pictures: Literal["asked", "best", "none"] = "none"
+    pictures: Pictures = "none"
     encode: Callable[[Drawing], bytes] | None = None
     arrays: Literal["asked", "all", "none"] = "none"
     first: int = 0
@@ -130,20 +134,30 @@ class Answer:
 
 
 def shown(
-    found: Map, picture: Picture | None, target: wire.TargetRef | None, output: OutputOptions, needs: Needs
+    found: Map,
+    picture: Picture | None,
+    target: wire.TargetRef | None,
+    output: OutputOptions,
+    needs: Needs,
+    draw: Draw | None = None,
 ) -> Shown:
     """Draw and encode of a map what a format needs.
+
+    Args:
+        found: the map.
+        picture: what it lies on.
+        target: what it explains.
+        output: how to draw it.
+        needs: what is needed.
+        draw: makes the files, on the picture; None: they are made here.
 
     Raises:
         InvalidParameter: a drawing is larger than the format can hold.
     """
     array = np.ascontiguousarray(found.array.detach().float().cpu().numpy())
     heat = Heat(array, found.kind, found.interpolation, found.patch)
-    alone = over = None
-    if needs.pictures == "best":
-        alone, over = drawing.best(heat, picture, output)
-    elif needs.pictures == "asked":
-        over = drawing.overlay(heat, picture, output) if output.overlay and picture is not None else None
-        alone = drawing.heatmap(heat, picture, output) if output.heatmap else None
-    files = [needs.encode(one) if one is not None and needs.encode is not None else None for one in (alone, over)]
-    return Shown(found, heat, target, files[0], files[1])
+    if draw is None:
+        made = files(heat, picture, output, needs.pictures, needs.encode)
+    else:
+        made = draw(heat, output, needs.pictures, needs.encode)
+    return Shown(found, heat, target, *made)

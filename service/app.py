@@ -27,13 +27,16 @@ from service.api.origins import origin
 from service.api.pages import docs, front
 from service.api.queries import Queries
 from service.api.readiness import Readiness
+from service.codec.inside import Codec
+from service.codec.processes import Processes
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.store import Store
 from service.errors import CatalogError
+from service.machine.cores import cores
 from service.metrics import Metrics
 from service.models.choice import chosen
-from service.pipeline import Pipeline
+from service.pipeline import Pipeline, limits
 from service.process import leave_cores_to_the_device
 from service.sanity.verifier import Verifier
 from service.settings import BATCH_MIB, BATCH_MS, TRACES, Settings, loopback, unknown
@@ -95,8 +98,25 @@ def _origins(settings: Settings) -> tuple[str, ...]:
         raise CatalogError(f"cors_origins: {error}") from None
 
 
-def build(settings: Settings, metrics: Metrics | None = None) -> Context:
+def codec_processes(settings: Settings) -> int:
+    """Return how many processes decode and draw: none where the device has hardly a core besides."""
+    wanted = settings.codec_processes
+    return min(8, max(0, cores() - 2)) if wanted is None else wanted
+
+
+def _codec(settings: Settings, metrics: Metrics) -> Codec:
+    """Start the processes that decode and draw."""
+    count = codec_processes(settings)
+    return Processes(limits(settings), count, cores(), observe=metrics.codec, ended=metrics.ended)
+
+
+def build(settings: Settings, metrics: Metrics | None = None, codec: Codec | None = None) -> Context:
     """Make the parts of a service; nothing is loaded yet.
+
+    Args:
+        settings: the operator's.
+        metrics: what is counted; default: its own.
+        codec: decodes and draws; default: the threads that ask.
 
     Raises:
         CatalogError: the models asked for cannot be set up.
@@ -120,8 +140,8 @@ def build(settings: Settings, metrics: Metrics | None = None) -> Context:
     )
     verifier = Verifier(device, settings) if settings.verify and settings.tune else None
     store = Store(specs, default, device, Tuner(device, settings), verifier=verifier)
-    gauges.watch(metrics, settings, device, store)
-    pipeline = Pipeline(settings, store, device)
+    pipeline = Pipeline(settings, store, device, codec)
+    gauges.watch(metrics, settings, device, store, pipeline.codec)
 
     def check(name: str) -> None:
         pipeline.check(Run(timeout_s=settings.readiness_timeout_s, priority=100), name)
@@ -148,6 +168,7 @@ def close(context: Context) -> None:
     context.readiness.close()
     for pool in (context.pool, context.long_pool, context.body_pool, context.health_pool):
         pool.shutdown(wait=True, cancel_futures=True)
+    context.pipeline.codec.close()
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -170,7 +191,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.context = build(settings, metrics)
+        codec = _codec(settings, metrics) if codec_processes(settings) else None
+        app.state.context = build(settings, metrics, codec)
         app.state.context.store.start()
         try:
             yield

@@ -21,6 +21,7 @@ ServiceError
 ├── Draining                503  the server is about to stop
 ├── EngineUnavailable       503  the device thread has stopped
 ├── OutOfMemory             503  one row alone does not fit on the device
+├── CodecUnavailable        503  what decodes and draws was ended from outside, twice
 ├── DeadlineExceeded        504
 ├── Cancelled               499  the caller went away; nobody reads this answer
 └── InternalError           500  a defect of ours; the log holds the cause
@@ -243,6 +244,13 @@ class OutOfMemory(ServiceError):
 
     status, type, title = 503, "out-of-memory", "Not enough device memory"
     remedy = "choose a smaller model or an earlier moment"
+
+
+class CodecUnavailable(ServiceError):
+    """The process that decodes and draws was ended in the middle of it, twice."""
+
+    status, type, title = 503, "codec-unavailable", "Picture cannot be decoded or drawn now"
+    remedy = "send the request again"
 
 
 class DeadlineExceeded(ServiceError):

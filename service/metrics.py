@@ -76,6 +76,12 @@ class Metrics:
             "batch_fill_ratio", "Rows of a batch, of those that it may have.", _SHARES, "kind"
         )
         self.batch_seconds = self._seconds("batch_seconds", "Time of a batch.", "kind")
+        self.codec_seconds = self._seconds(
+            "codec_seconds", "Processor time of a codec process, to `see` a picture or to `draw` a map.", "work"
+        )
+        self.codec_ends = self._counter(
+            "codec_ends", "Codec processes that ended in the middle of work, by why; `absent`: none was there.", "why"
+        )
 
     def batch(self, kind: str, model: str, precision: str, rows: int, seconds: float, fill: float) -> None:
         """Count a batch of a kind, `rows` or `traces`: its rows, its seconds, and how full of work it was (0 to 1)."""
@@ -83,6 +89,14 @@ class Metrics:
         self.batch_rows.labels(kind).observe(rows)
         self.batch_fill.labels(kind).observe(fill)
         self.batch_seconds.labels(kind).observe(seconds)
+
+    def codec(self, work: str, cpu_s: float) -> None:
+        """Count what a codec process did, and how much processor time it took."""
+        self.codec_seconds.labels(work).observe(cpu_s)
+
+    def ended(self, why: str) -> None:
+        """Count a codec process that ended in the middle of work, or work that found none."""
+        self.codec_ends.labels(why).inc()
 
     def watch(self, name: str, text: str, read: Callable[[], float], *, counts: bool = False) -> None:
         """Add a gauge, or what only counts up, that is read when it is collected; of one name, the last one counts."""

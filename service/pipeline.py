@@ -1,7 +1,6 @@
 """One question from picture to answer, the same for whoever asks: plan, see, explain, answer."""
 
 from collections.abc import Hashable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor
 from service.answer import Answer, Bounds, Needs, Shown, shown
 from service.ask import Ask
 from service.client import wire
+from service.codec.inside import Canvas, Codec, Inside, Limits
 from service.contract import Clean, Explanation, Facts, Readout, Rows, Target, Targets, View
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
@@ -20,15 +20,13 @@ from service.engine.scheduler.run import Run
 from service.engine.store import Store
 from service.errors import InvalidParameter, NotApplicable
 from service.explainers.base import Explainer, registry
-from service.images import Picture, Room, Transform, decode, prepare, to_input
+from service.images import Picture, Transform
 from service.images.sent import picture_bytes
 from service.machine.cores import cores
 from service.precision import DTYPES, Precision
 from service.settings import Settings
 
 PREDICTIONS = 5  # beside an explanation
-# Bytes a pixel, at most, while a picture is decoded and scaled, and while a map is drawn on all of it.
-_DECODING, _DRAWING = 12, 24
 
 
 @dataclass(frozen=True)
@@ -69,12 +67,18 @@ class Bound:
 class Pipeline:
     """Four steps, each callable alone. All but the first block: call them from a worker thread."""
 
-    def __init__(self, settings: Settings, store: Store, device: Device) -> None:
+    def __init__(self, settings: Settings, store: Store, device: Device, codec: Codec | None = None) -> None:
+        """Begin.
+
+        Args:
+            settings: the operator's.
+            store: has the models.
+            device: runs them.
+            codec: decodes and draws; default: in the thread that asks.
+        """
         self.settings, self.store, self.device = settings, store, device
+        self.codec = codec or Inside(limits(settings), cores())
         self._expectation = Expectation()
-        # As many pictures are decoded and drawn at a time as there are cores to do it: one at the limit takes 300 MB
-        # meanwhile, and more threads would only take the device thread's turns.
-        self._room = Room(cores(), settings.pictures_mib * 2**20)
         self._bounds = Bounds(settings.max_answer_values, settings.max_answer_pixels)
 
     def plan(self, ask: Ask, needs: Needs | None = None) -> Plan:
@@ -119,32 +123,15 @@ class Pipeline:
         transform = model.spec.transform
         file = picture_bytes(plan.ask.pictures[0])
         with run.usage.stage("decode"):
-            # Of a large picture only what the model sees is kept: drawing on all of it decodes it again.
-            picture = replace(self._decoded(file, transform, run), original=None)
-            x = to_input(picture, transform)
+            picture, x = self._seen(file, transform, run)
         if model.device.type == "cuda":
             x = x.pin_memory().to(model.device, non_blocking=True)
         return Seen(picture, x)
 
-    def _decoded(self, file: bytes, transform: Transform, run: Run, *, placed: bool = False) -> Picture:
-        """Decode a picture, and take the part of it that a model sees; `placed`: it has a place already."""
-        with ExitStack() as places:
-
-            def begin(pixels: int) -> None:
-                nonlocal placed
-                if not placed:
-                    places.enter_context(self._room.place(pixels * _DECODING, run.check))
-                    placed = True
-
-            decoded = decode(
-                file,
-                max_bytes=self.settings.max_image_bytes,
-                max_pixels=self.settings.max_image_pixels,
-                window=transform.window,
-                alpha="a" in transform.channels,
-                begin=begin,
-            )
-            return prepare(decoded, transform)
+    def _seen(self, file: bytes, transform: Transform, run: Run) -> tuple[Picture, Tensor]:
+        """Return what a model sees of a picture, and its input (1, C, H, W) on the processor."""
+        picture, values = self.codec.see(file, transform, run.check)
+        return picture, torch.from_numpy(values)
 
     def explain(self, plan: Plan, seen: Seen, run: Run) -> Explanation:
         """Ask the network; without a method for its outputs alone.
@@ -188,12 +175,11 @@ class Pipeline:
         view, transform = _view(seen, plan.model.facts), plan.model.spec.transform
         width, height = seen.picture.size if seen.picture is not None else (0, 0)
 
-        def further(i: int) -> Picture:
-            pointer = f"/pictures/{i}"
-            return self._decoded(picture_bytes(plan.ask.further[i], pointer), transform, probe.run)
+        def further(i: int) -> tuple[Picture, Tensor]:
+            return self._seen(picture_bytes(plan.ask.further[i], f"/pictures/{i}"), transform, probe.run)
 
         def mask(i: int) -> Tensor:
-            picture = further(i)
+            picture, _ = further(i)
             if picture.size != (width, height):
                 mask_w, mask_h = picture.size
                 raise InvalidParameter.at(
@@ -203,7 +189,7 @@ class Pipeline:
             return torch.from_numpy(np.array(picture.seen.convert("L"))).gt(127).float()
 
         def answers(i: int) -> Tensor:
-            return probe.answer(to_input(further(i), transform).to(plan.model.device))
+            return probe.answer(further(i)[1].to(plan.model.device))
 
         return Clean(answer, view, answers, mask)
 
@@ -299,16 +285,15 @@ class Pipeline:
     def _shown(self, plan: Plan, seen: Seen, explanation: Explanation, run: Run, needs: Needs) -> tuple[Shown, ...]:
         """Draw maps, one after the other, as long as somebody waits for them."""
         facts, output, picture = plan.model.facts, plan.ask.output, seen.picture
-        whole = picture is not None and output.size == "original" and needs.pictures != "none"
-        pixels = picture.size[0] * picture.size[1] if picture is not None and whole else 0
+        wanted = needs.of(explanation.maps)
+        whole = picture is not None and output.size == "original" and needs.pictures != "none" and bool(wanted)
+        file = picture_bytes(plan.ask.pictures[0]) if whole else None
         found: list[Shown] = []
-        with self._room.place(pixels * _DRAWING, run.check):
-            if whole and explanation.maps:
-                file = picture_bytes(plan.ask.pictures[0])
-                picture = self._decoded(file, plan.model.spec.transform, run, placed=True)
-            for one in needs.of(explanation.maps):
+        with self.codec.drawing(Canvas(picture, file, plan.model.spec.transform), run.check) as draw:
+            for one in wanted:
                 run.check()
-                found.append(shown(one, picture, _target(one.target, explanation.outputs, facts), output, needs))
+                target = _target(one.target, explanation.outputs, facts)
+                found.append(shown(one, picture, target, output, needs, draw))
         return tuple(found)
 
 
@@ -325,6 +310,13 @@ def _view(seen: Seen, facts: Facts) -> View:
         raise ValueError("there is no picture to view")
     x0, y0, x1, y1 = map(float, seen.picture.box)
     return View((x0, y0, x1, y1), facts.input_size)
+
+
+def limits(settings: Settings) -> Limits:
+    """Return what a picture may take, by the operator's settings."""
+    return Limits(
+        settings.max_image_bytes, settings.max_image_pixels, settings.pictures_mib * 2**20, settings.codec_cpu_s
+    )
 
 
 def geometry(picture: Picture | None) -> wire.Geometry | None:

@@ -20,7 +20,45 @@ TRACES = {"cpu": 4, "cuda": 1}  # times as much that a batch of gradients may ta
 EMBEDDED_MODELS = ("efficientnet-lite0", "lesion-count")
 
 
-class Settings(BaseSettings):
+class Pictures(BaseSettings):
+    """What pictures may take, those that come and those that go."""
+
+    max_image_bytes: Annotated[int, Field(ge=1024, description="Largest encoded picture.")] = 16 * 2**20
+    max_image_pixels: Annotated[int, Field(ge=1, description="Largest decoded picture.")] = 25_000_000
+    pictures_mib: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Memory for large pictures that are decoded or drawn at a time; others wait for it.",
+        ),
+    ] = 512
+    codec_processes: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=64,
+            description="Processes that decode pictures and draw maps, so that the server's own is left to the "
+            "networks; 0: it does that itself. Default: the cores but two, at most 8.",
+        ),
+    ] = None
+    codec_cpu_s: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=DAY_S,
+            description="Processor time for one picture or drawing in a process of its own, which is ended beyond.",
+        ),
+    ] = 30.0
+    max_answer_values: Annotated[
+        int, Field(ge=1, description="Raw values of all maps of one answer; a request beyond is answered 422.")
+    ] = 4_194_304
+    max_answer_pixels: Annotated[
+        int,
+        Field(ge=1, description="Pixels of all pictures of one answer together; a request beyond is answered 422."),
+    ] = 50_000_000
+
+
+class Settings(Pictures):
     """What an operator may set. Units are in the names."""
 
     model_config = SettingsConfigDict(env_prefix="HEATLENS_", extra="forbid", frozen=True)
@@ -213,22 +251,6 @@ class Settings(BaseSettings):
         ),
     ] = 4096
     default_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Deadline of a request without one.")] = 300.0
-    max_image_bytes: Annotated[int, Field(ge=1024, description="Largest encoded picture.")] = 16 * 2**20
-    max_image_pixels: Annotated[int, Field(ge=1, description="Largest decoded picture.")] = 25_000_000
-    pictures_mib: Annotated[
-        int,
-        Field(
-            ge=1,
-            description="Memory for large pictures that are decoded or drawn at a time; others wait for it.",
-        ),
-    ] = 512
-    max_answer_values: Annotated[
-        int, Field(ge=1, description="Raw values of all maps of one answer; a request beyond is answered 422.")
-    ] = 4_194_304
-    max_answer_pixels: Annotated[
-        int,
-        Field(ge=1, description="Pixels of all pictures of one answer together; a request beyond is answered 422."),
-    ] = 50_000_000
     max_targets: Annotated[int, Field(ge=1, description="Targets of one request.")] = 16
     stuck_s: Annotated[
         float | None,

@@ -24,6 +24,8 @@ from service.settings import Settings
 
 # Tests find what they find, whatever was measured on this machine before.
 os.environ |= {"HEATLENS_TUNE": "false", "HEATLENS_CACHE_DIR": "/nonexistent"}
+# And in one process, however many cores there are, but for tests of the others.
+os.environ["HEATLENS_CODEC_PROCESSES"] = "0"
 CATALOG = Path(__file__).parent / "catalog.toml"
 # Workers side by side share the cores.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)

@@ -43,8 +43,9 @@ PARTS: Mapping[str, tuple[str, str]] = {
     ),
     "comparison": ("pipeline faithfulness explainers sanity.verdict", "PIL numpy pydantic torch"),
     "jobs": ("pipeline", "orjson pydantic"),
+    "codec": ("client.wire errors images rendering", "PIL numpy orjson"),
     "pipeline": (
-        "ask answer tasks rendering engine.store engine.probe settings explainers.base",
+        "ask answer codec tasks rendering engine.store engine.probe settings explainers.base",
         "numpy torch",
     ),
     "ask": (

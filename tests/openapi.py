@@ -118,7 +118,7 @@ def offered() -> list[Named]:
     """Return all metrics of a service; nothing is read of one."""
     metrics = Metrics()
     nothing: Any = None
-    gauges.watch(metrics, nothing, nothing, nothing)
+    gauges.watch(metrics, nothing, nothing, nothing, nothing)
     return metrics.named
 
 

@@ -1,18 +1,23 @@
 """The wiring: which device, whose keys, what stands around what, and that everything ends."""
 
 import asyncio
+import base64
+import io
+import json
+import os
 import threading
 
 import httpx
 import pytest
 import torch
 from fastapi import FastAPI
+from PIL import Image
 
-from service.app import build, choose_device, close, create_app
+from service.app import build, choose_device, close, codec_processes, create_app
 from service.errors import CatalogError
 from service.settings import Settings
 from tests import tiny
-from tests.conftest import CATALOG
+from tests.conftest import CATALOG, encoded, photograph, serving_app
 
 PAGE = "https://page.example"
 
@@ -56,6 +61,37 @@ def test_products_on_cuda_are_not_rounded_to_ten_bits(cuda):
     choose_device("auto")
     assert not torch.backends.cuda.matmul.allow_tf32
     assert not torch.backends.cudnn.allow_tf32
+
+
+# Processes that decode and draw
+
+
+@pytest.mark.parametrize(("cores", "count"), [(1, 0), (2, 0), (3, 1), (10, 8), (64, 8)])
+def test_two_cores_are_left_to_the_device(monkeypatch, cores, count):
+    monkeypatch.setattr("service.app.cores", lambda: cores)
+    assert codec_processes(Settings(codec_processes=None)) == count
+    assert codec_processes(Settings(codec_processes=3)) == 3
+
+
+def test_a_server_decodes_and_draws_in_processes_and_ends_them():
+    app = create_app(Settings(catalog=CATALOG, model="tiny", device="cpu", codec_processes=1))
+    with serving_app(app) as client:
+        codec, picture = app.state.context.pipeline.codec, encoded(photograph("chelsea").resize((60, 40)))
+        (before,) = codec.pids
+        for size in ("input", "original"):
+            asked = {"image": ("cat.png", picture), "request": (None, json.dumps({"output": {"size": size}}))}
+            answer = client.post("/explain/grad-cam", files=asked).json()["maps"][0]
+            shown = Image.open(io.BytesIO(base64.b64decode(answer["overlay"])))
+            assert shown.size == ((32, 32) if size == "input" else (60, 40))
+        assert client.post("/explain/grad-cam", files={"image": b"no picture"}).status_code == 415
+        told = client.get("/metrics").text
+        assert codec.pids == [before]
+    assert "heatlens_codec_processes 1.0" in told
+    assert 'heatlens_codec_seconds_count{work="see"} 3.0' in told
+    assert 'heatlens_codec_seconds_count{work="draw"} 2.0' in told
+    assert codec.pids == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(before, 0)
 
 
 # Keys

@@ -19,8 +19,11 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from service.api.context import Context
 from service.app import create_app
+from service.codec.child import Absent, Lost
+from service.codec.processes import Processes, Seat
 from service.engine.scheduler.run import Run
 from service.explainers.base import Explainer, registry
+from service.pipeline import limits
 from service.settings import Settings
 from tests.api.test_bad_input import PNG
 from tests.conftest import CATALOG, serving_app
@@ -74,7 +77,7 @@ class World:
         with self._ended:
             ended = self._ended.wait_for(lambda: device.admission.waiting_requests == 0, PATIENCE_S)
         device.call(lambda: None)  # after all that its thread was about
-        room = self.service.pipeline._room
+        room = self.service.pipeline.codec.room
         return ended and device.waiting == 0 and room.held == 0 and not any(room._inside.values())
 
 
@@ -137,6 +140,23 @@ def _patched(where: str, error: BaseException) -> Callable[[pytest.MonkeyPatch, 
     return lambda monkeypatch, world: monkeypatch.setattr(where, _raising(error))
 
 
+def _absent(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    """Let processes decode and draw, of which none can be started."""
+    pipeline = world.service.pipeline
+    monkeypatch.setattr("service.codec.processes.Process", _raising(Absent("a secret")))
+    monkeypatch.setattr(pipeline, "codec", Processes(limits(pipeline.settings), 1, 1))
+
+
+def _lost(why: str) -> Callable[[pytest.MonkeyPatch, World], None]:
+    """Let processes decode and draw, each of which ends in its job, in the second one, too."""
+
+    def lose(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+        _absent(monkeypatch, world)
+        monkeypatch.setattr(Seat, "ask", _raising(Lost(why, "SIGKILL")))
+
+    return lose
+
+
 def _late(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
     """Let a request's time be up as soon as it is let in."""
     limit = Run.limit
@@ -177,7 +197,7 @@ FAULTS = {
         _pictured,
     ),
     "scaling": Fault(
-        _patched("service.pipeline.prepare", ZeroDivisionError("a secret")),
+        _patched("service.codec.inside.prepare", ZeroDivisionError("a secret")),
         frozenset({"internal-error"}),
         _pictured,
         True,
@@ -189,6 +209,10 @@ FAULTS = {
         logged=True,
         late=True,
     ),
+    "codec process": Fault(_lost("killed"), frozenset({"codec-unavailable"})),
+    "codec process that crashes": Fault(_lost("crash"), frozenset({"unprocessable-image", "codec-unavailable"})),
+    "codec process that hangs": Fault(_lost("time"), frozenset({"unprocessable-image", "invalid-parameter"})),
+    "no codec process": Fault(_absent, frozenset(), lambda name: False),
     "encoding": Fault(
         _patched("service.api.formats.dumps", ZeroDivisionError("a secret")),
         frozenset({"internal-error"}),

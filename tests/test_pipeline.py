@@ -14,6 +14,7 @@ from PIL import Image
 from service import pipeline as module
 from service.answer import Needs
 from service.ask import Ask
+from service.codec import inside
 from service.contract import Explanation, Map, Target
 from service.engine.scheduler.run import Run
 from service.errors import Cancelled, InvalidParameter, NotApplicable, TooLarge, UnknownModel
@@ -48,7 +49,7 @@ def pipeline(tiny) -> Pipeline:
 
 
 def test_a_plan_decodes_nothing_and_asks_no_network(pipeline, monkeypatch):
-    monkeypatch.setattr(module, "decode", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr(inside, "decode", lambda *_, **__: pytest.fail("it was decoded"))
     monkeypatch.setattr(module, "ModelProbe", lambda *_: pytest.fail("the network was asked"))
     plan = pipeline.plan(ask(GradCAM(), targets=(3, "APPLE"), pictures=(b"no picture",)))
     assert plan.model is pipeline.store.get("tiny")
@@ -117,33 +118,32 @@ def test_seeing_is_decoding_and_preparing(pipeline):
     assert (blank.picture, tuple(blank.x.shape)) == (None, (0, 3, 32, 32))
 
 
-def test_limits_are_the_settings(pipeline, monkeypatch):
+def test_limits_are_the_settings(pipeline, tiny):
     plan = pipeline.plan(ask())
     for limit in ({"max_image_pixels": 61 * 40 - 1}, {"max_image_bytes": len(PNG) - 1}):
-        monkeypatch.setattr(pipeline, "settings", pipeline.settings.model_copy(update=limit))
+        bounded = Pipeline(tiny.settings.model_copy(update=limit), tiny.store, tiny.device)
         with pytest.raises(TooLarge):
-            pipeline.see(plan, Run())
-        monkeypatch.undo()
+            bounded.see(plan, Run())
 
 
 def test_no_more_pictures_are_in_hand_than_there_are_cores(tiny, monkeypatch):
     """Each takes much memory while it is decoded or drawn."""
     monkeypatch.setattr(module, "cores", lambda: 2)
     pipeline = Pipeline(tiny.settings, tiny.store, tiny.device)
-    plan, together, inside, most = pipeline.plan(ask()), threading.Barrier(3), [], []
-    prepare = module.prepare
+    plan, together, within, most = pipeline.plan(ask()), threading.Barrier(3), [], []
+    prepare = inside.prepare
 
     def counting(*given):
-        inside.append(1)
-        most.append(len(inside))
+        within.append(1)
+        most.append(len(within))
         try:
             if len(most) <= 2:
                 together.wait(60)  # two are inside, and the test knows of it
             return prepare(*given)
         finally:
-            inside.pop()
+            within.pop()
 
-    monkeypatch.setattr(module, "prepare", counting)
+    monkeypatch.setattr(inside, "prepare", counting)
     threads = [threading.Thread(target=pipeline.see, args=(plan, Run())) for _ in range(6)]
     for thread in threads:
         thread.start()
@@ -258,8 +258,8 @@ def test_drawing_ends_between_two_maps_where_nobody_waits(pipeline, monkeypatch)
 
 
 def test_the_original_is_decoded_again_where_it_is_drawn_on(pipeline, monkeypatch):
-    decoded, decode = [], module.decode
-    monkeypatch.setattr(module, "decode", lambda *given, **more: decoded.append(1) or decode(*given, **more))
+    decoded, decode = [], inside.decode
+    monkeypatch.setattr(inside, "decode", lambda *given, **more: decoded.append(1) or decode(*given, **more))
     for size, times in (("input", 1), ("original", 2)):
         plan = pipeline.plan(ask(GradCAM(), targets=(1,), output=OutputOptions(size=size)))
         answer = pipeline.work(plan, Run(), ALL)

@@ -32,7 +32,17 @@ def test_every_variable_that_is_named_exists():
         assert named <= {f"HEATLENS_{name.upper()}" for name in FIELDS}, path
 
 
-NO_BOUNDS = {"otel", "page", "tune", "verify", "port", "score_cache_mib", "max_priority", "shared_cache"}
+NO_BOUNDS = {
+    "codec_processes",
+    "otel",
+    "page",
+    "tune",
+    "verify",
+    "port",
+    "score_cache_mib",
+    "max_priority",
+    "shared_cache",
+}
 
 
 @pytest.mark.parametrize("name", sorted(set(NUMBERS) - NO_BOUNDS))
@@ -60,7 +70,7 @@ def test_names_tell_units():
     for name in NUMBERS:
         assert name.endswith(("_s", "_ms", "_mib", "_bytes", "_pixels")) or name in {
             *("port", "otel", "page", "tune", "verify", "worker_threads", "max_targets", "max_connections"),
-            *("max_answer_values", "max_priority", "shared_cache"),
+            *("codec_processes", "max_answer_values", "max_priority", "shared_cache"),
             *("max_batch_rows", "max_waiting_passes", "max_waiting_requests"),
         }
 

@@ -247,7 +247,7 @@ def test_too_much_work_is_turned_away_undecoded(body, monkeypatch):
     with holding(app) as held:
         with held.busy(json=body(**LONG)):
             with monkeypatch.context() as patch:
-                patch.setattr("service.pipeline.decode", lambda *_, **__: pytest.fail("it was decoded"))
+                patch.setattr("service.codec.inside.decode", lambda *_, **__: pytest.fail("it was decoded"))
                 response = held.client.post("/explain/occlusion", json=body(**LONG))
             assert response.status_code == 429
             assert response.json()["type"] == "urn:heatlens:problem:overloaded"

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from service.api.telling.version import told
+from service.codec.inside import Codec
 from service.engine.scheduler.device import Device
 from service.engine.store import Status, Store
 from service.metrics import Metrics
@@ -14,7 +15,7 @@ TUNING = ("pending", "partial", "measured")
 _BUILD = ("version", "revision", "torch", "device")
 
 
-def watch(metrics: Metrics, settings: Settings, device: Device, store: Store) -> None:
+def watch(metrics: Metrics, settings: Settings, device: Device, store: Store, codec: Codec) -> None:
     """Let Prometheus read the state of a service. Nothing of it is looked at before somebody asks."""
     for name, text, read in (
         ("passes_waiting", "Passes that admitted requests still expect.", lambda: device.admission.waiting_passes),
@@ -25,6 +26,7 @@ def watch(metrics: Metrics, settings: Settings, device: Device, store: Store) ->
             "Those of them that the device has done some work for.",
             lambda: device.admission.running_requests,
         ),
+        ("codec_processes", "Processes that decode and draw.", lambda: len(codec.pids)),
         ("cache_bytes", "Memory of kept score matrices.", lambda: device.cache.bytes),
         ("draining", "1 while the server is about to stop.", lambda: device.admission.draining),
         ("timeout_seconds", "Time that a request has that names none.", lambda: settings.default_timeout_s),

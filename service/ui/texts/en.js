@@ -146,6 +146,7 @@ export default {
     draining: "The server is about to stop.",
     "engine-unavailable": "The server needs a restart by whoever runs it.",
     "out-of-memory": "The server's memory does not suffice for this.",
+    "codec-unavailable": "The picture could not be read just now: try again.",
     "deadline-exceeded": "That took longer than the server allows.",
     "unknown-model": "The server does not have this model.",
     "unknown-method": "The server does not have this method.",

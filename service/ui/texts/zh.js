@@ -146,6 +146,7 @@ export default {
     draining: "服务器即将停止。",
     "engine-unavailable": "服务器需要由管理者重新启动。",
     "out-of-memory": "服务器的内存不够做这件事。",
+    "codec-unavailable": "刚才无法读取图片：请再试一次。",
     "deadline-exceeded": "用时超过了服务器的限制。",
     "unknown-model": "服务器没有这个模型。",
     "unknown-method": "服务器没有这种方法。",

@@ -14,7 +14,7 @@ from service.settings import Settings
 def read(tiny):
     """Read one service's metrics: {(name, its labels' values): value}."""
     metrics = Metrics()
-    gauges.watch(metrics, Settings(default_timeout_s=7), tiny.device, tiny.store)
+    gauges.watch(metrics, Settings(default_timeout_s=7), tiny.device, tiny.store, tiny.pipeline.codec)
 
     def found():
         return {

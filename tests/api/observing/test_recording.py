@@ -98,7 +98,7 @@ def test_defects_are_logged_and_not_shown(client, chelsea, monkeypatch, caplog):
     def broken(*_, **__):
         raise ZeroDivisionError("a secret")
 
-    monkeypatch.setattr("service.pipeline.decode", broken)
+    monkeypatch.setattr("service.codec.inside.decode", broken)
     response = client.post("/predict", files={"image": chelsea})
     assert response.status_code == 500
     assert response.json()["type"] == "urn:heatlens:problem:internal-error"
@@ -189,7 +189,7 @@ def test_a_callers_mistake_is_told_and_only_the_servers_own_are_errors(client, c
     with exporting() as exporter:
         client.post("/explain/occlusion", files={"image": chelsea}, data={"request": '{"params": {"windw": 1}}'})
         wrong = exporter.served.get(timeout=PATIENCE_S)
-        monkeypatch.setattr("service.pipeline.decode", broken)
+        monkeypatch.setattr("service.codec.inside.decode", broken)
         client.post("/predict", files={"image": chelsea})
         defect = exporter.served.get(timeout=PATIENCE_S)
     assert (wrong.attributes["error.type"], wrong.status.is_unset) == ("invalid-parameter", True)
