@@ -21,8 +21,8 @@ import torch
 
 from tests.bench.measure import machine
 from tests.bench.subject import EMBEDDED, scratch
+from tests.bench.table import codec, peers, sharing, starting
 from tests.bench.table import machine as rows
-from tests.bench.table import peers, sharing, starting
 from tests.bench.table.line import HEAD, Asked, Line
 
 ROWS: Mapping[str, Callable[[Asked], Iterator[Line]]] = {
@@ -42,6 +42,8 @@ ROWS: Mapping[str, Callable[[Asked], Iterator[Line]]] = {
     "measuring": sharing.measuring,
     "certified": rows.certified,
     "grad-cam": sharing.grad_cam,
+    "codec-lock": codec.lock,
+    "codec-same": codec.same,
     "jobs": sharing.jobs,
     "ready": starting.ready,
     "commands": starting.commands,

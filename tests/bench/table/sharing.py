@@ -124,7 +124,8 @@ def grad_cam(asked: Asked) -> Iterator[Line]:
     """Processor time of a Grad-CAM over HTTP, less that of the thread which runs the network."""
     of = subject(asked, EMBEDDED)
     folder, each = asked.folder / f"{of.name}-single", 4 if asked.quick else 30
-    with served(asked, of, folder, OMP_NUM_THREADS="1") as server:
+    # Without processes beside it, whose time would have to be added.
+    with served(asked, of, folder, OMP_NUM_THREADS="1", HEATLENS_CODEC_PROCESSES="0") as server:
         server.settled()
         server.explain("grad-cam", pictures(1)[0])
         beside, own = [], []
