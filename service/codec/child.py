@@ -68,7 +68,7 @@ class Process:
                     pass_fds=(theirs.fileno(), memory),
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
-                    env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                    env=_environment(),
                 )
             except (OSError, ValueError) as error:  # no more processes; a system that hands none of its files on
                 self.channel.close()
@@ -131,6 +131,12 @@ class Process:
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
+
+
+def _environment() -> dict[str, str]:
+    """Return what the process may know of the server's variables: no key, as it meets whatever callers send."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith("HEATLENS_")}
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def _command(connection: int, memory: int, limits: Limits) -> list[str]:

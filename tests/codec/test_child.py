@@ -30,6 +30,22 @@ def test_a_process_finds_the_same_modules_wherever_it_is_started(
         process.ask(SEE, [FILES["jpeg"]])
 
 
+def test_a_process_knows_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {}
+
+    def popen(command: object, **options: object) -> None:
+        given.update(options)
+        raise OSError
+
+    monkeypatch.setenv("HEATLENS_API_KEYS", "a secret")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.setattr("service.codec.child.subprocess.Popen", popen)
+    with pytest.raises(Absent):
+        Process(LIMITS)
+    assert given["env"]["LANG"] == "C.UTF-8"
+    assert "a secret" not in given["env"].values()
+
+
 def test_a_process_that_does_not_begin_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.codec.child._command", lambda *_: [sys.executable, "-S", "-c", "raise SystemExit(3)"])
     process = Process(LIMITS)

@@ -101,7 +101,11 @@ def _measured(asked: Asked, server: Served, path: str, seconds: float) -> dict[s
 
 
 def _locked(pid: int, seconds: float, file: Path) -> float | None:
-    """Return the share of moments in which a process's lock is held; None without py-spy."""
+    """Return the share of moments in which a process's lock is held; None without py-spy.
+
+    It is an upper bound: a thread that has to give its core away while it holds the lock counts, too, so that a machine
+    which is busy with other things shows several times more.
+    """
     spy = shutil.which("py-spy")
     if spy is None:
         return None
@@ -146,6 +150,8 @@ def lock(asked: Asked) -> Iterator[Line]:
                 least=False,
                 facts={"before": before, "after": after},
             )
+    if shutil.which("py-spy") is None:
+        raise RuntimeError("the lock is seen by py-spy, which is not on the PATH: pip install py-spy")
 
 
 def same(asked: Asked) -> Iterator[Line]:
