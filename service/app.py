@@ -27,6 +27,7 @@ from service.api.origins import origin
 from service.api.pages import docs, front
 from service.api.queries import Queries
 from service.api.readiness import Readiness
+from service.codec.choosing import codec_processes, limits
 from service.codec.inside import Codec
 from service.codec.processes import Processes
 from service.engine.scheduler.device import Device
@@ -36,7 +37,7 @@ from service.errors import CatalogError
 from service.machine.cores import cores
 from service.metrics import Metrics
 from service.models.choice import chosen
-from service.pipeline import Pipeline, limits
+from service.pipeline import Pipeline
 from service.process import leave_cores_to_the_device
 from service.sanity.verifier import Verifier
 from service.settings import BATCH_MIB, BATCH_MS, TRACES, Settings, loopback, unknown
@@ -96,12 +97,6 @@ def _origins(settings: Settings) -> tuple[str, ...]:
         return tuple(origin(text) for text in settings.cors_origins)
     except ValueError as error:
         raise CatalogError(f"cors_origins: {error}") from None
-
-
-def codec_processes(settings: Settings) -> int:
-    """Return how many processes decode and draw: none where the device has hardly a core besides."""
-    wanted = settings.codec_processes
-    return min(8, max(0, cores() - 2)) if wanted is None else wanted
 
 
 def _codec(settings: Settings, metrics: Metrics) -> Codec:

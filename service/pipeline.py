@@ -10,7 +10,8 @@ from torch import Tensor
 from service.answer import Answer, Bounds, Needs, Shown, shown
 from service.ask import Ask
 from service.client import wire
-from service.codec.inside import Canvas, Codec, Inside, Limits
+from service.codec.choosing import limits
+from service.codec.inside import Canvas, Codec, Inside
 from service.contract import Clean, Explanation, Facts, Readout, Rows, Target, Targets, View
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
@@ -310,13 +311,6 @@ def _view(seen: Seen, facts: Facts) -> View:
         raise ValueError("there is no picture to view")
     x0, y0, x1, y1 = map(float, seen.picture.box)
     return View((x0, y0, x1, y1), facts.input_size)
-
-
-def limits(settings: Settings) -> Limits:
-    """Return what a picture may take, by the operator's settings."""
-    return Limits(
-        settings.max_image_bytes, settings.max_image_pixels, settings.pictures_mib * 2**20, settings.codec_cpu_s
-    )
 
 
 def geometry(picture: Picture | None) -> wire.Geometry | None:

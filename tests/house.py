@@ -43,7 +43,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     ),
     "comparison": ("pipeline faithfulness explainers sanity.verdict", "PIL numpy pydantic torch"),
     "jobs": ("pipeline", "orjson pydantic"),
-    "codec": ("client.wire errors images rendering", "PIL numpy orjson"),
+    "codec": ("client.wire errors images machine rendering settings", "PIL numpy orjson"),
     "pipeline": (
         "ask answer codec tasks rendering engine.store engine.probe settings explainers.base",
         "numpy torch",

@@ -13,7 +13,7 @@ import torch
 from fastapi import FastAPI
 from PIL import Image
 
-from service.app import build, choose_device, close, codec_processes, create_app
+from service.app import build, choose_device, close, create_app
 from service.errors import CatalogError
 from service.settings import Settings
 from tests import tiny
@@ -64,13 +64,6 @@ def test_products_on_cuda_are_not_rounded_to_ten_bits(cuda):
 
 
 # Processes that decode and draw
-
-
-@pytest.mark.parametrize(("cores", "count"), [(1, 0), (2, 0), (3, 1), (10, 8), (64, 8)])
-def test_two_cores_are_left_to_the_device(monkeypatch, cores, count):
-    monkeypatch.setattr("service.app.cores", lambda: cores)
-    assert codec_processes(Settings(codec_processes=None)) == count
-    assert codec_processes(Settings(codec_processes=3)) == 3
 
 
 def test_a_server_decodes_and_draws_in_processes_and_ends_them():

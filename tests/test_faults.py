@@ -20,10 +20,10 @@ from torch.nn.modules.module import register_module_forward_hook
 from service.api.context import Context
 from service.app import create_app
 from service.codec.child import Absent, Lost
+from service.codec.choosing import limits
 from service.codec.processes import Processes, Seat
 from service.engine.scheduler.run import Run
 from service.explainers.base import Explainer, registry
-from service.pipeline import limits
 from service.settings import Settings
 from tests.api.test_bad_input import PNG
 from tests.conftest import CATALOG, serving_app
