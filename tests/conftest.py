@@ -14,6 +14,7 @@ import pytest
 import skimage.data
 import torch
 from fastapi import FastAPI
+from hypothesis import settings
 from PIL import Image
 
 from service.api.context import Context
@@ -27,6 +28,9 @@ os.environ |= {"HEATLENS_TUNE": "false", "HEATLENS_CACHE_DIR": "/nonexistent"}
 # And in one process, however many cores there are, but for tests of the others.
 os.environ["HEATLENS_CODEC_PROCESSES"] = "0"
 CATALOG = Path(__file__).parent / "catalog.toml"
+# What is found must not depend on how busy a machine is, nor on dice: new examples are what `tests.fuzz` looks for.
+settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+settings.load_profile("suite")
 # Workers side by side share the cores.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 

@@ -145,8 +145,14 @@ def lively(model: nn.Module, seed: int = 0, size: int = 128) -> nn.Module:
     return model
 
 
+_HIDDEN = 256  # features of a narrow classifier
+
+
 def network(name: str, size: int = 128) -> nn.Module:
-    """Return a seeded torchvision network without pretrained weights, made lively on a size, in eval mode."""
+    """Return a seeded torchvision network without pretrained weights, made lively on a size, in eval mode.
+
+    AlexNet and VGG have narrow classifiers.
+    """
     import torchvision
 
     extra: dict[str, Any] = {}
@@ -157,7 +163,20 @@ def network(name: str, size: int = 128) -> nn.Module:
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
         model = torchvision.models.get_model(name, weights=None, **extra)
+        if name.startswith(("alexnet", "vgg")):
+            model.classifier = _narrow(model.classifier)
     return lively(model, size=size)
+
+
+def _narrow(classifier: nn.Module) -> nn.Sequential:
+    """Return a classifier of the same make whose hidden layers are narrow.
+
+    Those of AlexNet and VGG hold nearly all of their weights, are what loading and each forward wait for, and are like
+    any other linear layer.
+    """
+    first, *_, last = (module for module in classifier.modules() if isinstance(module, nn.Linear))
+    hidden = [nn.Linear(first.in_features, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, _HIDDEN), nn.ReLU()]
+    return nn.Sequential(*hidden, nn.Linear(_HIDDEN, last.out_features))
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {

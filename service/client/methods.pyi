@@ -499,8 +499,8 @@ class Occlusion(Options, total=False):
     stride: int
     """Step between squares, input pixels; at most the window."""
     fill: str
-    """What the square shows: the model's mean colour, `black`, `white`, a blurred copy of the picture (`blur`), or a
-    colour `#rrggbb`.
+    """What the square shows: the model's mean colour, `black`, `white`, `grey`, a blurred copy of the picture
+    (`blur`), or a colour `#rrggbb`.
     """
     score: Literal["logit", "probability", "value"]
     """f: the class's probability, or its logit. Models for regression, detection and embedding have a `value`
