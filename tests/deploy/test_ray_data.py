@@ -90,16 +90,15 @@ def test_the_command_does_the_rest_and_only_the_rest(folder: Path, tmp_path: Pat
     assert (first.exit_code, "5 pictures: 5 done, 0 failed, 0 there already" in first.stderr) == (0, True), first.output
     assert second.exit_code == 1
     assert "13 pictures: 5 done, 3 failed, 5 there already" in second.stderr
-    for name, said in (("10.png", "no format"), ("11.png", ""), ("gone.png", "tried again by the next run")):
+    for name, said in (("10.png", ""), ("11.png", ""), ("gone.png", "tried again by the next run")):
         assert any(f"{folder.name}/{name}: " in line and said in line for line in second.stderr.splitlines()), name
     rows = ray.data.read_parquet(str(tmp_path / "out" / ray_data.MAPS)).take_all()
     assert sorted(row["path"] for row in rows) == sorted(f"{folder.name}/{i:02}.png" for i in range(12))
     assert {row["model"].partition(" ")[0] for row in rows} == {"tiny", ""}
     assert {np.frombuffer(row["map"], "<f4").size for row in rows} == {32 * 32, 0}
     other = run(*[word.replace("stride=8", "stride=4") for word in words], folder.name)
-    assert (other.exit_code, '"stride": 8} there' in other.stderr.replace(', "fill', "} there")) == (1, True), (
-        other.stderr
-    )
+    assert other.exit_code == 1
+    assert all(f'"stride": {n}' in other.stderr for n in (4, 8)), other.stderr
 
 
 def test_a_wrong_question_is_told_before_anything_is_read(folder: Path) -> None:

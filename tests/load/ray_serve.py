@@ -42,7 +42,7 @@ ENVIRONMENT = {
     "HEATLENS_DEVICE": "cpu",
     "HEATLENS_TUNE": "false",
     "HEATLENS_ALLOWED_HOSTS": "*",
-    "HEATLENS_MAX_WAITING_PASSES": "4000",
+    "HEATLENS_MAX_WAITING_PASSES": "12500",  # twenty of the long ones
     "PYTHONPATH": str(ROOT),
     "MALLOC_ARENA_MAX": "1",
 }
@@ -111,13 +111,13 @@ def forms(address: str) -> list[str]:
             body = _body("occlusion", picture, **LONG)
             with client.stream("POST", "/explain/occlusion", json=body, headers={"accept": "text/event-stream"}):
                 pass
-        with ThreadPoolExecutor(4) as pool:  # there is room for six, if nobody has left anything
+        with ThreadPoolExecutor(4) as pool:  # where there is room for twenty, if nobody has left anything
             calls = [
                 pool.submit(client.post, "/explain/occlusion", json=_body("occlusion", p, **LONG)) for p in PICTURES[:4]
             ]
             wrong += [f"after hang-ups: {c.result().status_code}" for c in calls if c.result().status_code != 200]
         took = time.monotonic() - begun
-        with ThreadPoolExecutor(40) as pool:
+        with ThreadPoolExecutor(60) as pool:
             burst = [
                 pool.submit(
                     client.post,
@@ -214,7 +214,7 @@ def scaled(address: str) -> list[str]:
                 least = False
 
     seen = [f"{_running()} at 0 s"]
-    threads = [threading.Thread(target=ask, args=(i, True)) for i in range(6)]
+    threads = [threading.Thread(target=ask, args=(i, True)) for i in range(18)]
     for thread in threads:
         thread.start()
     seen.append(_reached(2, begun))
