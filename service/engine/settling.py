@@ -3,6 +3,7 @@
 What is measured later only improves it.
 """
 
+import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -11,8 +12,11 @@ from service.engine.incremental.costs import Costs
 from service.engine.network.resident import Model
 from service.engine.network.variants import unmeasured
 from service.engine.scheduler.device import Device
+from service.engine.scheduler.idle import when_idle
 
 T = TypeVar("T")
+# Seconds that a step waits for an idle device: many times as long as the one before it took, within bounds.
+_SHARE, _LEAST_S, _PATIENCE_S = 19, 0.25, 1.0
 
 
 def settle(model: Model, *, known: bool = False) -> None:
@@ -37,10 +41,22 @@ def prove_boxes(model: Model, device: Device) -> None:
     """Let rows of boxes be computed as far as a box reaches, where that is proved; by arithmetic, what is best.
 
     Whatever runs the network is a step of the device thread's, no longer than a batch: the model is served by now.
+    Steps give way to requests, until one of them waits for the proof.
     """
+    last_s = 0.0
 
     def on_device(step: Callable[[], T], /) -> T:
-        return device.call(step)
+        def timed() -> T:
+            nonlocal last_s
+            started = time.monotonic()
+            try:
+                return step()
+            finally:
+                last_s = time.monotonic() - started
+
+        if model.wanted.is_set():
+            return device.call(timed)
+        return when_idle(device, timed, min(_PATIENCE_S, max(_LEAST_S, _SHARE * last_s)))
 
     incremental, whole = None, None
     try:

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.run import IDLE, Run
-from service.engine.scheduler.work import CallWork
+from service.engine.scheduler.idle import when_idle
 from service.errors import EngineUnavailable
 
 T = TypeVar("T")
@@ -62,26 +61,14 @@ class Steps:
             raise EngineUnavailable("the server is closing")
 
     def _run(self, call: Callable[[], T]) -> T:
-        """Run a step when nobody else wants the device, or, where that is never, as a request's.
+        """Run a step when nobody else wants the device, or, where that is never, as a request's."""
 
-        Under load they are few: a step waits for many times as long as the one before it took, so that they have a
-        small share of the device. Nobody waits for more than one of them.
-        """
-        begun = threading.Lock()
-
-        def once() -> tuple[T] | None:
-            if not begun.acquire(blocking=False):
-                return None
+        def timed() -> T:
             started = time.thread_time()
             try:
-                return (call(),)
+                return call()
             finally:
                 self._last_s = time.thread_time() - started
                 self.left_s -= self._last_s * self._device.threads
 
-        idle = self._device.put(CallWork(once), Run(priority=IDLE))
-        answered = idle.answered(max(self._patience_s, _SHARE * self._last_s))
-        found = None if answered else self._device.call(once, Run())
-        found = found or idle.wait()
-        assert found is not None, "one of both has begun"
-        return found[0]
+        return when_idle(self._device, timed, max(self._patience_s, _SHARE * self._last_s))

@@ -10,7 +10,7 @@ from service.contract import Boxes
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.run import Run
+from service.engine.scheduler.run import IDLE, Run
 from service.engine.settling import prove_boxes, settle
 from service.engine.store import Store
 from service.images import Transform
@@ -54,6 +54,28 @@ def test_a_request_for_boxes_waits_for_the_proof_and_no_longer(device) -> None:
     thread.join(60)
     torch.testing.assert_close(found[0], tiny.classifier()(boxes.build(0, boxes.count)), rtol=1e-4, atol=1e-5)
     assert model.boxes is not None
+
+
+def test_the_proof_gives_way_to_requests_until_one_waits_for_it(device) -> None:
+    model = _model(tiny.classifier())
+    settle(model)
+    priorities = []
+    put = device.put
+
+    def seen(work, run):
+        priorities.append(run.priority)
+        return put(work, run)
+
+    device.put = seen
+    prove_boxes(model, device)
+    assert priorities.count(IDLE) > 1  # a step that is not run soon goes as a request's, too
+    assert not model.wanted.is_set()
+    priorities.clear()
+    model.proved.clear()
+    model.wanted.set()
+    prove_boxes(model, device)
+    assert priorities
+    assert IDLE not in priorities
 
 
 def test_the_first_request_of_a_fresh_model_computes_what_boxes_reach(device) -> None:
