@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
-import torch
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service import spans
+from service.accelerators import choose_device
 from service.api import documentation, kserve, models, problems, routes, telling
 from service.api.callers.callers import Callers
 from service.api.callers.keys import Key, numbered, of_file
@@ -46,22 +46,6 @@ from service.tuning import Tuner
 log = logging.getLogger("heatlens")
 # Pages and probes of others, which put what they like behind a question mark.
 _FREE = ("/", "/docs", "/metrics", *HEALTH)
-
-
-def choose_device(wanted: str) -> torch.device:
-    """Return the device to run on; `auto` takes CUDA where there is one.
-
-    Raises:
-        CatalogError: CUDA was asked for and is not there.
-    """
-    # Full float32 on CUDA: what TF32 rounds off is more than explanations of two devices may differ by.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    if wanted == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    device = torch.device(wanted)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise CatalogError(f"--device {wanted}: there are {torch.cuda.device_count()} CUDA devices; use cpu or auto")
-    return device
 
 
 def _api_keys(settings: Settings) -> tuple[Key, ...]:
@@ -123,7 +107,7 @@ def build(settings: Settings, metrics: Metrics | None = None, codec: Codec | Non
     device = Device(
         accelerator,
         max_batch_rows=settings.max_batch_rows,
-        unmeasured_batch_rows=32 if accelerator.type == "cuda" else 8,
+        unmeasured_batch_rows=8 if accelerator.type == "cpu" else 32,
         max_batch_bytes=batch_bytes,
         max_trace_bytes=TRACES[accelerator.type] * batch_bytes,
         max_batch_s=(settings.max_batch_ms or BATCH_MS[accelerator.type]) / 1e3,

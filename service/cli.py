@@ -33,7 +33,7 @@ _MODEL_OPTIONS = (
         "default. Without it: the embedded models.",
     ),
     click.option("--catalog", metavar="FILE.toml", help="A catalogue of your own models."),
-    click.option("--device", metavar="DEVICE", help="auto, cpu or cuda[:N]. Default: auto."),
+    click.option("--device", metavar="DEVICE", help="auto, cpu, cuda[:N], xpu[:N] or mps. Default: auto."),
 )
 
 
@@ -110,7 +110,8 @@ def serve(**options: Any) -> None:
     """Serve models over HTTP."""
     settings = _settings(**options)
     with _lasting():
-        from service.app import choose_device, create_app
+        from service.accelerators import choose_device
+        from service.app import create_app
         from service.models.choice import chosen
         from service.process import prepare_process
         from service.server import logs
@@ -119,9 +120,8 @@ def serve(**options: Any) -> None:
         logs.configure(settings.log_level, settings.log_format)
         prepare_process()
         with _errors():
-            chosen(
-                settings.model, settings.catalog, settings.models, settings.name
-            )  # a mistake ends the command, not a server half started
+            # A mistake ends the command, not a server half started.
+            chosen(settings.model, settings.catalog, settings.models, settings.name)
             choose_device(settings.device)
             app = create_app(settings)
     server = Server(app, settings)

@@ -127,6 +127,8 @@ class Pipeline:
             picture, x = self._seen(file, transform, run)
         if model.device.type == "cuda":
             x = x.pin_memory().to(model.device, non_blocking=True)
+        elif model.device.type != "cpu":
+            x = x.to(model.device)
         return Seen(picture, x)
 
     def _seen(self, file: bytes, transform: Transform, run: Run) -> tuple[Picture, Tensor]:

@@ -15,8 +15,11 @@ from service.errors import did_you_mean
 
 DAY_S = 86_400  # no wait is longer
 # What bounds a forward pass where nothing is set, by the kind of device: its time, and the memory of its activations.
-BATCH_MS, BATCH_MIB = {"cpu": 250, "cuda": 50}, {"cpu": 144, "cuda": 8192}
-TRACES = {"cpu": 4, "cuda": 1}  # times as much that a batch of gradients may take, which keeps all it has made
+BATCH_MS = {"cpu": 250, "cuda": 50, "xpu": 50, "mps": 100}
+BATCH_MIB = {"cpu": 144, "cuda": 8192, "xpu": 4096, "mps": 1024}
+# Times as much that a batch of gradients may take, which keeps all it has made.
+TRACES = {"cpu": 4, "cuda": 1, "xpu": 1, "mps": 1}
+_DEVICE = r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$"
 EMBEDDED_MODELS = ("efficientnet-lite0", "lesion-count")
 
 
@@ -97,7 +100,7 @@ class Settings(Pictures):
             pattern=r"^[A-Za-z0-9_-]{1,128}$", description="What the only model is called, whatever its source says."
         ),
     ] = None
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="`auto`, `cpu` or `cuda[:N]`.")] = (
+    device: Annotated[str, Field(pattern=_DEVICE, description="`auto`, `cpu`, `cuda[:N]`, `xpu[:N]` or `mps`.")] = (
         "auto"
     )
     log_level: Annotated[

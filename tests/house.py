@@ -23,9 +23,9 @@ FILE, CLASS, ROOM, HALL = 400, 250, 1500, 2500  # lines; a room is a folder with
 PARTS: Mapping[str, tuple[str, str]] = {
     "": ("", ""),
     "__main__": ("cli", ""),
-    "cli": ("app bulk server server.logs gallery machine methods sanity", "click orjson pydantic"),
+    "cli": ("accelerators app bulk server server.logs gallery machine methods sanity", "click orjson pydantic"),
     "deploy": ("app", "fastapi numpy orjson prometheus_client pyarrow ray starlette uvicorn"),
-    "app": ("api tuning sanity models settings metrics spans", "fastapi starlette torch"),
+    "app": ("accelerators api tuning sanity models settings metrics spans", "fastapi starlette torch"),
     "server": ("api settings", "fastapi h11 starlette uvicorn"),
     "bulk": ("api client deploy methods pipeline", "click numpy orjson pyarrow ray"),
     "gallery": ("api pipeline", "PIL"),
@@ -58,7 +58,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "engine.settling": ("engine.incremental", ""),
     "engine.probe": ("engine.incremental", "torch"),
     "engine.incremental": ("engine.scheduler engine.network", "numpy torch"),
-    "engine.scheduler": ("contract errors precision process spans", "torch"),
+    "engine.scheduler": ("accelerators contract errors precision process spans", "torch"),
     "engine.network": (
         "models.spec models.identity models.networks.forms tasks images contract errors precision process",
         "onnxruntime openvino torch",
@@ -83,6 +83,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "metrics": ("", "prometheus_client"),
     "spans": ("", "opentelemetry"),
     "server.logs": ("spans", ""),
+    "accelerators": ("errors", "torch"),
     "process": ("machine", "torch"),
     "machine": ("", ""),
     "precision": ("", "torch"),

@@ -13,54 +13,13 @@ import torch
 from fastapi import FastAPI
 from PIL import Image
 
-from service.app import build, choose_device, close, create_app
+from service.app import build, close, create_app
 from service.errors import CatalogError
 from service.settings import Settings
 from tests import tiny
 from tests.conftest import CATALOG, encoded, photograph, serving_app
 
 PAGE = "https://page.example"
-
-
-@pytest.fixture
-def cuda(monkeypatch):
-    """Pretend that there are so many CUDA devices."""
-
-    def pretend(count):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
-        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-
-    return pretend
-
-
-@pytest.mark.parametrize(
-    ("wanted", "there", "chosen"),
-    [
-        ("auto", 0, "cpu"),
-        ("auto", 2, "cuda:0"),
-        ("cpu", 2, "cpu"),
-        ("cuda", 1, "cuda"),
-        ("cuda:1", 2, "cuda:1"),
-    ],
-)
-def test_a_device_is_chosen(cuda, wanted, there, chosen):
-    cuda(there)
-    assert choose_device(wanted) == torch.device(chosen)
-
-
-@pytest.mark.parametrize(("wanted", "there"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2)])
-def test_a_device_that_is_not_there_is_refused(cuda, wanted, there):
-    cuda(there)
-    with pytest.raises(CatalogError, match=f"--device {wanted}: there are {there} CUDA devices; use cpu or auto"):
-        choose_device(wanted)
-
-
-def test_products_on_cuda_are_not_rounded_to_ten_bits(cuda):
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    cuda(1)
-    choose_device("auto")
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert not torch.backends.cudnn.allow_tf32
 
 
 # Processes that decode and draw

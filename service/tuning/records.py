@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from service import __version__, kept
+from service.accelerators import name_of
 from service.engine.network.resident import Model
 from service.engine.network.runtimes.kinds import KINDS
 
@@ -53,13 +54,12 @@ class Records:
 
     def name(self, model: Model) -> str:
         """Return the name of a model's file."""
-        on_gpu = model.device.type == "cuda"
         known = {
             "model": model.version,
             "input": model.facts.input_size,
             "heatlens": __version__,
             "torch": torch.__version__,
-            "device": torch.cuda.get_device_name(model.device) if on_gpu else platform.machine(),
+            "device": name_of(model.device) or platform.machine(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "libraries": {kind.name: kind.release for kind in KINDS if kind.installed()},
         }

@@ -55,8 +55,13 @@ class Served:
         self.counted = psutil.Process(self.process.pid)
         self.url = f"http://127.0.0.1:{port}"
         self.client = httpx.Client(base_url=self.url, timeout=1800)
-        self.until(lambda: self.client.get(ready).status_code == 200, 0.05)
+        self.until(self._listens, 0.05)  # which costs the server nothing, unlike a request
+        self.until(lambda: self.client.get(ready).status_code == 200, 0.1)
         self.ready_s, self.ready_processor_s = time.monotonic() - began, self.processor_s()
+
+    def _listens(self) -> bool:
+        with socket.socket() as there:
+            return there.connect_ex(("127.0.0.1", int(self.url.rpartition(":")[2]))) == 0
 
     def until(self, true: Callable[[], bool], every_s: float = 0.2, seconds: float = 1800) -> float:
         """Wait until something is true; return how long that took.

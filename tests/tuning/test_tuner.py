@@ -17,6 +17,7 @@ from service.errors import EngineUnavailable
 from service.settings import Settings
 from service.tuning import Tuner
 from service.tuning.choice import AGREEMENT, NEAR_BEST
+from service.tuning.steps import Steps
 from tests.conftest import CATALOG
 
 
@@ -64,6 +65,30 @@ def test_measures_chooses_and_remembers(service, tmp_path):
         tuned.batch_rows,
         tuned.timings,
     )
+
+
+def test_forwards_that_are_recorded_are_so_before_requests_come(service):
+    model, tuner, sizes = service.store.get("tiny"), _tuner(service), []
+
+    def record(call):
+        found = call()
+        sizes.append(len(found))
+        return found, lambda: found.copy_(call())
+
+    way = Variant("graphs", model.module, buckets=True, recorded=Recorded(model.module, record))
+    model.variants["fp32"] = way
+    service.device.limits.set(rows_key(model, (3, 32, 32), "fp32"), 13)
+    tuner._record(model, Steps(service.device, threading.Event(), patience_s=600.0))
+    assert sizes == [1, 2, 3, 4, 6, 8, 12, 16]
+
+
+def test_rows_of_boxes_are_plain_where_nobody_has_measured_them(service, monkeypatch):
+    model, tuner = service.store.get("tiny"), _tuner(service)
+    monkeypatch.setattr(model, "device", torch.device("cuda:0"))
+    monkeypatch.setattr(model, "example", lambda: torch.zeros(1, 3, 32, 32))
+    tuner._write_down(model, Steps(service.device, threading.Event(), patience_s=600.0))
+    assert model.incremental is None
+    assert "nobody has measured" in model.whole
 
 
 def test_batches_fit_in_the_memory_that_is_set(tmp_path):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from service.accelerators import synchronise
 from service.engine.incremental.recording.graph import FLOAT, RESHAPING, Node, Recording
 from service.engine.incremental.rectangles import CleanMap, cut, lines
 
@@ -144,6 +145,5 @@ def _copying(like: Tensor) -> float:
 
 
 def _now(x: Tensor) -> float:
-    if x.is_cuda:
-        torch.cuda.synchronize(x.device)
+    synchronise(x.device)
     return time.perf_counter()

@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.contract import Objective, Part, Rescale, Trace, Tracing
+from service.contract import Check, Facts, Objective, Part, Rescale, Trace, Tracing
 from service.engine.network.capture import install, uninstall
 from service.engine.network.examine import examine, probe_pictures
+from service.engine.network.forms.adapted import compiles
 from service.engine.network.forms.failures import answered, checked
 from service.engine.network.memory import TraceBytes
+from service.engine.network.proofs import devices
 from service.engine.network.tails.tails import Tails
 from service.engine.network.trace import trace_parts
 from service.engine.network.variants import EXACT, Variant, candidates
@@ -36,6 +38,8 @@ class Model:
         self.version = version(module, spec.identity(module))
         self.examined = examine(spec, module, device)
         self.facts, self.module = self.examined.facts, self.examined.module
+        if devices.elsewhere(device):
+            self.facts = self._proved_here()
         self.modules = dict(self.module.named_modules())
         # What rows are sent through, by precision; others than this one are made when first asked for.
         self.variants: dict[Precision, Variant] = {"fp32": Variant("plain", self.module)}
@@ -45,6 +49,7 @@ class Model:
         self.boxes: Any = None
         self.whole: str | None = "not proved yet"  # why there is none
         self.proved = threading.Event()  # whether it is known; cleared by whoever is about to find out
+        self.wanted = threading.Event()  # whether a request has waited for it
         self.proved.set()
         self.max_batch_s = 0.25
         self.quicker = 1.0  # times as fast as in PyTorch, that whole rows are in float32
@@ -55,10 +60,29 @@ class Model:
         self.row_bytes = self.examined.row_bytes
         self._traces = TraceBytes(self.row_bytes)
 
+    def _proved_here(self) -> Facts:
+        """Return the facts, with how near the device's answers are to a processor's.
+
+        Raises:
+            Refused: they are not near enough.
+        """
+        facts = self.facts
+        if compiles(self.module):
+            found = "it is compiled for its device, and not compared with a processor's answers"
+            line = Check("device", "warning", found, "compare some of its answers on your own")
+        else:
+            gradient = facts.no_gradient is None and not self.examined.singly
+            line = devices.prove(
+                facts.name, self.module, self.example()[:1], facts.task.whole, facts.checks, gradient=gradient
+            )
+        return replace(facts, checks=(*facts.checks, line))
+
     @property
     def incremental(self) -> Any:
         """What works off rows of boxes, or None; where that is being proved, the proof is worth waiting for."""
-        self.proved.wait(_PROOF_S)
+        if not self.proved.is_set():
+            self.wanted.set()
+            self.proved.wait(_PROOF_S)
         return self.boxes
 
     @incremental.setter

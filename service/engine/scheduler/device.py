@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from service.accelerators import memory_bytes, release_memory, reserved_bytes, synchronise
 from service.engine.scheduler.admission import Admission
 from service.engine.scheduler.cache import ScoreCache
 from service.engine.scheduler.claims import Batch, Claims
@@ -55,6 +56,7 @@ class Device:
         clean_bytes: int = 512 * 2**20,
         threads: int | None = None,
         observe: Callable[[str, Network, Precision, int, float, float], None] | None = None,
+        finish: Callable[[torch.device], None] = synchronise,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the thread.
@@ -73,6 +75,7 @@ class Device:
             threads: of a CPU, for one forward; default: PyTorch's own choice.
             observe: told after each batch its kind (`rows` or `traces`), network, precision, rows, seconds, and how
                 full it was: its rows of those that it might have had.
+            finish: waits until the device has done what the thread has given it.
             clock: seconds that never go back.
         """
         self.device = device
@@ -81,7 +84,7 @@ class Device:
         self.cache = ScoreCache(cache_bytes)
         self._claims = Claims(self.cache, clean_bytes)
         self.threads = threads or ALL_THREADS
-        self._observe, self._clock = observe, clock
+        self._observe, self._finish, self._clock = observe, finish, clock
         self._changed = threading.Condition()
         self._closed: EngineUnavailable | None = None
         self._restarts = 1  # of a thread that died
@@ -160,11 +163,11 @@ class Device:
 
     def memory_bytes(self) -> int:
         """Return the memory in use on an accelerator; 0 on a CPU."""
-        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
+        return memory_bytes(self.device)
 
     def reserved_bytes(self) -> int:
         """Return the memory that PyTorch holds on an accelerator, in use or not; 0 on a CPU."""
-        return torch.cuda.memory_reserved(self.device) if self.device.type == "cuda" else 0
+        return reserved_bytes(self.device)
 
     # The thread
 
@@ -221,7 +224,7 @@ class Device:
         first = batch[0].item
         fill = min(1.0, sum(share.rows for share in batch) / self.limits.of(first.key))
         self._began = started if first.network is not None else None
-        done = first.run(batch, self._clock)
+        done = first.run(batch, self._finished)
         seconds = self._clock() - started
         if first.weighs:
             self.limits.weigh(first.key, first.row_bytes)
@@ -231,14 +234,23 @@ class Device:
             self._claims.worked(batch, seconds, again=[one.share for one in done if one.too_many])
         for one in done:
             self._take(one)
-        if self.device.type == "cuda" and any(one.too_many for one in done):
-            torch.cuda.empty_cache()
+        if any(one.too_many for one in done):
+            release_memory(self.device)
         self.admission.count_batch(sum(one.passes for one in done), seconds)
         rows = sum(one.forwards for one in done)
         if not any(one.too_many or one.error is not None for one in done):
             self.limits.worked(first.key, rows, seconds)
         if rows and self._observe is not None and first.network is not None:
             self._observe(first.kind, first.network, first.precision, rows, seconds, fill)
+
+    def _finished(self) -> float:
+        """Return the time once the device has done what it was given.
+
+        An accelerator only queues what it is given. Without that wait the thread would be hundreds of batches ahead:
+        times, turns, cancelling and deadlines would all be those of the queueing.
+        """
+        self._finish(self.device)
+        return self._clock()
 
     def _take(self, done: Done) -> None:
         """Take what became of a share: count it, and answer who waits where nothing is left to do."""

@@ -70,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="a tiny network, one round: a check of the instrument")
     parser.add_argument("--extras", type=Path, metavar="FOLDER", help="packages of the runtimes")
     parser.add_argument("--other", type=Path, metavar="CHECKOUT", help="a work tree of another version")
+    parser.add_argument("--channels", type=int, metavar="N", help="race Score-CAM on a layer of at most N channels")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements here")
     given = parser.parse_args(arguments)
     if unknown := set(given.rows) - ROWS.keys():
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rounds,
             given.quick,
             given.extras.resolve() if given.extras else None,
+            given.channels,
             given.other.resolve() if given.other else None,
         )
         for name in given.rows or ROWS:

@@ -17,6 +17,7 @@ class Asked:
     rounds: int
     quick: bool = False
     extras: Path | None = None  # packages of the runtime extras, where they are not installed
+    channels: int | None = None  # of Score-CAM's layer, at most; None: the default layer
     other: Path | None = None  # a work tree of the version that this one is held against
 
 

@@ -57,10 +57,14 @@ def served(asked: Asked, of: Subject, folder: Path, **others: str) -> Served:
     return Served(folder, given["models"], environment=given["environment"] | others)
 
 
-def layer_of(server: Served, name: str) -> tuple[str, int]:
-    """Return a model's default layer, and how many channels it has."""
-    layer = server.client.get(f"/models/{name}").json()["default_layer"]
+def layer_of(asked: Asked, server: Served, name: str) -> tuple[str, int]:
+    """Return the layer of a model that Score-CAM is of, and how many channels it has."""
     known = server.client.get(f"/models/{name}/layers").json()["layers"]
+    if asked.channels is None:
+        layer = server.client.get(f"/models/{name}").json()["default_layer"]
+    else:  # module containers and their last child are one tensor: any of their names will do
+        plain = [one for one in known if one["spatial"] and not {"#", "+"} & set(one["path"])]
+        layer = [one["path"] for one in plain if 1 < one["shape"][0] <= asked.channels and one["shape"][1] > 1][-1]
     return layer, next(one["shape"][0] for one in known if one["path"] == layer)
 
 
@@ -99,7 +103,7 @@ def square_of(of: Subject) -> tuple[int, int]:
 def fields_of(of: Subject, method: str) -> dict[str, Any]:
     """Return the fields of a request."""
     window, stride = square_of(of)
-    return FULL | ({"params": {"window": window, "stride": stride}} if method == "occlusion" else {})
+    return {**FULL, **({"params": {"window": window, "stride": stride}} if method == "occlusion" else {})}
 
 
 def race(
@@ -117,12 +121,14 @@ def race(
         resting = None
         if fresh:  # one that is not timed tells the layer, and lets the system read the files once
             with served(asked, of, asked.folder / "first", **variables) as first:
-                layer, channels = layer_of(first, of.name)
+                layer, channels = layer_of(asked, first, of.name)
         else:
             resting = stack.enter_context(served(asked, of, keep, **variables))
             resting.settled()
-            layer, channels = layer_of(resting, of.name)
+            layer, channels = layer_of(asked, resting, of.name)
             resting.explain(method, pictures(1)[0], **fields)
+        if method == "score-cam":
+            fields["params"] = {"layer": layer}
         libraries = Libraries(of, method, layer, keep_memory=True)
         stack.callback(libraries.close)
         if method != "score-cam":  # whose first call costs milliseconds more, of many seconds
@@ -167,10 +173,10 @@ def savings(asked: Asked) -> Iterator[Line]:
     with ExitStack() as stack:
         server = stack.enter_context(served(asked, of, asked.folder / f"{EMBEDDED}-plain"))
         server.settled()
-        layer, channels = layer_of(server, of.name)
+        layer, channels = layer_of(asked, server, of.name)
         ours, spared = [], []
         for image in images:
-            answer, *took = server.explain("score-cam", image, **FULL)
+            answer, *took = server.explain("score-cam", image, **FULL, params={"layer": layer})
             ours.append(Spent(*took))
             spared.append(answer["usage"]["rows_avoided"] / channels)
         server.close()

@@ -277,6 +277,29 @@ def test_time_is_shared_out_among_the_rows_of_a_batch(device):
     assert [run.usage.device_s for run in runs] == [3.0, 1.0]
 
 
+def test_times_are_those_of_the_device_and_not_of_what_it_was_told():
+    """An accelerator only queues what it is given, at no time at all."""
+    clock = Clock()
+    told: list[float] = []
+
+    def finish(device):
+        if told:
+            clock.now += told.pop()
+
+    class Queueing(Recorder):
+        def forward(self, rows, precision="fp32"):
+            told.append(4.0)
+            return super().forward(rows, precision)
+
+    device = Device(torch.device("cpu"), max_batch_rows=8, finish=finish, clock=clock)
+    try:
+        run = Run()
+        together(device, [(work_of(Queueing(), 1, 16), run)])
+        assert run.usage.device_s == 8.0
+    finally:
+        device.close()
+
+
 def test_time_in_the_queue_is_that_between_batches(device):
     device._clock = clock = Clock()
     network, runs = Recorder(clock, batch_s=1.0), [Run(), Run()]

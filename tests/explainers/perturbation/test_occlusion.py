@@ -131,6 +131,17 @@ def test_windows_that_change_nothing_cost_nothing(small):
     assert_within(found.maps[0].array, oracle(case), 2e-5)
 
 
+def test_what_changes_is_asked_of_the_device_once(small, monkeypatch):
+    """Each question to an accelerator waits for all that it was given before."""
+
+    def asked(*_):
+        raise AssertionError("a window at a time")
+
+    monkeypatch.setattr(torch, "equal", asked)
+    found = small(tiny.classifier).explain(Occlusion(window=8, stride=8), tiny_input(), [0])
+    assert found.avoided == 0
+
+
 def test_callers_who_watch_see_the_windows_that_are_done(small):
     """Pixels under no window that is done are zero, the others have the mean of those that are."""
     subject, x = small(tiny.classifier), tiny_input()

@@ -16,6 +16,11 @@ def bucket(rows: int) -> int:
     return power * 3 // 4 if power > 2 and rows <= power * 3 // 4 else power
 
 
+def buckets(most: int) -> list[int]:
+    """Return all sizes that batches of up to so many rows are filled up to."""
+    return sorted({bucket(rows) for rows in range(1, most + 1)})
+
+
 class Recorded:
     """A network whose forward is recorded once for each size of a batch and then replayed.
 

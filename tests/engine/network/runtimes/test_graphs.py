@@ -2,7 +2,7 @@
 
 import torch
 
-from service.engine.network.runtimes.graphs import Recorded, bucket
+from service.engine.network.runtimes.graphs import Recorded, bucket, buckets
 from service.engine.network.variants import EXACT
 from tests import tiny
 
@@ -10,7 +10,8 @@ from tests import tiny
 def test_buckets_are_few_and_never_much_too_large():
     sizes = [bucket(rows) for rows in range(1, 257)]
     assert all(rows <= size < 1.5 * rows or size == rows for rows, size in enumerate(sizes, 1))
-    assert sorted(set(sizes)) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+    assert buckets(256) == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+    assert buckets(7) == sorted({bucket(rows) for rows in range(1, 8)}) == [1, 2, 3, 4, 6, 8]
 
 
 @torch.inference_mode()
