@@ -10,7 +10,6 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from service import spans
-from service.accelerators import choose_device
 from service.api import documentation, kserve, models, problems, routes, telling
 from service.api.callers.callers import Callers
 from service.api.callers.keys import Key, numbered, of_file
@@ -34,6 +33,7 @@ from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.store import Store
 from service.errors import CatalogError
+from service.machine.accelerators import choose_device
 from service.machine.cores import cores
 from service.metrics import Metrics
 from service.models.choice import chosen

@@ -110,8 +110,8 @@ def serve(**options: Any) -> None:
     """Serve models over HTTP."""
     settings = _settings(**options)
     with _lasting():
-        from service.accelerators import choose_device
         from service.app import create_app
+        from service.machine.accelerators import choose_device
         from service.models.choice import chosen
         from service.process import prepare_process
         from service.server import logs

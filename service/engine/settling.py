@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from service.engine.idle import when_idle
 from service.engine.incremental import Incremental, NotIncremental
 from service.engine.incremental.costs import Costs
 from service.engine.network.resident import Model
 from service.engine.network.variants import unmeasured
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.idle import when_idle
 
 T = TypeVar("T")
 # Seconds that a step waits for an idle device: many times as long as the one before it took, within bounds.

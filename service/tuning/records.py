@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from service import __version__, kept
-from service.accelerators import name_of
 from service.engine.network.resident import Model
 from service.engine.network.runtimes.kinds import KINDS
+from service.machine.accelerators import name_of
 
 
 class Records:

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from service.engine.idle import when_idle
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.idle import when_idle
 from service.errors import EngineUnavailable
 
 T = TypeVar("T")

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.accelerators import synchronise
 from service.engine.incremental.recording.graph import FLOAT, RESHAPING, Node, Recording
 from service.engine.incremental.rectangles import CleanMap, cut, lines
+from service.machine.accelerators import synchronise
 
 T = TypeVar("T")
 _ROWS = 4  # of a calibrating batch

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from service.accelerators import memory_bytes, release_memory, reserved_bytes, synchronise
 from service.engine.scheduler.admission import Admission
 from service.engine.scheduler.cache import ScoreCache
 from service.engine.scheduler.claims import Batch, Claims
@@ -29,6 +28,7 @@ from service.engine.scheduler.limits import Limits
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import CallWork, Done, Network, Ticket, Work
 from service.errors import EngineUnavailable
+from service.machine.accelerators import memory_bytes, release_memory, reserved_bytes, synchronise
 from service.precision import Precision
 from service.process import ALL_THREADS, release_freed_memory, use_threads
 

@@ -5,8 +5,8 @@ import threading
 import pytest
 import torch
 
+from service.engine.idle import when_idle
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.idle import when_idle
 from service.engine.scheduler.run import IDLE, Run
 from service.engine.scheduler.work import CallWork
 

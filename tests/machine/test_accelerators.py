@@ -5,9 +5,16 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from service import accelerators
-from service.accelerators import choose_device, memory_bytes, name_of, release_memory, reserved_bytes, synchronise
 from service.errors import CatalogError
+from service.machine import accelerators
+from service.machine.accelerators import (
+    choose_device,
+    memory_bytes,
+    name_of,
+    release_memory,
+    reserved_bytes,
+    synchronise,
+)
 from service.settings import BATCH_MIB, BATCH_MS, TRACES, Settings
 
 CPU = torch.device("cpu")
