@@ -45,6 +45,7 @@ ROWS: Mapping[str, Callable[[Asked], Iterator[Line]]] = {
     "codec-lock": codec.lock,
     "codec-same": codec.same,
     "jobs": sharing.jobs,
+    "waiting": sharing.waiting,
     "ready": starting.ready,
     "commands": starting.commands,
 }

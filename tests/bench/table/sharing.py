@@ -11,7 +11,7 @@ from tests.bench.load import batch_ms, large, predict, square_of_rows
 from tests.bench.served import Served
 from tests.bench.subject import EMBEDDED, pictures
 from tests.bench.table.line import Asked, Line
-from tests.bench.table.peers import fields_of, served, subject
+from tests.bench.table.peers import FULL, fields_of, served, subject
 
 
 def _p99(times: list[float]) -> float:
@@ -149,6 +149,39 @@ def grad_cam(asked: Asked) -> Iterator[Line]:
         12,
         "ms",
         least=False,
+    )
+
+
+def waiting(asked: Asked) -> Iterator[Line]:
+    """What threads that sleep between loops cost where cores are not shared; beside others, what they bring."""
+    of = subject(asked, EMBEDDED)
+    # The second one is OpenMP's own way: LLVM's default, which GNU's does not read, and ours takes for the operator's.
+    ways = {"sleep": {"OMP_WAIT_POLICY": "PASSIVE"}, "spin": {"KMP_BLOCKTIME": "200"}}
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    predicted: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(asked.rounds):
+        image, others = pictures(1)[0], 5 if asked.quick else 30
+        for way in sorted(ways, reverse=bool(number % 2)):
+            with served(asked, of, asked.folder / f"{way}-{number}", HEATLENS_TUNE="false", **ways[way]) as server:
+                server.explain("occlusion", image, **fields_of(of, "occlusion"))
+                answer, took, _ = server.explain("score-cam", image, **FULL)
+                rates[way].append(answer["usage"]["forwards"] / took)
+                predicted[way].append(statistics.median(predict(server.client, others)))
+    yield Line(
+        f"threads that sleep between loops: rows/s of {of.name}",
+        f"{statistics.median(rates['sleep']):.1f} rows/s",
+        f"that spin, {statistics.median(rates['spin']):.1f} rows/s",
+        [sleep / spin for sleep, spin in zip(rates["sleep"], rates["spin"], strict=True)],
+        (),
+        0.98,
+    )
+    yield Line(
+        "the same: p50 of /predict",
+        f"{statistics.median(predicted['sleep']):.0f} ms",
+        f"that spin, {statistics.median(predicted['spin']):.0f} ms",
+        [spin / sleep for sleep, spin in zip(predicted["sleep"], predicted["spin"], strict=True)],
+        (),
+        0.98,
     )
 
 
