@@ -21,7 +21,8 @@ from service.api.kserve.inference import DEFAULT
 from service.api.observing.recording import record
 from service.api.routes import received_bytes
 from service.api.running import in_pool
-from service.ask import Ask
+from service.ask import Ask, checked
+from service.client import wire
 from service.contract import Facts
 from service.errors import InvalidParameter, quoted
 
@@ -40,7 +41,8 @@ def router() -> APIRouter:
         facts = context(request).store.get(name).facts
         row = formats.Format("", (), "", Needs(0), _numbers(facts))
         questions = [
-            Question(_predicting(fields, name, facts, pointer), row, pointer) for fields, pointer in _instances(body)
+            Question(_predicting(fields, name, facts, pointer), row, pointer)
+            for fields, pointer in _instances(body, wire.PredictRequest)
         ]
         return _json("predictions", await answered(request, questions))
 
@@ -48,10 +50,9 @@ def router() -> APIRouter:
     async def explain(request: Request, name: str) -> Response:
         body = await _received(request)
         questions = []
-        for fields, pointer in _instances(body):
-            method = fields.pop("method", DEFAULT)
-            if not isinstance(method, str):
-                raise InvalidParameter.at(pointer("/method"), f"method has to be a name, not {type(method).__name__}")
+        _named(dict(body), lambda inner: inner)
+        for fields, pointer in _instances(body, wire.ExplainRequest):
+            method = _named(fields, pointer)
             with placed(pointer):
                 questions.append(Question(Ask.explain(method, fields | {"model": name}), formats.JSON, pointer))
             record(request).method = method
@@ -74,16 +75,30 @@ def _json(name: str, parts: list[bytes]) -> Response:
     return Response(orjson.dumps({name: [orjson.Fragment(part) for part in parts]}), media_type="application/json")
 
 
-def _instances(body: dict[str, Any]) -> list[tuple[dict[str, Any], Callable[[str], str]]]:
+def _named(fields: dict[str, Any], pointer: Callable[[str], str]) -> str:
+    """Take the method's name out of the fields.
+
+    Raises:
+        InvalidParameter: it is no name.
+    """
+    method = fields.pop("method", DEFAULT)
+    if not isinstance(method, str):
+        raise InvalidParameter.at(pointer("/method"), f"method has to be a name, not {type(method).__name__}")
+    return method
+
+
+def _instances(body: dict[str, Any], schema: type[wire.Request]) -> list[tuple[dict[str, Any], Callable[[str], str]]]:
     """Return each instance's fields, and where they stand in the request.
 
     Raises:
-        InvalidParameter: there are none, or something else.
+        InvalidParameter: there are none, or something else; or what stands beside them is wrong, which is told even
+            where each instance has its own.
     """
     sent, shared = body.get("instances"), {key: value for key, value in body.items() if key != "instances"}
     if not isinstance(sent, list):
         raise InvalidParameter.at("/instances", 'send a list of pictures: {"instances": [{"image": {"b64": "..."}}]}')
     bounded(len(sent), "/instances")
+    checked(schema, {key: value for key, value in shared.items() if key != "method"})
     found = []
     for i, one in enumerate(sent):
         own = _fields(one, f"/instances/{i}")
