@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -33,6 +32,7 @@ from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.store import Store
 from service.errors import CatalogError
+from service.fair.threads import Threads
 from service.machine.accelerators import choose_device
 from service.machine.cores import cores
 from service.metrics import Metrics
@@ -131,10 +131,10 @@ def build(settings: Settings, metrics: Metrics | None = None, codec: Codec | Non
         metrics=metrics,
         device=device,
         pipeline=pipeline,
-        pool=ThreadPoolExecutor(settings.worker_threads, "heatlens-request", leave_cores_to_the_device),
-        long_pool=ThreadPoolExecutor(settings.worker_threads, "heatlens-long", leave_cores_to_the_device),
-        body_pool=ThreadPoolExecutor(2, "heatlens-body", leave_cores_to_the_device),
-        health_pool=ThreadPoolExecutor(2, "heatlens-health", leave_cores_to_the_device),
+        pool=Threads(settings.worker_threads, "heatlens-request", leave_cores_to_the_device),
+        long_pool=Threads(settings.worker_threads, "heatlens-long", leave_cores_to_the_device),
+        body_pool=Threads(2, "heatlens-body", leave_cores_to_the_device, times=1),
+        health_pool=Threads(2, "heatlens-health", leave_cores_to_the_device, times=1),
         readiness=Readiness(check, settings.readiness_timeout_s),
     )
 

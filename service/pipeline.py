@@ -133,7 +133,7 @@ class Pipeline:
 
     def _seen(self, file: bytes, transform: Transform, run: Run) -> tuple[Picture, Tensor]:
         """Return what a model sees of a picture, and its input (1, C, H, W) on the processor."""
-        picture, values = self.codec.see(file, transform, run.check)
+        picture, values = self.codec.see(file, transform, run.check, run.caller)
         return picture, torch.from_numpy(values)
 
     def explain(self, plan: Plan, seen: Seen, run: Run) -> Explanation:
@@ -292,7 +292,7 @@ class Pipeline:
         whole = picture is not None and output.size == "original" and needs.pictures != "none" and bool(wanted)
         file = picture_bytes(plan.ask.pictures[0]) if whole else None
         found: list[Shown] = []
-        with self.codec.drawing(Canvas(picture, file, plan.model.spec.transform), run.check) as draw:
+        with self.codec.drawing(Canvas(picture, file, plan.model.spec.transform), run.check, run.caller) as draw:
             for one in wanted:
                 run.check()
                 target = _target(one.target, explanation.outputs, facts)

@@ -1,11 +1,13 @@
 """How the process uses the machine: memory that a forward frees is kept for the next one, cores are the device's."""
 
 import ctypes
+import threading
 from contextlib import suppress
 
 import torch
 
 from service.machine.cores import cores
+from service.machine.trimming import Trimming
 
 # As PyTorch starts: the machine's cores, or OMP_NUM_THREADS. More threads than the container has cores are throttled.
 ALL_THREADS = min(torch.get_num_threads(), cores())
@@ -62,6 +64,7 @@ def use_threads(count: int) -> None:
 
 
 def prepare_process() -> None:
-    """Keep freed memory, and leave the cores to the device's thread. To be called before threads start."""
-    keep_freed_memory()
+    """Keep freed memory in bounds, and leave the cores to the device's thread. To be called before threads start."""
+    if keep_freed_memory():
+        threading.Thread(target=Trimming(release_freed_memory).run, name="heatlens-memory", daemon=True).start()
     leave_cores_to_the_device()

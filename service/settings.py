@@ -18,7 +18,7 @@ DAY_S = 86_400  # no wait is longer
 BATCH_MS = {"cpu": 250, "cuda": 50, "xpu": 50, "mps": 100}
 BATCH_MIB = {"cpu": 144, "cuda": 8192, "xpu": 4096, "mps": 1024}
 # Times as much that a batch of gradients may take, which keeps all it has made.
-TRACES = {"cpu": 4, "cuda": 1, "xpu": 1, "mps": 1}
+TRACES = {"cpu": 2, "cuda": 1, "xpu": 1, "mps": 1}
 _DEVICE = r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$"
 EMBEDDED_MODELS = ("efficientnet-lite0", "lesion-count")
 
@@ -132,8 +132,8 @@ class Settings(Pictures):
     shares: Annotated[
         Literal["key", "address", "off"],
         Field(
-            description="By what callers share the device and the memory for bodies: their `key`, where they have one, "
-            "else their address; the `address` always; `off`: all requests are one caller's."
+            description="By what callers share the device, threads, connections and memory: their `key`, where they "
+            "have one, else their address; the `address` always; `off`: all requests are one caller's."
         ),
     ] = "key"
     trusted_proxies: Annotated[
@@ -203,7 +203,7 @@ class Settings(Pictures):
         Field(
             ge=1,
             description="Memory for the activations alive in a forward pass without gradients; on a CPU the process "
-            "takes about twice as much. A pass with gradients, which keeps what it makes, may take four times as "
+            "takes about twice as much. A pass with gradients, which keeps what it makes, may take twice as "
             f"much. Default {BATCH_MIB['cpu']}, on CUDA {BATCH_MIB['cuda']}.",
         ),
     ] = None

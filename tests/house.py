@@ -59,7 +59,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "engine.idle": ("engine.scheduler", ""),
     "engine.probe": ("engine.incremental", "torch"),
     "engine.incremental": ("engine.scheduler engine.network", "numpy torch"),
-    "engine.scheduler": ("contract errors machine.accelerators precision process spans", "torch"),
+    "engine.scheduler": ("contract errors fair machine.accelerators precision process spans", "torch"),
     "engine.network": (
         "models.spec models.identity models.networks.forms tasks images contract errors precision process",
         "onnxruntime openvino torch",
@@ -76,7 +76,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "models.identity": ("", "numpy torch"),
     "models.networks.forms": ("errors", "torch"),
     "rendering": ("client.wire images errors", "PIL cmap numpy orjson pydantic"),
-    "images": ("errors", "PIL numpy pi_heif torch"),
+    "images": ("errors fair", "PIL numpy pi_heif torch"),
+    "fair": ("", ""),
     "contract": ("errors", "torch"),
     "client": ("client.wire", "httpx numpy pydantic"),
     "client.wire": ("", "pydantic"),

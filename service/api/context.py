@@ -1,6 +1,5 @@
 """What the routes share: one object on the application, made by `create_app`."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
@@ -9,6 +8,7 @@ from fastapi import Request
 from service.api.readiness import Readiness
 from service.engine.scheduler.device import Device
 from service.engine.store import Store
+from service.fair.threads import Threads
 from service.metrics import Metrics
 from service.pipeline import Pipeline
 from service.settings import Settings
@@ -23,10 +23,10 @@ class Context:
     device: Device
     pipeline: Pipeline
     metrics: Metrics
-    pool: ThreadPoolExecutor  # the requests'
-    long_pool: ThreadPoolExecutor  # those of many passes, which must not keep small ones from a thread
-    body_pool: ThreadPoolExecutor  # reads large bodies: a few, as each takes the event loop's turns
-    health_pool: ThreadPoolExecutor  # metrics must not wait behind requests for a thread
+    pool: Threads  # the requests'
+    long_pool: Threads  # those of many passes, which must not keep small ones from a thread
+    body_pool: Threads  # reads large bodies: a few, as each takes the event loop's turns
+    health_pool: Threads  # metrics must not wait behind requests for a thread
     readiness: Readiness
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import hmac
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from starlette.datastructures import Headers
@@ -14,6 +13,9 @@ from service.api.callers.callers import most_urgent, share
 from service.api.callers.keys import KEY, Key
 from service.api.edge.addresses import HEALTH, PAGES
 from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
+from service.fair.portions import Portions
+
+_SMALL_PART = 16  # of the memory for bodies, one part in so many is left for small ones
 
 
 class Refusing:
@@ -58,14 +60,18 @@ async def refused(error: ServiceError, headers: Mapping[str, str], scope: Scope,
 class Bodies:
     """Bounds what the bodies of all requests together take, from their first byte until the answer's last one.
 
-    One caller may take half of it, and a part is left for small bodies: whoever holds back the ends of a few large
-    ones keeps nobody else out.
+    A caller may take as much as it leaves free, and a part is left for small bodies: whoever holds back the ends of a
+    few large ones keeps nobody else out, and no small one of its own.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self.app, self.max_bytes = app, max_bytes
-        self.held = 0
-        self.by: Counter[str] = Counter()  # caller
+        self.all, self.small = Portions(max_bytes, times=1), Portions(max_bytes // _SMALL_PART, times=1)
+
+    @property
+    def held(self) -> int:
+        """Bytes of all bodies under way."""
+        return self.all.held
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection event."""
@@ -77,18 +83,16 @@ class Bodies:
             size = len(message.get("body", b""))
             if size:
                 self._check(caller, own + size, size)
+            self.all.take(caller, size)
+            self.small.take(caller, _small(own + size) - _small(own))
             own += size
-            self.held += size
-            self.by[caller] += size
             return message
 
         try:
             await self.app(scope, receiving, send)
         finally:
-            self.held -= own
-            self.by[caller] -= own
-            if not self.by[caller]:
-                del self.by[caller]
+            self.all.give(caller, own)
+            self.small.give(caller, _small(own))
 
     def _check(self, caller: str, own: int, size: int) -> None:
         """Refuse what is one piece too much of a body of which so many bytes are there.
@@ -96,19 +100,24 @@ class Bodies:
         Raises:
             Overloaded: the bodies under way, or those of one caller, leave no room.
         """
-        small = own <= SMALL_BODY
-        if self.held + size > self.max_bytes - (0 if small else self.max_bytes // 16):
-            said = "the bodies of requests under way fill the"
-        elif not small and caller and self.by[caller] + size > self.max_bytes // 2:
-            said = "the bodies of your requests under way fill half of the"
-        else:
+        room, own_room = self.all.fits(size + self.small.total), self.all.within(caller)
+        if room and own_room:
             return
+        if own <= SMALL_BODY and self.all.fits(size) and self.small.within(caller):
+            return
+        mine = room and not own_room
+        said = f"the bodies of {'your ' if mine else ''}requests under way fill {'your part of ' if mine else ''}the"
         raise Overloaded(
             f"{said} {self.max_bytes / 2**20:g} MiB set aside for them; send the request again later, or a smaller "
             "picture",
             retry_after_s=2,
             reason="bodies",
         )
+
+
+def _small(size: int) -> int:
+    """Return what of a body's bytes counts as a small one's."""
+    return size if size <= SMALL_BODY else 0
 
 
 class Keys:

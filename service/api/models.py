@@ -5,6 +5,7 @@ from functools import cache, partial
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
+from service.api.callers.callers import share
 from service.api.context import context
 from service.api.documentation import refusals
 from service.api.running import in_pool
@@ -181,5 +182,7 @@ async def layers(request: Request, name: str) -> wire.LayerList:
 async def metrics(request: Request) -> Response:
     """Return counters, gauges and histograms: Prometheus' text, or OpenMetrics with examples of traces on request."""
     service, accept = context(request), request.headers.get("accept", "")
-    text, media_type = await in_pool(service.health_pool, partial(service.metrics.exposition, accept))
+    text, media_type = await in_pool(
+        service.health_pool, partial(service.metrics.exposition, accept), share(request.scope)
+    )
     return Response(text, headers={"content-type": media_type, "vary": "accept"})

@@ -59,6 +59,7 @@ async def received(request: Request) -> Body:
             settings.body_timeout_s,
             settings.least_bytes_per_s,
             context(request).body_pool,
+            run.caller,
         )
 
 

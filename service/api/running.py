@@ -3,9 +3,8 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -13,14 +12,17 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
 from service import spans
+from service.answer import Answer
 from service.api import formats, problems
 from service.api.context import Context
 from service.api.formats import Format
 from service.comparison.beside import measured
 from service.comparison.numbers import rows
-from service.engine.scheduler.admission import SMALL_PASSES
+from service.engine.scheduler.estimate.crowd import SMALL_PASSES
 from service.engine.scheduler.run import Run
 from service.errors import Cancelled, ServiceError
+from service.fair.threads import Threads
+from service.images.room import SMALL
 from service.pipeline import Plan, Seen, geometry
 
 T = TypeVar("T")
@@ -29,9 +31,9 @@ _SILENCE_S = 15.0  # after which a stream says that it is there: proxies end wha
 _THERE = b": still there\n\n"
 
 
-async def in_pool(pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
-    """Run blocking work in a bounded pool."""
-    return await asyncio.get_running_loop().run_in_executor(pool, work)
+async def in_pool(pool: Threads, work: Callable[[], T], caller: Hashable = "") -> T:
+    """Run blocking work in a bounded pool, for a caller."""
+    return await asyncio.wrap_future(pool.submit_for(caller, work))
 
 
 class Work:
@@ -60,11 +62,11 @@ class Work:
             Overloaded: too much waits already.
         """
         admission = self.service.device.admission
-        admission.admit(self.run, self.passes - self.plan.passes + self.plan.expected)
+        admission.admit(self.run, self.passes - self.plan.passes + self.plan.expected, self.plan.kind)
         pool = self.service.pool if self.passes <= SMALL_PASSES else self.service.long_pool
         trace = spans.current()
         try:
-            future = pool.submit(self._checked, trace)
+            future = pool.submit_for(self.run.caller, lambda: self._checked(trace))
         except RuntimeError:
             admission.release(self.run)
             raise
@@ -92,8 +94,13 @@ class Work:
         numbers = measured(pipeline, plan, seen, explanation, run) if self.measures else None
         answer = pipeline.answer(plan, seen, explanation, run, self.format.needs)
         answer = answer if numbers is None else numbers(answer)
-        with run.usage.stage("encode"):
+        with run.usage.stage("encode"), self._room(answer):
             return self.format.encode(answer)
+
+    def _room(self, answer: Answer) -> AbstractContextManager[None]:
+        """Have room for an answer's bytes while they are made; small ones need none."""
+        size, room = formats.written(answer, self.format.needs), self.service.pipeline.codec.room
+        return room.place(size, self.run.check, self.run.caller) if size > SMALL else nullcontext()
 
     @property
     def sketches(self) -> bool:
@@ -235,7 +242,7 @@ def stream(request: Request, work: Work) -> Response:
                 now = state(run)
                 yield event("progress", formats.dumps(now), next(numbers))
                 if work.sketches and told - drawn >= _PARTIAL_S:
-                    drawing = asyncio.ensure_future(in_pool(work.service.pool, work.partial))
+                    drawing = asyncio.ensure_future(in_pool(work.service.pool, work.partial, run.caller))
                     drawing.add_done_callback(_drawn)
                     await _any(drawing, watching, future, timeout_s=run.time_left_s)
                     drawn = time.monotonic()

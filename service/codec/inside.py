@@ -1,6 +1,6 @@
 """Decoding and drawing in the thread that asks for it, and what both ways of doing it share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -63,7 +63,7 @@ class Codec(Protocol):
     def pids(self) -> list[int]:
         """The numbers of its processes."""
 
-    def see(self, file: bytes, transform: Transform, check: Check) -> tuple[Picture, Floats]:
+    def see(self, file: bytes, transform: Transform, check: Check, caller: Hashable = "") -> tuple[Picture, Floats]:
         """Return what a model sees of a picture, without the original, and as an input (1, C, H, W).
 
         Args:
@@ -75,7 +75,7 @@ class Codec(Protocol):
             ServiceError: it is no picture, or not one that is accepted.
         """
 
-    def drawing(self, canvas: Canvas, check: Check) -> AbstractContextManager[Draw]:
+    def drawing(self, canvas: Canvas, check: Check, caller: Hashable = "") -> AbstractContextManager[Draw]:
         """Give, as long as the block lasts, what draws maps as `rendering.files` does."""
 
     def close(self) -> None:
@@ -94,20 +94,20 @@ class Inside:
         self.room = Room(places, limits.pictures_bytes)
         self.pids: list[int] = []  # it has none
 
-    def see(self, file: bytes, transform: Transform, check: Check) -> tuple[Picture, Floats]:
+    def see(self, file: bytes, transform: Transform, check: Check, caller: Hashable = "") -> tuple[Picture, Floats]:
         """Decode a picture, and keep what the model sees of it: drawing on all of it decodes it again."""
         with ExitStack() as places:
 
             @cache  # a file may be opened twice, and has one place
             def begin(pixels: int) -> None:
-                places.enter_context(self.room.place(pixels * DECODING, check))
+                places.enter_context(self.room.place(pixels * DECODING, check, caller))
 
             return seen(decoded(file, transform, self.limits, begin), transform)
 
     @contextmanager
-    def drawing(self, canvas: Canvas, check: Check) -> Iterator[Draw]:
+    def drawing(self, canvas: Canvas, check: Check, caller: Hashable = "") -> Iterator[Draw]:
         """Hold a place while maps are drawn."""
-        with self.room.place(canvas.bytes, check):
+        with self.room.place(canvas.bytes, check, caller):
             picture = shown_on(canvas, self.limits)
 
             def draw(heat: Heat, output: OutputOptions, pictures: Pictures, encode: Encode | None) -> Files:

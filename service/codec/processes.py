@@ -3,7 +3,7 @@
 import logging
 import queue
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -107,19 +107,19 @@ class Processes:
         """The numbers of those that are there."""
         return [process.pid for seat in self._seats if (process := seat.process) is not None and not process.gone]
 
-    def see(self, file: bytes, transform: Transform, check: Check) -> tuple[Picture, Floats]:
+    def see(self, file: bytes, transform: Transform, check: Check, caller: Hashable = "") -> tuple[Picture, Floats]:
         """See `Codec`. Only a large picture waits for room, once another process has found that it is one."""
         try:
             found = self._seen(file, transform, check, large=False)
             if isinstance(found, int):
-                with self.room.place(found * DECODING, check):
+                with self.room.place(found * DECODING, check, caller):
                     found = self._seen(file, transform, check, large=True)
             if isinstance(found, int):
                 raise AssertionError(found)
             return found
         except Absent as why:
             self._tell(why)
-            return self.inside.see(file, transform, check)
+            return self.inside.see(file, transform, check, caller)
         except Lost as lost:
             raise _true(lost, self.limits, "decode") from None
 
@@ -138,10 +138,10 @@ class Processes:
         return Picture(tuple(said["size"]), None, seen, (x0, y0, x1, y1), warnings=tuple(said["warnings"])), x
 
     @contextmanager
-    def drawing(self, canvas: Canvas, check: Check) -> Iterator[Draw]:
+    def drawing(self, canvas: Canvas, check: Check, caller: Hashable = "") -> Iterator[Draw]:
         """See `Codec`. One process draws all of them, as it has to be sent the picture once."""
         large = canvas.bytes > SMALL
-        with self.room.place(canvas.bytes, check) if large else _nothing(), self._seat(check) as seat:
+        with self.room.place(canvas.bytes, check, caller) if large else _nothing(), self._seat(check) as seat:
             easel = _Easel(self, seat, canvas, check)
             try:
                 yield easel.draw

@@ -2,14 +2,18 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 
+from service.fair.turns import Turns
+
 SMALL = 32 * 2**20  # bytes: what takes no more waits behind none of what takes longer
+_LEAST = 2**20  # bytes that a turn counts as at least: the smallest picture takes its time, too
+_LEAD = 4 * SMALL  # bytes that callers who come may start ahead of fair shares
 
 
 class Room:
-    """Places for work on pictures, taken in the order of coming.
+    """Places for work on pictures, which callers take turns for by the bytes that they have had.
 
     What takes many bytes gets half of the places at most, and all of it together stays within a bound, but for a single
     one: so small pictures find a place beside however many large ones, and large ones take no more memory than is set
@@ -27,23 +31,32 @@ class Room:
         self.held = 0  # bytes of large ones inside
         self._changed = threading.Condition()
         self._inside = {True: 0, False: 0}  # by whether they are large
-        self._waiting: dict[bool, deque[object]] = {True: deque(), False: deque()}
+        self._waiting: dict[bool, Turns[Hashable, deque[object]]] = {
+            large: Turns(lambda: deque[object](), _LEAD) for large in (True, False)
+        }
 
     @contextmanager
-    def place(self, size: int, check: Callable[[], object] = lambda: None) -> Iterator[None]:
+    def place(self, size: int, check: Callable[[], object] = lambda: None, caller: Hashable = "") -> Iterator[None]:
         """Wait for a place, and hold it as long as the block lasts.
 
         Args:
             size: bytes that the work takes.
             check: called once there is a place; what it raises, it raises for nobody to work on.
+            caller: whose turn it takes.
         """
         large, me = size > SMALL, object()
+        waiting = self._waiting[large]
         with self._changed:
-            self._waiting[large].append(me)
+            waiting.enter(caller)
+            waiting[caller].append(me)
             try:
-                self._changed.wait_for(lambda: self._waiting[large][0] is me and self._fits(large, size))
+                self._changed.wait_for(lambda: waiting[waiting.first()][0] is me and self._fits(large, size))
+                waiting.begin()
+                waiting.charge(caller, max(size, _LEAST))
             finally:
-                self._waiting[large].remove(me)
+                waiting[caller].remove(me)
+                if not waiting[caller]:
+                    waiting.leave(caller)
             self._inside[large] += 1
             self.held += size * large
             self._changed.notify_all()

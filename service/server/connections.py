@@ -9,6 +9,8 @@ gets a problem document, a request id, a line of log and a count, too.
 import asyncio
 import logging
 import re
+from collections import Counter
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from service.api.edge.addresses import HEALTH
 from service.api.observing.recording import REFUSED
 from service.errors import MalformedRequest, Overloaded, ServiceError, TooSlow
+from service.fair.portions import Portions
 
 log = logging.getLogger("heatlens")
 _PORT = re.compile(r":\d+$")
@@ -32,12 +35,15 @@ _HEAD_PIECE = 16 * 1024
 class Front:
     """What all connections share: their limits, and which of them rest or wait to be taken from.
 
+    Whoever holds most of something gives way first: its connection that rests longest, or its slowest answer.
+
     Args:
-        connections: most that are open at a time; the one that rests longest gives way to a new one.
+        connections: most that are open at a time; one that rests gives way to a new one.
         head_s: seconds from a connection's opening, or from a head's first byte, to the head's end.
         rate: bytes a second that an answer has to be taken at.
-        unsent_bytes: most of all answers together that wait to be taken; who was slow for longest gives way.
+        unsent_bytes: most of all answers together that wait to be taken.
         hosts: names that requests may call the server by, in small letters; none: any.
+        holder: whom an address counts for; empty: for nobody in particular.
     """
 
     connections: int
@@ -45,26 +51,39 @@ class Front:
     rate: float
     unsent_bytes: int
     hosts: frozenset[str] = frozenset()
+    holder: Callable[[str], Hashable] = str
     resting: "dict[Connection, None]" = field(default_factory=dict)  # without a request under way, the longest first
     waiting: "dict[Connection, None]" = field(default_factory=dict)  # with unsent bytes, the longest first
 
-    def make_room(self, new: "Connection") -> bool:
-        """Close the connection that has rested longest; return whether there was one."""
-        longest = next((one for one in self.resting if one is not new), None)
-        if longest is None:
-            return False
-        longest.end()
-        return True
+    def __post_init__(self) -> None:
+        """Begin with no connection."""
+        self.open = Portions(self.connections)
+
+    def let_in(self, new: "Connection") -> bool:
+        """Count a new connection, in the place of one that rests where there are too many; return whether it may stay.
+
+        Where one caller has too many, one of its own has to give way.
+        """
+        within, fits = self.open.within(new.holder), self.open.fits()
+        self.open.take(new.holder)
+        if within and fits:
+            return True
+        others = (one for one in self.resting if within or one.holder == new.holder)
+        longest = max(others, key=lambda one: self.open.by[one.holder], default=None)
+        if longest is not None:
+            longest.end()
+        return longest is not None
 
     def bound(self) -> None:
-        """Give up the answers that have waited longest, until the rest is within the bound."""
+        """Give up answers until the rest is within the bound: of who has most, those that have waited longest."""
         unsent = {one: one.unsent for one in self.waiting}
-        total = sum(unsent.values())
+        by: Counter[Hashable] = Counter()
         for one, size in unsent.items():
-            if total <= self.unsent_bytes:
-                return
+            by[one.holder] += size
+        while by.total() > self.unsent_bytes:
+            one = max(unsent, key=lambda one: by[one.holder])  # the first of them
             one.give_up("answers that nobody takes fill the memory that is set aside for them")
-            total -= size
+            by[one.holder] -= unsent.pop(one)
 
 
 class Connection(H11Protocol):
@@ -78,6 +97,7 @@ class Connection(H11Protocol):
         self._look: asyncio.TimerHandle | None = None
         self._left = 0  # unsent bytes at the last look
         self._refused = False
+        self.holder: Hashable = ""  # whom it counts for
 
     @property
     def unsent(self) -> int:
@@ -89,10 +109,11 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection in, in the place of one that rests where there are too many."""
         super().connection_made(transport)
-        if len(self.connections) > self.front.connections and not self.front.make_room(self):
+        self.holder = self.front.holder(self.client[0]) if self.client is not None else ""
+        if not self.front.let_in(self):
             self._refuse(
                 Overloaded(
-                    "too many connections are open; come back later, or share them",
+                    "too many connections are open, of all or of yours; come back later, or share them",
                     retry_after_s=2,
                     reason="connections",
                 )
@@ -102,6 +123,7 @@ class Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a connection that has ended."""
+        self.front.open.give(self.holder)
         self.front.resting.pop(self, None)
         self.front.waiting.pop(self, None)
         for timer in (self._head, self._look):

@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from service.api.callers.callers import holder
 from service.server.connections import Connection, Front
 from service.settings import Settings
 
@@ -36,19 +37,20 @@ class Server(uvicorn.Server):
         self.status = 0
         self._ended = threading.Event()  # nothing runs, as before it was started and after it has stopped
         self._ended.set()
-        front = Front(
+        self.front = Front(
             _descriptors(settings.max_connections),
             settings.head_timeout_s,
             settings.least_bytes_per_s,
             settings.unsent_mib * 2**20,
             settings.hosts,
+            partial(holder, shares=settings.shares, proxies=settings.proxies),
         )
         super().__init__(
             uvicorn.Config(
                 app,
                 host=settings.host,
                 port=settings.port,
-                http=partial(Connection, front),  # type: ignore[arg-type]
+                http=partial(Connection, self.front),  # type: ignore[arg-type]
                 log_config=None,
                 access_log=False,  # the application writes one line a request itself
                 server_header=False,

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from service.api.bodies.body import SMALL_BODY
 from service.api.middleware import Bodies
 from service.app import create_app
 from service.errors import Overloaded
@@ -187,13 +188,61 @@ def test_bodies_are_bounded_together():
         assert bodies.held == 30
         await bodies({"type": "http"}, at_once, None)
         assert bodies.held == 30
-        bodies.max_bytes = 80
+        bodies.all.total = 80
         with pytest.raises(Overloaded, match="under way fill"):
             await bodies({"type": "http"}, at_once, None)
         assert bodies.held == 30
         go.set()
         await slow_one
         assert bodies.held == 0
+
+    asyncio.run(run())
+
+
+def _sent(bodies, caller, size):
+    """Return the sender of a body that is held until its answer is there: what it holds, or that it was refused."""
+
+    async def once():
+        return {"type": "http.request", "body": b" " * size, "more_body": False}
+
+    return bodies({"type": "http", "client": (caller, 1)}, once, None)
+
+
+def test_one_callers_bodies_leave_room_for_others():
+    part = SMALL_BODY * 2  # a large one
+
+    async def run():
+        go, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+        async def reading(scope, receive, send):
+            await receive()
+            begun.release()
+            await go.wait()
+
+        bodies, held = Bodies(reading, max_bytes=16 * part), []
+
+        async def hold(caller, size):
+            held.append(asyncio.create_task(_sent(bodies, caller, size)))
+            await begun.acquire()
+
+        for caller in ("a", "b"):
+            while bodies.all.within(caller):
+                await hold(caller, part)
+        for caller in ("a", "b"):
+            with pytest.raises(Overloaded, match="your requests under way fill your part"):
+                await _sent(bodies, caller, part)
+            await hold(caller, 100)  # a small one, all the same
+        assert bodies.all.by["a"] + bodies.all.by["b"] <= 14 * part
+        await hold("c", part)
+        while bodies.all.fits(part + bodies.small.total):
+            await hold("", part)
+        with pytest.raises(Overloaded, match="the bodies of requests under way fill the"):
+            await _sent(bodies, "d", part)
+        await hold("d", 100)
+        assert bodies.held <= 16 * part
+        go.set()
+        await asyncio.gather(*held)
+        assert bodies.held == bodies.small.held == 0
 
     asyncio.run(run())
 

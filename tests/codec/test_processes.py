@@ -120,7 +120,7 @@ def test_a_file_that_cannot_be_is_refused_with_its_field(codec: Processes) -> No
 def test_a_large_picture_waits_for_room(codec: Processes, monkeypatch: pytest.MonkeyPatch) -> None:
     held, file = [], LARGE.getvalue()
     place = codec.room.place
-    monkeypatch.setattr(codec.room, "place", lambda size, check: held.append(size) or place(size, check))
+    monkeypatch.setattr(codec.room, "place", lambda size, *whose: held.append(size) or place(size, *whose))
     (picture, x), (_, true) = (one.see(file, RGB, nothing) for one in (codec, INSIDE))
     np.testing.assert_array_equal(x, true)
     with codec.drawing(Canvas(picture, file, RGB), nothing) as draw:

@@ -173,6 +173,8 @@ def judge(name: str, data: bytes, tally: Tally, max_s: float) -> None:
 
 
 def _work(seed: int, numbers: range, hostile: str | None, max_s: float) -> Tally:
+    unbounded = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    resource.setrlimit(resource.RLIMIT_DATA, (unbounded, unbounded))  # for what makes the inputs; judged they are below
     inputs = [(hostile, HOSTILE[hostile]())] if hostile is not None else []
     inputs += [(f"{number} ({name})", data) for number in numbers for name, data in [make(seed, number)]]
     tally = Tally()
@@ -182,7 +184,7 @@ def _work(seed: int, numbers: range, hostile: str | None, max_s: float) -> Tally
     before = _status_mib("VmRSS")
     # What a picture asks for beyond that is refused by the system, as a container would end the process for it.
     bound = int((_status_mib("VmData") + MAX_MIB) * 2**20)
-    resource.setrlimit(resource.RLIMIT_DATA, (bound, resource.getrlimit(resource.RLIMIT_DATA)[1]))
+    resource.setrlimit(resource.RLIMIT_DATA, (bound, unbounded))
     for name, data in inputs:
         judge(name, data, tally, max_s)
     tally.peak_mib = _status_mib("VmHWM") - before

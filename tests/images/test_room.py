@@ -41,7 +41,11 @@ def pool():
 def waits(room: Room, count: int) -> bool:
     """Wait until so many wait for a place."""
     with room._changed:
-        return room._changed.wait_for(lambda: sum(map(len, room._waiting.values())) == count, PATIENCE_S)
+        return room._changed.wait_for(lambda: _waiting(room) == count, PATIENCE_S)
+
+
+def _waiting(room: Room) -> int:
+    return sum(len(turns[caller]) for turns in room._waiting.values() for caller in turns)
 
 
 class Telling(Room):
@@ -107,6 +111,24 @@ def test_whoever_came_first_is_first(pool: ThreadPoolExecutor) -> None:
     for one in waiting:
         one.result(PATIENCE_S)
     assert entered == list(range(5))
+
+
+def test_callers_take_turns(pool: ThreadPoolExecutor) -> None:
+    room, entered = Telling(1, BIG), []
+    first = Visitor(pool, room, BIG).entered()
+
+    def visit(caller: str) -> None:
+        with room.place(BIG, caller=caller):
+            entered.append(caller)
+
+    waiting = []
+    for i, caller in enumerate("aaaaabc"):
+        waiting.append(pool.submit(visit, caller))
+        assert waits(room, i + 1)
+    first.leave()
+    for one in waiting:
+        one.result(PATIENCE_S)
+    assert entered == list("abcaaaa")
 
 
 def test_who_is_not_waited_for_any_more_takes_no_place() -> None:

@@ -86,6 +86,9 @@ class Report:
         rows += [f"loop lag, {len(self.lags('lags')):,} times: {spread(self.lags('lags'))}"]
         rows += [f"the watchdog overslept: {spread(self.lags('overslept'))} (what the machine had no time for)"]
         rows += [f"memory: {min(self.memory_mib, default=0):,.0f} to {max(self.memory_mib, default=0):,.0f} MiB"]
+        most: dict[str, int] = self.lag.get("most", {})  # type: ignore[assignment]
+        parts = (f"{name} {size / 2**20:,.0f}" for name, size in most.items() if name != "threads")
+        rows += [f"  at the most, in MiB: {', '.join(parts)}; {most.get('threads', 0)} threads"]
         rows += [f"attackers: {name} {dict(sorted(got.items()))}" for name, got in self.attackers.items()]
         for place, count in self.lag.get("places", ()):  # type: ignore[attr-defined]
             rows.append(f"  loop kept others waiting {count} times at {place}")

@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -64,9 +65,10 @@ def serving(**limits: object) -> Iterator[SimpleNamespace]:
             thread.join()
 
 
-def connect(server, **options):
+def connect(server, *, small=False, address="127.0.0.1"):
     connection = socket.socket()
-    if options:
+    connection.bind((address, 0))
+    if small:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     server.opened.append(connection)
     connection.settimeout(60)
@@ -156,6 +158,42 @@ def test_where_nobody_rests_a_new_one_is_turned_away():
         server.go.set()
         assert all(rest(one).endswith(b"held") for one in busy)
         assert ask(server, CLOSE).endswith(b"small")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+def test_one_caller_leaves_connections_for_others():
+    with serving(max_connections=4) as server:
+        busy = [connect(server, address="127.0.0.2") for _ in range(3)]
+        for one in busy:
+            one.sendall(CLOSE.replace(b"/small", b"/held"))
+            server.begun.acquire()
+        found = problem(rest(connect(server, address="127.0.0.2")))
+        assert (found["status"], found["type"]) == (429, "urn:heatlens:problem:overloaded")
+        assert ask(server, CLOSE).endswith(b"small")
+        server.go.set()
+        assert all(rest(one).endswith(b"held") for one in busy)
+
+
+class Waiting:
+    """A connection whose answer is not taken."""
+
+    def __init__(self, holder, unsent):
+        self.holder, self.unsent, self.given_up = holder, unsent, False
+
+    def give_up(self, reason):
+        self.given_up = True
+
+
+def test_of_answers_that_nobody_takes_those_of_who_has_most_give_way():
+    front = connections.Front(9, 1.0, 1.0, unsent_bytes=50)
+    slow, *greedy = [Waiting("slow", 20), *(Waiting("greedy", 15) for _ in range(5))]
+    front.waiting = dict.fromkeys([slow, *greedy])
+    front.bound()
+    assert not slow.given_up  # although it has waited longest
+    assert [one.given_up for one in greedy] == [True, True, True, False, False]
+    front.waiting = {slow: None}
+    front.bound()
+    assert not slow.given_up
 
 
 # Answers

@@ -1,7 +1,7 @@
 """Reading a request's body: JSON or multipart on the same path, within bounds, each mistake named."""
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from service.errors import (
     did_you_mean,
     quoted,
 )
+from service.fair.threads import Threads
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,12 @@ _TYPE_LENGTH = 1024  # characters of a content type, whose parameters take longe
 
 
 async def read(
-    request: Request, max_bytes: int, timeout_s: float, least_rate: float, pool: ThreadPoolExecutor | None = None
+    request: Request,
+    max_bytes: int,
+    timeout_s: float,
+    least_rate: float,
+    pool: Threads | None = None,
+    caller: Hashable = "",
 ) -> Body:
     """Read and take apart a body; a large one in a thread, so that nobody else waits for it.
 
@@ -49,6 +55,7 @@ async def read(
         timeout_s: for all of it to arrive.
         least_rate: bytes a second that a large one has to arrive at.
         pool: of the threads; default: asyncio's own.
+        caller: whose turn a thread takes.
 
     Raises:
         TooLarge: more than `max_bytes`, found while it streams in.
@@ -74,7 +81,9 @@ async def read(
     take = partial(_taken, data, header if kind == _FORM else None)
     if len(data) <= SMALL_BODY:
         return take()
-    return await asyncio.get_running_loop().run_in_executor(pool, take)
+    if pool is None:
+        return await asyncio.to_thread(take)
+    return await asyncio.wrap_future(pool.submit_for(caller, take))
 
 
 async def whole(

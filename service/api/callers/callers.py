@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,7 +25,33 @@ def share(scope: Scope) -> str:
         return ""
     key = key_of(scope) if by == "key" else None
     client = scope.get("client")
-    return f"key {key.number}" if key is not None else client[0] if client else ""
+    return f"key {key.number}" if key is not None else holder(client[0]) if client else ""
+
+
+def holder(address: str, shares: Shares = "address", proxies: Proxies = ()) -> str:
+    """Return whom a connection from an address counts for; empty: for nobody in particular, as that of a proxy does.
+
+    Of an IPv6 address it is the network of 64 bits: one caller has all of that, and might come from each of them.
+    """
+    if shares == "off" or trusted(address, proxies):
+        return ""
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return address
+    mapped = getattr(known, "ipv4_mapped", None)
+    if known.version == 4 or mapped is not None:
+        return str(mapped or known)
+    return str(ip_network((known, 64), strict=False))
+
+
+def trusted(address: str, proxies: Proxies) -> bool:
+    """Return whether an address is one of the proxies'."""
+    try:
+        known = ip_address(address)
+    except ValueError:
+        return False
+    return any(known in network for network in proxies)
 
 
 def salt(scope: Scope, *, shared: bool) -> str:
@@ -93,7 +119,7 @@ class Callers:
                     "in HEATLENS_TRUSTED_PROXIES"
                 )
             return
-        if client is None or not self._trusted(client[0]):
+        if client is None or not trusted(client[0], self.proxies):
             return
         found = client[0]
         for hop in reversed(sent.decode("latin-1").rsplit(",", _HOPS)[-_HOPS:]):
@@ -101,16 +127,9 @@ class Callers:
             if address is None:
                 break  # nobody knows who is behind that
             found = address
-            if not self._trusted(address):
+            if not trusted(address, self.proxies):
                 break
         scope["client"] = (found, 0)
-
-    def _trusted(self, address: str) -> bool:
-        try:
-            known = ip_address(address)
-        except ValueError:
-            return False
-        return any(known in network for network in self.proxies)
 
 
 def _address(hop: str) -> str | None:

@@ -25,6 +25,7 @@ from service.rendering import Floats, OutputOptions, encoders
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the first moment that a ZIP knows: equal answers are equal bytes
 _ACCEPT = 2048  # characters of the header that are read
 _AT_ONCE = 2**16  # values
+_WRITING, _FILING = 40, 4  # bytes a raw value, and a byte of a file, while they are written
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 
 
@@ -224,6 +225,13 @@ EVENTS = Format(
 )
 TABLE = (JSON, PNG, NPY, EVENTS, WEBP, JPEG, ZIP)
 _ANY = {"*/*": JSON, "application/*": JSON, "image/*": PNG}
+
+
+def written(answer: Answer, needs: Needs) -> int:
+    """Return the bytes that it takes to write an answer: as text, in parts and in one piece."""
+    values = sum(one.heat.array.size for one in answer.maps) if needs.takes_arrays(answer.output) else 0
+    files = sum(len(file) for one in answer.maps for file in (one.heatmap, one.overlay) if file is not None)
+    return values * _WRITING + files * _FILING
 
 
 def accepted(accept: str, table: Sequence[Format] = TABLE) -> Format:

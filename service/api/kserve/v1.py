@@ -67,8 +67,8 @@ def router() -> APIRouter:
 
 
 async def _received(request: Request) -> dict[str, Any]:
-    data, _ = await received_bytes(request)
-    return await in_pool(context(request).pool, lambda: tensors.split(data, None)[0])
+    data, run = await received_bytes(request)
+    return await in_pool(context(request).pool, lambda: tensors.split(data, None)[0], run.caller)
 
 
 def _json(name: str, parts: list[bytes]) -> Response:

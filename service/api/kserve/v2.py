@@ -136,7 +136,7 @@ async def _infer(request: Request, name: str, version: str | None = None) -> Res
     data, run = await received_bytes(request)
     length = request.headers.get(_LENGTH)
     most = most_urgent(request.scope, service.settings.max_priority)
-    asked = await in_pool(service.pool, lambda: Inference.read(data, length, model.facts, most))
+    asked = await in_pool(service.pool, lambda: Inference.read(data, length, model.facts, most), run.caller)
     known.method = asked.method
     found = await answered(request, asked.questions)
     head: dict[str, Any] = {"model_name": name, "model_version": _version(model)}
@@ -149,7 +149,7 @@ async def _infer(request: Request, name: str, version: str | None = None) -> Res
         return tensors.write(head, asked.tensors(found), asked.binary)
 
     with run.usage.stage("encode"):
-        answer, end = await in_pool(service.pool, encoded)
+        answer, end = await in_pool(service.pool, encoded, run.caller)
     if end is None:
         return Response(answer, media_type="application/json")
     return Response(answer, headers={_LENGTH: str(end)}, media_type="application/octet-stream")

@@ -1,5 +1,9 @@
 """Who is let in: what waits is counted in passes and requests, and how long that takes is measured.
 
+Callers share the device, so that what a request waits for is its caller's own work, and of the others' what the queue
+lets them have meanwhile: as much, by what each has had so far, and no more than they ask for. Neither do a caller's
+requests and passes leave none for the next one. So nobody is turned away for what somebody else has waiting.
+
 A request whose body is not read yet is taken to be as patient as the most patient one that its caller sent of late
 (`Patience`), and turned away unread where even that one would come too late: reading it would cost those that were let
 in. A further rule was tried at four times the capacity and is gone: to measure what requests take beside the device.
@@ -8,79 +12,20 @@ in. A further rule was tried at four times the capacity and is gone: to measure 
 import math
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 
+from service.engine.scheduler.estimate.crowd import SMALL_PASSES, Crowd
+from service.engine.scheduler.estimate.pace import Pace
+from service.engine.scheduler.estimate.patience import Patience
 from service.engine.scheduler.run import Run
 from service.errors import Draining, Overloaded
+from service.fair.portions import Portions
+from service.fair.turns import Standing
 
-SMALL_PASSES = 64  # requests of no more are worked off in the order they came; larger ones share
 # Times as long as expected that what waits may take: what is let in has to be answered in time. Of large requests the
-# expected passes are an upper bound, and make up for the rest.
+# expected passes are an upper bound, and make up for the rest; so is what others may take meanwhile.
 _SAFETY, _SAFETY_LARGE = 3, 1.25
-_KEPT_S = 10.0  # that a caller's patience is remembered
-_READ_ONE_IN = 4  # of those that would be turned away unread
-_CALLERS = 4096  # whose patience is remembered, at most
-
-
-class Pace:
-    """The time of a pass on the device, as measured of late."""
-
-    def __init__(self) -> None:
-        self._passes = self._seconds = 0.0
-
-    @property
-    def pass_s(self) -> float:
-        """Seconds a pass; 0 before any was measured."""
-        return self._seconds / self._passes if self._passes else 0.0
-
-    def count(self, passes: int, seconds: float) -> None:
-        """Take note of the passes (0: none that count) and time of what the device has just done."""
-        if passes:
-            self._passes = 0.95 * self._passes + passes
-            self._seconds = 0.95 * self._seconds + seconds
-
-
-@dataclass
-class _Caller:
-    longest_s: float
-    until: float
-    refused: int = 0
-
-
-class Patience:
-    """How long each caller's requests of late were ready to wait; one of whom nothing is known waits for ever.
-
-    A caller's most patient request stands for all others, so that a few with tiny deadlines shorten no other's time.
-    One in so many that are turned away is read all the same, so that a caller who has become more patient is heard.
-    """
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[Hashable, _Caller] = OrderedDict()
-
-    def longest_s(self, caller: Hashable, now: float) -> float:
-        """Return the timeout of a caller's most patient request of late."""
-        known = self._known.get(caller)
-        return known.longest_s if known is not None and now < known.until else math.inf
-
-    def count_read(self, caller: Hashable, timeout_s: float | None, now: float) -> None:
-        """Take note of a request that was read."""
-        timeout_s = math.inf if timeout_s is None else timeout_s
-        known = self._known.get(caller)
-        if known is None or now >= known.until or timeout_s >= known.longest_s:
-            self._known[caller] = _Caller(timeout_s, now + _KEPT_S, known.refused if known is not None else 0)
-            self._known.move_to_end(caller)
-            if len(self._known) > _CALLERS:
-                self._known.popitem(last=False)
-
-    def count_refused(self, caller: Hashable) -> bool:
-        """Take note of a request that would be turned away unread; return whether it should be read all the same."""
-        if (known := self._known.get(caller)) is None:
-            return False
-        known.refused += 1
-        return known.refused % _READ_ONE_IN == 0
 
 
 class Admission:
@@ -98,6 +43,8 @@ class Admission:
         self._clock = clock
         self._changed = threading.Condition()
         self._runs: set[Run] = set()
+        self._places = Portions(max_waiting_requests)
+        self._standings: Mapping[int, Standing] = {}
         self._draining = False
         self._pace, self._patience = Pace(), Patience()
 
@@ -136,23 +83,28 @@ class Admission:
             return self._changed.wait_for(lambda: not self._runs, timeout_s)
 
     @contextmanager
-    def admitted(self, run: Run, passes: int) -> Iterator[None]:
+    def admitted(self, run: Run, passes: int, kind: Hashable = None) -> Iterator[None]:
         """Count a request among those that wait, as long as the block lasts.
 
         Raises:
             Overloaded: too much waits already.
         """
-        self.admit(run, passes)
+        self.admit(run, passes, kind)
         try:
             yield
         finally:
             self.release(run)
 
-    def admit(self, run: Run, passes: int) -> None:
-        """Let a request in that will need about so many passes; `release` has to follow.
+    def admit(self, run: Run, passes: int, kind: Hashable = None) -> None:
+        """Let a request in; `release` has to follow.
 
-        An empty server takes a request of any size; another one is let in as long as it would end before its deadline,
-        even if all before it took longer than measured by a margin.
+        A caller without any other takes one of any size; another one is let in as long as it would end before its
+        deadline, even if all before it took longer than measured by a margin.
+
+        Args:
+            run: the request.
+            passes: that it will need, about.
+            kind: equal for requests whose rows may share batches.
 
         Raises:
             Overloaded: too much waits already.
@@ -161,13 +113,15 @@ class Admission:
         with self._changed:
             self._check_open()
             self._patience.count_read(run.caller, run.timeout_s, self._clock())
-            waiting = self.waiting_passes
-            full = len(self._runs) >= self.max_waiting_requests
-            too_long_s = self._too_long_s(passes, run.time_left_s, run.priority)
-            if self._runs and (full or too_long_s > 0 or waiting + passes > self.max_waiting_passes):
-                raise self._overloaded(waiting, passes, too_long_s, full)
+            too_long_s = 0.0
+            if self._runs:
+                too_long_s = self._too_long_s(passes, run.time_left_s, run.caller, run.priority, kind)
+            if too_long_s > 0 or not self._has_room(run.caller, passes):
+                raise self._overloaded(run.caller, passes, too_long_s)
             run.expected = run.admitted_passes = passes
+            run.kind = kind
             self._runs.add(run)
+            self._places.take(run.caller)
 
     def check_room(self, caller: Hashable = None, priority: int = 0, *, small: bool = False) -> None:
         """Turn a request away before its body is read, which would cost those that were let in.
@@ -185,58 +139,73 @@ class Admission:
         """
         with self._changed:
             self._check_open()
-            waiting = self.waiting_passes
-            full = len(self._runs) >= self.max_waiting_requests
             patience_s = math.inf if small else self._patience.longest_s(caller, self._clock())
-            too_long_s = self._too_long_s(1, patience_s, priority) if self._runs else 0.0
-            too_many = full or waiting >= self.max_waiting_passes
-            if too_many or (too_long_s > 0 and not self._patience.count_refused(caller)):
-                raise self._overloaded(waiting, 1, too_long_s, full)
+            too_long_s = self._too_long_s(1, patience_s, caller, priority) if self._runs else 0.0
+            if not self._has_room(caller, 1) or (too_long_s > 0 and not self._patience.count_refused(caller)):
+                raise self._overloaded(caller, 1, too_long_s)
 
     def release(self, run: Run) -> None:
         """Count a request no longer."""
         with self._changed:
-            self._runs.discard(run)
+            if run in self._runs:
+                self._runs.discard(run)
+                self._places.give(run.caller)
             if self._draining:
                 self._changed.notify_all()
 
-    def count_batch(self, passes: int, seconds: float) -> None:
-        """Take note of the passes (0: none that count) and time of what the device has just done."""
+    def count_batch(self, passes: int, seconds: float, standings: Mapping[int, Standing] | None = None) -> None:
+        """Take note of what the device has just done.
+
+        Args:
+            passes: of it; 0: none that count.
+            seconds: that it took.
+            standings: what callers have had since, by priority.
+        """
         with self._changed:
             self._pace.count(passes, seconds)
+            self._standings = standings or {}
 
-    def _too_long_s(self, passes: int, time_left_s: float | None, priority: int) -> float:
-        """Return by how much what waits is too much for a request to end in time; not above 0: it is not."""
-        if time_left_s is None:
-            return 0.0
-        own_s = passes * self._pace.pass_s
-        safety = _SAFETY if passes <= SMALL_PASSES else _SAFETY_LARGE
-        return self._ahead_s(passes, priority) - max(0.0, time_left_s - own_s) / safety
+    def _has_room(self, caller: Hashable, passes: int) -> bool:
+        """Return whether what waits leaves room for so many more passes of a caller.
 
-    def _ahead_s(self, passes: int, priority: int) -> float:
-        """Return the time that what was admitted before a request of so many passes keeps it waiting.
-
-        What is less urgent waits for it; what is more urgent goes first down to its last row.
+        Who has none waiting has room for any; who has some, as long as all of them together, or its own part of all, is
+        within the bound.
         """
-        ahead = sum(
-            other.left
-            if other.admitted_passes <= SMALL_PASSES or other.priority > priority
-            else min(other.left, passes)
-            for other in self._runs
-            if other.priority >= priority
-        )
-        return ahead * self._pace.pass_s
+        if not self._places.allows(caller):
+            return not self._runs
+        if (waiting := self.waiting_passes) + passes <= self.max_waiting_passes:
+            return True
+        own = sum(run.left for run in self._runs if run.caller == caller) if caller else waiting
+        callers = len({caller, *(run.caller for run in self._runs)})
+        part = self.max_waiting_passes // callers if caller else 0
+        return not own or own + passes <= part
+
+    def _too_long_s(
+        self, passes: int, time_left_s: float | None, caller: Hashable, priority: int, kind: Hashable = None
+    ) -> float:
+        """Return by how much what waits is too much for a request to end in time; not above 0: it is not."""
+        if time_left_s is None or math.isinf(time_left_s):
+            return 0.0
+        standing = self._standings.get(priority, Standing())
+        found = Crowd(self._runs, passes, caller, priority, kind).ahead(self._pace, standing)
+        safety = _SAFETY if passes <= SMALL_PASSES else _SAFETY_LARGE
+        most_s = max(0.0, time_left_s - passes * self._pace.pass_s)
+        return (found.own + found.others * _SAFETY_LARGE / safety) * self._pace.pass_s - most_s / safety
 
     def _check_open(self) -> None:
         if self._draining:
             raise Draining("the server is about to stop; send the request again, another one will answer")
 
-    def _overloaded(self, waiting: int, passes: int, too_long_s: float, full: bool) -> Overloaded:
-        over = max(waiting + passes - self.max_waiting_passes, waiting / len(self._runs))
+    def _overloaded(self, caller: Hashable, passes: int, too_long_s: float) -> Overloaded:
+        waiting, count = self.waiting_passes, len(self._runs)
+        over = max(waiting + passes - self.max_waiting_passes, waiting / count)
+        full = not self._places.allows(caller)
         seconds = max(too_long_s, over * self._pace.pass_s) if self._pace.pass_s else 5.0
+        own = [run.left for run in self._runs if run.caller == caller] if caller else []
+        yours = f", of which {sum(own):,} passes of {len(own)} requests are yours" if caller else ""
         return Overloaded(
-            f"{waiting:,} passes of {len(self._runs)} requests wait, and this one needs about {passes:,} more; send "
+            f"{waiting:,} passes of {count} requests wait{yours}, and this one needs about {passes:,} more; send "
             "it again later, or ask for less (a layer with fewer channels, a larger stride)",
-            retry_after_s=min(3600, max(1, math.ceil(seconds))),
+            retry_after_s=min(3600, max(1, math.ceil(round(seconds, 3)))),
             reason="requests" if full else "time" if too_long_s > 0 else "passes",
         )

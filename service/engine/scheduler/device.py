@@ -232,11 +232,12 @@ class Device:
             self._began, self._longest_s = None, max(self._longest_s, seconds)
         with self._changed:
             self._claims.worked(batch, seconds, again=[one.share for one in done if one.too_many])
+            standings = self._claims.queue.standings()
         for one in done:
             self._take(one)
         if any(one.too_many for one in done):
             release_memory(self.device)
-        self.admission.count_batch(sum(one.passes for one in done), seconds)
+        self.admission.count_batch(sum(one.passes for one in done), seconds, standings)
         rows = sum(one.forwards for one in done)
         if not any(one.too_many or one.error is not None for one in done):
             self.limits.worked(first.key, rows, seconds)

@@ -3,7 +3,7 @@
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 from service.engine.scheduler.queue.items import IDLE
@@ -51,6 +51,7 @@ class Run:
         self.done = 0  # passes
         self.expected = expected  # passes, as far as is known
         self.admitted_passes = expected  # the same, when it was let in
+        self.kind: Hashable = None  # equal for those whose rows may share batches, as far as is known
         self.usage = Usage()
 
     def limit(self, timeout_s: float | None, priority: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.callers.callers import Callers, most_urgent, salt, share
+from service.api.callers.callers import Callers, holder, most_urgent, salt, share
 from service.api.callers.keys import KEY, Key
 from service.settings import Settings
 from tests.conftest import CATALOG, serving
@@ -51,8 +51,8 @@ def seen(peer: str | None, *headers: str, proxies=PROXIES, shares="address", key
     ],
 )
 def test_behind_a_proxy(peer: str | None, headers: list[str], address: str | None) -> None:
-    assert seen(peer, *headers) == (address, address or "")
-    assert seen(peer, *headers, proxies=()) == (peer, peer or "")  # nobody is trusted: headers say nothing
+    assert seen(peer, *headers) == (address, holder(address or ""))
+    assert seen(peer, *headers, proxies=()) == (peer, holder(peer or ""))  # nobody is trusted: headers say nothing
 
 
 @given(st.lists(st.text(st.characters(codec="latin-1"), max_size=30), max_size=4))
@@ -149,3 +149,20 @@ def test_the_cap_holds_for_other_protocols_too(client: httpx.Client, chelsea: by
     lowered = client.post("/v2/models/tiny/infer", json=asked)  # whose clients know of no cap
     assert (lowered.status_code, lowered.json()["parameters"]) == (200, {"priority_lowered_to": 0})
     assert client.post("/v2/models/tiny/infer", json=tensors).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("1.2.3.4", "1.2.3.4"),
+        ("::ffff:1.2.3.4", "1.2.3.4"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),  # one caller has all of them
+        ("2001:db8:1:2:ffff::", "2001:db8:1:2::/64"),
+        ("testclient", "testclient"),
+        ("10.1.2.3", ""),  # a proxy of ours speaks for many
+        ("fd00::1", ""),
+    ],
+)
+def test_whom_a_connection_counts_for(address: str, expected: str) -> None:
+    assert holder(address, "key", PROXIES) == expected
+    assert holder(address, "off", PROXIES) == ""

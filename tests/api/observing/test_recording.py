@@ -302,7 +302,7 @@ def test_a_stream_that_ends_in_an_error_is_counted_as_one(own, body, access):
 
 @pytest.mark.parametrize(("most", "reason"), [(512, "passes"), (1, "requests")])
 def test_what_is_refused_is_counted_by_what_was_in_the_way(own, body, access, monkeypatch, most, reason):
-    monkeypatch.setattr(own.service.device.admission, "max_waiting_requests", most)
+    monkeypatch.setattr(own.service.device.admission._places, "total", most)
     before = _counted(own.client)
     with own.busy(json=body(**_long())):
         assert own.client.post("/predict", json=body()).status_code == 429

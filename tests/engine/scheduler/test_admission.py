@@ -1,13 +1,16 @@
 """Who is let in: passes and requests are counted, and their time is measured. The clock is ours, and nobody waits."""
 
 import threading
+from collections import Counter
 from contextlib import ExitStack, suppress
 
 import pytest
 
-from service.engine.scheduler.admission import Admission, Pace, Patience
+from service.engine.scheduler.admission import Admission
+from service.engine.scheduler.estimate.patience import Patience
 from service.engine.scheduler.run import Run
 from service.errors import Draining, Overloaded
+from service.fair.turns import Standing
 from tests.engine.scheduler.doubles import Clock
 
 
@@ -16,8 +19,12 @@ def clock():
     return Clock()
 
 
-def _admission(clock, passes=65_536, requests=512):
-    return Admission(passes, requests, clock=clock)
+def _admission(clock, passes=65_536, requests=512, rate=None):
+    """Return an admission, where so many passes a second were measured."""
+    admission = Admission(passes, requests, clock=clock)
+    for _ in range(100 if rate else 0):
+        admission.count_batch(5, 5 / rate)
+    return admission
 
 
 def test_passes_and_requests_are_counted(clock):
@@ -42,16 +49,14 @@ def test_passes_and_requests_are_counted(clock):
 
 
 def test_retry_after_follows_the_measured_pace(clock):
-    admission = _admission(clock, 100)
-    admission.count_batch(100, 0.5)  # 200 passes a second
+    admission = _admission(clock, 100, rate=200)
     with admission.admitted(Run(), 1000), pytest.raises(Overloaded) as refused:
         admission.admit(Run(), 100)
     assert refused.value.retry_after_s == 5  # until 1,000 of 1,100 are done
 
 
 def test_what_would_end_too_late_is_turned_away_at_once(clock):
-    admission = _admission(clock)
-    admission.count_batch(100, 0.5)  # 200 passes a second
+    admission = _admission(clock, rate=200)
     with admission.admitted(Run(), 1000):  # 5 s of work
         with pytest.raises(Overloaded) as refused:
             admission.admit(Run(timeout_s=8, clock=clock), 900)  # 4.5 s beside as much of the other one
@@ -74,8 +79,7 @@ def test_what_would_end_too_late_is_turned_away_at_once(clock):
 
 def test_small_requests_keep_a_larger_margin_than_large_ones(clock):
     """What a large one is expected to take is an upper bound; what a small one is expected to, is what it takes."""
-    admission = _admission(clock)
-    admission.count_batch(100, 1.0)  # 100 passes a second
+    admission = _admission(clock, rate=100)
     with ExitStack() as ahead:
         for _ in range(4):
             ahead.enter_context(admission.admitted(Run(), 50))  # 2 s
@@ -103,11 +107,12 @@ def _ask(admission, clock, caller, timeout_s):
 
 
 def _busy(clock):
-    """Return an admission with 10 s of work, at 100 passes a second."""
-    admission = _admission(clock)
-    admission.count_batch(100, 1.0)
+    """Return an admission with 10 s of work of each of two callers, of whom nothing else is known."""
+    admission = _admission(clock, rate=100)
     for _ in range(20):
-        admission.admit(Run(caller="others"), 50)
+        admission.admit(Run(caller="a"), 50)
+        admission.admit(Run(caller="b"), 50)
+    admission._patience = Patience()
     return admission
 
 
@@ -150,8 +155,7 @@ def test_a_small_body_says_itself_how_patient_it_is(clock):
 
 def test_what_is_less_urgent_keeps_nobody_waiting(clock):
     """And what is more urgent goes first, all of it, however large it is."""
-    admission = _admission(clock)
-    admission.count_batch(100, 1.0)  # 100 passes a second
+    admission = _admission(clock, rate=100)
     with admission.admitted(Run(priority=3), 1000):  # 10 s
         for priority, refused in ((4, False), (3, False), (2, True), (0, True)):
             run = Run(timeout_s=2, priority=priority, clock=clock)
@@ -186,27 +190,57 @@ def test_draining_lets_nothing_in_and_waits_for_the_rest(clock):
     assert found == [True]
 
 
-def test_the_pace_is_that_of_late():
-    pace = Pace()
-    assert pace.pass_s == 0
-    pace.count(0, 3.0)  # a call: the device was busy, but with nothing that counts
-    assert pace.pass_s == 0
-    for _ in range(200):
-        pace.count(10, 1.0)
-    assert pace.pass_s == pytest.approx(0.1)
-    for _ in range(200):
-        pace.count(10, 5.0)
-    assert pace.pass_s == pytest.approx(0.5, rel=1e-3)
+# Callers
 
 
-def test_the_patience_of_callers_takes_bounded_memory(monkeypatch):
-    monkeypatch.setattr("service.engine.scheduler.admission._CALLERS", 2)
-    patience = Patience()
-    for caller in "abc":
-        patience.count_read(caller, 7.0, now=1.0)
-    assert [patience.longest_s(caller, 1.0) for caller in "abc"] == [float("inf"), 7, 7]
-    patience.count_read("b", None, now=2.0)
-    patience.count_read("d", 5.0, now=2.0)
-    assert [patience.longest_s(caller, 2.0) for caller in "bcd"] == [float("inf"), float("inf"), 5]
-    assert patience.longest_s("d", 12.0) == float("inf")
-    assert not patience.count_refused("unheard of")
+def _two_thousand_passes_of(admission, caller):
+    for _ in range(20):
+        admission.admit(Run(caller=caller), 100)
+
+
+def test_nobody_is_turned_away_for_what_somebody_else_has_waiting(clock):
+    admission = _admission(clock, passes=2000, requests=40, rate=100)
+    _two_thousand_passes_of(admission, "greedy")  # 20 s, and all passes that may wait
+    with pytest.raises(Overloaded, match="of which 2,000 passes of 20 requests are yours"):
+        admission.admit(Run(caller="greedy"), 1)
+    admission.check_room("honest")
+    with admission.admitted(Run(caller="honest", timeout_s=3, clock=clock), 10), pytest.raises(Overloaded):
+        admission.admit(Run(caller="greedy", timeout_s=3, clock=clock), 10)
+    with admission.admitted(Run(caller="honest"), 5000):  # who has nothing else may ask for anything
+        pass
+    for passes in (10, 990):  # half of all is its own
+        admission.admit(Run(caller="honest"), passes)
+    with pytest.raises(Overloaded):
+        admission.admit(Run(caller="honest"), 1)
+
+
+def test_one_caller_leaves_places_for_the_next_one(clock):
+    admission = _admission(clock, requests=40)
+    let_in = Counter()
+    for _ in range(50):
+        for caller in ("a", "b", "c"):
+            with suppress(Overloaded):
+                admission.admit(Run(caller=caller), 1)
+                let_in[caller] += 1
+    assert let_in == {"a": 12, "b": 12, "c": 12}  # each holds three times what is free
+    for caller in "defg":
+        admission.admit(Run(caller=caller), 1)
+    with pytest.raises(Overloaded):
+        admission.admit(Run(caller="h"), 1)  # but all together have their bound
+    assert admission.waiting_requests == 40
+
+
+def test_who_has_had_more_waits_for_those_who_have_had_less(clock):
+    admission = _admission(clock, rate=100)
+    _two_thousand_passes_of(admission, "late")
+
+    def waits(had, timeout_s):
+        admission.count_batch(5, 0.05, {0: Standing({"early": had, "late": 1.0}, start=1.0)})
+        with suppress(Overloaded), admission.admitted(Run(caller="early", timeout_s=timeout_s, clock=clock), 1):
+            return False
+        return True
+
+    assert waits(had=11.0, timeout_s=10)  # 10 s of the other one first
+    assert not waits(had=11.0, timeout_s=20)
+    assert not waits(had=1.0, timeout_s=1)
+    assert not waits(had=0.0, timeout_s=1)

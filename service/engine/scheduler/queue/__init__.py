@@ -1,7 +1,6 @@
 """Which rows are next: the policy of the scheduler, without a thread, a clock or a network.
 
 items  what waits
-turns  a ranking whose ranks may rise unseen, and turns by what each has had
 lanes  items of one kind, priority and caller, and how rows are dealt among them
 gate   where items wait that hold memory
 queue  all of them together: what the device sees
@@ -14,7 +13,8 @@ queue  all of them together: what the device sees
    of one caller's items first those that need no more than a quantum, then a quantum of each other one at a time, in
    the order of waiting. Whose turn is over waits behind who had none. Small items do not take all of more than three
    batches running while others of their caller wait. Idle work does not fill a batch that somebody waits for.
-5. What holds memory from its first row to its end begins only where there is room (`gate`).
+5. What holds memory from its first row to its end begins only where there is room (`gate`); of the room, no caller
+   takes so much that there is none for the next one.
 """
 
 from service.engine.scheduler.queue.items import IDLE, QUANTUM, Item, Share

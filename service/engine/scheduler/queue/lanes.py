@@ -7,8 +7,9 @@ from itertools import islice
 from typing import Generic
 
 from service.engine.scheduler.queue.items import QUANTUM, Item, W
-from service.engine.scheduler.queue.turns import Ranking
+from service.fair.turns import Ranking
 
+_REMEMBERED = 256  # callers of a kind, whose last batches are known
 PASSED_OVER = 3  # batches that small items may have to themselves while others wait
 
 
@@ -18,8 +19,20 @@ class Kind(Generic[W]):
     def __init__(self, key: Hashable, rank: "Callable[[Lane[W]], object]") -> None:
         self.key = key
         self.items = 0
-        self.cut = 0  # the stamp of its last batch
+        self._cuts: dict[tuple[int, Hashable], int] = {}  # stamps of the last batches of priorities and callers
         self.lanes: Ranking[Lane[W]] = Ranking(rank)
+
+    def cut(self, lane: "Lane[W]", stamp: int) -> None:
+        """Write down when a lane had a part in a batch; that is remembered when it is empty meanwhile."""
+        name = lane.priority, lane.caller
+        self._cuts.pop(name, None)
+        self._cuts[name] = stamp
+        if len(self._cuts) > _REMEMBERED:
+            del self._cuts[next(iter(self._cuts))]
+
+    def last_cut(self, lane: "Lane[W]") -> int:
+        """Return the stamp of the last batch that a lane had a part in."""
+        return self._cuts.get((lane.priority, lane.caller), 0)
 
 
 class Lane(Generic[W]):
@@ -36,9 +49,9 @@ class Lane(Generic[W]):
 
     @property
     def since(self) -> int:
-        """The stamp of what has waited longest, or that of the kind's last batch."""
+        """The stamp of what has waited longest, or that of the last batch that it had a part in."""
         heads = [ranking.first().stamp for ranking in (self.small, self.large) if ranking]
-        return max(min(heads), self.kind.cut)
+        return max(min(heads), self.kind.last_cut(self))
 
     def add(self, item: W) -> None:
         """Line an item up by its stamp."""

@@ -7,7 +7,7 @@ from typing import Generic
 from service.engine.scheduler.queue.gate import Gate
 from service.engine.scheduler.queue.items import IDLE, QUANTUM, Share, W
 from service.engine.scheduler.queue.lanes import Kind, Lane
-from service.engine.scheduler.queue.turns import Ranking, Turns
+from service.fair.turns import Ranking, Standing, Turns
 
 LEAD_S = 2.0  # of device time, that callers and networks without work for a while may start ahead of fair shares
 
@@ -97,7 +97,7 @@ class Queue(Generic[W]):
         callers = self._levels[most]
         networks = callers[callers.begin()]
         kind = networks[networks.begin()].first().kind
-        kind.cut = self._next_stamp()
+        now = self._next_stamp()
         room = max(1, limit_of(kind.key))
         dealt: dict[W, int] = {}
         ended: list[W] = []
@@ -106,6 +106,7 @@ class Queue(Generic[W]):
                 if lane.priority <= IDLE < most:
                     break  # somebody would wait for what nobody waits for
                 found, own = lane.deal(room)
+                kind.cut(lane, now)  # what batches others have of a kind keeps nobody waiting who has none of it
                 dealt |= found
                 ended += own
                 room -= sum(found.values())
@@ -137,6 +138,10 @@ class Queue(Generic[W]):
             level = self._level(priority)
             level.charge(caller, seconds * own / total)
             level[caller].charge(group, seconds * own / total)
+
+    def standings(self) -> dict[int, Standing]:
+        """Return what device time callers have had, in seconds, by priority."""
+        return {priority: callers.standing() for priority, callers in self._levels.items()}
 
     def _next_stamp(self) -> int:
         self._stamp += 1
@@ -173,8 +178,8 @@ class Queue(Generic[W]):
         self._withdraw(item)
         if waits:
             self._gate.leave(item)
-        item.caller, item.priority = caller, priority
-        self._gate.changed(item)
+        before, item.caller, item.priority = item.caller, caller, priority
+        self._gate.changed(item, before)
         self._wait(item, inside=not waits)
 
     def _lane(self, item: W) -> Lane[W] | None:

@@ -48,9 +48,9 @@ class Turn:
     def start(self):
         return max(self.turn, self.virtual - self.lead)
 
-    def begin(self):
-        name = self.first()
-        self.turn = self.time[name]
+    def begin(self, name=None):
+        name = self.first() if name is None else name
+        self.turn = max(self.turn, self.time[name])
         return name
 
     def charge(self, name, amount):
@@ -130,24 +130,30 @@ class Naive:
     def held(self):
         return sum(item.memory for item in self.items if item.inside)
 
+    def _has_its_portion(self, caller):
+        own = sum(item.memory for item in self.items if item.inside and item.caller == caller)
+        return caller != "" and own > 0 and own >= 3 * (self.memory - self.held())
+
     def _let_in(self):
         while True:
             outside = [item for item in self.items if item.memory and not item.inside]
             inside = [item for item in self.items if item.inside]
             if not outside:
                 return
-            urgent = max(item.priority for item in outside)
-            caller = self.gates[urgent].first()
-            item = min((i for i in outside if _two(i) == (urgent, caller)), key=lambda item: item.stamp)
-            if inside and self.held() + item.memory > self.memory:
-                if max(i.priority for i in inside) < urgent:
+            order = sorted({_two(i) for i in outside}, key=lambda two: (-two[0], self.gates[two[0]].order(two[1])))
+            chosen = next((two for two in order if not self._has_its_portion(two[1])), None)
+            item = min((i for i in outside if _two(i) == chosen), key=lambda item: item.stamp, default=None)
+            if item is None or (inside and self.held() + item.memory > self.memory):
+                urgent = order[0][0]
+                if inside and max(i.priority for i in inside) < urgent:
                     min(inside, key=lambda i: (i.rows, i.stamp)).priority = urgent
                     self._attend()
                 return
+            urgent, caller = chosen
             item.inside = True
             others = self.gates[urgent]
-            others.begin()
-            if not any(_two(i) == (urgent, caller) for i in outside if i is not item):
+            others.begin(caller)
+            if not any(_two(i) == chosen for i in outside if i is not item):
                 del others.came[caller]
             others.charge(caller, item.memory)
             self._attend()
@@ -161,8 +167,11 @@ class Naive:
         caller = self.callers[urgent].begin()
         group = self.networks[urgent, caller].begin()
         own = [item for item in here if (item.priority, item.caller, item.group) == (urgent, caller, group)]
-        key = min({item.key for item in own}, key=lambda k: max(min(i.stamp for i in own if i.key == k), self.cuts[k]))
-        self.cuts[key] = self._tick()
+        key = min(
+            {item.key for item in own},
+            key=lambda k: max(min(i.stamp for i in own if i.key == k), self.cuts[urgent, caller, k]),
+        )
+        now = self._tick()
         room = limit_of(key)
         dealt, ended = {}, []
         alike = [item for item in here if item.key == key]
@@ -177,6 +186,7 @@ class Naive:
                 dealt |= found
                 ended += own
                 room -= sum(found.values())
+                self.cuts[lane] = now
         shares = [(name, rows, self.named(name).stamp) for name, rows in dealt.items()]
         for name in ended:
             self.named(name).stamp = self._tick()

@@ -62,6 +62,26 @@ def test_higher_priorities_go_first_and_callers_take_turns():
     assert _let_in(gate) == [items[4], items[0], items[3], items[1], items[2]]
 
 
+def test_a_caller_that_has_its_portion_waits_for_itself_and_keeps_nobody_waiting():
+    gate = Gate(100)
+    items = [_item(i, 10, "a") for i in range(10)]
+    for item in items:
+        gate.put(item)
+    assert _let_in(gate) == items[:8]  # until it holds three times what is free
+    for item in (other := _item(20, 15, "b"), large := _item(21, 40, "c"), small := _item(22, 5, "d")):
+        gate.put(item)
+    assert _let_in(gate) == [other]
+    assert gate.held == 95
+    gate.leave(items[0])
+    gate.leave(items[1])
+    assert _let_in(gate) == []  # where there is no room for who holds nothing, nobody overtakes it
+    gate.leave(large)
+    assert _let_in(gate) == [small]
+    gate.leave(other)
+    assert gate.held == 65
+    assert _let_in(gate) == items[8:]
+
+
 def test_one_hurries_where_a_more_urgent_one_waits():
     gate = Gate(10)
     long, short = _item(1, 5, rows=80), _item(2, 5, rows=20)
@@ -73,7 +93,7 @@ def test_one_hurries_where_a_more_urgent_one_waits():
     assert gate.next() is None
     assert gate.hurrying() == (short, 2)
     short.priority = 2
-    gate.changed(short)
+    gate.changed(short, "")
     assert gate.hurrying() is None  # one that is as urgent is enough
     gate.leave(short)
     assert gate.next() is urgent

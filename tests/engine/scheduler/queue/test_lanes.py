@@ -45,12 +45,12 @@ def test_turns_that_end_are_told_in_the_order_of_their_ends():
     assert [item.due for item in items] == [0, 5, 0]
 
 
-def test_a_lane_has_waited_since_its_first_item_or_its_kinds_last_batch():
+def test_a_lane_has_waited_since_its_first_item_or_its_last_batch():
     lane, items = _lane(3, 30)
     assert lane.since == 1
     lane.discard(items[0])
     assert lane.since == 2
-    lane.kind.cut = 9
+    lane.kind.cut(lane, 9)
     assert lane.since == 9
 
 

@@ -357,6 +357,18 @@ def test_a_turn_that_is_cut_short_goes_on_first():
     assert dealt == [[(0, 12), (1, 8)], [(0, 12), (1, 8)], [(1, 12), (0, 8)], [(1, 12), (0, 8)]]
 
 
+def test_a_kind_of_work_does_not_wait_for_what_others_have_of_it():
+    """Else whoever has much of a kind would keep from it all who have something else, too, as long as that lasts."""
+    queue, mine = Queue(), Item("b", "x", 2, "me")
+    for item in (Item("a", "x", 1000, "me"), Item("b", "x", 1000, "you"), mine):
+        queue.put(item)
+    batches = 0
+    while mine.rows:
+        _batch(queue)
+        batches += 1
+    assert batches <= 4
+
+
 def test_a_kind_whose_rows_come_back_still_waits_behind_the_others():
     """Else a kind that runs out of memory again and again would keep all others waiting."""
     queue, one, other = Queue(), Item("a", "x", 4), Item("b", "x", 4)

@@ -1,7 +1,8 @@
 """Who is next: a ranking whose ranks may rise unseen, and turns by what each has had."""
 
 import heapq
-from collections.abc import Callable, Generator, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 N = TypeVar("N", bound=Hashable)
@@ -91,6 +92,22 @@ class Ranking(Generic[N]):
                 heapq.heappush(self._heap, entry)
 
 
+@dataclass(frozen=True)
+class Standing:
+    """What names have had at a moment.
+
+    had: of each that is known; who comes after a while is taken to have had `start` at least.
+    start: what a name is taken to have had that is not known.
+    """
+
+    had: Mapping[Any, float] = field(default_factory=dict)
+    start: float = 0.0
+
+    def of(self, name: Hashable) -> float:
+        """Return what a name has had."""
+        return self.had.get(name, self.start)
+
+
 class _Account(Generic[B]):
     """What one name was charged, and what it holds."""
 
@@ -142,15 +159,18 @@ class Turns(Generic[N, B]):
         """
         return self._present.first()
 
-    def begin(self) -> N:
+    def begin(self, name: N | None = None) -> N:
         """Return whose turn it is, and begin it.
+
+        Args:
+            name: whose turn it is where others before it cannot take theirs; default: the first one's.
 
         Raises:
             IndexError: nobody is present.
         """
-        name = self._present.first()
-        self._turn = self._accounts[name].time
-        return name
+        found = self._present.first() if name is None else name
+        self._turn = max(self._turn, self._accounts[found].time) if name is not None else self._accounts[found].time
+        return found
 
     def place(self, name: N) -> tuple[float, int]:
         """Return what those who are present are ordered by, `first` having the lowest."""
@@ -170,6 +190,19 @@ class Turns(Generic[N, B]):
         if name in self._present:
             self._present.discard(name)
             self._rest(name)
+
+    def ascending(self) -> Generator[N, None, None]:
+        """Yield the names that are present, whose turn it is first; nobody may come or go before it is closed."""
+        return self._present.ascending()
+
+    def standing(self) -> Standing:
+        """Return what everybody has had, for others to look at."""
+        start = self._start
+        had = {
+            name: account.time if name in self._present else max(account.time, start)
+            for name, account in self._accounts.items()
+        }
+        return Standing(had, start)
 
     def charge(self, name: N, amount: float) -> None:
         """Write down what a name has had, whether it is still present or not."""

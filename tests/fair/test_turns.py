@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.engine.scheduler.queue.turns import KEPT, Ranking, Turns
+from service.fair.turns import KEPT, Ranking, Turns
 
 NAMES = st.sampled_from("abcdefgh")
 

@@ -1,0 +1,6 @@
+"""What a request is to expect that comes now, by what was measured and by what is there.
+
+pace      how long a pass takes on the device, and how many a batch has
+crowd     what waits, and how much of it goes before a request or beside it
+patience  how long each caller's requests of late were ready to wait
+"""
