@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -20,20 +21,32 @@ _LEAST_S, _LEAD_S = 0.001, 1.0  # that a task counts as; that callers who come m
 class _Task:
     caller: Hashable
     call: Callable[[], Any]
-    future: "Future[Any]"
+    future: "Future[Any] | None"  # None once it runs
 
     def run(self) -> None:
         """Call, and answer whoever waits, where somebody still does."""
-        call = self.drop()
-        if not self.future.set_running_or_notify_cancel():
+        call, future = self.drop(), self.future
+        # An error's traceback holds the frames of the thread that works, they hold this task, and the future the error.
+        self.future = None
+        if future is None or not future.set_running_or_notify_cancel():
             return
         try:
             result = call()
         except BaseException as error:
-            self.future.set_exception(error)
-            self = call = None  # type: ignore[assignment]  # as the error's traceback holds this frame
+            future.set_exception(error)
+            self = call = future = None  # type: ignore[assignment]  # this frame is one of them
         else:
-            self.future.set_result(result)
+            future.set_result(result)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants it any more."""
+        return self.future is not None and self.future.cancelled()
+
+    def cancel(self) -> None:
+        """Say that nobody wants it, where it does not run yet."""
+        if (future := self.future) is not None:
+            future.cancel()
 
     def drop(self) -> Callable[[], Any]:
         """Return what is to be called, and hold it no longer: the future refers to its task for as long as it lives."""
@@ -99,7 +112,9 @@ class Threads(Executor):
             task = _Task(caller, call, future)
             self._waiting.enter(caller)
             self._waiting[caller].append(task)
-            future.add_done_callback(lambda _: self._forget(task))
+            # Held, the task would hold the future that holds this, and both what else waits for the future's end.
+            known = weakref.ref(task)
+            future.add_done_callback(lambda _: self._forget(known()))
             self._hand_out()
         return future
 
@@ -114,7 +129,7 @@ class Threads(Executor):
             self._open = False
             left = [task for caller in self._waiting for task in self._waiting[caller]] if cancel_futures else []
         for task in left:
-            task.future.cancel()
+            task.cancel()
         with self._changed:
             self._changed.wait_for(lambda: not (wait and self._waiting))
             if not self._waiting:
@@ -152,9 +167,9 @@ class Threads(Executor):
             self._busy.give(caller)
             self._hand_out()
 
-    def _forget(self, task: _Task) -> None:
+    def _forget(self, task: _Task | None) -> None:
         """Let go of a task that has ended, also of one that nobody waits for before a thread was free."""
-        if task.future.cancelled():
+        if task is not None and task.cancelled:
             task.drop()
             with self._changed:
                 self._take_out(task)

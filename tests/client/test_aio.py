@@ -24,6 +24,7 @@ from service.client import (
 )
 from service.settings import Settings
 from tests.api import test_running
+from tests.api.conftest import holding
 from tests.api.test_contract import BASE64, PNG, answer
 from tests.conftest import CATALOG
 
@@ -264,15 +265,15 @@ def test_errors_are_those_of_the_tree(client):
     assert found.value.errors[0].pointer == "/output/colormap"
 
 
-def test_too_much_work_is_an_error_of_its_own(held):
-    async def ask():
+def test_too_much_work_is_an_error_of_its_own():
+    async def ask(held):
         async with AsyncClient(str(held.client.base_url), max_retries=0) as hl:
             return await hl.explain("occlusion", PNG, **LONG)
 
-    held.service.device.admission.max_waiting_requests = 1
-    with held.busy(json={"image": BASE64} | test_running.LONG):
+    app = create_app(Settings(catalog=CATALOG, device="cpu", max_waiting_requests=1))
+    with holding(app) as held, held.busy(json={"image": BASE64} | test_running.LONG):
         with pytest.raises(Overloaded) as found:
-            asyncio.run(ask())
+            asyncio.run(ask(held))
         assert found.value.retry_after_s >= 1
 
 

@@ -39,7 +39,7 @@ class Admission:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Bound passes and requests that may wait."""
-        self.max_waiting_passes, self.max_waiting_requests = max_waiting_passes, max_waiting_requests
+        self.max_waiting_passes = max_waiting_passes
         self._clock = clock
         self._changed = threading.Condition()
         self._runs: set[Run] = set()

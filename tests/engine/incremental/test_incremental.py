@@ -98,6 +98,8 @@ def test_an_error_on_the_device_is_a_reason():
 class Resident:
     """Of a model what is written down; it notes who changes it."""
 
+    device = torch.device("cpu")
+
     def __init__(self, network):
         vars(self).update(variants={"fp32": Variant("plain", network.eval())}, changed=[])
 

@@ -43,8 +43,8 @@ PEERS = {"captum": Peer(captum)}
 def test_equals_the_definition_and_captum(subjects, x, name):
     subject = subjects(name)
     layer = module_layer(subject)
-    found = subject.explain(GuidedGradCAM(layer=layer), x, [281, 282])
-    for m, target in zip(found.maps, (281, 282), strict=True):
+    found = subject.explain(GuidedGradCAM(layer=layer), x, [281, 3])
+    for m, target in zip(found.maps, (281, 3), strict=True):
         case = Case(subject.plain, x, layer, target)
         assert_close(m.array, oracle(case), TOLERANCE)
         assert_close(m.array, captum(case), TOLERANCE)
