@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 INPUT = "input"
 """The address of the network's input, beside the paths of its layers."""
+_INDEX = re.compile(r"\[(-?\d{1,4})\]")
+_INDICES = 4  # that are read of an address as Python code has it
 
 Axes = Literal["chw", "hwc", "tokens", "ct"]
 
@@ -154,7 +157,9 @@ class Facts:
             raise InvalidParameter.at(
                 pointer,
                 f"layer {quoted(path)} is not in {self.name}"
-                + did_you_mean(path, self.layers, then=f"GET /models/{self.name}/layers lists all"),
+                + did_you_mean(
+                    dotted(path, self.layers), self.layers, then=f"GET /models/{self.name}/layers lists all"
+                ),
             )
         info = self.layers[path]
         if not info.spatial:
@@ -282,3 +287,25 @@ class Facts:
     @staticmethod
     def _per_channel(values: Sequence[float], like: Tensor) -> Tensor:
         return torch.tensor(values, device=like.device).view(-1, 1, 1)
+
+
+def dotted(path: str, layers: Iterable[str]) -> str:
+    """Return an address that is written as in Python code, `model.layer4[-1]`, with dots: `model.layer4.2`.
+
+    Which one the last is, the layers that there are tell; of several indices the first few are read.
+    """
+    last: dict[str, int] = {}
+    for name in layers:
+        outer, _, index = name.rpartition(".")
+        if index.isdecimal():
+            last[outer] = max(last.get(outer, 0), int(index))
+    for _ in range(_INDICES):
+        if (found := _INDEX.search(path)) is None:
+            break
+        before, at = path[: found.start()], int(found[1])
+        names = before.split(".")
+        known = (last[outer] for i in range(len(names)) if (outer := ".".join(names[i:])) in last)
+        if at < 0 and (most := next(known, None)) is not None:
+            at += most + 1
+        path = f"{before}.{at}{path[found.end() :]}"
+    return path

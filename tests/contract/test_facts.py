@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from service.contract import Facts, LayerInfo
+from service.contract.facts import dotted
 from service.errors import InvalidParameter, NotApplicable
 from service.tasks import task
 
@@ -43,6 +44,35 @@ def test_a_wrong_layer_is_refused_where_it_was_named(path, says):
         facts.layer(path, "/params/layers/2")
     assert refused.value.errors[0].pointer == "/params/layers/2"
     assert repr(path) in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("layer4[-1]", "layer4.2"),
+        ("layer4[-3]", "layer4.0"),
+        ("layer4[1]", "layer4.1"),
+        ("model.layer4[-1]", "model.layer4.2"),
+        ("module.blocks[-1].convs[-2]", "module.blocks.11.convs.0"),
+        ("stem[-1]", "stem.-1"),  # which has no numbers
+        ("layer4[-9]", "layer4.-6"),
+        ("a[0][0][0][0][0]", "a.0.0.0.0[0]"),
+        (f"a[{'9' * 50}]", f"a[{'9' * 50}]"),
+        ("layer4", "layer4"),
+    ],
+)
+def test_an_address_of_python_code_is_read(path, meant):
+    """As `model.layer4[-1]`, which everybody writes who comes from a library."""
+    blocks = [f"blocks.{i}" for i in (2, 10, 11)]
+    convs = ["blocks.11.convs.0", "blocks.11.convs.1", "blocks.10.convs.5"]
+    assert dotted(path, ["stem", "layer4", "layer4.0", "layer4.1", "layer4.2", "layer4.2#1", *blocks, *convs]) == meant
+
+
+@pytest.mark.parametrize("path", ["layer4[-1]", "model.layer4[-1]", "module.layer4[2]", "self.model.layer4[-1]"])
+def test_such_an_address_meets_the_layer_that_was_meant(path):
+    layers = [LayerInfo(f"layer{i}.{j}", "Block", (8, 4, 4), spatial=True) for i in (1, 3, 4) for j in range(3)]
+    with pytest.raises(InvalidParameter, match=r"did you mean 'layer4\.2'\?"):
+        _facts(*layers, default="layer4.1").layer(path)
 
 
 def test_without_a_default_layer_one_has_to_be_named():
