@@ -149,6 +149,10 @@ def export(batch: str | None = "batch") -> torch.export.ExportedProgram:
     return torch.export.export(Small().eval(), (torch.rand(2, 3, 32, 32),), dynamic_shapes=shapes)
 
 
+def state() -> dict[str, Tensor]:
+    return Small().state_dict()
+
+
 def exported() -> Any:
     return export().module()
 

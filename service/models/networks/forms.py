@@ -100,9 +100,8 @@ def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
         CatalogError: it is no network, or one without weights.
     """
     if not isinstance(network, nn.Module):
-        inner = getattr(network, "model", None)
-        remedy = "; its attribute 'model' is one: return that" if isinstance(inner, nn.Module) else ""
-        raise CatalogError(f"model {name!r}: the factory returned a {type(network).__name__}, not an nn.Module{remedy}")
+        kind = type(network).__name__
+        raise CatalogError(f"model {name!r}: the factory returned a {kind}, not an nn.Module; {_instead(network)}")
     said = []
     if "torch._dynamo" in sys.modules:  # compiling takes minutes, and pays for few of the many shapes of explanations
         torch.compiler.set_stance("force_eager")
@@ -134,6 +133,17 @@ def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network, said
+
+
+def _instead(returned: object) -> str:
+    """Return what a factory should return, or a catalogue say, where it returned no network."""
+    if isinstance(getattr(returned, "model", None), nn.Module):
+        return "its attribute 'model' is one: return that"
+    if isinstance(returned, torch.export.ExportedProgram):
+        return "name its file as the source, which keeps its layers, or return its .module()"
+    if isinstance(returned, dict) and any(isinstance(value, Tensor | dict) for value in returned.values()):
+        return "it holds weights: name what makes the network as the factory, and their file as `weights`"
+    return "return the network itself"
 
 
 def _check_weights(network: nn.Module, name: str) -> None:

@@ -119,7 +119,8 @@ def test_eval_that_forgets() -> None:
         ("lazy", "the size of 2 lazy layers is not known yet .*run the network once on an input in its factory"),
         ("meta", "lie on the meta device and have no values; make it on the CPU, or name a weights file"),
         ("bag", r"returned a Bag, not an nn\.Module; its attribute 'model' is one: return that"),
-        ("export", r"returned a ExportedProgram, not an nn\.Module"),
+        ("export", r"returned a ExportedProgram, not an nn\.Module; name its file as the source"),
+        ("state", r"returned a OrderedDict, not an nn\.Module; it holds weights: .* their file as `weights`"),
     ],
 )
 def test_refusals_name_the_remedy(name: str, says: str) -> None:

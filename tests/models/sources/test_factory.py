@@ -8,7 +8,9 @@ import torch
 
 from service.errors import CatalogError
 from service.models.catalogue import read_catalog, requested
+from service.models.networks.forms import BlackBox
 from service.models.spec import ModelSpec
+from tests.models import nets
 
 
 def entry(folder: Path, text: str) -> ModelSpec:
@@ -38,8 +40,6 @@ def test_after_model_as_in_a_catalogue(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_random_weights_are_lively_and_default_ones_untouched(tmp_path: Path) -> None:
-    from tests.models import nets
-
     torch.manual_seed(0)
     expected = nets.small().state_dict()
     default = entry(tmp_path, "factory = 'tests.models.nets:small'\ninput_size = 32\n").build().state_dict()
@@ -53,12 +53,29 @@ def test_random_weights_are_lively_and_default_ones_untouched(tmp_path: Path) ->
     [
         ("tests.models.nets:raises", "raised RuntimeError: no such thing; call it with the same arguments in Python"),
         ("tests.models.nets:bag", r"returned a Bag, not an nn\.Module; its attribute 'model' is one: return that"),
-        ("builtins:dict", r"returned a dict, not an nn\.Module"),
+        ("builtins:dict", r"returned a dict, not an nn\.Module; return the network itself"),
+        ("tests.models.nets:state", r"not an nn\.Module; it holds weights"),
     ],
 )
 def test_what_goes_wrong_while_building(tmp_path: Path, address: str, says: str) -> None:
     with pytest.raises(CatalogError, match=says):
         entry(tmp_path, f"factory = '{address}'\n").build()
+
+
+@pytest.mark.filterwarnings("ignore")  # that TorchScript is deprecated
+def test_what_pytorch_loads_a_network_with(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    expected = nets.small().eval()
+    torch.manual_seed(0)
+    (tmp_path / "m.ts").write_bytes(nets.saved(nets.scripted()))
+    network = entry(tmp_path, f"factory = 'torch.jit:load'\narguments = {{f = '{tmp_path / 'm.ts'}'}}\n").build()
+    assert isinstance(network, BlackBox)
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(network(x), expected(x))
+    torch.export.save(nets.export(), tmp_path / "m.pt2")
+    exported = entry(tmp_path, f"factory = 'torch.export:load'\narguments = {{f = '{tmp_path / 'm.pt2'}'}}\n")
+    with pytest.raises(CatalogError, match=r"returned a ExportedProgram.*name its file as the source"):
+        exported.build()
 
 
 @pytest.mark.parametrize(
