@@ -1,13 +1,16 @@
 """A server whose batches begin when a test lets them, so that what happens meanwhile is no matter of time."""
 
 import base64
+import http.client
 import logging
 import queue
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -152,3 +155,25 @@ def access() -> Iterator["queue.Queue[Any]"]:
     yield records
     log.removeHandler(handler)
     log.setLevel(level)
+
+
+def statuses_of_one_who_sends_all(client: httpx.Client, path: str, kind: str) -> list[int]:
+    """Return the status of an answer that is read once 8 MiB are sent, however early it came, and of the next request.
+
+    Most clients read no answer before they have sent all of their body: a connection that ends meanwhile is all that
+    they see of a refusal.
+    """
+    place = urlsplit(str(client.base_url))
+    length, piece = 8 * 2**20, bytes(2**16)
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    statuses = []
+    with socket.create_connection((place.hostname, place.port), timeout=60) as raw:
+        for sent in (head.encode(), *(piece for _ in range(length // len(piece)))):
+            raw.sendall(sent)
+        for more in (b"", b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"):
+            raw.sendall(more)
+            response = http.client.HTTPResponse(raw)
+            response.begin()
+            response.read()
+            statuses.append(response.status)
+    return statuses

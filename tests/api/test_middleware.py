@@ -14,7 +14,7 @@ from service.api.middleware import Bodies
 from service.app import create_app
 from service.errors import Overloaded
 from service.settings import Settings
-from tests.api.conftest import PATIENCE_S, addresses, holding
+from tests.api.conftest import PATIENCE_S, addresses, holding, statuses_of_one_who_sends_all
 from tests.conftest import CATALOG, serving
 
 HEALTH = ("/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready")
@@ -49,6 +49,10 @@ def test_nothing_but_health_and_pages_answers_without_a_key(guarded, verb, path)
     assert response.headers["www-authenticate"] == "Bearer"
     assert response.json()["type"] == "urn:heatlens:problem:unauthorized"
     assert "Authorization: Bearer" in response.json()["detail"]
+
+
+def test_whoever_sends_a_large_body_without_a_key_reads_why_it_is_refused(guarded):
+    assert statuses_of_one_who_sends_all(guarded, "/predict", "application/json") == [401, 200]
 
 
 @pytest.mark.parametrize(("verb", "path"), [found for found in EVERYTHING if _is_open(*found)])

@@ -10,13 +10,15 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from PIL import Image
 from starlette.requests import Request
 
 from service.api.bodies import body
 from service.errors import Cancelled, MalformedRequest, TooLarge
 from service.settings import Settings
+from tests.api.conftest import statuses_of_one_who_sends_all
 from tests.api.test_bad_input import PNG, problem
-from tests.conftest import CATALOG, serving
+from tests.conftest import CATALOG, encoded, serving
 
 CUT = b'--x\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\nabc\r\n--x'
 
@@ -130,7 +132,7 @@ def test_a_form_is_whole_or_none(cut: int) -> None:
 
 
 def _part(header: str, data: bytes) -> bytes:
-    return b"--x\r\n" + header.encode() + b"\r\n\r\n" + data + b"\r\n"
+    return b"--x\r\n" + header.encode(errors="surrogateescape") + b"\r\n\r\n" + data + b"\r\n"
 
 
 @pytest.mark.parametrize(
@@ -143,6 +145,9 @@ def _part(header: str, data: bytes) -> bytes:
         "Content-Disposition: form-data; name=image; filename=猫.jpg",
         'Content-Disposition: form-data; name="image"; filename="C:\\fakepath\\a.jpg"',
         'Content-Disposition: form-data; name="image"; filename="=?utf-8?Q?caf=C3=A9?="',
+        'Content-Disposition: form-data; name="image"; filename="caf\udce9.jpg"',  # a byte of Latin-1
+        r'Content-Disposition: form-data; name="image"; filename="a \"quoted\" name.jpg"',
+        "Content-Disposition: form-data; name=image; filename=a.jpg; filename*=utf-8''a.jpg",
         'Content-Disposition: form-data; name="image"; filename=""',
         'content-type: image/png\r\ncontent-disposition: form-data; name="image"; size=3',
     ],
@@ -199,6 +204,13 @@ def test_what_is_too_much_is_not_waited_for() -> None:
 # Limits
 
 LIMITS = Settings(catalog=CATALOG, device="cpu", max_image_bytes=2000)
+REFUSED = [
+    ("/predict", "application/json", 413),
+    ("/predict", "multipart/form-data; boundary=x", 413),
+    ("/predict", "image/jpeg", 415),
+    ("/explain/nothing", "application/json", 404),
+    ("/models", "application/json", 405),
+]
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +218,17 @@ def narrow() -> Iterator[httpx.Client]:
     """A server that accepts little."""
     with serving(LIMITS) as client:
         yield client
+
+
+def test_a_client_goes_on_after_bodies_that_are_too_large(narrow: httpx.Client) -> None:
+    small, large = encoded(Image.new("RGB", (8, 8))), bytes(LIMITS.max_body_bytes)
+    answers = [narrow.post("/predict", files={"image": data}).status_code for data in (small, large) * 3]
+    assert answers == [200, 413] * 3
+
+
+@pytest.mark.parametrize(("path", "kind", "status"), REFUSED)
+def test_a_refusal_reaches_who_is_still_sending(narrow: httpx.Client, path: str, kind: str, status: int) -> None:
+    assert statuses_of_one_who_sends_all(narrow, path, kind) == [status, 200]
 
 
 @pytest.mark.parametrize("length", [b"Content-Length: 1000000", b"Transfer-Encoding: chunked"])
