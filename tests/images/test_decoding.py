@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 
 from service.errors import TooLarge, UnprocessableImage, UnsupportedMediaType
 from service.images import decoding
@@ -86,6 +86,9 @@ def test_exif_orientation(orientation: int) -> None:
     for kind, options in (("PNG", {}), ("WEBP", {"lossless": True})):
         found = np.asarray(read(encoded(stored.convert("RGB"), kind, exif=exif, **options)))
         assert (found[..., 0] // 40).tolist() == STORED[1]
+    large = stored.resize((16 * stored.width, 16 * stored.height), Image.Resampling.NEAREST)  # a block each, of JPEG
+    found = np.asarray(read(encoded(large.convert("RGB"), "JPEG", exif=exif, quality=95)), int)[8::16, 8::16, 0]
+    assert np.rint(found / 40).astype(int).tolist() == STORED[1]
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0rubbish", b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01"])
@@ -129,6 +132,21 @@ def test_a_raised_limit_holds_beyond_pillows_own(pixels: int) -> None:
 
 
 # As viewers show it
+
+
+def test_how_a_picture_is_stored_does_not_show() -> None:
+    """Progressive, with coarse colours, with a profile that says what is so anyway, with something behind its end."""
+    photo = photograph("chelsea")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    for kind, how in (("JPEG", {"quality": 95, "subsampling": "4:4:4"}), ("PNG", {})):
+        plain = encoded(photo, kind, **how)
+        pixels = np.asarray(read(plain), int)
+        for other in (plain + b"trailing bytes", plain + bytes(3), encoded(photo, kind, icc_profile=profile, **how)):
+            assert np.array_equal(np.asarray(read(other)), pixels)
+    for more in ({"progressive": True}, {"optimize": True}, {"subsampling": "4:2:0"}, {"restart_marker_rows": 1}):
+        found = np.asarray(read(encoded(photo, "JPEG", **{"quality": 95, "subsampling": "4:4:4"} | more)), int)
+        jpeg = np.asarray(read(encoded(photo, "JPEG", quality=95, subsampling="4:4:4")), int)
+        assert np.abs(found - jpeg).mean() < (3 if "subsampling" in more else 1e-9)
 
 
 @pytest.mark.parametrize("progressive", [False, True])

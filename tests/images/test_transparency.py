@@ -33,6 +33,18 @@ def test_a_clear_grey_of_16_bits_is_one_of_them() -> None:
     assert seen(png(1, 1, 0, b"\0\x12\x34"), alpha=True) == [[[18] * 3]]
 
 
+def test_16_bits_a_channel_of_every_kind() -> None:
+    """Grey and colours, with opacity and without: as bright as with 8 bits, and on white where they are clear."""
+    white, half, clear = 0xFFFF, 0x8000, 0
+    assert seen(png(2, 1, 0, b"\0" + struct.pack(">2H", half, white)), alpha=False) == [[[128] * 3, [255] * 3]]
+    assert seen(png(1, 1, 2, b"\0" + struct.pack(">3H", white, half, 0)), alpha=False) == [[[255, 128, 0]]]
+    grey = png(2, 1, 4, b"\0" + struct.pack(">4H", half, white, 0, clear))
+    assert seen(grey, alpha=False) == [[[128] * 3, [255] * 3]]
+    coloured = png(2, 1, 6, b"\0" + struct.pack(">8H", white, half, 0, white, 0, 0, 0, clear))
+    assert seen(coloured, alpha=False) == [[[255, 128, 0], [255] * 3]]
+    assert seen(coloured) == [[[255, 128, 0, 255], [0, 0, 0, 0]]]
+
+
 @pytest.mark.parametrize("interlaced", [0, 1])
 def test_a_clear_colour_is_found_whatever_the_order_of_pixels(interlaced: int) -> None:
     """Each differs from it in one of the six bytes, or is it."""
