@@ -142,9 +142,11 @@ CASES: dict[str, Case] = {
     "no_grad": Case(checks=NO_GRADIENT, lacks=NEEDS_GRADIENT),
     "inferring": Case(checks=NO_GRADIENT, lacks=NEEDS_GRADIENT),
     "detached": Case(checks=NO_GRADIENT, lacks=NEEDS_GRADIENT),
+    "data_taken": Case(checks=NO_GRADIENT, lacks=NEEDS_GRADIENT),
     "frozen_body": Case(checks=NO_GRADIENT, lacks=NEEDS_GRADIENT),
     "frozen": Case(checks=ASSUMED),
     "nan": refused("not a number"),
+    "infinite": refused("infinite or not a number"),
     "nan_for_some": refused("not a number"),
     "argmax": refused("whole numbers"),
     # Inputs

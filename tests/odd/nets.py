@@ -283,6 +283,10 @@ def detached() -> nn.Module:
     return After(lambda y: y.detach())
 
 
+def data_taken() -> nn.Module:
+    return After(lambda y: y.data)
+
+
 class FrozenBody(Small):
     """Lets no gradient into its features, as where a backbone is kept from training."""
 
@@ -303,6 +307,10 @@ def nan() -> nn.Module:
     network = Small()
     nn.init.constant_(network.fc.weight, math.nan)
     return network
+
+
+def infinite() -> nn.Module:
+    return After(lambda y: y / 0)
 
 
 def nan_for_some() -> nn.Module:

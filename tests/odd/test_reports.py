@@ -35,7 +35,10 @@ REPORTS: dict[str, tuple[str, ...]] = {
     "Pillow 1138: a phone's JPEG is called MPO": (f"{HERE}::test_mpo",),
     "TorchServe 65: grey JPEG": (f"{HERE}::test_grey_jpeg", "odd:grey_told"),
     "Triton 4257: transparent PNG": ("images/test_decoding.py::test_transparency_lies_on_white",),
-    "PyTorch 20524: PNG of 16 bits": ("images/test_decoding.py::test_16_bits_are_scaled_and_not_clipped",),
+    "PyTorch 20524: PNG of 16 bits": (
+        "images/test_decoding.py::test_16_bits_are_scaled_and_not_clipped",
+        "images/test_transparency.py::test_16_bits_a_channel_of_every_kind",
+    ),
     "pytorch-grad-cam 469: X-ray of 12 bits": (
         "images/test_decoding.py::test_window_over_12_bits",
         "images/test_decoding.py::test_dark_16_bits_are_warned_of",
@@ -63,7 +66,8 @@ REPORTS: dict[str, tuple[str, ...]] = {
         "models/test_inputs.py::test_an_edge_is_seen_where_the_whole_picture_is",
     ),
     "SVG, PDF, DICOM, HTML named .jpg": ("images/test_decoding.py::test_what_bytes_look_like_is_named",),
-    "progressive, CMYK, animated": (
+    "progressive, coarse colours, profiles, trailing bytes, CMYK, animated": (
+        "images/test_decoding.py::test_how_a_picture_is_stored_does_not_show",
         "images/test_decoding.py::test_cmyk_colours",
         "api/test_bad_input.py::test_odd_picture_answers_as_the_plain_one",
     ),
@@ -74,11 +78,12 @@ REPORTS: dict[str, tuple[str, ...]] = {
     "pytorch-grad-cam 325: one sigmoid output": ("odd:one", "odd:one_sigmoid", "odd:bright", "odd:one_measured"),
     "chexnet 22: several labels at once": ("odd:colours", "odd:multilabel_told", "odd:sigmoid"),
     "pytorch-grad-cam 511: no_grad, inference_mode, detach": (
-        *("odd:no_grad", "odd:inferring", "odd:detached", "odd:frozen_body"),
+        *("odd:no_grad", "odd:inferring", "odd:detached", "odd:data_taken", "odd:frozen_body"),
+        "explainers/test_contract.py::test_a_layer_that_no_gradient_gets_to_is_refused_by_whoever_needs_one",
     ),
     "captum 226: frozen parameters": ("odd:frozen",),
     "torch-cam 186: not a number": (
-        *("odd:nan", "odd:nan_for_some"),
+        *("odd:nan", "odd:infinite", "odd:nan_for_some"),
         "odd/test_serving.py::test_no_finite_number_is_no_answer",
     ),
     "torch-cam 36: no division by zero of an empty map": (f"{HERE}::test_a_map_of_zeros_is_flat", "odd:dead_class"),
@@ -90,6 +95,8 @@ REPORTS: dict[str, tuple[str, ...]] = {
     "PyTorch 102981: weight norm": (
         *("odd:weight_norm", "odd:weight_norm_new", "odd:spectral_norm", "odd:spectral_norm_new"),
         "odd/test_serving.py::test_less_precision_is_an_answer_near_the_full_one_or_a_refusal",
+        "engine/network/test_variants.py::"
+        "test_weights_that_are_computed_in_each_forward_and_tables_that_are_kept_are_no_hindrance",
     ),
     "torchvision 2421: checkpointed": ("odd:checkpointed", "odd:checkpointed_reentrant"),
     "deep-visualization-toolbox 52: grey and four channels": (
@@ -98,7 +105,10 @@ REPORTS: dict[str, tuple[str, ...]] = {
     "pytorch-grad-cam 481: logits, tuple, dict": (
         *("odd:a_dict", "odd:a_tuple", "odd:a_list", "odd:an_object", "odd:several", "odd:several_named"),
     ),
-    "pytorch-grad-cam 84: vision transformers": ("odd:class_token", "odd:channels_last", "odd:linear_attention"),
+    "pytorch-grad-cam 84: vision transformers": (
+        *("odd:class_token", "odd:channels_last", "odd:linear_attention"),
+        "zoo/test_zoo.py::test_a_network_is_right_as_it_comes",
+    ),
     "pytorch-grad-cam 476: segmentation": ("odd/test_serving.py::test_segmentations",),
     "pytorch-grad-cam 414: two inputs": ("odd:two",),
     "anomalib 2894: squeeze of a batch of one": ("odd:squeezes", "odd:squeezed_at_the_end"),
@@ -107,11 +117,14 @@ REPORTS: dict[str, tuple[str, ...]] = {
     "pytorch-grad-cam 258: TorchScript": (
         *("odd:scripted", "odd:traced", "odd:scripted_inside", "odd:exported", "odd:exported_for_two"),
         *("odd:source_script", "odd:source_export", "odd:source_export_of_two"),
+        "models/sources/test_factory.py::test_what_pytorch_loads_a_network_with",
     ),
     "quantised, lazy": ("odd:quantised", "odd:static", "odd:lazy", "odd:meta"),
     "torch.compile in the factory": ("odd:compiled",),
     "a slow model beside others": (
         "engine/test_store.py::test_what_is_still_loading_says_so_and_those_before_it_serve",
+        "engine/test_store.py::test_ready_models_answer_while_another_is_examined",
+        "engine/test_store.py::test_one_that_takes_long_does_not_hold_up_the_rest",
     ),
     "pytorch-classification 35: DataParallel's prefix": ("odd:file_module", "odd:parallel"),
     "YOLOv3_PyTorch 4: the prefix on both sides": (
@@ -135,7 +148,11 @@ REPORTS: dict[str, tuple[str, ...]] = {
         "odd:file_safetensors_called_pth",
     ),
     "half-precision state dict": ("odd:file_half",),
-    "timm as it comes": ("models/sources/test_timm.py::test_input_is_timms",),
+    "timm and transformers as they come": (
+        "models/sources/test_timm.py::test_input_is_timms",
+        "models/sources/test_timm.py::test_mistakes",
+        "models/sources/test_transformers.py::test_folder_as_it_comes",
+    ),
     "torchvision 714: classes called by numbers": (
         "test_cli.py::test_a_target_is_json_or_a_label_or_an_index",
         "test_cli.py::test_digits_are_an_index_where_no_label_has_that_name",
@@ -145,14 +162,22 @@ REPORTS: dict[str, tuple[str, ...]] = {
     "pytorch-grad-cam 319: one class's map, and the prediction with it": (
         "api/test_contract.py::test_several_targets_answer_in_order",
     ),
-    "MONAI 3035: names of layers": (f"{HERE}::test_names_of_layers",),
+    "MONAI 3035: names of layers": (
+        f"{HERE}::test_names_of_layers",
+        "contract/test_facts.py::test_such_an_address_meets_the_layer_that_was_meant",
+    ),
     "torch-cam 79: a batch in one request": ("api/bodies/test_body.py::test_multipart",),
     "torch-cam 72: ReLU in place": ("odd:plain", "odd:in_place", "odd:leaky"),
     # HTTP and operation
     "httpx 878: a refusal reaches whoever still sends": (
         "api/bodies/test_body.py::test_body_limit_is_found_before_the_body_ends",
+        "api/bodies/test_body.py::test_a_refusal_reaches_who_is_still_sending",
+        "api/test_middleware.py::test_whoever_sends_a_large_body_without_a_key_reads_why_it_is_refused",
     ),
-    "uvicorn 2097: the connection stays": (f"{HERE}::test_a_connection_outlives_refusals",),
+    "uvicorn 2097: the connection stays": (
+        f"{HERE}::test_a_connection_outlives_refusals",
+        "api/bodies/test_body.py::test_a_client_goes_on_after_bodies_that_are_too_large",
+    ),
     "uvicorn 2722: Upgrade, Expect, HTTP/1.0, chunked": (f"{HERE}::test_habits_of_clients",),
     "Pode 1604: JSON with a byte-order mark": (f"{HERE}::test_json_with_a_byte_order_mark",),
     "werkzeug 1175: file names": ("api/bodies/test_body.py::test_a_picture_is_a_file_however_its_part_is_headed",),
@@ -172,9 +197,95 @@ REPORTS: dict[str, tuple[str, ...]] = {
 }
 
 
-@pytest.mark.parametrize("report", REPORTS)
-def test_each_report_has_a_test(report: str) -> None:
-    for place in REPORTS[report]:
+# Networks and files that were tried beside them, by what is odd in each.
+TRIED: dict[str, tuple[str, ...]] = {
+    # Answered falsely by whoever does not look
+    "sigmoid, multi-label logits": ("odd:sigmoid", "odd:multilabel_told", "odd:colours", "odd:sigmoid_as_classes"),
+    "softmax inside": ("odd:softmax", "odd:log_softmax"),
+    "one logit, one sigmoid": ("odd:one", "odd:one_sigmoid", "odd:bright", "odd:one_as_classes"),
+    "embedding": ("odd:embedding", "odd:embedding_told", "odd/test_serving.py::test_an_embedding_needs_other_pictures"),
+    "the same weights and other code": (
+        "odd:doubled",
+        "odd/test_serving.py::test_two_models_of_the_same_weights_never_answer_for_each_other",
+        "models/test_identity.py::test_what_changes_answers_changes_the_version",
+    ),
+    "dropout in forward, a counter in a buffer": ("odd:dropout", "odd:counts"),
+    "batch statistics, eval() that forgets, less the mean of the batch": (
+        *("odd:batch_statistics", "odd:forgets", "odd:less_the_mean", "odd:decides"),
+        "odd/test_serving.py::test_the_same_picture_beside_others_is_the_same",
+    ),
+    "no_grad, detach": ("odd:no_grad", "odd:detached"),
+    "not a number, for all or for some": ("odd:nan", "odd:nan_for_some"),
+    "averaged weights beside raw ones": (
+        "odd:file_ema",
+        "models/test_weights.py::test_averaged_weights_come_first_and_are_said",
+    ),
+    "prints in forward": ("odd:talks", "test_cli.py::test_what_a_network_prints_is_no_output"),
+    "argmax": ("odd:argmax",),
+    # Refused with a bare exception by whoever does not look
+    "1 or 4 channels, 5 axes, channels last": ("odd:grey", "odd:four", "odd:six", "odd:film", "odd:last"),
+    "two inputs": ("odd:two", "models/sources/test_files.py::test_two_inputs_are_refused"),
+    "a fixed batch": ("odd:one_at_a_time", "odd:exported_for_two", "odd:source_export_of_two"),
+    "squeeze()": ("odd:squeezes", "odd:squeezed_at_the_end"),
+    "another input size": ("odd:sized", "odd:sized_told"),
+    "in place on the input": ("odd:writes",),
+    "half, bfloat16 and double weights": ("odd:half", "odd:bfloat16", "odd:double"),
+    "TorchScript: scripted, traced, loaded": (
+        *("odd:scripted", "odd:traced", "odd:source_script"),
+        "models/sources/test_factory.py::test_what_pytorch_loads_a_network_with",
+    ),
+    "torch.export": (
+        *("odd:exported", "odd:source_export"),
+        "models/sources/test_factory.py::test_what_pytorch_loads_a_network_with",
+    ),
+    "int8, dynamic and static": ("odd:quantised", "odd:static"),
+    "extra state, lazy layers, meta": ("odd:extra", "odd:lazy", "odd:meta"),
+    "calls that depend on the number of rows": ("odd:rowwise", "odd:one_at_a_time"),
+    "a factory or a forward that raises": ("odd:raises", "odd:raises_in_forward"),
+    # To be loaded
+    "wrappers of weights": ("odd:file_model_state_dict", "odd:file_net", "odd:file_namespace", "odd:file_numpy"),
+    "prefixes of weights": (
+        *("odd:file_orig_mod", "odd:file_lightning", "odd:file_module", "odd:file_module_on_both_sides"),
+    ),
+    "tuple, dict, list, (N,), (N, K, 1, 1)": (
+        *("odd:a_tuple", "odd:a_dict", "odd:a_list", "odd:no_axis", "odd:two_axes_more"),
+    ),
+    "a whole pickled module": ("odd:file_whole_module", "odd:file_whole_module_allowed"),
+    "grey with one mean": ("odd:grey_by_its_mean",),
+    "detections and segmentations": (
+        "odd/test_serving.py::test_detections",
+        "odd/test_serving.py::test_segmentations",
+    ),
+    # Rightly refused
+    "another number of classes or labels": ("odd:file_of_more_classes", "odd:too_few_labels", "odd:too_many_labels"),
+    "files without buffers": ("odd:file_without_buffers",),
+    # Right, and to stay so
+    "own derivatives, in place": ("odd:custom_function", "odd:in_place"),
+    "DataParallel, LeakyReLU, generalised means": ("odd:parallel", "odd:leaky", "odd:gem"),
+    "weight and spectral norm": (
+        "odd:weight_norm",
+        "odd:weight_norm_new",
+        "odd:spectral_norm",
+        "odd:spectral_norm_new",
+    ),
+    "caches, traced by FX, ensembles": ("odd:caches", "odd:symbolic", "odd:ensemble"),
+    "32 pixels, a rectangle, 0..255 by its deviation": ("odd:plain", "odd:wide", "odd:in_255_by_std"),
+    "a file in half precision, Lightning's own class": ("odd:file_half", "odd:file_lightning_of_its_own"),
+    "compiled": ("odd:compiled", "engine/test_store.py::test_nothing_is_compiled_while_requests_wait_for_the_device"),
+    "bf16 where weights are computed or kept": (
+        "odd/test_serving.py::test_less_precision_is_an_answer_near_the_full_one_or_a_refusal",
+        "tuning/test_tuner.py::test_a_network_that_takes_one_precision_only_is_measured_in_it",
+    ),
+    "one wrong entry of a catalogue": (
+        "odd/test_serving.py::test_one_mistaken_entry_leaves_the_others_serving",
+        "models/test_inputs.py::test_one_bad_entry_leaves_the_others_serving",
+    ),
+}
+
+
+@pytest.mark.parametrize(("report", "places"), [*REPORTS.items(), *TRIED.items()])
+def test_each_report_has_a_test(report: str, places: tuple[str, ...]) -> None:
+    for place in places:
         if place.startswith("odd:"):
             assert place.removeprefix("odd:") in CASES
             continue
@@ -231,6 +342,7 @@ def test_a_catalogue_with_a_byte_order_mark(tmp_path: Path) -> None:
     [
         ("model.conv2", "did you mean 'conv2'? GET /models/plain/layers lists all"),
         ("module.bn2", "did you mean 'bn2'?"),
+        ("model.conv2[0]", "did you mean 'conv2'?"),
         ("nothing like it", "is not in plain; GET /models/plain/layers lists all"),
     ],
 )

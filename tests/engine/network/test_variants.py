@@ -8,6 +8,7 @@ from torch import nn
 from service.engine.network.variants import EXACT, Variant, candidates, fold_batch_norms
 from service.models.embedded.efficientnet_lite0 import efficientnet_lite0
 from tests import tiny
+from tests.odd import nets
 
 
 def _lively(name):
@@ -81,6 +82,26 @@ def test_every_variant_agrees(precision):
         assert found.dtype == torch.float32
         tolerance = EXACT if precision == "fp32" else 0.05
         assert float((found - expected).abs().max() / expected.abs().max()) <= tolerance, variant.name
+
+
+COMPUTED = ("weight_norm", "weight_norm_new", "spectral_norm_new", "caches")
+
+
+@pytest.mark.filterwarnings("ignore")  # that one of the norms is deprecated
+@pytest.mark.parametrize("name", COMPUTED)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_that_are_computed_in_each_forward_and_tables_that_are_kept_are_no_hindrance(name, precision):
+    network = tiny._seeded(getattr(nets, name))
+    x = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        expected = network(x)
+    found = candidates(network, x, precision)
+    assert {variant.name for variant in found} >= {"channels-last"}
+    with torch.inference_mode():
+        for variant in found:
+            off = float((variant(x) - expected).abs().max() / expected.abs().max())
+            assert off <= (EXACT if precision == "fp32" else 0.05), variant.name
+        torch.testing.assert_close(network(x), expected, rtol=EXACT, atol=EXACT)  # it is as it was
 
 
 @torch.inference_mode()
