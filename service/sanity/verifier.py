@@ -59,6 +59,14 @@ class _Picture:
 
 
 @dataclass(frozen=True)
+class _Copy:
+    """A network with permuted weights."""
+
+    model: Model
+    lacked: int  # how often others had lacked memory when it was built
+
+
+@dataclass(frozen=True)
 class _Test:
     """What one model is tested on, and what is known of it."""
 
@@ -221,9 +229,17 @@ class Verifier:
         one.pairs.low = low or None
         return maps
 
-    def _after(self, copy: Model, share: float, one: _Asked, before: Sequence[Tensor | None], test: _Test) -> None:
-        """Explain by a copy with a share of its layers permuted, and note how alike its maps are to those before."""
-        after = [self._map(copy, one, picture, picture.targets[0], test.closing) for picture in test.pictures]
+    def _after(self, copy: _Copy, share: float, one: _Asked, before: Sequence[Tensor | None], test: _Test) -> None:
+        """Explain by a copy with a share of its layers permuted, and note how alike its maps are to those before.
+
+        Raises:
+            OutOfMemory: somebody needs the memory that the copy takes.
+        """
+        after = []
+        for picture in test.pictures:
+            if self.device.limits.lacked_beside(copy.model) > copy.lacked:
+                raise OutOfMemory("requests need the memory that a network with permuted weights takes")
+            after.append(self._map(copy.model, one, picture, picture.targets[0], test.closing))
         both = list(zip(before, after, strict=True))
         ranks, shapes = [_alike(*pair) for pair in both], [_shaped(*pair) for pair in both]
         if share == 1.0:
@@ -232,7 +248,7 @@ class Verifier:
             one.pairs.stages.append((share, ranks, shapes))
 
     @contextmanager
-    def _copy(self, test: _Test, share: float) -> Iterator[Model]:
+    def _copy(self, test: _Test, share: float) -> Iterator[_Copy]:
         """Build the network anew, which nobody else sees, and permute it."""
         spec = test.spec
         said = list(spec.said)
@@ -241,7 +257,7 @@ class Verifier:
         permute(network, share, torch.cat([picture.x.cpu() for picture in test.pictures]))
         copy = Model(replace(spec, name=f"{spec.name}-permuted"), network, self.device.device)
         try:
-            yield copy
+            yield _Copy(copy, self.device.limits.lacked_beside(copy))
         finally:
             for precision in DTYPES:  # another network may come to lie where the copy was
                 self.device.limits.forget(rows_key(copy, copy.facts.input_shape, precision))

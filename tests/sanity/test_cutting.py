@@ -5,6 +5,8 @@ import pytest
 from service.explainers.base import registry
 from service.pipeline import applicability
 from service.sanity.cutting import MOST, cut
+from service.sanity.verifier import BUDGET, Verifier
+from service.settings import Settings
 
 
 @pytest.mark.parametrize("name", registry())
@@ -27,3 +29,14 @@ def test_so_many_channels_are_left_as_their_passes_allow(embedded) -> None:  # t
     assert method.passes(facts, 1) == whole + 2
     assert (channels, passes) == (MOST * whole // (whole + 2), MOST)
     assert said == [f"channels: the {channels} strongest ones of {whole}"]
+
+
+def test_all_methods_of_the_embedded_model_are_within_the_budget(embedded) -> None:  # type: ignore[no-untyped-def]
+    """None of those that apply is left out, and what is expected of all of them is no more than may be spent."""
+    model = embedded.store.get(None)
+    left: dict[str, object] = {}
+    kept = Verifier(embedded.device, Settings())._asked(model, list(registry()), left)  # type: ignore[arg-type]
+    applies = {name for name, reason in applicability(model.facts).items() if reason is None}
+    assert kept.keys() == {name for name in applies if registry()[name].needs_image}
+    # Eight pictures: the map, that of a low class, and those of one or of all four permuted networks.
+    assert sum(8 * one.passes * (6 if one.passes <= 64 else 3) for one in kept.values()) <= BUDGET == 80_000

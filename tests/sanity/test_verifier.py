@@ -5,16 +5,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from scipy.stats import spearmanr
+from skimage.metrics import structural_similarity
 
 from service.contract import Explanation, Map, Rows
 from service.errors import EngineUnavailable, ModelOutput
 from service.explainers.cam.grad_cam import GradCAM
 from service.explainers.cam.score_cam import ScoreCAM
 from service.explainers.perturbation.occlusion import Occlusion
+from service.images import crops
 from service.sanity import cutting
 from service.sanity import verifier as module
+from service.sanity.permuting import permute
 from service.sanity.verifier import Verifier
 from service.settings import Settings
+from tests.tiny import classifier
 
 OPEN = threading.Event()
 FEW = ["grad-cam", "saliency", "cam", "eigen-cam", "filters", "ram", "feature-maps"]
@@ -144,6 +149,53 @@ def test_where_memory_runs_out_it_says_so(verify, monkeypatch) -> None:
     monkeypatch.setattr(module, "Model", full)
     _, found = verify(["cam"])
     assert (found["cam"].verdict, found["cam"].reason) == ("not yet tested", "memory")
+
+
+def test_who_needs_the_memory_of_a_copy_gets_it(verify, tiny, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """What the copy itself lacked is met by smaller batches; what others lack, by giving it up."""
+    explain, asked, limits = GradCAM.explain, [], tiny.device.limits
+
+    def lacking(self, probe, image, targets):  # type: ignore[no-untyped-def]
+        asked.append(probe.facts.name)
+        if asked[-1] == "tiny-permuted":
+            limits.lacked(
+                probe._model if len(asked) == 17 else "another network"
+            )  # after eight pictures and a class each
+        return explain(self, probe, image, targets)
+
+    monkeypatch.setattr(GradCAM, "explain", lacking)
+    _, found = verify(["grad-cam", "cam"])
+    assert asked[16:] == ["tiny-permuted"] * 2
+    assert {(one.verdict, one.reason) for one in found.values()} == {("not yet tested", "memory")}
+
+
+def test_numbers_are_those_of_a_slow_loop(verify, tiny) -> None:  # type: ignore[no-untyped-def]
+    """A backward of its own for each map, through the plain network; SciPy's ranks, scikit-image's likeness."""
+    pictures = crops(tiny.store.entry("tiny").spec.transform)
+    plain, permuted = classifier(), classifier()
+    permute(permuted, 1.0, pictures)
+
+    def slowly(network, picture, c):  # type: ignore[no-untyped-def]
+        x = picture[None].clone().requires_grad_()
+        return torch.autograd.grad(network(x)[0, c], x)[0][0].abs().amax(0).double().numpy()
+
+    ranks, shapes, classes = [], [], []
+    for picture in pictures:
+        logits = plain(picture[None])[0].tolist()
+        order = sorted(range(5), key=lambda c: -logits[c])
+        before, after, low = (
+            slowly(network, picture, c) for network, c in ((plain, order[0]), (permuted, order[0]), (plain, order[3]))
+        )
+        ranks.append(spearmanr(before.ravel(), after.ravel()).statistic)
+        classes.append(spearmanr(before.ravel(), low.ravel()).statistic)
+        a, b = (one / (one**2).mean() ** 0.5 for one in (before, after))
+        reach = max(a.max(), b.max()) - min(a.min(), b.min())
+        shapes.append(structural_similarity(a, b, win_size=7, data_range=reach))
+    found = verify(["saliency"])[1]["saliency"]
+    assert found.mprt == pytest.approx(sum(map(abs, ranks)) / 8, abs=1e-3)
+    assert found.random_logit == pytest.approx(sum(map(abs, classes)) / 8, abs=1e-3)
+    assert found.stages[-1].spearman == pytest.approx(sum(ranks) / 8, abs=1e-3)
+    assert found.stages[-1].ssim == pytest.approx(sum(shapes) / 8, abs=1e-3)
 
 
 def test_what_goes_beyond_the_budget_is_left_out(verify, monkeypatch) -> None:

@@ -27,7 +27,7 @@ from service.engine.scheduler.claims import Batch, Claims
 from service.engine.scheduler.limits import Limits
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import CallWork, Done, Network, Ticket, Work
-from service.errors import EngineUnavailable
+from service.errors import EngineUnavailable, OutOfMemory
 from service.machine.accelerators import memory_bytes, release_memory, reserved_bytes, synchronise
 from service.precision import Precision
 from service.process import ALL_THREADS, release_freed_memory, use_threads
@@ -235,7 +235,8 @@ class Device:
             standings = self._claims.queue.standings()
         for one in done:
             self._take(one)
-        if any(one.too_many for one in done):
+        if any(one.too_many or isinstance(one.error, OutOfMemory) for one in done):
+            self.limits.lacked(first.network)
             release_memory(self.device)
         self.admission.count_batch(sum(one.passes for one in done), seconds, standings)
         rows = sum(one.forwards for one in done)

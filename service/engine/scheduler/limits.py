@@ -1,5 +1,6 @@
 """How many rows a batch may have: what was measured, what memory allows, and what running out of it has taught."""
 
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -46,6 +47,7 @@ class Limits:
         self._growing: dict[Hashable, _Growing] = {}
         self._weighed: dict[Hashable, int | None] = {}
         self.halved = 0  # times that memory ran out
+        self._lacked: Counter[int] = Counter()  # the same, and where one row was too many, by who was asked
 
     def of(self, key: Hashable) -> int:
         """Return the most rows of one batch of a kind."""
@@ -103,3 +105,11 @@ class Limits:
         self.halved += 1
         self._growing.pop(key, None)
         self._learned[key] = max(1, rows // 2)
+
+    def lacked(self, network: object) -> None:
+        """Count that a batch of a network did not find the memory that it needed."""
+        self._lacked[id(network)] += 1  # which keeps no network alive
+
+    def lacked_beside(self, network: object) -> int:
+        """Return how often batches of all others did not find theirs; only what it grows by means something."""
+        return self._lacked.total() - self._lacked[id(network)]

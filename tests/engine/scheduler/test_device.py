@@ -344,6 +344,7 @@ def test_out_of_memory_halves_the_batch_and_loses_nothing(device):
     network.batches.clear()
     device.submit(work_of(network, 3, 10), Run())
     assert max(map(len, network.batches)) == 2  # it is remembered
+    assert device.limits.lacked_beside(None) > 0 == device.limits.lacked_beside(network)
 
 
 def test_a_row_that_does_not_fit_fails_alone(device):
@@ -356,6 +357,7 @@ def test_a_row_that_does_not_fit_fails_alone(device):
     assert isinstance(results[0], OutOfMemory)
     assert "smaller model" in results[0].detail
     assert results[1][:, 0].tolist() == [2] * 10
+    assert device.limits.lacked_beside(network) > 0 == device.limits.lacked_beside(full)
 
 
 def test_equal_requests_compute_once_and_are_remembered(remembering):

@@ -116,3 +116,13 @@ def test_of_kinds_that_callers_make_up_only_the_last_are_known():
         limits.weigh(key, 1000)
     assert (limits.of("kept"), limits.of(9_999), limits.of(0)) == (2, 1, 8)
     assert len(limits._weighed) < 5000
+
+
+def test_who_lacks_memory_is_told_apart_from_who_does_not():
+    limits, one, other = Limits(64), object(), object()
+    before = limits.lacked_beside(one)
+    limits.lacked(one)
+    assert limits.lacked_beside(one) == before
+    limits.lacked(other)
+    limits.lacked(None)  # the server's own steps
+    assert limits.lacked_beside(one) == before + 2
