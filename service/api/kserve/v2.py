@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from service import __version__
 from service.api.callers.callers import most_urgent
 from service.api.context import context
 from service.api.kserve import outputs, tensors
@@ -20,6 +19,7 @@ from service.api.observing.recording import record
 from service.api.routes import received_bytes
 from service.api.running import in_pool
 from service.api.telling.health import check_live, check_ready
+from service.api.telling.version import told
 from service.engine.network.resident import Model
 from service.errors import NotFound, ServiceError, quoted
 from service.explainers.base import registry
@@ -44,8 +44,12 @@ def router() -> APIRouter:
     return routes
 
 
-async def _server() -> dict[str, Any]:
-    return {"name": "heatlens", "version": __version__, "extensions": ["binary_tensor_data", "classification"]}
+async def _server(request: Request) -> dict[str, Any]:
+    service = context(request)
+    build = told(service.settings, service.device).model_dump(
+        include={"name", "version", "revision", "torch", "device"}
+    )
+    return build | {"extensions": ["binary_tensor_data", "classification"]}
 
 
 async def _live(request: Request) -> Response:

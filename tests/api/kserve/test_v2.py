@@ -6,6 +6,7 @@ import pytest
 
 from service.api.kserve.outputs import HEAT
 from service.api.kserve.tensors import split
+from service.errors import Draining
 from service.explainers.base import registry
 from tests.api.test_contract import BASE64, PHOTO, PNG, QUICK, answer, lasting
 from tests.tiny import model_of
@@ -28,18 +29,30 @@ def numbers(one):
 
 
 def test_what_the_server_says_of_itself(client):
+    known = client.get("/version").json()
     for path in ("/v2", "/v2/"):
-        assert client.get(path).json()["extensions"] == ["binary_tensor_data", "classification"]
+        said = client.get(path).json()
+        assert said.pop("extensions") == ["binary_tensor_data", "classification"]
+        assert said == {name: known[name] for name in ("name", "version", "revision", "torch", "device")}
     assert client.get("/v2/health/live").json() == {"live": True}
     assert client.get("/v2/health/ready").json() == {"ready": True, "live": True}
     names = client.get("/v2/models").json()["models"]
     assert names == client.get("/v1/models").json()["models"]
     index = client.post("/v2/repository/index").json()
     assert [(one["name"], one["state"]) for one in index] == [(name, "READY") for name in names]
-    for path in ("/v2/models/none", "/v2/models/tiny/stats", "/v2/models/tiny/versions/1"):
+    for path in (f"/v2/models/{one}" for one in ("none", "tiny/stats", "tiny/config", "tiny/versions/1")):
         missing = client.get(path)
         assert (missing.status_code, missing.headers["content-type"]) == (404, "application/json")
         assert isinstance(missing.json()["error"], str)
+
+
+def test_a_server_that_is_live_and_not_ready_says_both(client, monkeypatch):
+    async def draining(*_):
+        raise Draining("the server is about to stop")
+
+    monkeypatch.setattr("service.api.kserve.v2.check_ready", draining)
+    found = client.get("/v2/health/ready")
+    assert (found.status_code, found.json()) == (503, {"ready": False, "live": True})
 
 
 def test_metadata_lists_what_can_be_asked_for(client):

@@ -83,5 +83,10 @@ def test_ready_is_the_default_models_or_that_of_the_one_asked_for(
     assert client.get("/health/ready").json()["models"]["late"] == "loading"
     assert [status(name) for name in (None, "tiny", "late", "*", "none")] == [200, 200, 503, 503, 404]
     assert "late" in client.get("/health/ready?model=*").json()["detail"]
+    for path in ("/v1/models/late", "/v2/models/late", "/v2/models/late/ready"):  # the same in the protocols' words
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["content-type"]) == (503, "application/json")
+        assert int(answer.headers["retry-after"]) > 0
+        assert "still loading" in answer.json()["error"]
     assert client.post("/predict", files={"image": PNG}).status_code == 200
     go.set()
