@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import re
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +45,34 @@ def test_triton_sees_a_server_and_its_models(triton):
     metadata = client.get_model_metadata("tiny")
     assert client.is_model_ready("tiny", metadata["versions"][0])
     assert {one["name"] for one in client.get_model_repository_index()} >= {"tiny", "tiny-regression"}
+
+
+@pytest.mark.parametrize("ask", ["get_model_config", "get_inference_statistics"])
+def test_triton_is_told_what_there_is_not(triton, ask):
+    _, client = triton
+    utils = pytest.importorskip("tritonclient.utils")
+    with pytest.raises(utils.InferenceServerException, match="nothing at this address"):
+        getattr(client, ask)("tiny")
+
+
+def test_readmes_example_runs_as_it_stands(triton, client):
+    """But for where the server, its model and the picture are."""
+    readme = (Path(__file__).parents[3] / "README.md").read_text("utf-8")
+    (example,) = [one for one in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "tritonclient" in one]
+    host = str(client.base_url).removeprefix("http://").rstrip("/")
+    for theirs, ours in (
+        ("127.0.0.1:8000", host),
+        ("efficientnet-lite0", "tiny"),
+        ('open("cat.jpg", "rb").read()', "PICTURE"),
+    ):
+        assert theirs in example
+        example = example.replace(theirs, ours)
+    seen = {"PICTURE": PNG}
+    exec(example, seen)
+    found = seen["found"]
+    assert found.as_numpy("grad-cam").shape[:2] == (1, 1)
+    assert [len(one.decode().split(":")) for one in found.as_numpy("probabilities")[0]] == [3] * 3
+    seen["client"].close()
 
 
 @pytest.mark.parametrize("binary", [False, True])
