@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from service.metrics import Metrics
 from service.settings import Settings
 from tests.api.test_contract import BASE64, PNG, fields
 from tests.conftest import CATALOG, serving
@@ -20,7 +21,8 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 serve = pytest.importorskip("ray.serve")
 pytestmark = [pytest.mark.filterwarnings("ignore")]  # of Ray's own making
 
-from service.deploy.ray import ROUTER, TARGET_S, app, waiting_policy  # noqa: E402  # needs Ray
+from service.deploy import ray as deploy  # noqa: E402  # needs Ray
+from service.deploy.ray import ROUTER, TARGET_S, app, waiting_policy  # noqa: E402
 
 METHODS = ["cam", "grad-cam", "occlusion", "saliency", "score-cam", "integrated-gradients"]
 
@@ -135,6 +137,37 @@ def test_as_many_replicas_as_what_waits_needs(waiting: dict[str, float], wanted:
         capacity_adjusted_max_replicas=8,
     )
     assert waiting_policy(context) == (wanted, {})
+
+
+def test_all_metrics_are_copied_to_rays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sample by its own name, which is that of ours, with its labels and value as they are at that moment."""
+    kept: dict[tuple[str, frozenset[Any]], float] = {}
+
+    class Gauge:
+        def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
+            assert text
+            self.name, self.labels = name, labels
+
+        def set(self, value: float, labels: dict[str, str]) -> None:
+            assert set(labels) == set(self.labels)
+            kept[self.name, frozenset(labels.items())] = value
+
+    monkeypatch.setattr(deploy, "Gauge", Gauge)
+    monkeypatch.setattr(deploy.Bridge, "_run", lambda bridge: None)
+    metrics, waiting = Metrics(), [1.5]
+    metrics.watch("seconds_waiting", "What waits.", lambda: waiting[0])
+    metrics.requests.labels("cam", "tiny", "200").inc(3)
+    metrics.batch("rows", "tiny", "fp32", 8, 0.1, 0.5)
+    bridge = deploy.Bridge(metrics.registry)
+    for number in (1.5, 0.0):
+        waiting[0] = number
+        bridge.copy()
+        samples = [one for family in metrics.registry.collect() for one in family.samples]
+        ours = {(s.name, frozenset(s.labels.items())): s.value for s in samples if s.name.startswith("heatlens_")}
+        assert ours == {key: value for key, value in kept.items() if key[0].startswith("heatlens_")}
+        assert kept["heatlens_seconds_waiting", frozenset()] == number
+    labels = frozenset({("method", "cam"), ("model", "tiny"), ("status", "200")})
+    assert kept["heatlens_requests_total", labels] == 3
 
 
 def test_the_files_are_what_ray_reads() -> None:
