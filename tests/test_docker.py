@@ -1,7 +1,9 @@
 """What runs around the service: image, compose, dashboard and manifests agree with it and with each other."""
 
+import ast
 import json
 import re
+import tomllib
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -349,6 +351,59 @@ def test_kserve_runs_it_as_kubernetes_does():
     assert predictor["model"]["protocolVersion"] in runtime["spec"]["protocolVersions"]
     (metric,) = predictor["autoScaling"]["metrics"]
     assert set(re.findall(r"heatlens_\w+", metric["external"]["metric"]["query"])) <= METRICS.keys()
+
+
+RAY = {name: yaml.safe_load((DOCKER / "ray" / name).read_text("utf-8")) for name in ("serve.yaml", "rayservice.yaml")}
+WITHIN = yaml.safe_load(RAY["rayservice.yaml"]["spec"]["serveConfigV2"])  # what the second one serves
+
+
+@pytest.mark.parametrize("document", [RAY["serve.yaml"], WITHIN], ids=["serve", "rayservice"])
+def test_ray_serves_what_is_there_within_the_services_own_limits(document):
+    """Ray itself reads both, where it is installed; here, that what they name exists."""
+    (application,) = document["applications"]
+    (deployment,) = application["deployments"]
+    autoscaling = deployment["autoscaling_config"]
+    code = ast.parse((ROOT / "service" / "deploy" / "ray.py").read_text("utf-8"))
+    functions = {node.name for node in code.body if isinstance(node, ast.FunctionDef)}
+    for name in (application["import_path"], autoscaling["policy"]["policy_function"]):
+        module, _, function = name.partition(":")
+        assert module == "service.deploy.ray"
+        assert function in functions
+    names = {node.targets[0].id: node.value for node in code.body if isinstance(node, ast.Assign)}
+    assert deployment["request_router_config"]["request_router_class"] == ast.literal_eval(names["ROUTER"])
+    settings = Settings(**_ours(application["runtime_env"]["env_vars"]))
+    assert deployment["max_ongoing_requests"] == settings.max_waiting_requests
+    assert deployment["max_queued_requests"] == -1  # admission is the service's
+    assert deployment["graceful_shutdown_timeout_s"] == settings.drain_timeout_s + 15
+    assert autoscaling["metrics_interval_s"] <= autoscaling["upscale_delay_s"] < autoscaling["downscale_delay_s"]
+    assert document["http_options"]["port"] == settings.port
+    assert document["logging_config"]["enable_access_log"] is False
+
+
+def test_ray_runs_in_pods_as_kubernetes_does():
+    """By the names of KubeRay's API; its schema stands in a project of its own."""
+    cluster = RAY["rayservice.yaml"]["spec"]["rayClusterConfig"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    least, below = re.search(r">=([\d.]+),<([\d.]+)", next(one for one in extras["ray"] if "ray" in one)).groups()
+    version = tuple(map(int, cluster["rayVersion"].split(".")))
+    assert tuple(map(int, least.split("."))) <= version < tuple(map(int, below.split(".")))
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"  # no replica runs there
+    (workers,) = cluster["workerGroupSpecs"]
+    (deployment,) = WITHIN["applications"][0]["deployments"]
+    assert workers["minReplicas"] <= workers["replicas"] <= workers["maxReplicas"]
+    assert workers["maxReplicas"] >= deployment["autoscaling_config"]["max_replicas"]
+    for group in (cluster["headGroupSpec"], workers):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert pod["securityContext"].items() >= POD["securityContext"].items()
+        assert container["securityContext"] == CONTAINER["securityContext"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        assert {IMAGE_ENV["HEATLENS_CACHE_DIR"], "/tmp"} == {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert WITHIN["http_options"]["port"] in {port["containerPort"] for port in container["ports"]}
+    wanted, given = deployment["ray_actor_options"], workers["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert wanted["num_gpus"] <= int(given["nvidia.com/gpu"])
+    assert wanted["num_cpus"] <= int(given["cpu"])
 
 
 def test_replicas_are_behind_a_proxy_that_knows_sessions():
