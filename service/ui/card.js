@@ -9,6 +9,7 @@ import { counted, meaning, number, question, seconds, t, title } from "./words.j
 
 export function Card({ session, card }) {
   const [open, show] = useState(null);
+  const [which, pick] = useState([]); // of each run's maps the one that is shown
   const { state } = session;
   const method = session.method(card.method);
   const [means, cannot] = meaning(method.name);
@@ -27,12 +28,13 @@ export function Card({ session, card }) {
         <${Tool} icon="close" label=${t("removeMethod", { method: title(method) })} act=${() => session.remove(card.id)} />
       </header>
       <div class="runs">
-        ${state.lanes.map((lane, i) => html`<${Run} key=${i} session=${session} card=${card} method=${method} lane=${lane} index=${i} />`)}
+        ${state.lanes.map((lane, i) => html`<${Run} key=${i} session=${session} card=${card} method=${method} lane=${lane} index=${i}
+          which=${which[i] ?? 0} pick=${(one) => pick(state.lanes.map((_, j) => (i === j ? one : which[j] ?? 0)))} />`)}
       </div>
       ${open === "form" && html`
         <${Form} method=${method} params=${card.params} resolved=${first?.result?.params} layers=${state.layers[state.lanes[0].model]}
           problem=${first?.problem} apply=${(params) => session.change(card.id, params)} />`}
-      ${open === "take" && html`<${Take} session=${session} card=${card} />`}
+      ${open === "take" && html`<${Take} session=${session} card=${card} which=${which[0] ?? 0} />`}
       <p class="means">${means ?? method.summary} ${cannot && html`<span class="cannot">${cannot}</span>`}</p>
       ${asked && html`<details><summary>${asked[0]}</summary><p>${asked[1]}</p></details>`}
     </article>
@@ -53,15 +55,14 @@ export function Tool({ icon, label, act, on }) {
   `;
 }
 
-function Run({ session, card, method, lane, index }) {
+function Run({ session, card, method, lane, index, which, pick }) {
   const run = card.runs[index];
-  const [which, pick] = useState(0);
   const { state } = session;
   const info = state.info[lane.model];
   if (!info) return null;
   const input = [info.input.height, info.input.width];
   const maps = run?.maps ?? [];
-  const map = maps[Math.min(which, maps.length - 1)];
+  const map = shown(maps, which);
   const geometry = lane.geometry ?? run?.result?.image;
   const busy = run?.state === "running" || run?.state === "waiting";
   const label = map && t("mapOf", { method: title(method), target: map.target?.label ?? map.layer ?? "", low: number(map.min), high: number(map.max) });
@@ -95,6 +96,8 @@ function Run({ session, card, method, lane, index }) {
   `;
 }
 
+const shown = (maps, which) => maps[Math.min(which, maps.length - 1)];
+
 function used({ usage }, map) {
   const parts = [map.target?.label, map.shape.slice(-2).join(" × "), counted("passes", usage.forwards + usage.backwards), seconds(usage.device_ms / 1000)];
   if (usage.cache === "hit" || usage.cache === "shared") parts.push(t("cached"));
@@ -115,13 +118,13 @@ function Progress({ run, method, stop }) {
 }
 
 // To take along: files, and the same request for a terminal or a program.
-function Take({ session, card }) {
+function Take({ session, card, which }) {
   const [copied, set] = useState(null);
   const box = useRef();
   const { lanes, opacity } = session.state;
   const [lane] = lanes;
   const run = card.runs[0];
-  const map = run?.maps?.[0];
+  const map = shown(run?.maps ?? [], which);
   const copy = async (name, text) => {
     await navigator.clipboard.writeText(text).then(() => set(name), () => set(null));
   };
@@ -133,9 +136,9 @@ function Take({ session, card }) {
     Python: share.python(...asked),
   };
   const png = () => {
-    const canvas = box.current.closest(".card").querySelector(".run canvas");
-    const heat = over(map);
-    share.png(run, map, canvas, lane.picture, heat ? seen(lane.picture, lane.geometry) : null, map.shape.length === 2 ? opacity : 1);
+    const canvases = [...box.current.closest(".card").querySelector(".run").querySelectorAll("canvas")];
+    if (map.kind === "grid") return share.grid(run, map, canvases);
+    share.png(run, map, canvases[0], lane.picture, over(map) ? seen(lane.picture, lane.geometry) : null, map.shape.length === 2 ? opacity : 1);
   };
   return html`
     <div class="take" ref=${box}>

@@ -110,5 +110,16 @@ export async function png(run, map, canvas, picture, place, opacity) {
   sheet.toBlob((blob) => save(blob, named(run, map, ".png")));
 }
 
+// All parts of a grid, row by row.
+export function grid(run, map, canvases) {
+  const columns = Math.ceil(Math.sqrt(canvases.length));
+  const [{ width, height }] = canvases;
+  const sheet = document.createElement("canvas");
+  [sheet.width, sheet.height] = [columns * width, Math.ceil(canvases.length / columns) * height];
+  const context = sheet.getContext("2d");
+  canvases.forEach((one, i) => context.drawImage(one, (i % columns) * width, Math.floor(i / columns) * height));
+  sheet.toBlob((blob) => save(blob, named(run, map, ".png")));
+}
+
 export const npy = (run, map) => save(draw.npy(map), named(run, map, ".npy"));
 export const json = (run) => save(new Blob([JSON.stringify(run.result)], { type: "application/json" }), `${run.result.method}.json`);

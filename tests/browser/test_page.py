@@ -23,7 +23,7 @@ from PIL import Image
 from service.api.pages.files import files
 from service.client import Client, wire
 from service.settings import Settings
-from tests.conftest import CATALOG, serving
+from tests.conftest import CATALOG, encoded, serving
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
@@ -238,6 +238,143 @@ def test_a_second_picture_beside_the_first(desk: Desk) -> None:
     expect(desk.page.locator(".beside .predictions li")).to_have_count(5)
     desk.page.get_by_role("button", name="Remove the second").click()
     desk.done(1)
+
+
+# What there is to choose, on the small networks
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[httpx.Client]:
+    """The small networks of `catalog.toml`."""
+    with serving(Settings(catalog=CATALOG, device="cpu")) as client:
+        yield client
+
+
+@pytest.fixture
+def bench(browser: Browser, small: httpx.Client) -> Iterator[Desk]:
+    """As `desk`, on the small networks."""
+    desk = Desk(browser, small)
+    yield desk
+    assert desk.complaints == []
+    desk.context.close()
+
+
+def test_what_is_taken_along_is_the_map_that_is_shown(bench: Desk, tmp_path: Path) -> None:
+    bench.open('#sample=chelsea&m=feature-factorisation|feature-maps~{"layers":["conv1"],"top_k":5}')
+    bench.done(2)
+    card = bench.card("Feature factorisation")
+    card.get_by_role("button", name="Take along").click()
+    card.get_by_label("Map").select_option(index=2)
+
+    def taken(card: Locator, name: str) -> tuple[str, bytes]:
+        with bench.page.expect_download() as download:
+            card.get_by_role("button", name=name).click()
+        download.value.save_as(tmp_path / "taken")
+        return download.value.suggested_filename, (tmp_path / "taken").read_bytes()
+
+    whole = wire.ExplainResponse.model_validate_json(taken(card, "JSON")[1])
+    name, data = taken(card, "NumPy")
+    sent = whole.maps[2].array
+    assert sent is not None
+    assert isinstance(sent.data, str)
+    assert name == "feature-factorisation-part-3.npy"
+    assert np.load(io.BytesIO(data)).tobytes() == base64.b64decode(sent.data)
+    assert taken(card, "PNG")[0] == "feature-factorisation-part-3.png"
+    grid = bench.card("Feature maps")
+    grid.get_by_role("button", name="Take along").click()
+    with Image.open(io.BytesIO(taken(grid, "PNG")[1])) as image:
+        assert image.size == (3 * 32, 2 * 32)  # five parts, three in a row
+
+
+def test_a_layer_is_chosen_by_its_name_and_shape(bench: Desk) -> None:
+    bench.open("#sample=chelsea&m=grad-cam")
+    bench.done(1)
+    card = bench.card("Grad-CAM")
+    card.get_by_role("button", name="Parameters").click()
+    layers = card.get_by_label("layer")
+    expect(layers).to_have_value("relu2")
+    expect(layers.locator("option", has_text="conv1")).to_have_text(re.compile("conv1 +8 . 32 . 32"))
+    layers.select_option("conv1")
+    card.get_by_role("button", name="Run").click()
+    expect(card.locator(".usage")).to_contain_text(re.compile("32 . 32"))
+
+
+def test_what_does_not_fit_the_model_says_why_and_is_not_taken(bench: Desk) -> None:
+    bench.open("#sample=chelsea&m=grad-cam")
+    bench.done(1)
+    bench.page.get_by_role("button", name="Add methods").click()
+    method = bench.page.locator(".method", has=bench.page.get_by_text("RAM", exact=True))
+    assert method.get_attribute("aria-disabled") == "true"
+    reason = method.get_attribute("title")
+    assert reason is not None
+    assert "regression" in reason
+    expect(method).to_contain_text(reason)
+    method.click(force=True)
+    bench.page.get_by_role("button", name="Done").click()
+    expect(bench.page.get_by_role("article")).to_have_count(1)
+
+
+def test_pictures_are_chosen_from_a_disk_and_pasted(bench: Desk, chelsea: bytes) -> None:
+    bench.open()
+    picture = {"name": "mine.png", "mimeType": "image/png", "buffer": chelsea}
+    bench.page.locator(".choose input[type=file]").set_input_files(picture)  # type: ignore[arg-type]
+    bench.done(1)
+    expect(bench.page.get_by_role("img", name="mine.png")).to_be_visible()
+    bench.page.evaluate(
+        """(data) => {
+          const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0));
+          const clipboardData = new DataTransfer();
+          clipboardData.items.add(new File([bytes], "pasted.png", { type: "image/png" }));
+          dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
+        }""",
+        base64.b64encode(chelsea).decode(),
+    )
+    expect(bench.page.get_by_role("img", name="pasted.png")).to_be_visible()
+    bench.done(1)
+
+
+def test_a_second_model_beside_the_first(bench: Desk) -> None:
+    bench.open("#sample=chelsea&m=grad-cam|cam")
+    bench.done(2)
+    bench.page.get_by_text("Beside a second one").click()
+    bench.page.get_by_label("Second model").select_option("tiny-vgg")
+    bench.done(3)
+    expect(bench.card("CAM").locator("[data-state=barred]")).to_contain_text("Not for this model")
+    expect(bench.card("Grad-CAM").get_by_text("Second: tiny-vgg")).to_be_visible()
+
+
+@pytest.mark.parametrize(("sent", "said"), [("flat", "This map is flat"), ("all_negative", "No value is above zero")])
+def test_what_a_map_does_not_say_is_said(bench: Desk, sent: str, said: str) -> None:
+    def change(route: Any) -> None:
+        route.fulfill(body=(found := route.fetch()).text().replace(f'"{sent}":false', f'"{sent}":true'), response=found)
+
+    bench.page.route("**/explain/grad-cam", change)
+    bench.open("#sample=chelsea&m=grad-cam")
+    bench.done(1)
+    expect(bench.card("Grad-CAM")).to_contain_text(said)
+
+
+def test_a_link_is_copied(bench: Desk) -> None:
+    bench.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    bench.open("#sample=chelsea&m=grad-cam")
+    bench.done(1)
+    bench.page.get_by_role("button", name="Copy link").click()
+    expect(bench.page.get_by_role("button", name="Copied")).to_be_visible()
+    assert bench.page.evaluate("() => navigator.clipboard.readText()") == bench.page.url
+
+
+@pytest.mark.parametrize("view", ["walk", "compare"])
+def test_other_views_are_for_everybody_too(browser: Browser, small: httpx.Client, view: str) -> None:
+    """In the dark, and on a telephone."""
+    desk = Desk(browser, small, color_scheme="dark", viewport={"width": 360, "height": 800})
+    desk.open(f"#sample=chelsea&m=grad-cam|saliency&view={view}")
+    place = desk.page.locator(".station" if view == "walk" else ".two").first
+    place.scroll_into_view_if_needed()  # a station asks once it is seen
+    expect(place.locator("canvas").first).to_be_visible()
+    assert desk.violations() == []
+    assert desk.page.evaluate("() => document.documentElement.scrollWidth") <= 360
+    assert desk.complaints == []
+    desk.context.close()
 
 
 # Errors and keys
@@ -580,6 +717,15 @@ def test_tasks_have_their_boxes_regions_and_references(browser: Browser) -> None
         page.keyboard.press("Enter")
         desk.done(1)
         assert '"region":[30,30,200,220]' in page.evaluate("() => decodeURIComponent(location.hash)")
+        white = {"name": "mask.png", "mimeType": "image/png", "buffer": encoded(Image.new("L", (256, 256), 255))}
+        with page.expect_response("**/explain/occlusion") as asked:
+            page.locator(".references input[type=file]").set_input_files(white)  # type: ignore[arg-type]
+        assert asked.value.ok
+        desk.done(1)
+        card = desk.card("Occlusion")
+        card.get_by_role("button", name="Take along").click()
+        expect(card.locator("pre").first).to_contain_text('pictures=@"mask.png"')
+        expect(card.locator("pre").first).to_contain_text('"region":{"mask":0}')
         page.get_by_label("Model", exact=True).select_option("embedder")
         expect(page.get_by_text("This model tells how alike pictures are", exact=False)).to_be_visible()
         page.locator(".references").get_by_role("button", name="An astronaut").click()
