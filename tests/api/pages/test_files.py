@@ -14,6 +14,7 @@ from service import rendering
 from service.api.pages.files import files
 from service.client import wire
 from service.explainers.base import registry
+from tests import vendored
 
 UI = Path(rendering.__file__).parents[1] / "ui"
 OURS = sorted(name for name in files() if not name.startswith("docs/") and name.endswith((".js", ".css", ".html")))
@@ -85,6 +86,14 @@ def test_what_is_vendored_is_what_was_published() -> None:
     for name in found:
         assert f"{hashlib.sha256(files()[name].content).hexdigest()}  {name.removeprefix('vendor/')}" in said
         assert (UI / name).with_name("LICENSE.txt").exists()
+
+
+def test_all_that_is_vendored_can_be_fetched_again() -> None:
+    """By the script that compares it with what was published, which needs a package index."""
+    texts = "\n".join(path.read_text("utf-8") for path in vendored.DOCUMENTS)
+    assert vendored.versions(texts).keys() == vendored.FILES.keys()
+    there = {name for name in files() if name.startswith(("vendor/", "docs/swagger-ui/")) and "README" not in name}
+    assert {name for found in vendored.FILES.values() for name in found} == there
 
 
 def test_colour_maps_are_those_that_the_server_draws_with(client: httpx.Client) -> None:
