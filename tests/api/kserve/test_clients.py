@@ -169,12 +169,15 @@ def test_kserve_v1(kserve, client):
         np.testing.assert_allclose(one["maps"][0]["array"]["data"], native, rtol=1e-4, atol=1e-6)
 
 
-def test_kserve_v2(kserve, client):
+@pytest.mark.parametrize("binary", [False, True])
+def test_kserve_v2(kserve, client, binary):
+    """By raw bytes, and by base64 in an input without parameters."""
     module, base = kserve
     infer_type = pytest.importorskip("kserve.protocol.infer_type")
-    image = module.InferInput("image", [1], "BYTES")
-    image.set_data_from_numpy(np.array([PNG], object), binary_data=True)
-    outputs = [infer_type.RequestedOutput("grad-cam", parameters={"relu": True, "binary_data": True})]
+    image = module.InferInput("image", [1], "BYTES", data=None if binary else [BASE64])
+    if binary:
+        image.set_data_from_numpy(np.array([PNG], object), binary_data=True)
+    outputs = [infer_type.RequestedOutput("grad-cam", parameters={"relu": True, "binary_data": binary})]
 
     async def ask():
         async with _rest(module, base, "v2") as (rest, url):
