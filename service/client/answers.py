@@ -127,15 +127,20 @@ class Explanation(wire.ExplainResponse):
             ImportError: matplotlib is not installed.
         """
         pyplot = import_module("matplotlib.pyplot")
-        figure, axes = pyplot.subplots(1, max(1, len(self.maps)), squeeze=False, figsize=(3 * len(self.maps), 3.4))
+        figure, axes = pyplot.subplots(
+            1, max(1, len(self.maps)), squeeze=False, figsize=(3 * max(1, len(self.maps)), 3.4)
+        )
         for axis, one in zip(axes[0], self.maps, strict=False):
             values = one.values if one.values.ndim == 2 else np.abs(one.values).max(0)
             colours: dict[str, Any] = {"cmap": "inferno"}
-            if one.kind == "signed":  # white is zero
+            if one.kind == "rgb":  # a picture, and no heat
+                values, colours = one.values.transpose(1, 2, 0).clip(0, 1), {}
+            elif one.kind == "signed" or values.min() < 0:  # white is zero
                 bound = float(np.abs(values).max()) or 1.0
                 colours = {"cmap": "RdBu_r", "vmin": -bound, "vmax": bound}
             axis.imshow(values, **colours)
             axis.set_title(one.title, fontsize=9)
+        for axis in axes[0]:
             axis.axis("off")
         return figure
 

@@ -88,3 +88,26 @@ def test_a_comparison_keeps_its_maps_and_problems(client):
     page = found._repr_html_()
     assert page.count("<img ") == 1
     assert "ram no &lt;head&gt;" in page
+
+
+def test_a_plot_has_every_map(client):
+    """With matplotlib, which nothing else needs."""
+    matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    matplotlib.use("Agg")
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+
+    def drawn(method, **fields):
+        found = answers.Explanation.model_validate(answer(client, method, **fields))
+        return found, [(axis.get_title(), *axis.images) for axis in found.plot().axes]
+
+    found, (first, second) = drawn("occlusion", targets=[1, 2], params={"window": 8, "stride": 8})
+    for one, (title, image) in zip(found.maps, (first, second), strict=True):
+        assert title == one.title
+        np.testing.assert_array_equal(image.get_array(), one.values)
+        low, high = image.get_clim()
+        assert low == -high  # they are signed
+    pictures, ((_, image), *_) = drawn("filters")
+    np.testing.assert_allclose(image.get_array(), pictures.maps[0].values.transpose(1, 2, 0))
+    nothing = found.model_copy(update={"maps": []}).plot()
+    assert [len(axis.images) for axis in nothing.axes] == [0]
+    pyplot.close("all")
