@@ -277,8 +277,9 @@ def test_too_much_work_is_an_error_of_its_own():
         assert found.value.retry_after_s >= 1
 
 
-def test_a_key_is_sent():
+def test_a_key_is_sent_and_who_asks():
     def answer(request):
+        assert request.headers["user-agent"].startswith("heatlens")  # by the name of what is installed
         return httpx.Response(401 if request.headers.get("authorization") != "Bearer abc" else 200, json={"models": []})
 
     async def ask(key):
