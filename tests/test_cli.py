@@ -167,7 +167,8 @@ def test_a_model_that_fails_to_load(cat: str, tmp_path: Path) -> None:
     catalog.write_text('[models.bad]\nfactory = "builtins:list"\n')
     result = run("predict", cat, "--catalog", str(catalog), "--device", "cpu")
     assert result.exit_code == 1
-    assert result.stderr.splitlines()[-1].endswith("the factory returned a list, not an nn.Module")
+    told = "the factory returned a list, not an nn.Module; return the network itself"
+    assert result.stderr.splitlines()[-1].endswith(told)
     assert "Traceback" not in result.stderr
 
 
