@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,11 +12,8 @@ from service.client import wire
 from service.contract import Map, Prediction
 from service.errors import InvalidParameter
 from service.images import Picture
-from service.rendering import Drawing, Heat, OutputOptions, drawing
-from service.rendering.files import Encode, Files, Pictures, files
-
-Draw = Callable[[Heat, OutputOptions, Pictures, Encode | None], Files]
-"""Makes the files of a map, on what is laid before it."""
+from service.rendering import Heat, OutputOptions, drawing
+from service.rendering.files import Draw, Encode, Pictures
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Needs:
 
     maps: int | None = None
     pictures: Pictures = "none"
-    encode: Callable[[Drawing], bytes] | None = None
+    encode: Encode | None = None
     arrays: Literal["asked", "all", "none"] = "none"
     first: int = 0
 
@@ -133,31 +130,19 @@ class Answer:
     sanity: wire.Sanity | None = None  # what is known of the method on the model
 
 
-def shown(
-    found: Map,
-    picture: Picture | None,
-    target: wire.TargetRef | None,
-    output: OutputOptions,
-    needs: Needs,
-    draw: Draw | None = None,
-) -> Shown:
+def shown(found: Map, target: wire.TargetRef | None, output: OutputOptions, needs: Needs, draw: Draw) -> Shown:
     """Draw and encode of a map what a format needs.
 
     Args:
         found: the map.
-        picture: what it lies on.
         target: what it explains.
         output: how to draw it.
         needs: what is needed.
-        draw: makes the files, on the picture; None: they are made here.
+        draw: makes the files.
 
     Raises:
         InvalidParameter: a drawing is larger than the format can hold.
     """
     array = np.ascontiguousarray(found.array.detach().float().cpu().numpy())
     heat = Heat(array, found.kind, found.interpolation, found.patch)
-    if draw is None:
-        made = files(heat, picture, output, needs.pictures, needs.encode)
-    else:
-        made = draw(heat, output, needs.pictures, needs.encode)
-    return Shown(found, heat, target, *made)
+    return Shown(found, heat, target, *draw(heat, output, needs.pictures, needs.encode))

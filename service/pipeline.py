@@ -125,11 +125,8 @@ class Pipeline:
         file = picture_bytes(plan.ask.pictures[0])
         with run.usage.stage("decode"):
             picture, x = self._seen(file, transform, run)
-        if model.device.type == "cuda":
-            x = x.pin_memory().to(model.device, non_blocking=True)
-        elif model.device.type != "cpu":
-            x = x.to(model.device)
-        return Seen(picture, x)
+        pinned = model.device.type == "cuda"
+        return Seen(picture, (x.pin_memory() if pinned else x).to(model.device, non_blocking=pinned))
 
     def _seen(self, file: bytes, transform: Transform, run: Run) -> tuple[Picture, Tensor]:
         """Return what a model sees of a picture, and its input (1, C, H, W) on the processor."""
@@ -296,7 +293,7 @@ class Pipeline:
             for one in wanted:
                 run.check()
                 target = _target(one.target, explanation.outputs, facts)
-                found.append(shown(one, picture, target, output, needs, draw))
+                found.append(shown(one, target, output, needs, draw))
         return tuple(found)
 
 

@@ -9,6 +9,7 @@ from service.answer import Needs, Shown, shown
 from service.contract import Map, Target
 from service.images import Picture, Transform, prepare
 from service.rendering import OutputOptions, drawing, encoders
+from service.rendering.files import Encode, Files, Pictures, files
 from tests.conftest import photograph
 
 PICTURE = prepare(photograph("chelsea").resize((90, 60)), Transform(32, (32, 32), (0, 0, 0), (1, 1, 1)))
@@ -17,7 +18,10 @@ GRID = Map("grid", torch.rand(5, 3, 3, generator=torch.Generator().manual_seed(0
 
 
 def made(found: Map, needs: Needs, picture: Picture | None = PICTURE, **output: object) -> Shown:
-    return shown(found, picture, None, OutputOptions(**output), needs)
+    def draw(heat: drawing.Heat, output: OutputOptions, pictures: Pictures, encode: Encode | None) -> Files:
+        return files(heat, picture, output, pictures, encode)
+
+    return shown(found, None, OutputOptions(**output), needs, draw)
 
 
 def drawn(draw: str, found: Map, **output: object) -> bytes:

@@ -16,6 +16,7 @@ from service.answer import Answer
 from service.api import formats, problems
 from service.api.context import Context
 from service.api.formats import Format
+from service.api.observing.recording import record
 from service.comparison.beside import measured
 from service.comparison.numbers import rows
 from service.engine.scheduler.estimate.crowd import SMALL_PASSES
@@ -268,5 +269,5 @@ def _last(request: Request, future: "asyncio.Future[bytes]", number: int) -> byt
 
 def _error(request: Request, error: BaseException, number: int) -> bytes:
     known = problems.known(request.url.path, error)
-    request.scope["heatlens"].failed(known)  # it began with 200, and is counted as what it ended in
+    record(request).failed(known)  # it began with 200, and is counted as what it ended in
     return event("error", problems.document(known, request.url.path), number)

@@ -30,13 +30,20 @@ _OTHERS = 2  # cores that reading, writing and looking for what is done take
 
 
 def on_ray(
-    command: "Command", words: Sequence[str], output: str, address: str, actors: int | None, settings: Settings
+    command: "Command",
+    words: Sequence[str],
+    lines: bytes,
+    output: str,
+    address: str,
+    actors: int | None,
+    settings: Settings,
 ) -> Tally:
     """Explain pictures on a cluster.
 
     Args:
         command: what is asked.
         words: pictures, as on the command line: on disks that every machine has, or all in one storage.
+        lines: what stands for `-` among them.
         output: a folder, or its address.
         address: of the cluster; `auto`: the one here; `local`: a new one.
         actors: each with a device; None: as many as there is room for.
@@ -62,7 +69,7 @@ def on_ray(
     models = [*settings.model, *([str(settings.catalog)] if settings.catalog is not None else [])]
     question = command.question(command.targets, " ".join(models), __version__) | {"write": ["parquet"]}
     try:
-        files, storage = _files(words, given(words), Path(output))
+        files, storage = _files(words, lines, Path(output))
         out = _Out.of(output)
         out.begin(question, force=command.force)
         if not ray.is_initialized():
@@ -89,11 +96,6 @@ def on_ray(
         raise Stop(str(error).strip().rpartition("\n")[2]) from None
     progress.close()
     return tally
-
-
-def given(words: Sequence[str]) -> bytes:
-    """Return the list that stands on standard input, where the words name it."""
-    return sys.stdin.buffer.read() if "-" in words else b""
 
 
 def _cluster(address: str) -> dict[str, Any]:

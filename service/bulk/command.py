@@ -268,11 +268,11 @@ def explain_many(
     options = {name: many[name] for name in ("in_flight", "force", "fail_fast")}
     command = Command(method, folder, targets, params, drawing, precision, write, **options)
     try:
+        lines = sys.stdin.buffer.read() if "-" in named else b""
         if many["ray"]:
             from service.bulk.cluster import on_ray  # which takes longer to import than all else
 
-            sys.exit(status(on_ray(command, named, output, many["ray"], many["actors"], settings())))
-        lines = sys.stdin.buffer.read() if "-" in named else b""
+            sys.exit(status(on_ray(command, named, lines, output, many["ray"], many["actors"], settings())))
         found = listed(named, lines, Answers(folder, [f".{name}" for name in write]))
         if not many["server"]:
             tally = here(command, found, lambda: service(settings()))

@@ -6,13 +6,13 @@ import glob
 import itertools
 import os
 import re
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from service.bulk.manifest import NAME
 from service.errors import InvalidParameter
+from service.images.sent import file_bytes
 
 ENDINGS = (".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Of files that are taken from a folder; a file that is named may end as it likes."""
@@ -34,13 +34,11 @@ class Listed:
         """Return the file.
 
         Raises:
-            OSError: it cannot be read, or is none: a pipe would never end.
+            OSError: it cannot be read, or is none.
         """
         if self.fault is not None:
             raise OSError(self.fault)
-        if not stat.S_ISREG((found := self.path.stat()).st_mode) and not stat.S_ISDIR(found.st_mode):
-            raise OSError("it is no regular file")
-        return self.path.read_bytes()
+        return file_bytes(self.path)
 
 
 @dataclass(frozen=True)

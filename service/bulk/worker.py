@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar
 
+from service.api import problems
 from service.bulk.listing import Listed
 from service.bulk.loop import Done, Stop
 
 log = logging.getLogger("heatlens")
-OWN = (413, 415, 422)
-"""Statuses of what is wrong with a picture itself, and will be again."""
 
 
 class Worker(ABC):
@@ -83,5 +82,5 @@ def failed(problem: Mapping[str, Any], sha256: str) -> Done:
         problem: its type, title, status and detail.
         sha256: of the picture.
     """
-    own = problem["status"] in OWN
+    own = problem["status"] in problems.OWN
     return Done({"sha256": sha256, "problem": dict(problem)} if own else None, problem=problem["detail"])

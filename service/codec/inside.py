@@ -9,12 +9,11 @@ from typing import Protocol
 from service.images import Picture, Room, Transform, decode, normalised, prepare
 from service.images.transform import Floats
 from service.rendering import Heat, OutputOptions
-from service.rendering.files import Encode, Files, Pictures, files
+from service.rendering.files import Draw, Encode, Files, Pictures, files
 
 # Bytes a pixel, at most, while a picture is decoded and scaled, and while a map is drawn on all of it.
 DECODING, DRAWING = 12, 24
 Check = Callable[[], object]
-Draw = Callable[[Heat, OutputOptions, Pictures, Encode | None], Files]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 from PIL import Image
@@ -12,13 +12,13 @@ from PIL import Image
 from service import errors
 from service.codec.channel import Ended, NoRoom, Part
 from service.codec.child import Absent, Lost, Process
-from service.codec.inside import DECODING, Canvas, Check, Draw, Inside, Limits
+from service.codec.inside import DECODING, Canvas, Check, Inside, Limits
 from service.errors import CodecUnavailable, InvalidParameter, ServiceError, UnprocessableImage
 from service.images import Picture, Room, Transform
 from service.images.room import SMALL
 from service.images.transform import Floats
 from service.rendering import Heat, OutputOptions
-from service.rendering.files import Encode, Files, Pictures, name_of
+from service.rendering.files import Draw, Encode, Files, Pictures, name_of
 
 log = logging.getLogger("heatlens")
 Ask = tuple[dict[str, Any], Sequence[Part]]
@@ -141,7 +141,7 @@ class Processes:
     def drawing(self, canvas: Canvas, check: Check, caller: Hashable = "") -> Iterator[Draw]:
         """See `Codec`. One process draws all of them, as it has to be sent the picture once."""
         large = canvas.bytes > SMALL
-        with self.room.place(canvas.bytes, check, caller) if large else _nothing(), self._seat(check) as seat:
+        with self.room.place(canvas.bytes, check, caller) if large else nullcontext(), self._seat(check) as seat:
             easel = _Easel(self, seat, canvas, check)
             try:
                 yield easel.draw
@@ -257,11 +257,6 @@ class _Easel:
             self._process.laid = None
             with suppress(Ended, NoRoom):
                 self._process.channel.send({"job": "clear"})
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 def _true(lost: Lost, limits: Limits, verb: str) -> ServiceError:

@@ -9,7 +9,6 @@ their rows share batches. What cannot be read or explained is a row, too: one br
 import hashlib
 import logging
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -28,6 +27,7 @@ from service.app import build
 from service.ask import Ask
 from service.engine.scheduler.run import Run
 from service.errors import NotApplicable
+from service.images.sent import file_bytes
 from service.process import leave_cores_to_the_device, prepare_process
 from service.rendering import encoders
 from service.settings import Settings
@@ -37,7 +37,6 @@ MAPS, DONE = "maps", "done"
 """Within the folder that is written to: Parquet files, and what has been done, in Ray's form."""
 _LIGHT_CPUS = 0.25  # of who reads and writes: where actors held all cores, these would never start, without an error
 _FILES = 2000  # blocks at least, where there are more pictures than a block has: each becomes a file
-_OWN = (413, 415, 422)  # statuses of what is wrong with a picture itself, and will be again
 
 
 def pictures(paths: str | Sequence[str], *, filesystem: "fs.FileSystem | None" = None) -> "ray.data.Dataset":
@@ -153,10 +152,7 @@ def _file(place: bytes, filesystem: "fs.FileSystem | None") -> tuple[bytes, str]
         if filesystem is not None:
             with filesystem.open_input_stream(os.fsdecode(place)) as stream:
                 return stream.read(), ""
-        if not stat.S_ISREG(kind := os.stat(place).st_mode) and not stat.S_ISDIR(kind):  # a pipe would never end
-            return b"", "it is no regular file"
-        with open(place, "rb") as file:
-            return file.read(), ""
+        return file_bytes(place), ""
     except OSError as error:
         return b"", error.strerror or str(error) or type(error).__name__
 
@@ -279,7 +275,7 @@ class Explain:
             problem: dict[str, Any] = {"type": "about:blank", "title": "The file cannot be read", "detail": fault}
         except Exception as error:  # one broken file must not end a million
             problem = problems.fields(problems.known(str(path), error), str(path))
-        if self._again and problem.get("status") not in _OWN:
+        if self._again and problem.get("status") not in problems.OWN:
             log.warning("%s: %s", path, problem["detail"])
             return None
         sha256 = "" if fault else hashlib.sha256(data).hexdigest()

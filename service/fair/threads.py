@@ -2,7 +2,6 @@
 
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -21,13 +20,12 @@ _LEAST_S, _LEAD_S = 0.001, 1.0  # that a task counts as; that callers who come m
 class _Task:
     caller: Hashable
     call: Callable[[], Any]
-    future: "Future[Any] | None"  # None once it runs
+    future: "Future[Any] | None"  # None once it runs, or is forgotten
 
     def run(self) -> None:
         """Call, and answer whoever waits, where somebody still does."""
-        call, future = self.drop(), self.future
         # An error's traceback holds the frames of the thread that works, they hold this task, and the future the error.
-        self.future = None
+        call, future = self.drop()
         if future is None or not future.set_running_or_notify_cancel():
             return
         try:
@@ -48,10 +46,11 @@ class _Task:
         if (future := self.future) is not None:
             future.cancel()
 
-    def drop(self) -> Callable[[], Any]:
-        """Return what is to be called, and hold it no longer: the future refers to its task for as long as it lives."""
-        call, self.call = self.call, _nothing
-        return call
+    def drop(self) -> "tuple[Callable[[], Any], Future[Any] | None]":
+        """Return what is to be called and who is told, and hold neither: a future holds its task while it lives."""
+        held = self.call, self.future
+        self.call, self.future = _nothing, None
+        return held
 
 
 def _nothing() -> None:
@@ -112,9 +111,7 @@ class Threads(Executor):
             task = _Task(caller, call, future)
             self._waiting.enter(caller)
             self._waiting[caller].append(task)
-            # Held, the task would hold the future that holds this, and both what else waits for the future's end.
-            known = weakref.ref(task)
-            future.add_done_callback(lambda _: self._forget(known()))
+            future.add_done_callback(lambda _: self._forget(task))
             self._hand_out()
         return future
 
@@ -167,9 +164,9 @@ class Threads(Executor):
             self._busy.give(caller)
             self._hand_out()
 
-    def _forget(self, task: _Task | None) -> None:
+    def _forget(self, task: _Task) -> None:
         """Let go of a task that has ended, also of one that nobody waits for before a thread was free."""
-        if task is not None and task.cancelled:
+        if task.cancelled:
             task.drop()
             with self._changed:
                 self._take_out(task)

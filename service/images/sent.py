@@ -1,7 +1,9 @@
-"""A picture as it was sent, to the bytes of its file."""
+"""A picture as it was sent, or as it lies on a disk, to the bytes of its file."""
 
 import base64
 import binascii
+import os
+import stat
 from urllib.parse import unquote
 
 from service.errors import InvalidParameter
@@ -10,6 +12,18 @@ Sent = bytes | str
 """A picture as it was sent: a file's bytes, or text, which is base64 or a data: URI."""
 _SPACE = b" \t\r\n\v\f"
 _STANDARD = str.maketrans("-_", "+/")
+
+
+def file_bytes(path: str | bytes | os.PathLike[str]) -> bytes:
+    """Return a file.
+
+    Raises:
+        OSError: it cannot be read, or is none: a pipe would never end.
+    """
+    if not stat.S_ISREG(kind := os.stat(path).st_mode) and not stat.S_ISDIR(kind):
+        raise OSError("it is no regular file")
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def picture_bytes(sent: Sent, pointer: str = "/image") -> bytes:

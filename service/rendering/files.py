@@ -11,6 +11,8 @@ Pictures = Literal["asked", "best", "none"]
 Encode = Callable[[Drawing], bytes]
 Files = tuple[bytes | None, bytes | None]
 """Of the map alone, and of it over the picture; None where there is none."""
+Draw = Callable[[Heat, OutputOptions, Pictures, Encode | None], Files]
+"""Makes the files of a map as `files` does, on a picture that lies there."""
 ENCODERS: Mapping[str, Encode] = {"png": encoders.png, "jpeg": encoders.jpeg, "webp": encoders.webp}
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from service.api import problems
 from service.bulk.listing import Listed
 from service.bulk.loop import Done, Stop
-from service.bulk.worker import OWN, Worker, failed, line
+from service.bulk.worker import Worker, failed, line
 
 
 class Plain(Worker):
@@ -71,7 +72,7 @@ def test_what_is_the_pictures_own_fault_is_final(status):
     problem = {"type": "t", "title": "T", "status": status, "detail": "why"}
     done = failed(problem, "abc")
     assert done.problem == "why"
-    assert done.line == ({"sha256": "abc", "problem": problem} if status in OWN else None)
+    assert done.line == ({"sha256": "abc", "problem": problem} if status in problems.OWN else None)
 
 
 def test_a_line_holds_no_maps():

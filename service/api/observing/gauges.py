@@ -17,7 +17,7 @@ _BUILD = ("version", "revision", "torch", "device")
 
 def watch(metrics: Metrics, settings: Settings, device: Device, store: Store, codec: Codec) -> None:
     """Let Prometheus read the state of a service. Nothing of it is looked at before somebody asks."""
-    for name, text, read in (
+    gauges: tuple[tuple[str, str, Callable[[], float]], ...] = (
         ("passes_waiting", "Passes that admitted requests still expect.", lambda: device.admission.waiting_passes),
         ("seconds_waiting", "Time of the device that what waits will take.", lambda: device.admission.waiting_s),
         ("requests_waiting", "Requests that wait or are worked on.", lambda: device.admission.waiting_requests),
@@ -36,9 +36,9 @@ def watch(metrics: Metrics, settings: Settings, device: Device, store: Store, co
             "Memory of the accelerator that PyTorch holds, in use or not; 0 on a CPU.",
             lambda: device.reserved_bytes(),
         ),
-    ):
-        read_one: Callable[[], float] = read
-        metrics.watch(name, text, read_one)
+    )
+    for name, text, read in gauges:
+        metrics.watch(name, text, read)
     metrics.watch(
         "memory_halvings",
         "Times that memory ran out within a batch; half as many rows are tried from then on.",
