@@ -15,10 +15,13 @@ import skimage.data
 import torch
 from fastapi import FastAPI
 from hypothesis import settings
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from PIL import Image
 
+from service import spans
 from service.api.context import Context
 from service.app import build, close, create_app
+from service.engine.scheduler.device import Device
 from service.process import ALL_THREADS, use_threads
 from service.server.server import Server
 from service.settings import Settings
@@ -106,6 +109,23 @@ def client() -> Iterator[httpx.Client]:
     """An HTTP client of a server on the small networks, all of them ready."""
     with serving(Settings(catalog=CATALOG, device="cpu")) as client:
         yield client
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    """A device of small batches, which runs nothing yet."""
+    device = Device(torch.device("cpu"), max_batch_rows=8)
+    yield device
+    device.close()
+
+
+@pytest.fixture
+def exporter() -> Iterator[InMemorySpanExporter]:
+    """What keeps the spans that are made meanwhile."""
+    exporter = InMemorySpanExporter()
+    spans.install(exporter)
+    yield exporter
+    spans.uninstall()
 
 
 @pytest.fixture(scope="session")

@@ -14,14 +14,6 @@ from service.errors import Cancelled, InvalidParameter
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
-@pytest.fixture
-def exporter():
-    exporter = InMemorySpanExporter()
-    spans.install(exporter)
-    yield exporter
-    spans.uninstall()
-
-
 def _finished(exporter):
     return {span.name: span for span in exporter.get_finished_spans()}
 

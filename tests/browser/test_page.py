@@ -89,6 +89,13 @@ class Desk:
             self.page.locator(".method", has=self.page.get_by_text(title, exact=True)).click()
         self.page.get_by_role("button", name="Done").click()
 
+    def beside(self) -> None:
+        """Take a picture, and a second one beside it."""
+        self.take()
+        self.page.get_by_text("Beside a second one").click()
+        self.page.locator(".beside").get_by_role("button", name="An astronaut").click()
+        self.done(2)
+
     def done(self, count: int) -> None:
         expect(self.page.locator("[data-state=done]")).to_have_count(count, timeout=PATIENCE_MS)
 
@@ -231,10 +238,7 @@ def test_parameters_are_a_form_and_what_is_wrong_is_said_there(desk: Desk) -> No
 
 def test_a_second_picture_beside_the_first(desk: Desk) -> None:
     desk.open()
-    desk.take()
-    desk.page.get_by_text("Beside a second one").click()
-    desk.page.locator(".beside").get_by_role("button", name="An astronaut").click()
-    desk.done(2)
+    desk.beside()
     expect(desk.page.locator(".beside .predictions li")).to_have_count(5)
     desk.page.get_by_role("button", name="Remove the second").click()
     desk.done(1)
@@ -544,10 +548,7 @@ def test_a_link_keeps_the_state(desk: Desk) -> None:
 
 def test_a_link_keeps_what_stands_beside_and_opens_on_the_page_itself(desk: Desk) -> None:
     desk.open()
-    desk.take()
-    desk.page.get_by_text("Beside a second one").click()
-    desk.page.locator(".beside").get_by_role("button", name="An astronaut").click()
-    desk.done(2)
+    desk.beside()
     desk.page.get_by_role("button", name="Which to believe").click()
     desk.page.get_by_label("Box:").fill("40, 50, 200, 210")
     desk.page.keyboard.press("Enter")

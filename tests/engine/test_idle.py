@@ -3,21 +3,12 @@
 import threading
 
 import pytest
-import torch
 
 from service.engine.idle import when_idle
-from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import IDLE, Run
 from service.engine.scheduler.work import CallWork
 
 LONG_S = 600.0  # however busy this machine is
-
-
-@pytest.fixture
-def device():
-    device = Device(torch.device("cpu"))
-    yield device
-    device.close()
 
 
 def test_a_step_lets_all_requests_that_wait_go_first(device) -> None:

@@ -9,7 +9,6 @@ from torch import nn
 from service.contract import Boxes
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
-from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import IDLE, Run
 from service.engine.settling import prove_boxes, settle
 from service.engine.store import Store
@@ -19,13 +18,6 @@ from service.tasks import task
 from tests import tiny
 
 SIZE = 32
-
-
-@pytest.fixture
-def device():
-    device = Device(torch.device("cpu"), max_batch_rows=8)
-    yield device
-    device.close()
 
 
 def _model(network):

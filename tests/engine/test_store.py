@@ -10,7 +10,6 @@ from torch import nn
 from service.contract import Rows, Tracing
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
-from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.store import Store
 from service.errors import CatalogError, EngineUnavailable, ModelUnavailable, UnknownModel
@@ -20,13 +19,6 @@ from service.settings import Settings
 from service.tasks import task
 from service.tuning import Tuner
 from tests import oracles, tiny
-
-
-@pytest.fixture
-def device():
-    device = Device(torch.device("cpu"), max_batch_rows=8)
-    yield device
-    device.close()
 
 
 def _spec(name="one", build=tiny.classifier):

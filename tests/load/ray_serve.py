@@ -25,12 +25,13 @@ import ray
 from PIL import Image
 from ray import serve
 
-from service.client import Client, HeatlensError
+from service.client import Client
 from service.deploy.ray import Replica, app
 from service.settings import Settings
 from tests.api.test_contract import fields
 from tests.conftest import CATALOG, encoded, serving
 from tests.house import ROOT
+from tests.load.traffic import meanwhile
 
 METHODS = ["cam", "grad-cam", "occlusion", "saliency", "score-cam", "integrated-gradients"]
 LONG = {"params": {"window": 8, "stride": 1, "score": "logit"}, "model": "tiny-vgg"}  # 625 passes
@@ -144,37 +145,24 @@ def forms(address: str) -> list[str]:
 
 def killed(address: str, seconds: float = 25) -> list[str]:
     """A replica that is killed fails what it was about, and our client's user sees none of it."""
-    statuses, texts, errors, answers = Counter[int](), set[str](), list[str](), [0]
-    until = time.monotonic() + seconds
+    statuses, texts = Counter[int](), set[str]()
 
-    def raw(i: int) -> None:
-        with httpx.Client(base_url=address, timeout=120) as client:
-            while time.monotonic() < until:
-                response = client.post("/explain/score-cam", json=_body("score-cam", PICTURES[i]))
-                statuses[response.status_code] += 1
-                if response.status_code != 200:
-                    texts.add(response.text[:120])
+    def plainly(client: httpx.Client, i: int) -> None:
+        response = client.post("/explain/score-cam", json=_body("score-cam", PICTURES[i]))
+        statuses[response.status_code] += 1
+        if response.status_code != 200:
+            texts.add(response.text[:120])
 
-    def through(i: int) -> None:
-        with Client(address) as client:
-            while time.monotonic() < until:
-                try:
-                    client.explain("score-cam", PICTURES[i], model="tiny")
-                    answers[0] += 1
-                except HeatlensError as error:
-                    errors.append(str(error))
-
-    threads = [threading.Thread(target=raw if i % 2 else through, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    time.sleep(seconds / 4)
-    victim = _replicas()[0]
-    victim.send_signal(signal.SIGKILL)
-    for thread in threads:
-        thread.join()
-    print(
-        f"killed: raw {dict(statuses)} ({sorted(texts)}); through the client {answers[0]} answers, {len(errors)} errors"
+    answers, errors = meanwhile(
+        address,
+        plainly,
+        lambda client, i: client.explain("score-cam", PICTURES[i], model="tiny"),
+        lambda: _replicas()[0].send_signal(signal.SIGKILL),
+        threads=8,
+        seconds=seconds,
+        after_s=seconds / 4,
     )
+    print(f"killed: raw {dict(statuses)} ({sorted(texts)}); through the client {answers} answers, {len(errors)} errors")
     wrong = errors + [text for text in texts if "loading" in text]
     return wrong + ([] if sum(n for s, n in statuses.items() if s != 200) <= 8 else ["more failed than was in flight"])
 

@@ -12,7 +12,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,10 +23,10 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from service.client import Client, HeatlensError
+from service.client import Client
 from tests.conftest import CATALOG, encoded
 from tests.house import ROOT
-from tests.load.traffic import Server, serving
+from tests.load.traffic import Server, meanwhile, serving
 
 TINY = ("--catalog", str(CATALOG), "--device", "cpu")
 PICTURES = [
@@ -91,38 +90,27 @@ def affinity(address: str) -> list[str]:
 
 def stopped(address: str, server: Server, sign: signal.Signals, seconds: float = 12) -> list[str]:
     """Stop one of the servers under load; return what went wrong."""
-    statuses, errors, answers, until = Counter[str](), list[str](), [0], time.monotonic() + seconds
+    statuses = Counter[str]()
 
-    def raw(i: int) -> None:
-        with httpx.Client(base_url=address, timeout=60) as client:
-            while time.monotonic() < until:
-                try:
-                    response = client.post("/explain/score-cam", files={"image": PICTURES[i]})
-                except httpx.TransportError:
-                    statuses["lost"] += 1
-                else:
-                    back = ", come back" if "retry-after" in response.headers else ""
-                    statuses[f"{response.status_code}{back}"] += 1
+    def plainly(client: httpx.Client, i: int) -> None:
+        try:
+            response = client.post("/explain/score-cam", files={"image": PICTURES[i]})
+        except httpx.TransportError:
+            statuses["lost"] += 1
+        else:
+            back = ", come back" if "retry-after" in response.headers else ""
+            statuses[f"{response.status_code}{back}"] += 1
 
-    def through(i: int) -> None:
-        with Client(address) as client:
-            while time.monotonic() < until:
-                try:
-                    client.explain("score-cam", PICTURES[i])
-                    answers[0] += 1
-                except HeatlensError as error:
-                    errors.append(str(error))
-
-    threads = [threading.Thread(target=raw if i % 2 else through, args=(i,)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    time.sleep(seconds / 3)
-    server.process.send_signal(sign)
-    for thread in threads:
-        thread.join()
-    print(
-        f"{sign.name}: raw {dict(statuses)}; through the client {answers[0]} answers, {len(errors)} errors", flush=True
+    answers, errors = meanwhile(
+        address,
+        plainly,
+        lambda client, i: client.explain("score-cam", PICTURES[i]),
+        lambda: server.process.send_signal(sign),
+        threads=6,
+        seconds=seconds,
+        after_s=seconds / 3,
     )
+    print(f"{sign.name}: raw {dict(statuses)}; through the client {answers} answers, {len(errors)} errors", flush=True)
     failed = sum(n for status, n in statuses.items() if status not in ("200", "503, come back"))
     allowed = 6 if sign == signal.SIGKILL else 0
     return errors + ([] if failed <= allowed else [f"{failed} requests failed"])

@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -20,6 +21,8 @@ from typing import Any
 import httpx
 import numpy as np
 from PIL import Image
+
+from service.client import Client, HeatlensError
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"small": (160, 120), "medium": (640, 480), "large": (2000, 1500)}
@@ -166,3 +169,53 @@ def metrics(text: str) -> dict[str, float]:
     """Return the samples of /metrics."""
     samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, _, value in samples}
+
+
+def meanwhile(
+    address: str,
+    plainly: Callable[[httpx.Client, int], object],
+    by_client: Callable[[Client, int], object],
+    happen: Callable[[], object],
+    *,
+    threads: int,
+    seconds: float,
+    after_s: float,
+) -> tuple[int, list[str]]:
+    """Ask from threads for a while, and let something happen meanwhile; return what came of our own client's half.
+
+    Args:
+        address: of the server.
+        plainly: asks by a request as anybody sends it, and notes what comes of it; told the thread's number.
+        by_client: asks by our client.
+        happen: what happens.
+        threads: every other one asks by our client.
+        seconds: how long they ask.
+        after_s: when it happens.
+
+    Returns:
+        How many of our client's questions were answered, and the errors of the others.
+    """
+    answers, errors, until = [0], list[str](), time.monotonic() + seconds
+
+    def plain(i: int) -> None:
+        with httpx.Client(base_url=address, timeout=120) as client:
+            while time.monotonic() < until:
+                plainly(client, i)
+
+    def through(i: int) -> None:
+        with Client(address) as client:
+            while time.monotonic() < until:
+                try:
+                    by_client(client, i)
+                    answers[0] += 1
+                except HeatlensError as error:
+                    errors.append(str(error))
+
+    asking = [threading.Thread(target=plain if i % 2 else through, args=(i,)) for i in range(threads)]
+    for thread in asking:
+        thread.start()
+    time.sleep(after_s)
+    happen()
+    for thread in asking:
+        thread.join()
+    return answers[0], errors

@@ -3,22 +3,13 @@
 import threading
 
 import pytest
-import torch
 
-from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import IDLE, Run
 from service.engine.scheduler.work import CallWork
 from service.errors import EngineUnavailable
 from service.tuning.steps import Spent, Steps
 
 LONG_S = 600.0  # however busy this machine is
-
-
-@pytest.fixture
-def device():
-    device = Device(torch.device("cpu"))
-    yield device
-    device.close()
 
 
 def _steps(device, **others):

@@ -1,19 +1,10 @@
 """When a request waited and when the device worked for it, as its spans have it."""
 
 import pytest
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from service import spans
 from service.engine.scheduler.timeline import Timeline
 from service.engine.scheduler.usage import Usage
-
-
-@pytest.fixture
-def exporter():
-    exporter = InMemorySpanExporter()
-    spans.install(exporter)
-    yield exporter
-    spans.uninstall()
 
 
 @pytest.fixture
