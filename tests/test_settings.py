@@ -12,7 +12,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from service.client.wire import Request
-from service.engine.scheduler.estimate.crowd import SMALL_PASSES
+from service.engine.scheduler.estimate.ledger import SMALL_PASSES
 from service.settings import Settings, unknown
 
 ROOT = Path(__file__).parent.parent

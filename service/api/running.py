@@ -19,7 +19,7 @@ from service.api.formats import Format
 from service.api.observing.recording import record
 from service.comparison.beside import measured
 from service.comparison.numbers import rows
-from service.engine.scheduler.estimate.crowd import SMALL_PASSES
+from service.engine.scheduler.estimate.ledger import SMALL_PASSES
 from service.engine.scheduler.run import Run
 from service.errors import Cancelled, ServiceError
 from service.fair.threads import Threads

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 
-from service.engine.scheduler.estimate.crowd import SMALL_PASSES, Crowd
+from service.engine.scheduler.estimate.crowd import Crowd
+from service.engine.scheduler.estimate.ledger import SMALL_PASSES, Ledger
 from service.engine.scheduler.estimate.pace import Pace
 from service.engine.scheduler.estimate.patience import Patience
 from service.engine.scheduler.run import Run
@@ -26,6 +27,7 @@ from service.fair.turns import Standing
 # Times as long as expected that what waits may take: what is let in has to be answered in time. Of large requests the
 # expected passes are an upper bound, and make up for the rest; so is what others may take meanwhile.
 _SAFETY, _SAFETY_LARGE = 3, 1.25
+_FRESH_S = 0.1  # how old what is known of the passes that are left may be
 
 
 class Admission:
@@ -42,7 +44,7 @@ class Admission:
         self.max_waiting_passes = max_waiting_passes
         self._clock = clock
         self._changed = threading.Condition()
-        self._runs: set[Run] = set()
+        self._ledger, self._looked = Ledger(), clock()
         self._places = Portions(max_waiting_requests)
         self._standings: Mapping[int, Standing] = {}
         self._draining = False
@@ -52,7 +54,7 @@ class Admission:
     def waiting_passes(self) -> int:
         """Passes that admitted requests still expect."""
         with self._changed:
-            return sum(run.left for run in self._runs)
+            return self._ledger.up_to_date().total
 
     @property
     def waiting_s(self) -> float:
@@ -63,13 +65,13 @@ class Admission:
     @property
     def waiting_requests(self) -> int:
         """Requests that wait or are worked on."""
-        return len(self._runs)
+        return len(self._ledger)
 
     @property
     def running_requests(self) -> int:
         """Those of them that the device has done some work for."""
         with self._changed:
-            return sum(1 for run in self._runs if run.done)
+            return sum(1 for run in self._ledger.runs if run.done)
 
     @property
     def draining(self) -> bool:
@@ -80,7 +82,7 @@ class Admission:
         """Let nothing new in, and wait until all that was admitted has ended; return whether it has."""
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(lambda: not self._runs, timeout_s)
+            return self._changed.wait_for(lambda: not len(self._ledger), timeout_s)
 
     @contextmanager
     def admitted(self, run: Run, passes: int, kind: Hashable = None) -> Iterator[None]:
@@ -114,13 +116,13 @@ class Admission:
             self._check_open()
             self._patience.count_read(run.caller, run.timeout_s, self._clock())
             too_long_s = 0.0
-            if self._runs:
+            if len(self._ledger):
                 too_long_s = self._too_long_s(passes, run.time_left_s, run.caller, run.priority, kind)
             if too_long_s > 0 or not self._has_room(run.caller, passes):
                 raise self._overloaded(run.caller, passes, too_long_s)
             run.expected = run.admitted_passes = passes
             run.kind = kind
-            self._runs.add(run)
+            self._ledger.add(run)
             self._places.take(run.caller)
 
     def check_room(self, caller: Hashable = None, priority: int = 0, *, small: bool = False) -> None:
@@ -140,15 +142,15 @@ class Admission:
         with self._changed:
             self._check_open()
             patience_s = math.inf if small else self._patience.longest_s(caller, self._clock())
-            too_long_s = self._too_long_s(1, patience_s, caller, priority) if self._runs else 0.0
+            too_long_s = self._too_long_s(1, patience_s, caller, priority) if len(self._ledger) else 0.0
             if not self._has_room(caller, 1) or (too_long_s > 0 and not self._patience.count_refused(caller)):
                 raise self._overloaded(caller, 1, too_long_s)
 
     def release(self, run: Run) -> None:
         """Count a request no longer."""
         with self._changed:
-            if run in self._runs:
-                self._runs.discard(run)
+            if run in self._ledger:
+                self._ledger.remove(run)
                 self._places.give(run.caller)
             if self._draining:
                 self._changed.notify_all()
@@ -172,13 +174,22 @@ class Admission:
         within the bound.
         """
         if not self._places.allows(caller):
-            return not self._runs
-        if (waiting := self.waiting_passes) + passes <= self.max_waiting_passes:
+            return not len(self._ledger)
+        ledger = self._waiting()
+        if (waiting := ledger.total) + passes <= self.max_waiting_passes:
             return True
-        own = sum(run.left for run in self._runs if run.caller == caller) if caller else waiting
-        callers = len({caller, *(run.caller for run in self._runs)})
-        part = self.max_waiting_passes // callers if caller else 0
+        own = ledger.of(caller)[0] if caller else waiting
+        part = self.max_waiting_passes // len({caller, *ledger.callers}) if caller else 0
         return not own or own + passes <= part
+
+    def _waiting(self) -> Ledger:
+        """Return what waits: what came and went is in it at once, what the device has done since a moment ago is not.
+
+        Where there is too much, many more ask than batches end, and each would look at all that waits to be refused.
+        """
+        if (now := self._clock()) - self._looked > _FRESH_S:
+            self._ledger, self._looked = self._ledger.up_to_date(), now
+        return self._ledger
 
     def _too_long_s(
         self, passes: int, time_left_s: float | None, caller: Hashable, priority: int, kind: Hashable = None
@@ -187,7 +198,7 @@ class Admission:
         if time_left_s is None or math.isinf(time_left_s):
             return 0.0
         standing = self._standings.get(priority, Standing())
-        found = Crowd(self._runs, passes, caller, priority, kind).ahead(self._pace, standing)
+        found = Crowd(self._waiting(), passes, caller, priority, kind).ahead(self._pace, standing)
         safety = _SAFETY if passes <= SMALL_PASSES else _SAFETY_LARGE
         most_s = max(0.0, time_left_s - passes * self._pace.pass_s)
         return (found.own + found.others * _SAFETY_LARGE / safety) * self._pace.pass_s - most_s / safety
@@ -197,12 +208,13 @@ class Admission:
             raise Draining("the server is about to stop; send the request again, another one will answer")
 
     def _overloaded(self, caller: Hashable, passes: int, too_long_s: float) -> Overloaded:
-        waiting, count = self.waiting_passes, len(self._runs)
+        ledger = self._waiting()
+        waiting, count = ledger.total, len(ledger)
         over = max(waiting + passes - self.max_waiting_passes, waiting / count)
         full = not self._places.allows(caller)
         seconds = max(too_long_s, over * self._pace.pass_s) if self._pace.pass_s else 5.0
-        own = [run.left for run in self._runs if run.caller == caller] if caller else []
-        yours = f", of which {sum(own):,} passes of {len(own)} requests are yours" if caller else ""
+        own, requests = ledger.of(caller)
+        yours = f", of which {own:,} passes of {requests} requests are yours" if caller else ""
         return Overloaded(
             f"{waiting:,} passes of {count} requests wait{yours}, and this one needs about {passes:,} more; send "
             "it again later, or ask for less (a layer with fewer channels, a larger stride)",

@@ -2,15 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from dataclasses import dataclass
 
+from service.engine.scheduler.estimate.ledger import Ledger
 from service.engine.scheduler.estimate.pace import Pace
 from service.engine.scheduler.queue import QUANTUM
-from service.engine.scheduler.run import Run
 from service.fair.turns import Standing
-
-SMALL_PASSES = 64  # requests of no more are worked off in the order they came; larger ones share
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Ahead:
 class Crowd:
     """What waits, as far as it matters to a request that comes now."""
 
-    def __init__(self, runs: Iterable[Run], passes: int, caller: Hashable, priority: int, kind: Hashable) -> None:
+    def __init__(self, ledger: Ledger, passes: int, caller: Hashable, priority: int, kind: Hashable) -> None:
         """Sort the requests that are there by what they are to one of so many passes."""
         self.urgent, self.kinds_urgent = 0, set[Hashable]()  # passes and kinds of what goes first down to its last row
         self.own = 0  # passes of the caller's that go before it or beside it, if all were of one kind
@@ -36,19 +34,20 @@ class Crowd:
         self.own_kinds = Counter[Hashable]()  # all of its caller's passes by kind
         self.others: dict[Hashable, Counter[Hashable]] = {}  # passes of the other callers, by kind
         self.rest = 0  # passes of all that is not its caller's, and not more urgent
-        for run in runs:
-            if run.priority > priority:
-                self.urgent += run.left
-                self.kinds_urgent.add(run.kind)
-            elif run.priority == priority and run.caller == caller:
-                small = run.admitted_passes <= SMALL_PASSES
-                self.own += run.left if small else min(run.left, passes)
-                self.lane += (run.left if small else min(run.left, passes + QUANTUM)) if run.kind == kind else 0
-                self.own_kinds[run.kind] += run.left
+        for group in ledger:
+            if group.priority > priority:
+                self.urgent += group.total
+                self.kinds_urgent.add(group.kind)
+            elif group.priority == priority and group.caller == caller:
+                large = group.large.values()
+                self.own += group.small + sum(min(left, passes) for left in large)
+                if group.kind == kind:
+                    self.lane += group.small + sum(min(left, passes + QUANTUM) for left in large)
+                self.own_kinds[group.kind] += group.total
             else:
-                self.rest += run.left
-                if run.priority == priority:
-                    self.others.setdefault(run.caller, Counter())[run.kind] += run.left
+                self.rest += group.total
+                if group.priority == priority:
+                    self.others.setdefault(group.caller, Counter())[group.kind] += group.total
         self.passes, self.caller, self.kind = passes, caller, kind
 
     def ahead(self, pace: Pace, standing: Standing) -> Ahead:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.engine.scheduler.estimate.crowd import SMALL_PASSES, Crowd
+from service.engine.scheduler.estimate.crowd import Crowd
+from service.engine.scheduler.estimate.ledger import SMALL_PASSES, Ledger
 from service.engine.scheduler.estimate.pace import Pace
 from service.engine.scheduler.queue import Item, Queue
 from service.engine.scheduler.run import Run
@@ -54,7 +55,7 @@ class Simulated:
         """Return the passes until a request that comes now is done, its own included."""
         standing = self.queue.standings().get(priority, Standing())
         runs = [one.run for one in self.waiting]
-        found = Crowd(runs, passes, caller, priority, kind).ahead(self.pace, standing)
+        found = Crowd(Ledger(runs), passes, caller, priority, kind).ahead(self.pace, standing)
         return passes + found.own + found.others
 
     def until_done(self, one: One) -> int:
