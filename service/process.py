@@ -1,6 +1,7 @@
 """How the process uses the machine: memory that a forward frees is kept for the next one, cores are the device's."""
 
 import ctypes
+import sys
 import threading
 from contextlib import suppress
 
@@ -8,6 +9,10 @@ import torch
 
 from service.machine.cores import cores
 from service.machine.trimming import Trimming
+
+# Every system call of the event loop gives Python's lock away, and takes it back from a thread that computes only after
+# this time. By default that is 5 ms, and a request has ten of them.
+SWITCH_INTERVAL_S = 0.0005
 
 # As PyTorch starts: the machine's cores, or OMP_NUM_THREADS. More threads than the container has cores are throttled.
 ALL_THREADS = min(torch.get_num_threads(), cores())
@@ -67,4 +72,5 @@ def prepare_process() -> None:
     """Keep freed memory in bounds, and leave the cores to the device's thread. To be called before threads start."""
     if keep_freed_memory():
         threading.Thread(target=Trimming(release_freed_memory).run, name="heatlens-memory", daemon=True).start()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     leave_cores_to_the_device()

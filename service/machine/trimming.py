@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # More than forwards of a usual size need at a time, so that their memory stays; how often is looked.
-_STEP, _LOOK_S = 256 * 2**20, 0.2
+_STEP, _LOOK_S = 160 * 2**20, 0.2
 
 
 def resident_bytes() -> int:

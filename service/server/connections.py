@@ -22,6 +22,7 @@ from service.api.edge.addresses import HEALTH
 from service.api.observing.recording import REFUSED
 from service.errors import MalformedRequest, Overloaded, ServiceError, TooSlow
 from service.fair.portions import Portions
+from service.server.gate import Gate
 
 log = logging.getLogger("heatlens")
 _PORT = re.compile(r":\d+$")
@@ -53,26 +54,32 @@ class Front:
     hosts: frozenset[str] = frozenset()
     holder: Callable[[str], Hashable] = str
     resting: "dict[Connection, None]" = field(default_factory=dict)  # without a request under way, the longest first
+    turns: "dict[Connection, None]" = field(default_factory=dict)  # whose requests wait to begin, the longest first
     waiting: "dict[Connection, None]" = field(default_factory=dict)  # with unsent bytes, the longest first
 
     def __post_init__(self) -> None:
         """Begin with no connection."""
         self.open = Portions(self.connections)
+        self.gate = Gate()
 
     def let_in(self, new: "Connection") -> bool:
-        """Count a new connection, in the place of one that rests where there are too many; return whether it may stay.
+        """Count a new connection, in the place of another one where there are too many; return whether it may stay.
 
-        Where one caller has too many, one of its own has to give way.
+        Where one caller has too many, one of its own that rests has to give way. Where there are too many of all, it is
+        one of who has most: one that rests, or one whose request waits for its turn where that caller has more than
+        the new one's. So nobody's crowd at the door keeps another caller out.
         """
         within, fits = self.open.within(new.holder), self.open.fits()
         self.open.take(new.holder)
         if within and fits:
             return True
-        others = (one for one in self.resting if within or one.holder == new.holder)
-        longest = max(others, key=lambda one: self.open.by[one.holder], default=None)
-        if longest is not None:
-            longest.end()
-        return longest is not None
+        having = self.open.by
+        others = [one for one in self.resting if not fits or one.holder == new.holder]
+        others += [one for one in self.turns if not fits and having[one.holder] > having[new.holder]]
+        given = max(others, key=lambda one: having[one.holder], default=None)
+        if given is not None:
+            given.end()
+        return given is not None
 
     def bound(self) -> None:
         """Give up answers until the rest is within the bound: of who has most, those that have waited longest."""
@@ -97,6 +104,7 @@ class Connection(H11Protocol):
         self._look: asyncio.TimerHandle | None = None
         self._left = 0  # unsent bytes at the last look
         self._refused = False
+        self._turn: asyncio.Future[None] | None = None  # that its request waits for
         self.holder: Hashable = ""  # whom it counts for
 
     @property
@@ -129,11 +137,15 @@ class Connection(H11Protocol):
         for timer in (self._head, self._look):
             if timer is not None:
                 timer.cancel()
+        if self._turn is not None:
+            self._turn.cancel()
         super().connection_lost(exc)
 
     def end(self) -> None:
-        """Close a connection that rests; what it still has to send, it sends."""
+        """Close a connection that rests, or whose request has not begun; what it still has to send, it sends."""
         self.front.resting.pop(self, None)
+        if self._turn is not None:
+            self._turn.cancel()
         self.transport.close()
         self._watch_unsent()
 
@@ -231,7 +243,13 @@ class Connection(H11Protocol):
         self.tasks.add(task)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request to the application, with its error where its head contradicts itself."""
+        """Hand a request to the application in its caller's turn, with its error where its head contradicts itself."""
+        if scope.get("path") not in HEALTH and (turn := self.front.gate.enter(self.holder)) is not None:
+            self._turn, self.front.turns[self] = turn, None
+            await asyncio.wait((turn,))
+            self._turn = self.front.turns.pop(self, None)
+            if turn.cancelled():  # nobody is there to be answered
+                return
         if scope["type"] == "http" and REFUSED not in scope and (error := self._mistake(scope)) is not None:
             scope[REFUSED] = error
             scope["headers"].append((b"connection", b"close"))

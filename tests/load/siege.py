@@ -92,6 +92,10 @@ class Report:
         rows += [f"attackers: {name} {dict(sorted(got.items()))}" for name, got in self.attackers.items()]
         for place, count in self.lag.get("places", ()):  # type: ignore[attr-defined]
             rows.append(f"  loop kept others waiting {count} times at {place}")
+        for name, most in self.lag.get("collected", ()):  # type: ignore[attr-defined]
+            rows.append(f"  the collector took at most {most} ms for {name}")
+        for place, count in self.lag.get("holding", ()):  # type: ignore[attr-defined]
+            rows.append(f"  seen {count} times where all others waited: {place}")
         return "\n".join([*rows, *(f"VIOLATION {text}" for text in self.violations)])
 
 

@@ -9,6 +9,7 @@ It looks what memory is held for, too, as far as the service counts it itself, a
 
 import asyncio
 import ctypes
+import gc
 import json
 import os
 import sys
@@ -27,6 +28,7 @@ from service.cli import main
 from service.server.server import Server
 
 EVERY_S, LONG_S = 0.02, 0.1
+_RESTING = {"wait", "_worker", "get", "select", "accept", "recv", "poll"}
 HELD_S = 0.25  # between two looks at memory
 
 
@@ -88,6 +90,9 @@ class Watchdog:
         self.lags: list[float] = []
         self.overslept: list[float] = []
         self.places: Counter[str] = Counter()  # where the loop was while it kept others waiting
+        self.holding: Counter[str] = Counter()  # what other threads were about when nobody else could work for long
+        self.collected: Counter[str] = Counter()  # milliseconds that the longest collection of each generation took
+        gc.callbacks.append(self.collecting)
         self.worst = (0.0, "")
         self.long = threading.Event()  # it has kept others waiting for long, at least once
         self.holdings, self.most = holdings, {"resident": 0}  # bytes when most of them were resident, by what for
@@ -110,6 +115,13 @@ class Watchdog:
         before = time.monotonic()
         time.sleep(EVERY_S)
         self.overslept.append(time.monotonic() - before - EVERY_S)
+        if self.overslept[-1] > LONG_S:  # who has just let go of Python's lock is still near where it was held
+            for ident, frame in sys._current_frames().items():
+                held = traceback.extract_stack(frame, 3)
+                if ident not in (self.ident, threading.get_ident()) and held[-1].name not in _RESTING:
+                    self.holding[
+                        " < ".join(f"{one.name} ({Path(one.filename).name}:{one.lineno})" for one in held[::-1])
+                    ] += 1
         alive, asked, place = threading.Event(), time.monotonic(), ""
         try:
             self.loop.call_soon_threadsafe(alive.set)
@@ -127,6 +139,14 @@ class Watchdog:
             self.places[place.strip().rpartition("\n  File")[2]] += 1
             self.worst = max(self.worst, (lag, place))
 
+    def collecting(self, phase: str, info: dict[str, int]) -> None:
+        """Take note of how long the collector of cycles works: nobody else does meanwhile."""
+        if phase == "start":
+            self._began = time.monotonic()
+        else:
+            name = f"generation {info['generation']}"
+            self.collected[name] = max(self.collected[name], round(1000 * (time.monotonic() - self._began)))
+
     def weigh(self) -> None:
         """Look what memory is held for, and keep it where there was never more."""
         resident = self.process.memory_info().rss
@@ -139,6 +159,8 @@ class Watchdog:
             "lags": [round(lag, 4) for lag in self.lags],
             "overslept": [round(over, 4) for over in self.overslept],
             "places": self.places.most_common(20),
+            "holding": self.holding.most_common(12),
+            "collected": self.collected.most_common(3),
             "worst": self.worst,
             "most": self.most,
         }

@@ -1,5 +1,6 @@
 """Connections: clients that do nothing, slowly, are let go; what is no HTTP is answered like any other mistake."""
 
+import asyncio
 import json
 import logging
 import socket
@@ -18,6 +19,7 @@ from service.api import problems
 from service.api.observing.recording import Recording
 from service.metrics import Metrics
 from service.server import connections
+from service.server.gate import Gate
 from service.server.server import Server
 from service.settings import Settings
 
@@ -35,6 +37,7 @@ def serving(**limits: object) -> Iterator[SimpleNamespace]:
     problems.install(app)
     app.add_api_route("/big", lambda: Response(BIG))
     app.add_api_route("/small", lambda: PlainTextResponse("small"))
+    app.add_api_route("/health/live", lambda: PlainTextResponse("live"))
 
     @app.get("/held")
     def held() -> Response:
@@ -52,6 +55,7 @@ def serving(**limits: object) -> Iterator[SimpleNamespace]:
         listening.bind(("127.0.0.1", 0))
         place = listening.getsockname()
         found = SimpleNamespace(place=place, go=go, metrics=metrics, begun=threading.Semaphore(0), opened=[])
+        found.front = server.front
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
@@ -174,6 +178,34 @@ def test_one_caller_leaves_connections_for_others():
         assert all(rest(one).endswith(b"held") for one in busy)
 
 
+class Shut(Gate):
+    """Nobody's turn comes."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits, self.off = threading.Semaphore(0), threading.Semaphore(0)
+
+    def enter(self, caller):
+        turn = asyncio.get_running_loop().create_future()
+        turn.add_done_callback(lambda _: self.off.release())
+        self.waits.release()
+        return turn
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+def test_of_a_crowd_at_the_door_one_gives_way_to_another_caller():
+    with serving(max_connections=3) as server:
+        server.front.gate = Shut()
+        crowd = [connect(server, address="127.0.0.2") for _ in range(3)]
+        for one in crowd:
+            one.sendall(CLOSE)
+            server.front.gate.waits.acquire()
+        new = connect(server)
+        assert rest(crowd[0]) == b""  # the longest
+        new.sendall(CLOSE.replace(b"small", b"health/live"))
+        assert rest(new).endswith(b"live")
+
+
 class Waiting:
     """A connection whose answer is not taken."""
 
@@ -290,7 +322,7 @@ def test_a_server_answers_to_its_names(allowed, host, status):
     with serving(allowed_hosts=allowed) as server:
         answer = ask(server, CLOSE.replace(b"host: x", b"host: " + host))
         assert answer.startswith(b"HTTP/1.1 %d " % status)
-        assert b"HTTP/1.1 404 " in ask(server, CLOSE.replace(b"/small", b"/health/live"))  # whoever looks after it
+        assert ask(server, CLOSE.replace(b"/small", b"/health/live")).endswith(b"live")  # whoever looks after it
 
 
 def test_nonsense_behind_a_request_does_not_cost_its_answer():
@@ -306,3 +338,17 @@ def test_a_client_that_resets_is_forgotten():
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
         assert ask(server, CLOSE).endswith(b"small")
+
+
+def test_who_has_gone_before_its_turn_asks_for_nothing_and_health_waits_for_none():
+    with serving() as server:
+        before, server.front.gate = server.front.gate, Shut()
+        gone = connect(server)
+        gone.sendall(CLOSE.replace(b"small", b"held"))
+        server.front.gate.waits.acquire()
+        assert ask(server, CLOSE.replace(b"small", b"health/live")).endswith(b"live")
+        gone.close()
+        server.front.gate.off.acquire()
+        server.front.gate = before
+        assert ask(server, CLOSE).endswith(b"small")
+        assert not server.begun.acquire(blocking=False)

@@ -10,6 +10,8 @@ from service.errors import MalformedRequest, UnsupportedMediaType, quoted
 _PARTS = 20
 _HEAD_BYTES = 8192  # of one part
 _BOUNDARY_BYTES = 256
+_DELIMITER_BYTES = _BOUNDARY_BYTES + 6 + 256  # at most: with dashes, spaces and ends of lines
+_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -53,20 +55,29 @@ def _between(data: bytes, boundary: bytes) -> list[bytes]:
     first = re.compile(b"--" + re.escape(boundary) + end_of_line).match(data)
     # With a fixed beginning the search runs as fast as one for a text.
     delimiter = re.compile(b"\r\n--" + re.escape(boundary) + end_of_line)
-    found = first or delimiter.search(data)
+    found = first or _next(delimiter, data, 0)
     if found is None:
         raise _malformed("it is cut off before its last boundary" if data[:2] == b"--" else "its boundary is not in it")
     parts: list[bytes] = []
     while not found[1]:
         start = found.end()
         # The line's end that a part without a head begins with may be that of the delimiter itself.
-        found = delimiter.search(data, start - 2)
+        found = _next(delimiter, data, start - 2)
         if found is None:
             raise _malformed("it is cut off before its last boundary")
         if len(parts) == _PARTS:
             raise _malformed(f"it has more than {_PARTS} parts")
         parts.append(data[start : found.start()])
     return parts
+
+
+def _next(delimiter: re.Pattern[bytes], data: bytes, start: int) -> re.Match[bytes] | None:
+    """Search a body in pieces: a search holds Python's lock to its end, and what nearly matches makes it slow."""
+    while start < len(data):
+        if (found := delimiter.search(data, start, start + _PIECE_BYTES + _DELIMITER_BYTES)) is not None:
+            return found
+        start += _PIECE_BYTES
+    return None
 
 
 def _part(raw: bytes) -> Part:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.api.bodies import multipart
 from service.api.bodies.multipart import Part, taken_apart
 from service.errors import MalformedRequest
 
@@ -75,3 +76,15 @@ def test_mistakes(data: bytes, words: str) -> None:
 def test_data_may_be_made_of_what_looks_like_delimiters(piece: bytes) -> None:
     data = piece * (2_000_000 // len(piece))
     assert [part.data for part in taken_apart(form(data), KIND)] == [data]
+
+
+@pytest.mark.parametrize("piece", [1, 7, 64])
+@given(
+    contents=st.lists(st.binary(max_size=40).filter(lambda data: b"--b" not in data), max_size=5),
+    spaces=st.integers(0, 256),
+)
+def test_a_delimiter_is_found_wherever_pieces_end(piece: int, contents: list[bytes], spaces: int) -> None:
+    body = form(*contents).replace(b"--b\r\n", b"--b" + b" " * spaces + b"\r\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(multipart, "_PIECE_BYTES", piece)
+        assert [part.data for part in taken_apart(body, KIND)] == contents
