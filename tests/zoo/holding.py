@@ -37,25 +37,17 @@ TOLERANCE = 1e-3  # of the largest value: random networks are deep, and their ga
 _LEVEL = 0.004  # one level of 255
 BUDGET_S = 12.0  # of a method: its own passes, and the oracle's
 _FEW = 20  # passes that are always made
-# Methods whose oracles ask nothing of a network but hooks and autograd, and were tried on the whole zoo. The others are
-# asked by `--methods`: some of their oracles follow known modules only.
-TRIED = (
-    "cam",
-    "deconvnet",
-    "feature-maps",
-    "filters",
-    "grad-cam",
-    "grad-cam++",
-    "is-cam",
-    "layer-cam",
-    "occlusion",
-    "ram",
-    "saliency",
-    "score-cam",
-    "smooth-grad-cam++",
-    "ss-cam",
-    "xgrad-cam",
-)
+# Methods whose oracles follow modules of known kinds. Every other method is tried on the whole zoo; these are asked by
+# `--methods`.
+FOLLOWING = {
+    "attention-relevance",
+    "attn-lrp",
+    "deep-lift",
+    "excitation-backprop",
+    "full-grad",
+    "lrp",
+}
+TRIED = tuple(name for name in registry() if name not in FOLLOWING)
 
 
 @dataclass
@@ -301,11 +293,12 @@ class Holding:
     def _compared(self, method: type[Explainer], *, again: bool = True) -> Answer:
         if (layer := self._layer(method)) == "":
             return Answer(".", reason="it takes too long")
-        if layer is None:
+        if layer is None and method.family != "attention":
             place = None
         else:
-            info = self.facts.layers[layer.partition("+")[0] if layer not in self.facts.layers else layer]
-            place = Place.of(layer, str(info.layout), info.shape)
+            seen = layer or self.facts.default_layer or ""
+            info = self.facts.layers[seen.partition("+")[0] if seen not in self.facts.layers else seen]
+            place = Place.of(seen, str(info.layout), info.shape)
         # An oracle that paints pictures paints them in red, green and blue.
         turned = self.facts.channels == "bgr" and not method.needs_image
         tapped = Tapped(self.plain, place, self.like, turned=turned)
@@ -405,6 +398,10 @@ class Holding:
         return truths.averages(Tapped(self.plain), self.x, places, self.target)
 
     @property
+    def attends(self) -> bool:
+        return truths.over_all_tokens(truths.attentions(Tapped(self.plain), self.x))
+
+    @property
     def rectified(self) -> int:
         return truths.rectified_maps(Tapped(self.plain), self.x)
 
@@ -413,5 +410,7 @@ _REASONS: Mapping[str, Callable[[Holding], bool]] = {
     "needs a regression model": lambda one: one.facts.task.name == "classification",
     "needs outputs that are one number a class": lambda one: one.embeds,
     "needs global average pooling": lambda one: not one.averages,
+    "needs outputs that are classes|compares classes": lambda one: one.embeds,
+    "reads attention of all tokens to all tokens": lambda one: not one.attends,
     "has no ReLU": lambda one: one.rectified == 0 or one.network.attends,
 }

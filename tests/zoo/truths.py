@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests import oracles
+from tests.explainers.cam.test_grad_cam import oracle as grad_cam
 from tests.oracles import Case
 from tests.zoo.networks import Logits
 
@@ -94,6 +95,23 @@ class Tapped(nn.Module):
             return functional.cosine_similarity(table, self.like[None], dim=1)[:, None]
         return table
 
+    def read(self, x: Tensor, tokens: int) -> Tensor:
+        """Return how much the outputs take of each token (T,) where tokens are last seen: their gradient there."""
+        met: list[Tensor] = []
+
+        def keep(_: nn.Module, __: object, output: object) -> object:
+            if not isinstance(output, Tensor) or output.ndim != 3 or output.shape[1] != tokens:
+                return None
+            met.append(output.detach().requires_grad_())
+            return met[-1].clone()
+
+        hooks = [module.register_forward_hook(keep) for module in self.network.network.modules()]
+        with torch.enable_grad():
+            (g,) = torch.autograd.grad(self(x)[0].square().sum(), met[-1])
+        for hook in hooks:
+            hook.remove()
+        return g[0].abs().amax(-1)
+
     def _through(self, place: Place) -> Callable[..., object]:
         met: list[int] = []
 
@@ -137,7 +155,88 @@ def deconvnet(case: Case) -> Tensor:
     return torch.autograd.grad(met[-1], leaf, signal)[0][0]
 
 
-OWN: Mapping[str, Callable[[Case], Tensor]] = {"cam": cam, "ram": cam, "deconvnet": deconvnet}
+def guided_backprop(case: Case) -> Tensor:
+    """The logit sent back by autograd, whose nodes of rectifiers pass on what is positive where they were open."""
+    network = oracles.plain_copy(case.network)
+    with torch.enable_grad():
+        leaf = case.x.clone().requires_grad_()
+        y = oracles.score_of(network, leaf, case.target, case.params.get("score", "logit")).sum()
+    for node in nodes(y.grad_fn):
+        if rectifies(node):
+            node.register_hook(lambda signals, _: (signals[0].clamp(min=0), *signals[1:]))
+    return torch.autograd.grad(y, leaf)[0][0]
+
+
+def guided_grad_cam(case: Case) -> Tensor:
+    """The same times the enlarged Grad-CAM."""
+    size = (case.x.shape[2], case.x.shape[3])
+    return guided_backprop(case) * oracles.enlarge(grad_cam(case), size)
+
+
+def attentions(tapped: Tapped, x: Tensor) -> list[Tensor]:
+    """Return each block's attention as the library itself hands it out, (heads, ..., T, T) of one picture.
+
+    transformers and `nn.MultiheadAttention` do when they are asked; timm's modules show it to the dropout behind it.
+    """
+    network = copy.deepcopy(tapped.network.network)
+    x = x.flip(1) if tapped.turned else x
+    if hasattr(network, "set_attn_implementation"):
+        network.set_attn_implementation("eager")
+        return [a.detach()[0] for a in network(x, output_attentions=True).attentions or ()]
+    found: list[Tensor] = []
+    for module in network.modules():
+        if isinstance(module, nn.MultiheadAttention):
+            module.register_forward_pre_hook(
+                lambda _m, given, named: (given, named | {"need_weights": True, "average_attn_weights": False}),
+                with_kwargs=True,
+            )
+            module.register_forward_hook(lambda _m, _given, made: found.append(made[1].detach()[0]))
+        elif isinstance(getattr(module, "fused_attn", None), bool) and hasattr(module, "attn_drop"):
+            module.fused_attn = False
+            module.attn_drop.register_forward_hook(lambda _m, _given, made: found.append(made.detach()[0]))
+    with torch.no_grad():
+        network(x)
+    return found
+
+
+def over_all_tokens(found: list[Tensor]) -> bool:
+    """Whether all blocks let all of the same tokens attend to all."""
+    shapes = {tuple(a.shape[1:]) for a in found}
+    return len(shapes) == 1 and all(len(shape) == 2 and 1 < shape[0] == shape[1] for shape in shapes)
+
+
+def _row(case: Case, r: Tensor) -> Tensor:
+    """Return the mean row of the tokens that the outputs are made of, of (T, T), as a map."""
+    place = case.network.place
+    assert place is not None
+    h, w = place.grid
+    taken = case.network.read(case.x, len(r)) > 0
+    return r[taken].mean(0)[len(r) - h * w :].reshape(h, w)
+
+
+def attention(case: Case) -> Tensor:
+    """The last block's attention, its heads averaged."""
+    return _row(case, attentions(case.network, case.x)[-1].mean(0))
+
+
+def attention_rollout(case: Case) -> Tensor:
+    """The product over blocks of (A + 1) with rows that add up to one, heads averaged."""
+    r = torch.eye(attentions(case.network, case.x)[0].shape[-1])
+    for a in attentions(case.network, case.x):
+        mixed = a.mean(0) + torch.eye(len(r))
+        r = mixed / mixed.sum(1, keepdim=True) @ r
+    return _row(case, r)
+
+
+OWN: Mapping[str, Callable[[Case], Tensor]] = {
+    "attention": attention,
+    "attention-rollout": attention_rollout,
+    "cam": cam,
+    "deconvnet": deconvnet,
+    "guided-backprop": guided_backprop,
+    "guided-grad-cam": guided_grad_cam,
+    "ram": cam,
+}
 
 
 def nodes(start: object) -> Iterator[torch.autograd.graph.Node]:
