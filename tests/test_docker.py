@@ -412,12 +412,17 @@ def test_replicas_are_behind_a_proxy_that_knows_sessions():
 
     Reading.add_constructor("!reset", lambda loader, node: [])
     text = (DOCKER / "compose.replicas.yaml").read_text("utf-8")
-    services = yaml.load(text, Reading)["services"]
+    found = yaml.load(text, Reading)
+    services = found["services"]
     assert services["heatlens"]["ports"] == []
+    # Callers are those whom the proxy names.
+    (network,) = found["networks"]["default"]["ipam"]["config"]
+    assert services["heatlens"]["environment"]["HEATLENS_TRUSTED_PROXIES"] == network["subnet"]
     assert services["proxy"]["ports"] == COMPOSE["services"]["heatlens"]["ports"]
     (volume,) = services["proxy"]["volumes"]
     configuration = (DOCKER / volume.partition(":")[0]).read_text("utf-8")
     assert "balance hdr(X-Session-Id)" in configuration
     assert "GET /health/ready" in configuration
     assert "retry-on conn-failure empty-response 503\n    option redispatch 1" in configuration
+    assert "option forwardfor" in configuration
     assert f"heatlens:{IMAGE['EXPOSE']}" in configuration

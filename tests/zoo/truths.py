@@ -182,21 +182,22 @@ def attentions(tapped: Tapped, x: Tensor) -> list[Tensor]:
     x = x.flip(1) if tapped.turned else x
     if hasattr(network, "set_attn_implementation"):
         network.set_attn_implementation("eager")
-        return [a.detach()[0] for a in network(x, output_attentions=True).attentions or ()]
-    found: list[Tensor] = []
+        found = getattr(network(x, output_attentions=True), "attentions", None) or ()
+        return [a.detach()[0] for a in found]
+    met: list[Tensor] = []
     for module in network.modules():
         if isinstance(module, nn.MultiheadAttention):
             module.register_forward_pre_hook(
                 lambda _m, given, named: (given, named | {"need_weights": True, "average_attn_weights": False}),
                 with_kwargs=True,
             )
-            module.register_forward_hook(lambda _m, _given, made: found.append(made[1].detach()[0]))
+            module.register_forward_hook(lambda _m, _given, made: met.append(made[1].detach()[0]))
         elif isinstance(getattr(module, "fused_attn", None), bool) and hasattr(module, "attn_drop"):
             module.fused_attn = False
-            module.attn_drop.register_forward_hook(lambda _m, _given, made: found.append(made.detach()[0]))
+            module.attn_drop.register_forward_hook(lambda _m, _given, made: met.append(made.detach()[0]))
     with torch.no_grad():
         network(x)
-    return found
+    return met
 
 
 def over_all_tokens(found: list[Tensor]) -> bool:
