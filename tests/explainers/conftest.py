@@ -71,7 +71,7 @@ def device() -> Iterator[Device]:
     device.close()
 
 
-SIZE = 96
+SIZE = 112
 NAMES = (*oracles.NETWORKS, "efficientnet_lite0")
 
 
@@ -108,7 +108,7 @@ def small(device: Device):  # type: ignore[no-untyped-def]
 
 @pytest.fixture(scope="session")
 def x() -> Tensor:
-    """A photograph of a cat, (1, 3, 128, 128)."""
+    """A photograph of a cat, (1, 3, SIZE, SIZE)."""
     return oracles.photograph("chelsea", SIZE)
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from service.errors import InvalidParameter
 from service.explainers.features.feature_maps import FeatureMaps
 from tests import oracles, tiny
-from tests.explainers.conftest import module_layer, narrow_layer, tiny_input
+from tests.explainers.conftest import SIZE, module_layer, narrow_layer, tiny_input
 from tests.oracles import Case
 
 
@@ -58,7 +58,7 @@ def test_a_module_called_twice_is_addressed_by_call(small):
 def test_lower_layers_keep_pixels_and_higher_ones_are_sparse(subjects, x):
     found = subjects("efficientnet_lite0").explain(FeatureMaps(layers=("stem", "head")), x)
     stem, head = found.details["layers"]
-    assert stem["shape"][1:] == [64, 64]
+    assert stem["shape"][1:] == [SIZE // 2, SIZE // 2]
     assert head["zeros"] > 0.5
 
 
