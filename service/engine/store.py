@@ -35,6 +35,9 @@ log = logging.getLogger("heatlens")
 _LOADERS = 3  # models that are loaded at once: one that takes long does not hold up the rest
 
 
+_RAISED = (Exception, SystemExit)  # by people's own code: some of it ends the process, which would end a thread alone
+
+
 @dataclass
 class Entry:
     """One model's place in the store."""
@@ -177,28 +180,17 @@ class Store:
 
     def _load_all(self) -> None:
         leave_cores_to_the_device()
-        while True:
-            with self._turn():
-                if (built := self._built()) is None:
-                    break
-                entry, module = built
-                try:
-                    if module is not None:
-                        model = self._loaded(entry.spec, module)
-                        entry.load_s = time.monotonic() - entry.since
-                        entry.model, entry.status = model, "ready"
-                        log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
-                except Exception as error:
-                    self._failed(entry, error)
+        try:
+            while self._load_next():
+                pass
+        finally:  # who waits for models waits for no thread that has ended
+            with self._building:
+                self._loading -= 1
+                last = not self._loading
             self._note()
-            if entry.model is not None:
-                self._prove(entry.model)
-        with self._building:
-            self._loading -= 1
-            last = not self._loading
-        self._note()
+            if last:
+                self._proved.set()
         if last:
-            self._proved.set()
             ready = [(entry.spec, entry.model) for entry in self.entries.values() if entry.model is not None]
             for _, model in ready:
                 if self.tuner is not None:
@@ -206,6 +198,25 @@ class Store:
             for spec, model in ready:
                 if self.verifier is not None:
                     self._idly(model, "tested", partial(self.verifier.verify, spec, model, self._closing))
+
+    def _load_next(self) -> bool:
+        """Load the next model, and find out what it can do in parts; return whether there was one."""
+        with self._turn():
+            if (built := self._built()) is None:
+                return False
+            entry, module = built
+            try:
+                if module is not None:
+                    model = self._loaded(entry.spec, module)
+                    entry.load_s = time.monotonic() - entry.since
+                    entry.model, entry.status = model, "ready"
+                    log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
+            except _RAISED as error:
+                _failed(entry, error)
+        self._note()
+        if entry.model is not None:
+            self._prove(entry.model)
+        return True
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -241,7 +252,7 @@ class Store:
             prove_boxes(model, self.device)
         except ServiceError as error:  # closing
             log.info("model %s takes rows whole: %s", model.facts.name, error)
-        except Exception:  # it serves as it is
+        except _RAISED:  # it serves as it is
             log.exception("model %s takes rows whole", model.facts.name)
         finally:
             model.proved.set()
@@ -255,18 +266,9 @@ class Store:
             entry.since = time.monotonic()
             try:
                 return entry, entry.spec.build()
-            except Exception as error:
-                self._failed(entry, error)
+            except _RAISED as error:
+                _failed(entry, error)
                 return entry, None
-
-    @staticmethod
-    def _failed(entry: Entry, error: Exception) -> None:
-        """Take note of a model that fails: it leaves the others serving."""
-        known = isinstance(error, CatalogError | ServiceError)
-        entry.checks = error.checks if isinstance(error, Refused) else None
-        entry.error = str(error) if known else f"{type(error).__name__}: {error}"
-        entry.status = "failed"
-        log.error("model %s failed to load: %s", entry.spec.name, entry.error, exc_info=None if known else error)
 
     def _idly(self, model: Model, what: str, work: Callable[[], Any]) -> None:
         """Do what may take long and serves nobody at once; the model serves as it is where it fails."""
@@ -276,7 +278,7 @@ class Store:
             work()
         except ServiceError as error:  # closing
             log.info("model %s is not %s: %s", model.facts.name, what, error)
-        except Exception:
+        except _RAISED:
             log.exception("model %s cannot be %s", model.facts.name, what)
 
     def _loaded(self, spec: ModelSpec, module: nn.Module) -> Model:
@@ -295,7 +297,7 @@ class Store:
             settle(model, known=known)
         except (CatalogError, ServiceError):
             raise
-        except Exception as error:
+        except _RAISED as error:
             raise spec.refusal(module, error) from error
         self._warm(model)
         return model
@@ -322,3 +324,12 @@ class Store:
             work = RowsWork(model, shape, Rows(count, rows), readout=model.facts.task.whole)
             self.device.submit(work, Run())
         self.device.call(traced)
+
+
+def _failed(entry: Entry, error: BaseException) -> None:
+    """Take note of a model that fails: it leaves the others serving."""
+    known = isinstance(error, CatalogError | ServiceError)
+    entry.checks = error.checks if isinstance(error, Refused) else None
+    entry.error = str(error) if known else f"{type(error).__name__}: {error}"
+    entry.status = "failed"
+    log.error("model %s failed to load: %s", entry.spec.name, entry.error, exc_info=None if known else error)

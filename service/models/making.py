@@ -12,7 +12,7 @@ from service.errors import CatalogError, did_you_mean
 from service.images import Transform, photographs
 from service.models.identity import canonical
 from service.models.labels import read_labels
-from service.models.networks.forms import served
+from service.models.networks.forms import served, undisturbed
 from service.models.networks.lively import lively
 from service.models.networks.remedies import refusal
 from service.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, KEYS, preparing
@@ -45,7 +45,9 @@ def make(name: str, network: Network, wish: Wish, given: Mapping[str, Any], word
 
     def build() -> nn.Module:
         said[:] = network.said
-        module, changes = served(network.build(said), name)
+        with undisturbed():
+            built = network.build(said)
+        module, changes = served(built, name)
         said.extend(changes)
         return lively(module, _pictures(transform)) if wish.weights == "random" else module
 

@@ -30,6 +30,6 @@ class ModelSpec:
     # `build`, with the network, and hashed with its weights into the model's version.
     identity: Callable[[nn.Module], bytes] = field(default=lambda network: b"")
     # Why the network could not be examined, with the remedy, given what that raised.
-    refusal: Callable[[nn.Module, Exception], Exception] = field(default=lambda network, error: error)
+    refusal: Callable[[nn.Module, BaseException], BaseException] = field(default=lambda network, error: error)
     said: list[str] = field(default_factory=list, compare=False)  # what loading found worth saying; filled by `build`
     mistake: str | None = None

@@ -1,5 +1,6 @@
 """Models load in the background, beside those that answer; what fails leaves the others serving."""
 
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -113,6 +114,29 @@ def test_what_cannot_be_loaded_leaves_the_others_serving(device):
             store.get("wrong")
         assert store.entry("broken").error == "ZeroDivisionError: theirs"
         assert store.get("one") is not None
+
+
+def test_what_ends_the_process_ends_its_own_loading_alone(device):
+    class Exits(nn.Module):
+        def __init__(self, *, always):
+            super().__init__()
+            self.inner, self.always = tiny.classifier(), always
+
+        def forward(self, x):
+            if self.always or x.shape[-1] != 32:
+                raise SystemExit("only 32 pixels")
+            return self.inner(x)
+
+    specs = [
+        _spec("asks", lambda: sys.exit(2)),
+        _spec("exits", lambda: Exits(always=True)),
+        _spec("another size", lambda: Exits(always=False)),
+    ]
+    with _started(device, [*specs, _spec("one")]) as store:
+        assert store.wait(60)
+        assert [entry.status for entry in store.entries.values()] == ["failed", "failed", "ready", "ready"]
+        assert store.entry("asks").error == "SystemExit: 2"
+        assert "only 32 pixels" in store.entry("exits").error
 
 
 def test_what_was_looked_at_is_kept_of_one_that_is_refused(device):

@@ -162,6 +162,23 @@ def _check_weights(network: nn.Module, name: str) -> None:
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """Take back what people's code sets for the whole process: PyTorch's default type and device, and recording.
+
+    A script that is imported for one network may begin with `set_default_dtype`; every network after it, and the
+    server's own tensors, would be made so.
+    """
+    dtype, device, records = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_grad_enabled(records)
+        if torch.get_default_device() != device:
+            torch.set_default_device(None if device.type == "cpu" else device)
+
+
+@contextmanager
 def aside() -> Iterator[None]:
     """Let what networks print go to standard error, Python's prints and libraries' own, so that output stays output."""
     sys.stdout.flush()

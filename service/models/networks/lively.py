@@ -45,7 +45,7 @@ def lively(network: nn.Module, inputs: Tensor) -> nn.Module:
                 handles.append(module.register_forward_hook(lambda layer, _, output: last.append((layer, output))))
         try:
             found = network(inputs)
-        except Exception:  # it takes other inputs: whoever loads it will say so
+        except (Exception, SystemExit):  # it takes other inputs: whoever loads it will say so
             return network
         finally:
             for handle in handles:

@@ -22,7 +22,7 @@ _SIZES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 48, 112, 160, 192, 240, 288, 
 _IN_PLACE = ("in-place operation", "written-to tensor", "Inplace update", "modified by an inplace", "inference tensor")
 
 
-def refusal(name: str, transform: Transform, network: nn.Module, error: Exception) -> CatalogError:
+def refusal(name: str, transform: Transform, network: nn.Module, error: BaseException) -> CatalogError:
     """Return the reason for which a network did not load, with the remedy.
 
     Args:
@@ -34,7 +34,7 @@ def refusal(name: str, transform: Transform, network: nn.Module, error: Exceptio
     return CatalogError(f"model {name!r}: {_reason(transform, network, error)}")
 
 
-def _reason(transform: Transform, network: nn.Module, error: Exception) -> str:
+def _reason(transform: Transform, network: nn.Module, error: BaseException) -> str:
     channels, (height, width) = len(transform.channels), transform.crop
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     given = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0)).to(device)
@@ -146,12 +146,12 @@ def _other_inputs(network: nn.Module) -> list[str]:
     return [p.name for p in parameters if p.kind in positional and p.default is inspect.Parameter.empty]
 
 
-def _tried(network: nn.Module, x: Tensor) -> Exception | None:
+def _tried(network: nn.Module, x: Tensor) -> BaseException | None:
     """Return what a network raises on an input; None where it answers."""
     try:
         with torch.no_grad():
             network(x.clone())
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return error
     return None
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from service.errors import CatalogError
 from service.models.identity import code
+from service.models.networks.forms import undisturbed
 from service.models.sources.base import Network, Wish, fitted, seeded
 
 ADDRESS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -52,6 +53,11 @@ def _made(address: str, call: Callable[[], Any]) -> Any:
         return seeded(call)
     except CatalogError:
         raise
+    except SystemExit as error:
+        raise CatalogError(
+            f"the factory {address!r} ends the process ({error!r}), as argparse's parse_args() does, which reads the "
+            "command line of this process; let it take what it needs as arguments, and give them as `arguments`"
+        ) from error
     except Exception as error:
         raise CatalogError(
             f"the factory {address!r} raised {type(error).__name__}: {str(error)[:300]}; call it with the same "
@@ -64,7 +70,8 @@ def _imported(address: str, folder: Path) -> Callable[..., Any]:
     if str(folder.resolve()) not in sys.path:
         sys.path.append(str(folder.resolve()))
     try:
-        found = reduce(getattr, attribute.split("."), importlib.import_module(module))
+        with undisturbed():
+            found = reduce(getattr, attribute.split("."), importlib.import_module(module))
     except (Exception, SystemExit) as error:  # importing runs the module: it may raise anything
         raise CatalogError(
             f"{address!r} cannot be imported ({type(error).__name__}: {error}); write "

@@ -93,6 +93,32 @@ def test_addresses_that_lead_nowhere(tmp_path: Path, address: str, says: str) ->
         entry(tmp_path, f"factory = '{address}'\n")
 
 
+def test_a_factory_that_reads_the_command_line_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "reads_the_command_line.py").write_text(
+        "import argparse\ndef net():\n    argparse.ArgumentParser(exit_on_error=True).parse_args(['--unknown'])\n"
+    )
+    spec = entry(tmp_path, "factory = 'reads_the_command_line:net'\ninput_size = 32\n")
+    with pytest.raises(CatalogError, match=r"ends the process \(SystemExit\(2\)\).*give them as `arguments`"):
+        spec.build()
+
+
+@pytest.mark.parametrize("when", ["import", "build"])
+def test_what_a_script_sets_for_the_process_is_taken_back(tmp_path: Path, when: str) -> None:
+    name = f"sets_defaults_at_{when}"
+    sets = "torch.set_default_dtype(torch.float64); torch.set_default_device('meta'); torch.set_grad_enabled(False)"
+    build = f"def net():\n    n = nn.Linear(2, 3)\n    {sets if when == 'build' else 'pass'}\n    return n\n"
+    (tmp_path / f"{name}.py").write_text(f"import torch\nfrom torch import nn\n{sets * (when == 'import')}\n{build}")
+    try:
+        built = entry(tmp_path, f"factory = '{name}:net'\ninput_size = 32\n").build()
+        assert (torch.zeros(1).dtype, torch.zeros(1).device.type) == (torch.float32, "cpu")
+        assert torch.is_grad_enabled()
+        assert built.weight.device.type == "cpu"
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+        torch.set_grad_enabled(True)
+
+
 def test_preprocessing_is_assumed_and_said(tmp_path: Path) -> None:
     spec = entry(tmp_path, "factory = 'tests.models.nets:small'\ninput_size = 32\nmean = 0.5\n")
     assert spec.assumed == (

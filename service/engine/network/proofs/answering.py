@@ -107,7 +107,7 @@ class Answering:
             return self.changes(singly=False)
         except CatalogError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.checks.count(1)
             if not _runs(self.network, self.pictures[:1].clone()):
                 raise self.spec.refusal(self.network, error) from error
@@ -145,7 +145,7 @@ class Answering:
         self.checks.count(1)
         try:
             return watch_gradients(self._behind(), self.pictures[:1])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self.failure = f"its forward fails where gradients are recorded ({first_line(error)})"
             return None
 
@@ -167,7 +167,7 @@ class Answering:
                 again = self._off(first, second)
                 if drawn and again <= REPEATS:  # of few numbers, chance may have drawn the same ones
                     again = max(self._off(first, self._once(one.clone())) for _ in range(_DRAWS))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise self.checks.refused(
                 "alone",
                 f"it answers {len(self.rows)} pictures at once, and fails on one alone ({first_line(error)})",
@@ -225,7 +225,7 @@ class Answering:
         try:
             with deciding:
                 answer = self._once(x)
-        except Exception:  # something in it cannot be watched
+        except (Exception, SystemExit):  # something in it cannot be watched
             return self._once(x.clone()), ""
         return answer, deciding.found[0] if deciding.found else ""
 
@@ -259,7 +259,7 @@ def _runs(network: nn.Module, x: Tensor) -> bool:
     try:
         with torch.no_grad():
             network(x)
-    except Exception:
+    except (Exception, SystemExit):
         return False
     return True
 

@@ -86,7 +86,10 @@ def prove(
     try:
         with _on_the_processor(network, x.device):
             here = answer(network, x.cpu(), readout, gradient=gradient)
-    except Exception as error:  # what is compiled for a device, or keeps tensors of its own, runs nowhere else
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # what is compiled for a device, or keeps tensors of its own, runs nowhere else
         found = f"it does not run on a processor to be compared with ({first_line(error)})"
         return Check("device", "warning", found, "compare some of its answers on your own")
     return held(name, str(x.device), there, here, checks)

@@ -99,7 +99,10 @@ class Tails:
         if way.replays:
             try:
                 return self._replayed(layer, one, rows, expands=way.expands)
-            except Exception as error:  # what it calls depends on more than the picture, or it fails by itself
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # what it calls depends on more than the picture, or it fails by itself
                 if out_of_memory(error):
                     raise
         images = torch.cat([prefix.image.expand(len(maps), *prefix.image.shape[1:]) for prefix, maps in pieces])
@@ -167,7 +170,7 @@ class Tails:
         picture, other = pictures[:1], pictures[1:]
         try:
             mine, theirs = self._prefix(layer, picture, Noting()), self._prefix(layer, other, Noting())
-        except Exception:  # it does not run under a mode
+        except (Exception, SystemExit):  # it does not run under a mode
             return Way(False)
         layout = self.addresses.layout(layer)
         maps = layout.maps(mine.output) if layout is not None else mine.output
@@ -179,7 +182,7 @@ class Tails:
         def agrees(prefix: Prefix, *, expands: bool) -> bool:
             try:
                 found = self._replayed(layer, prefix, rows, expands=expands)
-            except Exception:
+            except (Exception, SystemExit):
                 return False
             off = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
             return off <= EXACT * float(expected.abs().max())
