@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from service.contract.meaning import Task
 
 
-INPUT = "input"
-"""The address of the network's input, beside the paths of its layers."""
+INPUT = ".input"
+"""The address of the network's input, beside the paths of its layers: no layer's begins with a dot."""
 _INDEX = re.compile(r"\[(-?\d{1,4})\]")
 _INDICES = 4  # that are read of an address as Python code has it
 

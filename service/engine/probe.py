@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from service.contract import (
+    INPUT,
     At,
     Boxes,
     Explanation,
@@ -160,7 +161,7 @@ class ModelProbe:
         for name, a in found.activations.items():
             self._check(a, f"what layer {name!r} answers: values")
         for name, g in found.gradients.items():
-            self._check(g, f"gradients at {name!r}")
+            self._check(g, "gradients at the input" if name == INPUT else f"gradients at {name!r}")
         for summed in found.totals:
             self._check(summed, "gradients or activations")
         return found
@@ -176,15 +177,21 @@ class ModelProbe:
 
     def weight(self, layer: str) -> Tensor:
         """See `Probe.weight`."""
-        module = self._model.modules.get(layer)
+        module = self._module(layer)
         if not isinstance(module, nn.Conv2d):
             raise InvalidParameter.at("/params/layer", f"layer {layer!r} is not a convolution")
         return module.weight.detach()
 
     def offset(self, layer: str) -> Tensor | None:
         """See `Probe.offset`."""
-        module = self._model.modules.get(layer.partition("#")[0])
+        module = self._module(layer)
         return offset_of(module) if module is not None else None
+
+    def _module(self, layer: str) -> nn.Module | None:
+        """Return the module that answers at an address, `path` or `path#n`; None where a function does."""
+        path, _, call = layer.rpartition("#")
+        own = layer in self._model.modules or not (path and call.isdecimal())
+        return self._model.modules.get(layer if own else path)
 
 
 class Strongest(ModelProbe):

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from service.contract import INPUT, At, Boxes, Rows, Tracing, fingerprint
+from service.contract import INPUT, At, Boxes, Rows, Targets, Tracing, fingerprint
 from service.engine.incremental import Incremental
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe, Strongest
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.errors import InvalidParameter
+from service.explainers.base import registry
 from service.images import Transform
 from service.models.spec import ModelSpec
 from service.tasks import task
@@ -231,6 +232,46 @@ def test_the_weight_of_a_convolution_is_there_and_of_nothing_else(model, device)
         with pytest.raises(InvalidParameter, match="not a convolution") as raised:
             probe.weight(layer)
         assert [error.pointer for error in raised.value.errors] == ["/params/layer"]
+
+
+class Twice(torch.nn.Module):
+    """Calls its first convolution, whose name is `input`, twice."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.input = torch.nn.Conv2d(3, 6, 3, padding=1)
+        self.norm, self.fc = torch.nn.BatchNorm2d(6), torch.nn.Linear(6, 3)
+        torch.nn.init.constant_(self.norm.running_mean, 0.5)
+
+    def forward(self, x):
+        return self.fc(self.norm((self.input(x) + self.input(x.flip(3))).relu()).mean((2, 3)))
+
+
+class Once(Twice):
+    def forward(self, x):
+        return self.fc(self.norm(self.input(x)).relu().mean((2, 3)))
+
+
+@pytest.mark.parametrize("network", [Once, Twice])
+def test_a_layer_named_input_is_not_the_input(network, device):
+    network = network().eval()
+    spec = ModelSpec("named", lambda: network, Transform(32, (32, 32), (0.5,) * 3, (0.25,) * 3), task("classification"))
+    model = Model(spec, network, torch.device("cpu"))
+    x, layer = _noise(1), "input" if type(network) is Once else "input#2"
+    probe, plain = ModelProbe(model, device, Run()), PlainProbe(network, model.facts)
+    tracing = Tracing((layer,), (layer, INPUT))
+    found, expected = (p.trace(Rows.of(x), tracing, lambda seen: seen.outputs[:, :1]) for p in (probe, plain))
+    for name in (layer, INPUT):
+        torch.testing.assert_close(found.gradients[name], expected.gradients[name])
+    torch.testing.assert_close(found.activations[layer], network.input(x if layer == "input" else x.flip(3)).detach())
+    assert torch.equal(probe.weight(layer), network.input.weight)
+    assert torch.equal(probe.offset(layer), network.input.bias)
+    for method in ("grad-cam", "feature-maps"):
+        named = {"layers": (layer,)} if method == "feature-maps" else {"layer": layer}
+        registry()[method](**named).explain(probe, x, Targets(model.facts, [0]))
+    whole = registry()["full-grad"]().explain(probe, x, Targets(model.facts, [0]))
+    assert abs(whole.details["completeness_residual"][0]) < 1e-4
 
 
 def _started(probe, x, count=9, key=None):

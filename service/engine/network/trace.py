@@ -121,7 +121,7 @@ def _result(
     """Return a part's trace, detached."""
     own = gradients[: column.shape[1]]
     if tracing.wrt and column.shape[1] and not column.requires_grad:
-        raise NotApplicable(_NOTHING.format(name=tracing.wrt[0]))
+        raise NotApplicable(_NOTHING.format(_place(tracing.wrt[0])))
     return Trace(
         outputs=piece.outputs.detach(),
         activations={name: piece.activations[name].detach() for name in tracing.layers},
@@ -137,9 +137,13 @@ def _result(
 
 
 _NOTHING = (
-    "no gradient of what is asked gets to {name!r}: something on the way passes none on (no_grad, detach, whole "
+    "no gradient of what is asked gets to {}: something on the way passes none on (no_grad, detach, whole "
     "numbers, a compiled part), or what is asked does not depend on it; use 'occlusion', which needs none"
 )
+
+
+def _place(name: str) -> str:
+    return "the input" if name == INPUT else f"layer {name!r}"
 
 
 def _reaching(name: str, gradient: Tensor | None, rows: slice, addresses: Addresses) -> Tensor:
@@ -149,7 +153,7 @@ def _reaching(name: str, gradient: Tensor | None, rows: slice, addresses: Addres
         NotApplicable: there is none: it is not zero, it does not exist.
     """
     if gradient is None:
-        raise NotApplicable(_NOTHING.format(name=name))
+        raise NotApplicable(_NOTHING.format(_place(name)))
     own = gradient[rows]
     layout = addresses.layout(name)
     if layout is None:

@@ -167,6 +167,10 @@ class Adapted(nn.Module):
     """A network behind an outlet. Its modules have the addresses that they have in the network itself."""
 
     network: nn.Module
+    outlet: Outlet
+    cut: int | None
+    copies: bool
+    singly: bool
 
     def __init__(
         self, network: nn.Module, outlet: Outlet, *, cut: int | None = None, copies: bool = False, singly: bool = False
@@ -181,10 +185,9 @@ class Adapted(nn.Module):
             singly: whether it is given one picture at a time.
         """
         super().__init__()
-        # Beside the modules: no address begins with its name.
-        self.__dict__["network"] = network
         self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
-        self.outlet, self.cut, self.copies, self.singly = outlet, cut, copies, singly
+        # Beside the modules, which are the network's: no address begins with these names, and a layer may have them.
+        self.__dict__.update(network=network, outlet=outlet, cut=cut, copies=copies, singly=singly)
         self.training = False
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Adapted":

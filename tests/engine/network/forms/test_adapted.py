@@ -156,3 +156,34 @@ def test_what_is_compiled_at_its_first_forwards_is_known(monkeypatch) -> None:
     assert compiles(nn.Sequential(BlackBox(torch.jit.script(nn.Linear(2, 2)))))
     compiler.counters["frames"]["total"] = 1  # a function somewhere in this process was
     assert compiles(plain)
+
+
+def _names():
+    """Return the names that a wrapped network has beside those of every module."""
+    return sorted(set(vars(Adapted(nn.Identity(), Outlet()))) - set(vars(nn.Module())))
+
+
+@pytest.mark.parametrize("kind", ["module", "parameter", "buffer"])
+@pytest.mark.parametrize("name", _names())
+def test_a_layer_may_have_any_name_that_the_engine_uses(name, kind) -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            if kind == "module":
+                self.add_module(name, nn.Linear(4, 3))
+            elif kind == "parameter":
+                self.register_parameter(name, nn.Parameter(torch.ones(3, 4)))
+            else:
+                self.register_buffer(name, torch.ones(3, 4))
+
+        def forward(self, x):
+            own = getattr(self, name)
+            return own(x[:, 0, 0, :4]) if kind == "module" else F.linear(x[:, 0, 0, :4], own)
+
+    network = Named().eval()
+    expected, before = network(X), network.state_dict()
+    adapted = Adapted(network, Outlet(), copies=True)
+    torch.testing.assert_close(adapted(X), expected)
+    torch.testing.assert_close(copy.deepcopy(adapted)(X), expected)
+    assert network.state_dict().keys() == before.keys()
+    assert dict(adapted.named_modules()).keys() == dict(network.named_modules()).keys()
