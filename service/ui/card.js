@@ -64,10 +64,11 @@ function Run({ session, card, method, lane, index, which, pick }) {
   const maps = run?.maps ?? [];
   const map = shown(maps, which);
   const geometry = lane.geometry ?? run?.result?.image;
+  const again = () => session.again((one, i) => one.id === card.id && i === index);
   const busy = run?.state === "running" || run?.state === "waiting";
   const label = map && t("mapOf", { method: title(method), target: map.target?.label ?? map.layer ?? "", low: number(map.min), high: number(map.max) });
   let body;
-  if (run?.state === "failed") body = html`<${Trouble} problem=${run.problem} again=${() => session.again((one) => one.id === card.id, index)} />`;
+  if (run?.state === "failed") body = html`<${Trouble} problem=${run.problem} again=${again} />`;
   else if (run?.state === "barred") body = html`<div class="trouble"><strong>${t("barred")}</strong><p lang="en">${run.reason}</p></div>`;
   else if (run?.state === "alone") body = html`<div class="trouble ask"><strong>${t("oneMore")}</strong><p>${t("needsReference")}</p></div>`;
   else if (map && !over(map)) {
@@ -87,7 +88,7 @@ function Run({ session, card, method, lane, index, which, pick }) {
             ${maps.map((one, i) => html`<option key=${i} value=${i}>${one.channel !== null ? t("channel", { n: one.channel }) : one.target?.label ?? one.name}${one.layer ? ` · ${one.layer}` : ""}</option>`)}
           </select></div>`}
       ${busy && html`<${Progress} run=${run} method=${method} stop=${() => session.halt(card.id, index)} />`}
-      ${run?.state === "stopped" && html`<p class="note">${t("stopped")} <button onClick=${() => session.again((one) => one.id === card.id, index)}>${t("run")}</button></p>`}
+      ${run?.state === "stopped" && html`<p class="note">${t("stopped")} <button onClick=${again}>${t("run")}</button></p>`}
       ${run?.state === "done" && map && html`
         ${map.flat && html`<p class="note warn">${t("flat")}</p>`}
         ${map.all_negative && html`<p class="note warn">${t("allNegative")}</p>`}

@@ -1,6 +1,7 @@
 // Whose picture it is, what the network says of it, and what is to be explained.
 import { html, useEffect, useRef, useState } from "./html.js";
 import { address, send } from "./server.js";
+import { CONTRASTS } from "./session.js";
 import { number, percent, t } from "./words.js";
 
 export const SAMPLES = ["chelsea", "astronaut", "coffee"];
@@ -123,9 +124,10 @@ export function Classes({ session }) {
       <input id="class" list="known" value=${target?.label ?? ""} placeholder=${t("topClass")} autocomplete="off" spellcheck=${false}
         onFocus=${load} onChange=${(event) => session.aim(only(named(event.target.value.trim())), null)} />
       ${target && html`
-        <label for="against">${t("rather")}</label>
-        <input id="against" list="known" value=${against?.label ?? ""} placeholder=${t("nothing")} autocomplete="off" spellcheck=${false}
-          onFocus=${load} onChange=${(event) => session.aim(target, only(named(event.target.value.trim())))} />
+        ${CONTRASTS.includes(session.task) && html`
+          <label for="against">${t("rather")}</label>
+          <input id="against" list="known" value=${against?.label ?? ""} placeholder=${t("nothing")} autocomplete="off" spellcheck=${false}
+            onFocus=${load} onChange=${(event) => session.aim(target, only(named(event.target.value.trim())))} />`}
         <button onClick=${() => session.aim(null)}>${t("backToTop")}</button>
       `}
       <datalist id="known">${known.map((one) => html`<option key=${one.index} value=${one.label}>${percent(one.probability ?? one.share ?? 0)}</option>`)}</datalist>

@@ -6,6 +6,7 @@ import * as draw from "./draw.js";
 const FIRST = ["grad-cam", "ram", "attention-relevance", "occlusion", "saliency"]; // what a first look takes, by what applies
 const HEAVY = /\bper (sample|mask|distinct|channel|position|segment|step)|samples times|designs times|evaluations|for each s/;
 const AT_ONCE = 2;
+export const CONTRASTS = ["classification", "multilabel"]; // tasks whose classes can be told from others
 
 export const heavy = (method) => HEAVY.test(method.cost);
 
@@ -79,8 +80,12 @@ export class Session {
     return uses?.find((one) => one.name === name)?.reason ?? null;
   }
 
+  taskOf(lane) {
+    return this.state.info[this.state.lanes[lane]?.model]?.task;
+  }
+
   get task() {
-    return this.state.info[this.state.lanes[0]?.model]?.task;
+    return this.taskOf(0);
   }
 
   // Pictures and models
@@ -91,11 +96,24 @@ export class Session {
 
   show(picture, index = 0) {
     const old = this.state.lanes[index]?.picture;
-    if (old && old.url !== picture.url && old.owned) URL.revokeObjectURL(old.url);
-    this.lane(index, { picture, predictions: [], geometry: null, problem: null });
-    if (index === 0 && !picture.kept) this.set({ target: null, against: null, box: null, references: this.task === "embedding" ? this.state.references : [] });
-    this.again(() => true, index);
+    // A second model looks at whatever picture the first one looks at.
+    const shared = this.state.lanes.map((one, i) => i === index || (index === 0 && old && one.picture?.url === old.url));
+    shared.forEach((is, i) => is && this.lane(i, { picture, predictions: [], geometry: null, problem: null }));
+    if (old?.owned && !this.state.lanes.some((one) => one.picture?.url === old.url)) URL.revokeObjectURL(old.url);
+    const aimed = index === 0 && !picture.kept && this.forget(this.task === "embedding" ? this.state.references : []);
+    this.again((card, i) => shared[i] || (aimed && this.targeted(card)));
     this.measure(picture, index);
+  }
+
+  // What was asked about belongs to the picture and the model that it was chosen on; says whether anything was.
+  forget(references = []) {
+    const { target, against, box, references: before } = this.state;
+    this.set({ target: null, against: null, box: null, references });
+    return !!(target || against || box) || before.length > references.length;
+  }
+
+  targeted(card) {
+    return this.method(card.method).needs.includes("targets");
   }
 
   // Write down how large a picture is, once the browser knows: on the picture itself, as it is still the same one.
@@ -108,36 +126,50 @@ export class Session {
   }
 
   async use(model, index = 0) {
-    this.lane(index, { model, predictions: [], geometry: null, problem: null });
-    if (index === 0) this.set({ target: null, against: null, box: null, references: [] });
-    const info = await this.learn(model).catch((problem) => void this.lane(index, { problem }));
-    if (!info) return;
-    if (info.status === "failed") return this.lane(index, { problem: { kind: "model-unavailable", detail: info.error } });
+    const [first, second] = this.state.lanes;
+    // A second picture is looked at by whatever model looks at the first one.
+    const shared = this.state.lanes.map((_, i) => i === index || (index === 0 && second.model === first.model && second.picture?.url !== first.picture?.url));
+    shared.forEach((is, i) => is && this.lane(i, { model, predictions: [], geometry: null, problem: null }));
+    const aimed = index === 0 && this.forget();
+    this.stop((i) => shared[i]); // what is shown there is another model's
+    const trouble = (problem) => shared.forEach((is, i) => is && this.lane(i, { problem }));
+    const info = await this.learn(model).catch((problem) => problem);
+    if (this.state.lanes[index]?.model !== model) return; // another one was chosen meanwhile
+    if (info instanceof Error) return trouble(info);
+    if (info.status === "failed") return trouble({ kind: "model-unavailable", detail: info.error, errors: [] });
     if (index === 0 && !this.state.cards.some((card) => !this.reason(card.method))) {
       const name = FIRST.find((one) => !this.reason(one));
-      if (name) return this.add(name), this.again(() => true, index);
+      if (name) this.set({ cards: [...this.state.cards, this.card(name)] });
     }
-    this.again(() => true, index);
+    this.again((card, i) => shared[i] || (aimed && this.targeted(card)));
+  }
+
+  // Call off what is under way in some lanes, and forget its maps.
+  stop(concerns) {
+    const cards = this.state.cards.map((card) => ({ ...card, runs: card.runs.map((run, i) => (concerns(i) ? void run?.stop?.abort() : run)) }));
+    this.set({ cards });
+    this.pump();
   }
 
   // A second picture, or a second model, beside the first.
   beside(patch) {
     if (patch === null) {
-      this.state.cards.forEach((card) => card.runs[1]?.stop?.abort());
-      this.set({ lanes: this.state.lanes.slice(0, 1), cards: this.state.cards.map((c) => ({ ...c, runs: c.runs.slice(0, 1) })) });
+      const [first, second] = this.state.lanes;
+      if (second?.picture.owned && second.picture.url !== first.picture.url) URL.revokeObjectURL(second.picture.url);
+      this.set({ lanes: [first] });
+      this.stop((i) => i === 1);
       return;
     }
-    const [first] = this.state.lanes;
-    const lane = { model: first.model, picture: first.picture, predictions: [], geometry: null, problem: null, ...this.state.lanes[1], ...patch };
-    this.set({ lanes: [first, lane] });
-    this.measure(lane.picture, 1);
-    if (patch.model) this.use(patch.model, 1);
-    else this.show({ ...lane.picture, owned: false }, 1);
+    const [first, second] = this.state.lanes;
+    this.set({ lanes: [first, { model: first.model, picture: first.picture, predictions: [], geometry: null, problem: null, ...second }] });
+    if (!patch.model) return this.show(patch.picture, 1);
+    if (patch.picture) this.lane(1, { picture: patch.picture }), this.measure(patch.picture, 1);
+    this.use(patch.model, 1);
   }
 
   aim(target, against = null) {
     this.set({ target, against });
-    this.again((card) => this.method(card.method).needs.includes("targets"));
+    this.again((card) => this.targeted(card));
   }
 
   refer(pictures) {
@@ -197,13 +229,13 @@ export class Session {
     });
   }
 
-  // Ask anew for those cards that a change concerns; what is under way for them is called off.
-  again(concerns, only = null) {
-    for (const card of this.state.cards.filter(concerns)) {
+  // Ask anew for those cards (and lanes) that a change concerns; what is under way for them is called off.
+  again(concerns) {
+    for (const card of this.state.cards) {
       this.state.lanes.forEach((lane, i) => {
-        if ((only !== null && i !== only) || (!lane.picture && this.method(card.method).needs.includes("image"))) return;
+        if (!concerns(card, i) || (!lane.picture && this.method(card.method).needs.includes("image"))) return;
         card.runs[i]?.stop?.abort();
-        const alone = this.task === "embedding" && !this.state.references.length && this.method(card.method).needs.includes("targets");
+        const alone = this.taskOf(i) === "embedding" && !this.state.references.length && this.targeted(card);
         const reason = this.reason(card.method, i);
         this.run(card.id, i, { state: reason ? "barred" : alone ? "alone" : "waiting", reason, problem: null, progress: null, stop: null });
       });
@@ -237,7 +269,7 @@ export class Session {
   request(card, lane = 0) {
     const { model } = this.state.lanes[lane];
     const request = { model };
-    if (this.method(card.method).needs.includes("targets")) {
+    if (this.targeted(card)) {
       const target = this.target(lane);
       if (target !== null) request.targets = [target];
     }
@@ -245,15 +277,34 @@ export class Session {
     return request;
   }
 
-  // The target as a request names it: by its label where another model counts its classes otherwise.
+  // The target as a request names it. What was chosen on the first picture and model is put into the words of another:
+  // classes by their labels, as models count them differently; of another picture, the object or the region of its own.
   target(lane) {
     const { target, against, lanes, references } = this.state;
-    if (this.task === "embedding" && references.length) return { like: references.map((_, i) => i) };
+    const [first, own] = [lanes[0], lanes[lane]];
+    const task = this.taskOf(lane);
+    if (task === "embedding") return references.length ? { like: references.map((_, i) => i) } : null;
     if (target === null) return null;
-    const same = lanes[lane].model === lanes[0].model;
-    if (typeof target.asked === "object" && target.asked !== null) return target.asked;
-    const named = (one) => (same || !one.label ? one.index : one.label);
-    return against ? { class: named(target), against: [named(against)] } : named(target);
+    const { asked } = target;
+    const same = own.model === first.model;
+    const here = own.picture?.url === first.picture?.url;
+    if (same && (!asked || here)) return asked ?? (against && CONTRASTS.includes(task) ? { class: target.index, against: [against.index] } : target.index);
+    if ((task === "regression") !== (asked?.output !== undefined)) return null;
+    if (task === "regression") return same ? asked : null;
+    // Without a label a number may be another class: then the lane explains what it finds itself.
+    const named = (one) => (same ? one.index : one.label && !/^\d+$/.test(one.label) ? one.label : null);
+    const name = same && asked?.class !== undefined ? asked.class : named(target);
+    if (task === "detection") {
+      const found = first.predictions.find((one) => one.rank === asked?.detection);
+      const box = here && (asked?.box ?? found?.box);
+      if (box && name !== null) return { box, class: name };
+      const alike = own.predictions.find((one) => one.label === (target.label ?? found?.label));
+      return alike ? { detection: alike.rank } : null;
+    }
+    if (name === null) return null;
+    if (task === "segmentation") return { class: name, region: (here && asked?.region) || "predicted" };
+    const contrast = against && CONTRASTS.includes(task) ? named(against) : null;
+    return contrast === null ? name : { class: name, against: [contrast] };
   }
 
   async ask(card, index) {
@@ -277,6 +328,8 @@ export class Session {
       if (!mine()) return;
       const maps = unpacked(result.maps);
       if (result.image) this.lane(index, { geometry: result.image, predictions: result.predictions, problem: null });
+      // Only now is it known what the picture shows, and so which of its objects is like the one that was chosen.
+      if (JSON.stringify(this.request(card, index).targets) !== JSON.stringify(request.targets)) return this.again((one, i) => one.id === card.id && i === index);
       this.run(card.id, index, { state: "done", maps, rough: false, result, progress: null, stop: null });
     } catch (problem) {
       if (problem.name === "AbortError" || !mine()) return;

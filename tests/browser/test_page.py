@@ -46,6 +46,20 @@ DROP = """async ([data, name, type, padding]) => {
   }
 }"""
 
+KEPT = """() => {
+  window.kept = [];
+  const { fetch } = window;
+  window.fetch = (url, options = {}) => {
+    const { body, headers } = options;
+    if (body instanceof FormData) {
+      const sent = [...body].filter(([, one]) => one instanceof File);
+      const names = Object.fromEntries(sent.map(([key, one]) => [key, one.name]));
+      window.kept.push({ path: new URL(url).pathname, ...JSON.parse(body.get("request")), names, headers });
+    }
+    return fetch(url, options);
+  };
+}"""
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[httpx.Client]:
@@ -75,6 +89,15 @@ class Desk:
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def keep(self) -> None:
+        """Keep what every request says, before anything is asked."""
+        self.context.add_init_script(f"({KEPT})()")
+
+    def asked(self) -> list[dict[str, Any]]:
+        """Return what was asked since the last look: each request, with its path and its files' names."""
+        found: list[dict[str, Any]] = self.page.evaluate("() => window.kept.splice(0)")
+        return found
 
     def open(self, state: str = "") -> None:
         self.page.goto(f"{self.base}/{state}")
@@ -345,6 +368,131 @@ def test_a_second_model_beside_the_first(bench: Desk) -> None:
     bench.done(3)
     expect(bench.card("CAM").locator("[data-state=barred]")).to_contain_text("Not for this model")
     expect(bench.card("Grad-CAM").get_by_text("Second: tiny-vgg")).to_be_visible()
+
+
+def test_a_second_model_looks_at_whatever_picture_the_first_one_looks_at(bench: Desk) -> None:
+    bench.keep()
+    bench.open("#sample=chelsea&m=grad-cam&model2=tiny-vgg&sample2=")
+    bench.done(2)
+    bench.asked()
+    bench.page.locator(".choose").get_by_role("button", name="An astronaut").click()
+    bench.done(2)
+    asked = {(one["model"], one["names"]["image"]) for one in bench.asked()}
+    assert asked == {("tiny", "astronaut.jpg"), ("tiny-vgg", "astronaut.jpg")}
+    pictures = bench.page.locator(".canvas > img, .beside figure img")
+    loaded = pictures.evaluate_all("(all) => Promise.all(all.map((one) => one.decode().then(() => one.src)))")
+    assert len(loaded) == 3
+    assert len(set(loaded)) == 1
+
+
+def test_a_second_picture_is_looked_at_by_whatever_model_looks_at_the_first(bench: Desk) -> None:
+    bench.keep()
+    bench.open("#sample=chelsea&m=grad-cam&model2=tiny&sample2=coffee")
+    bench.done(2)
+    bench.page.locator(".predictions button").nth(1).click()  # whose aim ends with the model
+    bench.done(2)
+    bench.asked()
+    bench.page.get_by_label("Model", exact=True).select_option("tiny-vgg")
+    expect(bench.page.locator(".beside .predictions li")).to_have_count(5)
+    bench.done(2)
+    asked = bench.asked()
+    assert {(one["model"], one["names"]["image"]) for one in asked} == {
+        ("tiny-vgg", "chelsea.jpg"),
+        ("tiny-vgg", "coffee.jpg"),
+    }
+    assert not any("targets" in one for one in asked)
+
+
+def test_an_aim_ends_with_its_picture_in_both_lanes(bench: Desk) -> None:
+    bench.keep()
+    bench.open("#sample=chelsea&m=grad-cam&model2=tiny&sample2=coffee")
+    bench.done(2)
+    bench.page.locator(".predictions button").nth(1).click()
+    bench.done(2)
+    left, right = bench.asked()[-2:]
+    assert left["targets"] == right["targets"]
+    bench.page.locator(".choose").get_by_role("button", name="An astronaut").click()
+    bench.done(2)
+    asked = bench.asked()
+    assert {one["names"]["image"] for one in asked} == {"astronaut.jpg", "coffee.jpg"}
+    assert not any("targets" in one for one in asked)
+
+
+def module(desk: Desk, name: str, script: str, given: object = None) -> Any:
+    """Call a function of (a module of the page, what is given) in the page."""
+    desk.open()
+    return desk.page.evaluate(f"async (given) => ({script})(await import('/ui/{name}.js'), given)", given)
+
+
+PERSON: dict[str, Any] = {"index": 15, "label": "person"}
+DOG: dict[str, Any] = {"index": 2, "label": "dog"}
+CAT: dict[str, Any] = {"index": 3, "label": "cat"}
+RANKED = DOG | {"asked": {"detection": 2}}
+BOXED = PERSON | {"asked": {"class": 15, "region": [1, 2, 3, 4]}}
+AIMS: list[tuple[str, dict[str, Any], str, list[dict[str, Any]], object]] = [
+    # The tasks of two models, what is chosen, where it is asked about, what is seen there, and how it is said there.
+    # A class of one segmenter is asked of another by its name; a box of one picture says nothing about another.
+    (
+        "ss",
+        PERSON | {"asked": {"class": 15, "region": "predicted"}},
+        "bu",
+        [],
+        {"class": "person", "region": "predicted"},
+    ),
+    ("ss", BOXED, "bu", [], {"class": "person", "region": [1, 2, 3, 4]}),
+    ("ss", BOXED, "av", [], {"class": 15, "region": "predicted"}),
+    # A rank is another object's in another picture: the surest one of its kind stands for it.
+    ("dd", RANKED, "av", [{"rank": 0, "label": "cat"}, {"rank": 1, "label": "dog"}], {"detection": 1}),
+    ("dd", RANKED, "av", [{"rank": 0, "label": "cat"}], None),
+    # Another detector is asked about the place of the object in the same picture.
+    ("dd", RANKED, "bu", [], {"box": [1, 1, 5, 5], "class": "dog"}),
+    # Only some tasks can tell a class from others, and the lane's own task counts.
+    ("cc", CAT, "bu", [], {"class": "cat", "against": ["bird"]}),
+    ("cc", CAT, "av", [], {"class": 3, "against": [9]}),
+    ("cs", CAT, "bu", [], {"class": "cat", "region": "predicted"}),
+    ("cr", CAT, "bu", [], None),
+    # A number is no name.
+    ("cc", CAT | {"label": "3"}, "bu", [], None),
+]
+
+
+def test_a_target_is_put_into_the_words_of_the_other_lane(bench: Desk) -> None:
+    names = {"s": "segmentation", "d": "detection", "c": "classification", "r": "regression"}
+    cases = [
+        {
+            "info": {name: {"task": names[task]} for name, task in zip("ab", tasks, strict=True)},
+            "target": target,
+            "against": {"index": 9, "label": "bird"},
+            "lanes": [
+                {"model": "a", "picture": {"url": "u"}, "predictions": [DOG | {"rank": 2, "box": [1, 1, 5, 5]}]},
+                {"model": place[0], "picture": {"url": place[1]}, "predictions": seen},
+            ],
+        }
+        for tasks, target, place, seen, _ in AIMS
+    ]
+    script = """({ Session }, cases) => cases.map((state) => {
+      const session = new Session();
+      session.set(state);
+      return session.target(1);
+    })"""
+    assert module(bench, "session", script, cases) == [expected for *_, expected in AIMS]
+
+
+def test_what_waits_goes_on_where_the_second_is_removed(bench: Desk) -> None:
+    """Both of what runs is the second's: the first's has to start though nothing ends."""
+    script = """({ Session }) => {
+      const session = new Session();
+      const asked = [];
+      session.ask = (card, lane) => asked.push([card.method, lane]);
+      const lanes = ["u", "v"].map((url) => ({ model: "a", picture: { url }, predictions: [] }));
+      const methods = ["one", "two"].map((name) => ({ name, cost: "", needs: ["image", "targets"] }));
+      const runs = [{ state: "waiting" }, { state: "running" }];
+      const cards = methods.map(({ name }, id) => ({ id, method: name, params: {}, runs }));
+      session.set({ info: { a: { task: "classification" } }, lanes, methods, cards });
+      session.beside(null);
+      return [asked, session.state.lanes.length];
+    }"""
+    assert module(bench, "session", script) == [[["one", 0], ["two", 0]], 1]
 
 
 @pytest.mark.parametrize(("sent", "said"), [("flat", "This map is flat"), ("all_negative", "No value is above zero")])
@@ -714,6 +862,10 @@ def test_tasks_have_their_boxes_regions_and_references(browser: Browser) -> None
         assert desk.violations() == []
         page.get_by_label("Model", exact=True).select_option("segmenter")
         desk.done(1)
+        page.locator(".predictions button").first.click()
+        desk.done(1)
+        expect(page.get_by_label("Explain the class")).not_to_have_value("")
+        expect(page.get_by_label("rather than")).to_have_count(0)  # a segmenter would not tell it from another
         page.get_by_label("Box:").fill("30, 30, 200, 220")
         page.keyboard.press("Enter")
         desk.done(1)
