@@ -354,3 +354,14 @@ def applicability(facts: Facts) -> Mapping[str, str | None]:
         except NotApplicable as error:
             reasons[name] = error.detail
     return reasons
+
+
+def passes(facts: Facts, method: str) -> int | None:
+    """Return about how many passes a method takes on a model, by `Explainer.passes` with defaults, for one target.
+
+    A row's forward is one pass, its backward two. None where it has no default, as of a layer that has to be named.
+    """
+    try:
+        return registry()[method]().settled(facts).passes(facts, 1)
+    except (InvalidParameter, NotApplicable):
+        return None

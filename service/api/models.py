@@ -15,7 +15,7 @@ from service.engine.store import Entry, Store
 from service.methods.table import table
 from service.metrics import OPEN_METRICS
 from service.models.spec import ModelSpec
-from service.pipeline import applicability
+from service.pipeline import applicability, passes
 
 router = APIRouter()
 
@@ -134,6 +134,7 @@ async def model(request: Request, name: str) -> wire.ModelInfo:
                 name=method,
                 applies=reason is None,
                 reason=reason,
+                passes=passes(facts, method) if reason is None else None,
                 sanity=store.verdict(loaded, method) if loaded and reason is None else None,
             )
             for method, reason in applicability(facts).items()

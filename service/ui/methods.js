@@ -1,6 +1,5 @@
 // All methods to choose from: what each one means, what it takes, and why one does not fit the model.
 import { html, useEffect, useRef, useState } from "./html.js";
-import { heavy } from "./session.js";
 import { meaning, t, title } from "./words.js";
 
 const FAMILIES = ["cam", "gradient", "perturbation", "propagation", "attention", "features"];
@@ -34,7 +33,7 @@ export function Methods({ session, close }) {
                     <li key=${one.name}>
                       <button class="method" aria-pressed=${!!used(one.name)} aria-disabled=${!!reason} title=${reason ?? one.summary}
                         onClick=${() => !reason && toggle(one)}>
-                        <b>${title(one)}</b>${heavy(one) && html`<i class="slow">${t("slow")}</i>`}
+                        <b>${title(one)}</b>${session.heavy(one.name) && html`<i class="slow">${t("slow")}</i>`}
                         <span>${reason ? html`<span lang="en">${reason}</span>` : meaning(one.name)[0] ?? one.summary}</span>
                       </button>
                     </li>`;

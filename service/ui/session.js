@@ -4,11 +4,9 @@ import { useEffect, useReducer } from "./html.js";
 import * as draw from "./draw.js";
 
 const FIRST = ["grad-cam", "ram", "attention-relevance", "occlusion", "saliency"]; // what a first look takes, by what applies
-const HEAVY = /\bper (sample|mask|distinct|channel|position|segment|step)|samples times|designs times|evaluations|for each s/;
+const LONG = 40; // passes: what takes more is asked for one at a time
 const AT_ONCE = 2;
 export const CONTRASTS = ["classification", "multilabel"]; // tasks whose classes can be told from others
-
-export const heavy = (method) => HEAVY.test(method.cost);
 
 export class Session {
   constructor() {
@@ -76,8 +74,16 @@ export class Session {
 
   // Why a method does not apply to the model of a lane; null where it does, or where nobody knows yet.
   reason(name, lane = 0) {
-    const uses = this.state.info[this.state.lanes[lane]?.model]?.methods;
-    return uses?.find((one) => one.name === name)?.reason ?? null;
+    return this.uses(name, lane)?.reason ?? null;
+  }
+
+  // Whether it takes many passes on the model of a lane, of which the server tells before it has run.
+  heavy(name, lane = 0) {
+    return this.uses(name, lane)?.passes > LONG;
+  }
+
+  uses(name, lane) {
+    return this.state.info[this.state.lanes[lane]?.model]?.methods?.find((one) => one.name === name);
   }
 
   taskOf(lane) {
@@ -253,7 +259,7 @@ export class Session {
   pump() {
     const all = this.state.cards.flatMap((card) => card.runs.map((run, lane) => ({ card, run, lane })));
     const running = all.filter(({ run }) => run?.state === "running");
-    const slow = ({ card }) => heavy(this.method(card.method));
+    const slow = ({ card, lane }) => this.heavy(card.method, lane);
     let [free, long] = [AT_ONCE - running.length, running.some(slow)];
     const waiting = all.filter(({ run }) => run?.state === "waiting").sort((a, b) => slow(a) - slow(b));
     for (const one of waiting) {

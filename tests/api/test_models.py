@@ -50,6 +50,22 @@ def test_models(client: httpx.Client) -> None:
             assert use.reason == (None if use.applies else response.json()["detail"])
 
 
+def test_what_a_method_takes_is_told_before(client: httpx.Client) -> None:
+    """As its answer counts it afterwards: what takes few passes, and is asked as it is."""
+    known = wire.ModelInfo.model_validate(client.get("/models/tiny").json()).methods
+    assert known is not None
+    quick = [use for use in known if use.passes is not None and use.passes <= 60]
+    assert len(quick) > 15
+    for use in known:
+        assert (use.passes is None) == (not use.applies), use.name
+    for use in quick:
+        image = {"image": BASE64} if registry()[use.name].needs_image else {}
+        usage = wire.ExplainResponse.model_validate(client.post(f"/explain/{use.name}", json=image).json()).usage
+        took = usage.forwards + 2 * usage.backwards + usage.rows_avoided
+        assert use.passes is not None
+        assert use.passes / 2 <= took <= use.passes, use.name
+
+
 def test_model_in_full(client: httpx.Client) -> None:
     info = wire.ModelInfo.model_validate(client.get("/models/tiny").json())
     assert (info.outputs, info.labels, info.default_layer, info.rectifiers) == (5, 5, "relu2", 2)

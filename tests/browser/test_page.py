@@ -341,6 +341,19 @@ def test_what_does_not_fit_the_model_says_why_and_is_not_taken(bench: Desk) -> N
     expect(bench.page.get_by_role("article")).to_have_count(1)
 
 
+def test_what_takes_longer_is_told_by_what_it_takes_on_this_model(bench: Desk, small: httpx.Client) -> None:
+    """The tiny network has a pooled head, behind which switching a channel off takes no pass."""
+    bench.open("#sample=chelsea&m=grad-cam")
+    bench.done(1)
+    bench.page.get_by_role("button", name="Add methods").click()
+    slow = bench.page.locator(".method", has=bench.page.locator(".slow"))
+    known = wire.ModelInfo.model_validate(small.get("/models/tiny").json()).methods or []
+    expect(slow).to_have_count(sum((one.passes or 0) > 40 for one in known))
+    expect(slow.filter(has_text="Extremal perturbation")).to_have_count(1)
+    for quick in ("Saliency", "DeconvNet", "Ablation-CAM", "Recipro-CAM"):
+        expect(slow.filter(has=bench.page.get_by_text(quick, exact=True))).to_have_count(0)
+
+
 def test_pictures_are_chosen_from_a_disk_and_pasted(bench: Desk, chelsea: bytes) -> None:
     bench.open()
     picture = {"name": "mine.png", "mimeType": "image/png", "buffer": chelsea}
