@@ -190,7 +190,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     problems.install(app)
     # Of middlewares, the last one added is the outermost.
     app.add_middleware(Bodies, max_bytes=settings.bodies_mib * 2**20)
-    app.add_middleware(Packed)
+    app.add_middleware(Packed, max_bytes=settings.max_body_bytes)
     ours = routes.paths()
     app.add_middleware(Queries, free={*_FREE, *(path for path in ours if path.startswith("/explain/"))})
     app.add_middleware(Refusing, work=lambda path: ours.get(path) or kserve.work(path))

@@ -7,9 +7,9 @@ import zlib
 
 import pytest
 
-from service.api.edge.packed import Stream
+from service.api.edge.packed import Stream, _Unpacking
 from service.app import create_app
-from service.errors import MalformedRequest
+from service.errors import MalformedRequest, TooLarge
 from service.settings import Settings
 from tests.api.test_contract import BASE64, lasting
 from tests.conftest import CATALOG, serving_app
@@ -109,10 +109,16 @@ def test_bounds_are_of_what_comes_out():
 
 
 def test_others_have_their_turn_while_a_body_is_unpacked():
-    from service.api.edge.packed import _Unpacking
+    turns, size = asyncio.run(counted(gzip.compress(b" " * 10_000_000)))
+    assert size == 10_000_000
+    assert turns >= size // 65536
+
+
+async def counted(body):
+    """Return how many turns others have while a body is unpacked, and bytes of what came out."""
 
     async def receive():
-        return {"type": "http.request", "body": gzip.compress(b" " * 10_000_000), "more_body": False}
+        return {"type": "http.request", "body": body, "more_body": False}
 
     async def count():
         turns, done = 0, False
@@ -124,13 +130,44 @@ def test_others_have_their_turn_while_a_body_is_unpacked():
                 await asyncio.sleep(0)
 
         task = asyncio.ensure_future(other())
-        unpacking, size = _Unpacking(receive, "gzip"), 0
+        unpacking, size = _Unpacking(receive, "gzip", 10**9), 0
         while (message := await unpacking.receive())["more_body"]:
             size += len(message["body"])
         done = True
         await task
         return turns, size
 
-    turns, size = asyncio.run(count())
-    assert size == 10_000_000
-    assert turns >= size // 65536
+    return await count()
+
+
+NOTHING = gzip.compress(b"")
+
+
+def test_others_have_their_turn_also_where_nothing_comes_out():
+    turns, size = asyncio.run(counted(NOTHING * 900))
+    assert size == 0
+    assert turns >= 900
+    turns, size = asyncio.run(counted(gzip.compress(b"x" * 64) * 3000))  # small ones, but of something
+    assert size == 64 * 3000
+    assert turns >= 3000
+
+
+@pytest.mark.parametrize("member", [NOTHING, gzip.compress(b"x"), gzip.compress(b"x" * 63)])
+def test_a_body_of_next_to_nothing_again_and_again_is_refused(member):
+    pieces = Stream("gzip").feed(member * 1002)
+    with pytest.raises(MalformedRequest, match="1,001 files of gzip"):
+        list(pieces)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+def test_packed_bytes_are_bounded_also_where_nothing_comes_out(coding):
+    """Empty blocks within one member cost little each, and never come to an end."""
+    empty = {"gzip": NOTHING[:10], "deflate": b"\x78\x9c"}[coding]
+    sent = iter([empty, *[b"\0\0\0\xff\xff" * 2000] * 10])
+
+    async def receive():
+        return {"type": "http.request", "body": next(sent), "more_body": True}
+
+    with pytest.raises(TooLarge, match="more than the 50,000 bytes"):
+        asyncio.run(_Unpacking(receive, coding, 50_000).receive())
+    assert next(sent)  # not all of it was asked for
