@@ -12,24 +12,27 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import h11
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
 from service.api.edge.addresses import HEALTH
 from service.api.observing.recording import REFUSED
 from service.errors import MalformedRequest, Overloaded, ServiceError, TooSlow
 from service.fair.portions import Portions
+from service.server import sockets
+from service.server.crowd import Crowd
 from service.server.gate import Gate
+from service.server.reading import HEAD, Reading
 
 log = logging.getLogger("heatlens")
 _PORT = re.compile(r":\d+$")
-# Between two looks at how much of an answer was taken: the system sends in bursts, as large as its own buffers.
+# Between two looks at how much of an answer was taken: a client's system takes it in bursts.
 _LOOK_S = 20.0
-# h11 bounds a head only as long as it is not complete, so that it is fed no more than this at a time.
-_HEAD_PIECE = 16 * 1024
+_CLOSE = (b"connection", b"close")
 
 
 @dataclass
@@ -53,8 +56,8 @@ class Front:
     unsent_bytes: int
     hosts: frozenset[str] = frozenset()
     holder: Callable[[str], Hashable] = str
-    resting: "dict[Connection, None]" = field(default_factory=dict)  # without a request under way, the longest first
-    turns: "dict[Connection, None]" = field(default_factory=dict)  # whose requests wait to begin, the longest first
+    resting: "Crowd[Connection]" = field(default_factory=Crowd)  # without a request under way, the longest first
+    turns: "Crowd[Connection]" = field(default_factory=Crowd)  # whose requests wait to begin, the longest first
     waiting: "dict[Connection, None]" = field(default_factory=dict)  # with unsent bytes, the longest first
 
     def __post_init__(self) -> None:
@@ -74,12 +77,15 @@ class Front:
         if within and fits:
             return True
         having = self.open.by
-        others = [one for one in self.resting if not fits or one.holder == new.holder]
-        others += [one for one in self.turns if not fits and having[one.holder] > having[new.holder]]
-        given = max(others, key=lambda one: having[one.holder], default=None)
-        if given is not None:
-            given.end()
-        return given is not None
+        own = having[new.holder]
+        holders = [(having[one], self.resting, one) for one in self.resting.holders if not fits or one == new.holder]
+        if not fits:
+            holders += [(having[one], self.turns, one) for one in self.turns.holders if having[one] > own]
+        if not holders:
+            return False
+        _, crowd, holder = max(holders, key=lambda one: one[0])  # the first of them
+        crowd.first(holder).end()
+        return True
 
     def bound(self) -> None:
         """Give up answers until the rest is within the bound: of who has most, those that have waited longest."""
@@ -99,17 +105,22 @@ class Connection(H11Protocol):
     def __init__(self, front: Front, **uvicorns: Any) -> None:
         super().__init__(**uvicorns)
         self.front = front
+        self.conn: Reading = Reading()
         self._application, self.app = self.app, self._answer
         self._head: asyncio.TimerHandle | None = None
         self._look: asyncio.TimerHandle | None = None
-        self._left = 0  # unsent bytes at the last look
+        self._given = 0  # bytes of all answers
+        self._left = self._taken = 0  # at the last look: bytes that the client had not, and had taken
+        self._over = False  # whether a request is answered whose body still comes
         self._refused = False
+        self._dropped = 0  # bytes that came after that
+        self._broken: ServiceError | None = None  # why the body that is read ends before its end
         self._turn: asyncio.Future[None] | None = None  # that its request waits for
         self.holder: Hashable = ""  # whom it counts for
 
     @property
     def unsent(self) -> int:
-        """Bytes of an answer that the client has not taken."""
+        """Bytes of an answer that the system has not taken."""
         return self.transport.get_write_buffer_size()
 
     # Opening and closing
@@ -117,6 +128,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a new connection in, in the place of one that rests where there are too many."""
         super().connection_made(transport)
+        sockets.bound(transport)
         self.holder = self.front.holder(self.client[0]) if self.client is not None else ""
         if not self.front.let_in(self):
             self._refuse(
@@ -132,7 +144,7 @@ class Connection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget a connection that has ended."""
         self.front.open.give(self.holder)
-        self.front.resting.pop(self, None)
+        self.front.resting.drop(self.holder, self)
         self.front.waiting.pop(self, None)
         for timer in (self._head, self._look):
             if timer is not None:
@@ -143,7 +155,7 @@ class Connection(H11Protocol):
 
     def end(self) -> None:
         """Close a connection that rests, or whose request has not begun; what it still has to send, it sends."""
-        self.front.resting.pop(self, None)
+        self.front.resting.drop(self.holder, self)
         if self._turn is not None:
             self._turn.cancel()
         self.transport.close()
@@ -158,12 +170,14 @@ class Connection(H11Protocol):
     # Heads
 
     def data_received(self, data: bytes) -> None:
-        """Read what has come, a head in small pieces."""
-        start = 0
-        while start < len(data) and not self._refused:
-            size = _HEAD_PIECE if self.conn.their_state is h11.IDLE else len(data)
-            super().data_received(data[start : start + size])
-            start += size
+        """Read what has come in small pieces, as far as anybody waits for it."""
+        for start in range(0, len(data), HEAD):
+            if self._refused:
+                self._dropped += len(data) - start
+                if self._dropped > HEAD:
+                    self.flow.pause_reading()
+                break
+            super().data_received(data[start : start + HEAD])
         self._watch_head()
 
     def on_response_complete(self) -> None:
@@ -173,23 +187,28 @@ class Connection(H11Protocol):
         self._watch_head()
 
     def _watch_head(self) -> None:
-        """Begin to wait for a head, or end that wait, as the connection's state has it."""
-        rests = self.conn.their_state is h11.IDLE and not self._refused and not self.transport.is_closing()
+        """Begin to wait for a head, or for the rest of a body that nobody reads, or end that wait.
+
+        uvicorn has a timer of its own for connections that rest between two requests; a byte of whatever ends it.
+        """
+        over = self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+        rests = over or self.conn.their_state is h11.IDLE
+        rests = rests and not self._refused and not self.transport.is_closing()
         if not rests:
-            self.front.resting.pop(self, None)
-        elif self not in self.front.resting:
-            self.front.resting[self] = None
-        # uvicorn has a timer of its own for connections that rest between two requests.
-        if rests and self.timeout_keep_alive_task is None:
-            if self._head is None:
-                self._head = self.loop.call_later(self.front.head_s, self._late)
-        elif self._head is not None:
+            self.front.resting.drop(self.holder, self)
+        else:
+            self.front.resting.add(self.holder, self)
+        waits = rests and (over or self.timeout_keep_alive_task is None)
+        if self._head is not None and (not waits or over is not self._over):
             self._head.cancel()
             self._head = None
+        if waits and self._head is None:
+            self._head = self.loop.call_later(self.front.head_s, self._late)
+        self._over = over
 
     def _late(self) -> None:
         self._head = None
-        if self.conn.trailing_data[0]:
+        if self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]:
             self._refuse(TooSlow(f"the head did not arrive within {self.front.head_s:g} s; send it in one piece"))
         else:
             self.end()
@@ -198,18 +217,27 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer what cannot be read."""
-        self._refuse(
-            MalformedRequest("this is no HTTP/1.1 request that can be read; send one as RFC 9112 describes it")
-        )
+        said = self.conn.mistake or "this is no HTTP/1.1 request that can be read; send one as RFC 9112 describes it"
+        self._refuse(MalformedRequest(said))
 
     def _refuse(self, error: ServiceError) -> None:
-        """Answer with an error where there is no request, and close; an answer under way is finished first."""
+        """Answer with an error, and close.
+
+        Where the body of a request is read, it is that request's error. An answer under way is finished first.
+        """
         self._refused = True
         self._watch_head()
-        self.flow.pause_reading()
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.keep_alive = False
+            if self.cycle.more_body:
+                self._broken = error
+                self.cycle.scope["headers"] = [*self.cycle.scope["headers"], _CLOSE]
+                self.cycle.message_event.set()
             return
+        if self.conn.our_state is not h11.IDLE:  # of a request that is answered
+            self.end()
+            return
+        self.flow.pause_reading()
         scope: Any = {
             "type": "http",
             "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
@@ -222,7 +250,7 @@ class Connection(H11Protocol):
             "path": "",
             "raw_path": b"",
             "query_string": b"",
-            "headers": [(b"connection", b"close")],
+            "headers": [_CLOSE],
             "state": self.app_state.copy(),
             REFUSED: error,
         }
@@ -245,15 +273,28 @@ class Connection(H11Protocol):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to the application in its caller's turn, with its error where its head contradicts itself."""
         if scope.get("path") not in HEALTH and (turn := self.front.gate.enter(self.holder)) is not None:
-            self._turn, self.front.turns[self] = turn, None
+            self._turn = turn
+            self.front.turns.add(self.holder, self)
             await asyncio.wait((turn,))
-            self._turn = self.front.turns.pop(self, None)
+            self._turn = None
+            self.front.turns.drop(self.holder, self)
             if turn.cancelled():  # nobody is there to be answered
                 return
         if scope["type"] == "http" and REFUSED not in scope and (error := self._mistake(scope)) is not None:
             scope[REFUSED] = error
-            scope["headers"].append((b"connection", b"close"))
-        await self._application(scope, receive, send)
+            scope["headers"].append(_CLOSE)
+        await self._application(scope, partial(self._receive, receive), partial(self._send, send))
+
+    async def _receive(self, receive: Receive) -> Message:
+        """Return what comes of a request.
+
+        Raises:
+            ServiceError: its body cannot be read on.
+        """
+        message = await receive()
+        if self._broken is not None and message["type"] == "http.request":
+            raise self._broken
+        return message
 
     def _mistake(self, scope: Scope) -> ServiceError | None:
         """Return what is wrong with a head that can be read in two ways, or is not meant for this server."""
@@ -270,6 +311,12 @@ class Connection(H11Protocol):
 
     # Answers
 
+    async def _send(self, send: Send, message: Message) -> None:
+        """Write some of an answer, and count it in the same turn of the loop."""
+        await self.flow.drain()
+        self._given += len(message.get("body", b""))
+        await send(message)
+
     def pause_writing(self) -> None:
         """Wait until the client has taken more."""
         super().pause_writing()
@@ -278,20 +325,20 @@ class Connection(H11Protocol):
 
     def _watch_unsent(self) -> None:
         """Look from time to time whether the client takes what there is."""
-        if self._look is None and (left := self.unsent):
+        if self._look is None and self.unsent:
             self.front.waiting[self] = None
-            self._look_again(left)
+            self._look_again(sockets.untaken(self.transport))
 
     def _look_again(self, left: int) -> None:
-        self._left = left
+        self._left, self._taken = left, self._given - left
         self._look = self.loop.call_later(_LOOK_S, self._looked)
 
     def _looked(self) -> None:
         self._look = None
-        left = self.unsent
-        if left and self._left - left < min(self.front.rate * _LOOK_S, self._left):
-            self.give_up(f"its client took less than {self.front.rate:g} bytes a second")
-        elif left:
-            self._look_again(left)
-        else:
+        left = sockets.untaken(self.transport)
+        if not self.unsent:
             self.front.waiting.pop(self, None)
+        elif self._given - left - self._taken < min(self.front.rate * _LOOK_S, self._left):
+            self.give_up(f"its client took less than {self.front.rate:g} bytes a second")
+        else:
+            self._look_again(left)

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from types import SimpleNamespace
 
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse, Response
 
 from service.api import problems
@@ -26,6 +26,8 @@ from service.settings import Settings
 BIG = b"x" * (32 * 2**20)
 LIVE = b"GET /small HTTP/1.1\r\nhost: x\r\n\r\n"
 CLOSE = b"GET /small HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+CHUNKED = b"POST /read HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+NOWHERE = b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000000\r\n\r\nx"
 
 
 @contextmanager
@@ -45,6 +47,23 @@ def serving(**limits: object) -> Iterator[SimpleNamespace]:
         assert go.wait(60)
         return PlainTextResponse("held")
 
+    @app.post("/read")
+    async def read(request: Request) -> Response:
+        return PlainTextResponse(f"{len(await request.body())} bytes")
+
+    @app.get("/watched")
+    async def watched(request: Request) -> Response:
+        async def leaves() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+
+        waiting = asyncio.ensure_future(leaves())
+        await asyncio.sleep(0)
+        found.begun.release()
+        await waiting
+        found.gone.release()
+        return PlainTextResponse("")
+
     class Started(Server):
         async def startup(self, sockets=None):
             await super().startup(sockets)
@@ -55,6 +74,7 @@ def serving(**limits: object) -> Iterator[SimpleNamespace]:
         listening.bind(("127.0.0.1", 0))
         place = listening.getsockname()
         found = SimpleNamespace(place=place, go=go, metrics=metrics, begun=threading.Semaphore(0), opened=[])
+        found.gone = threading.Semaphore(0)
         found.front = server.front
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
@@ -89,9 +109,19 @@ def rest(connection):
     return received
 
 
+def missed(connection):
+    """Take the whole answer of an address that there is not."""
+    received = b""
+    while not received.endswith(b"}"):
+        received += (chunk := connection.recv(65536))
+        assert chunk
+    assert received.startswith(b"HTTP/1.1 404 ")
+
+
 def ask(server, data):
     connection = connect(server)
-    connection.sendall(data)
+    with suppress(ConnectionError):  # it may be refused before its end
+        connection.sendall(data)
     return rest(connection)
 
 
@@ -135,6 +165,115 @@ def test_a_heads_size_is_bounded_also_when_it_comes_in_one_piece(size):
     with serving() as server:
         found = problem(ask(server, b"GET /small HTTP/1.1\r\nhost: x\r\nx-long: " + b"y" * size + b"\r\n\r\n"))
         assert found["status"] == 400
+
+
+LARGE = b"a:\r\n" * 16_500 + b"\r\n"
+
+
+def test_a_heads_size_is_bounded_also_behind_another_request():
+    with serving() as server:
+        answer = ask(server, LIVE + b"GET /small HTTP/1.1\r\nhost: x\r\n" + LARGE)
+        first, _, second = answer.partition(b"small")
+        assert first.startswith(b"HTTP/1.1 200 ")
+        assert problem(second)["status"] == 400
+
+
+def test_trailers_are_bounded():
+    with serving() as server:
+        assert ask(server, CHUNKED + b"1\r\na\r\n0\r\na: b\r\n\r\n" + CLOSE).partition(b"1 bytes")[2].endswith(b"small")
+        assert problem(ask(server, CHUNKED + b"0\r\n" + LARGE))["status"] == 400
+
+
+# Bodies
+
+
+def test_little_is_read_at_a_time(monkeypatch):
+    sizes, received = [], connections.Connection.data_received
+
+    def recorded(self, data):
+        sizes.append(len(data))
+        received(self, data)
+
+    monkeypatch.setattr(connections.Connection, "data_received", recorded)
+    with serving() as server:
+        head = CLOSE.replace(b"GET /small", b"POST /read").replace(b"\r\n\r\n", b"\r\ncontent-length: 1000000\r\n\r\n")
+        assert ask(server, head + b"x" * 10**6).endswith(b"1000000 bytes")
+    assert max(sizes) <= 16 * 1024
+
+
+@pytest.mark.parametrize("size", [1, 63])
+def test_a_body_in_chunks_of_next_to_nothing_is_refused(size):
+    chunk = b"%x\r\n%s\r\n" % (size, b"x" * size)
+    with serving() as server:
+        found = problem(ask(server, CHUNKED + chunk * 1001))
+        assert found["status"] == 400
+        assert f"chunks of {size} bytes on average; send it in larger ones" in found["detail"]
+        assert ask(server, CHUNKED + chunk * 1000 + b"0\r\n\r\n" + CLOSE).startswith(b"HTTP/1.1 200 ")
+
+
+def test_chunks_of_a_body_that_nobody_reads_are_bounded_too():
+    with serving() as server:
+        connection = connect(server)
+        connection.sendall(CHUNKED.replace(b"/read", b"/nowhere"))
+        missed(connection)
+        with suppress(ConnectionError):
+            connection.sendall(b"1\r\na\r\n" * 2000)
+        assert rest(connection) == b""
+
+
+def test_a_chunk_that_is_none_is_told_at_once():
+    with serving() as server:
+        for data in (b"zz\r\n", b"1\r\naa\r\n", b"-1\r\n"):
+            found = problem(ask(server, CHUNKED + data))
+            assert (found["status"], found["type"]) == (400, "urn:heatlens:problem:malformed-request")
+        assert ask(server, CLOSE).endswith(b"small")
+
+
+def refused(server):
+    """Return a connection with an answer to a request whose body goes on."""
+    connection = connect(server)
+    connection.sendall(NOWHERE)
+    missed(connection)
+    connection.sendall(b"y")
+    return connection
+
+
+def test_the_rest_of_a_body_that_nobody_reads_has_its_time():
+    with serving(head_timeout_s=0.2) as server:
+        assert rest(refused(server)) == b""
+        dripping = refused(server)
+        with suppress(ConnectionError):
+            for _ in range(10**7):  # no byte wins time
+                dripping.sendall(b"y")
+        assert dripping.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or rest(dripping) == b""
+
+
+def test_who_sends_the_rest_of_a_body_that_nobody_reads_gives_way():
+    with serving(max_connections=2) as server:
+        sending = [refused(server) for _ in range(2)]
+        assert ask(server, CLOSE).endswith(b"small")
+        assert rest(sending[0]) == b""
+
+
+def test_a_body_that_nobody_reads_ends_and_another_request_follows():
+    with serving() as server:
+        connection = connect(server)
+        connection.sendall(NOWHERE.replace(b"1000000000", b"3"))
+        missed(connection)
+        connection.sendall(b"yz" + CLOSE)
+        assert rest(connection).endswith(b"small")
+
+
+@pytest.mark.parametrize("more", [b"", b"connection: close\r\n", b"connection: upgrade\r\nupgrade: websocket\r\n"])
+@pytest.mark.parametrize("behind", [b"", b"G", LIVE])
+def test_who_hangs_up_is_seen_to_have_gone_whatever_was_sent_behind(more, behind):
+    with serving() as server:
+        connection = connect(server)
+        connection.sendall(b"GET /watched HTTP/1.1\r\nhost: x\r\n" + more + b"\r\n")
+        server.begun.acquire()
+        connection.sendall(behind)
+        connection.close()
+        assert server.gone.acquire(timeout=60)
 
 
 # Their number
@@ -206,6 +345,32 @@ def test_of_a_crowd_at_the_door_one_gives_way_to_another_caller():
         assert rest(new).endswith(b"live")
 
 
+class Resting:
+    """A connection that tells how often somebody looks whose it is."""
+
+    looks, ended = 0, 0
+
+    @property
+    def holder(self):
+        Resting.looks += 1
+        return "crowd"
+
+    def end(self):
+        self.ended += 1
+
+
+def test_who_gives_way_is_found_without_going_through_all():
+    front = connections.Front(1000, 1.0, 1.0, 1)
+    crowd = [Resting() for _ in range(1000)]
+    for one in crowd:
+        front.open.take("crowd")
+        front.resting.add("crowd", one)
+    Resting.looks = 0
+    assert front.let_in(SimpleNamespace(holder="new"))
+    assert [one.ended for one in crowd] == [1] + [0] * 999
+    assert Resting.looks < 10
+
+
 class Waiting:
     """A connection whose answer is not taken."""
 
@@ -253,28 +418,42 @@ def test_an_answer_that_is_taken_is_whole():
 
 
 @pytest.mark.parametrize(
-    ("left", "looks", "given_up"),
+    ("left", "written", "looks", "given_up"),
     [
-        ([5000, 3999, 2998, 0], 3, False),  # a thousand bytes a second, as they have to be
-        ([5000, 4001], 1, True),
-        ([500, 0], 1, False),  # it was less than that in all
-        ([500, 100], 1, True),
-        ([0], 0, False),
+        ([5000, 3999, 2998, 0], 0, 3, False),  # a thousand bytes a second, as they have to be
+        ([5000, 4001], 0, 1, True),
+        ([500, 0], 0, 1, False),  # it was less than that in all
+        ([500, 100], 0, 1, True),
+        ([5000, 8000, 11000, 0], 4000, 3, False),  # what was written meanwhile is no fault of the client's
+        ([5000, 8001], 4000, 1, True),
     ],
 )
-def test_what_a_client_takes_is_looked_at_from_time_to_time(monkeypatch, left, looks, given_up):
+def test_what_a_client_takes_is_looked_at_from_time_to_time(monkeypatch, left, written, looks, given_up):
     monkeypatch.setattr(connections, "_LOOK_S", 1.0)
     one = connections.Connection.__new__(connections.Connection)
     one.front, one._look, one.client = connections.Front(1, 1.0, 1000.0, 10**6), None, None
+    one._given = left[0]
     timers, aborted, sizes = [], [], iter(left)
     one.loop = SimpleNamespace(call_later=lambda delay_s, call: timers.append(call) or timers)
-    one.transport = SimpleNamespace(get_write_buffer_size=lambda: next(sizes), abort=lambda: aborted.append(True))
+    one.transport = SimpleNamespace(get_write_buffer_size=lambda: found[0], abort=lambda: aborted.append(True))
+    one.transport.get_extra_info = lambda name: None
+    found = [next(sizes)]
     one._watch_unsent()
     while len(timers) > (done := sum(1 for timer in timers if timer is None)):
         call, timers[done] = timers[done], None
+        found[0], one._given = next(sizes), one._given + written
         call()
     assert (len(timers), bool(aborted)) == (looks, given_up)
     assert (one in one.front.waiting) is False
+
+
+def test_nobody_waits_for_what_was_taken():
+    one = connections.Connection.__new__(connections.Connection)
+    one.front, one._look = connections.Front(1, 1.0, 1000.0, 10**6), None
+    one.transport = SimpleNamespace(get_write_buffer_size=lambda: 0)
+    one._watch_unsent()
+    assert one._look is None
+    assert not one.front.waiting
 
 
 # What is no request

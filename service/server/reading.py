@@ -1,0 +1,45 @@
+"""What a client sends, read as HTTP/1.1 in bounds: of a head, of chunks, and of what it sends before its turn."""
+
+import h11
+
+HEAD = 16 * 1024
+"""Most bytes of a head or of trailers, and about as many are fed to h11 at a time.
+
+h11 bounds a head only as long as it is not complete, and takes 15 microseconds for a chunk of one byte."""
+
+_AHEAD = 16 * 1024  # bytes behind a request that are taken before its answer is there
+_CHUNKS, _LEAST = 1_000, 64  # chunks of one body that may be as small as they like; more have to hold so many bytes
+
+
+class Reading(h11.Connection):
+    """The server's side of a connection, that neither chunks of next to nothing nor bytes behind a request get past."""
+
+    def __init__(self) -> None:
+        super().__init__(h11.SERVER, HEAD)
+        self.mistake = ""  # what is wrong with what was sent, where more is known than that it is no HTTP
+        self._chunks = self._size = 0  # of the body that is read
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Return what comes next, as h11 has it.
+
+        Whoever is told of a pause stops to read, and does not see any more that the client has gone: so there is none
+        before somebody has sent much ahead.
+
+        Raises:
+            h11.RemoteProtocolError: what was sent is no HTTP/1.1, or a body in too many chunks of too little.
+        """
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._size = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._size += len(event.data)
+            if self._chunks > _CHUNKS and self._size < _LEAST * self._chunks:
+                self.mistake = (
+                    f"the body comes in chunks of {self._size / self._chunks:.0f} bytes on average; send it in larger "
+                    "ones, or with Content-Length"
+                )
+                raise h11.RemoteProtocolError(self.mistake)
+        elif event is h11.PAUSED and len(self.trailing_data[0]) <= _AHEAD:
+            return h11.NEED_DATA
+        return event
