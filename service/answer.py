@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +17,28 @@ from service.rendering import Heat, OutputOptions, drawing
 from service.rendering.files import Draw, Encode, Pictures
 
 
+class Together:
+    """What all answers to one request take: they are bounded as one is, wherever they are made at a time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._planned = self._values = self._pictures = self._pixels = 0
+
+    def plan(self, values: int) -> int:
+        """Return the raw values of all answers so far with those that one more may have."""
+        with self._lock:
+            self._planned += values
+            return self._planned
+
+    def add(self, values: int, pictures: int, pixels: int) -> tuple[int, int, int]:
+        """Return what all answers so far have, with one more."""
+        with self._lock:
+            self._values += values
+            self._pictures += pictures
+            self._pixels += pixels
+            return self._values, self._pictures, self._pixels
+
+
 @dataclass(frozen=True)
 class Needs:
     """What a format takes of an answer.
@@ -26,6 +49,7 @@ class Needs:
     encode: makes a file of each; None where there are none.
     arrays: raw values: `asked`: as the request's output options say; `all`; `none`.
     first: the first of the maps, from 0 on.
+    together: what the other answers to the same request take; None: there are none.
     """
 
     maps: int | None = None
@@ -33,6 +57,7 @@ class Needs:
     encode: Encode | None = None
     arrays: Literal["asked", "all", "none"] = "none"
     first: int = 0
+    together: Together | None = None
 
     def of(self, maps: Sequence[Map]) -> Sequence[Map]:
         """Return those of an explanation's maps that are shown.
@@ -52,37 +77,46 @@ class Needs:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The most that one answer may have: raw values, pictures, and pixels of all pictures together."""
+    """The most that the answer to one request may have: raw values, pictures, and pixels of all pictures together."""
 
     values: int
     pixels: int
     pictures: int = 256
 
-    def check_values(self, values: int) -> None:
-        """Raise `InvalidParameter` where so many raw values are too many."""
+    def plan(self, values: int, needs: Needs) -> None:
+        """Raise `InvalidParameter` where an answer may have so many raw values that they are too many."""
+        self._check_values(needs.together.plan(values) if needs.together is not None else values, needs)
+
+    def _check_values(self, values: int, needs: Needs) -> None:
         if values > self.values:
+            less = ", or for fewer pictures in one request" if needs.together is not None else ""
             raise InvalidParameter.at(
                 "/output/array",
                 f"the answer would have {values:,} raw values, and at most {self.values:,} are sent; ask for fewer "
-                "layers or channels, or for `array: none`",
+                f"layers or channels, or for `array: none`{less}",
             )
 
     def check(self, maps: Sequence[Map], picture: Picture | None, output: OutputOptions, needs: Needs) -> None:
         """Raise `InvalidParameter` where an answer with these maps would be too large; nothing is drawn for that."""
         maps = needs.of(maps)
-        if needs.takes_arrays(output):
-            self.check_values(sum(found.array.numel() for found in maps))
+        values = sum(found.array.numel() for found in maps) if needs.takes_arrays(output) else 0
         pictures = pixels = 0
         for found in maps:
             count = _drawings(found, picture, output, needs)
             pictures += count
             pixels += count * drawing.extent(found.kind, tuple(found.array.shape), picture, output)
+        if needs.together is not None:
+            values, pictures, pixels = needs.together.add(values, pictures, pixels)
+        self._check_values(values, needs)
         if pictures > self.pictures or pixels > self.pixels:
+            fewer = (
+                "targets, channels or pictures in one request" if needs.together is not None else "targets or channels"
+            )
             raise InvalidParameter.at(
                 "/output",
                 f"the answer would have {pictures:,} pictures of {pixels:,} pixels together, and at most "
                 f"{self.pictures:,} of {self.pixels:,} are drawn; ask for `size: input`, for `heatmap` or `overlay` "
-                "alone, or for fewer targets or channels",
+                f"alone, or for fewer {fewer}",
             )
 
 

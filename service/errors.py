@@ -30,14 +30,16 @@ CatalogError                     start-up only: a mistake in the models that wer
 
 import difflib
 import heapq
+import itertools
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, NamedTuple
 
 _LONGEST_WORD = 128  # characters of a word that another one is looked for
 _COMPARED = 24  # known words that one is compared with, letter by letter
 _QUOTED = 100  # characters that are shown of what was sent
+_SHOWN = 8  # items of a list or an object that was sent
 
 
 class FieldError(NamedTuple):
@@ -286,11 +288,26 @@ def by_status() -> Iterator[tuple[int, list[type[ServiceError]]]]:
 
 
 def quoted(sent: object) -> str:
-    """Return what was sent as it stands in an answer: as Python writes it, and no more than its beginning."""
+    """Return what was sent as it stands in an answer: as Python writes it, and no more than its beginning.
+
+    Of what is within a list or an object no more than that is told that it is there: it may be of any depth and size.
+    """
     if isinstance(sent, str):
         return repr(sent) if len(sent) <= _QUOTED else f"{sent[:_QUOTED]!r}... ({len(sent):,} characters)"
-    text = repr(sent)
+    if isinstance(sent, list | tuple):
+        more = ", ..." if len(sent) > _SHOWN else ""
+        text = f"[{', '.join(map(_within, sent[:_SHOWN]))}{more}]"
+    elif isinstance(sent, Mapping):
+        more = ", ..." if len(sent) > _SHOWN else ""
+        shown = itertools.islice(sent.items(), _SHOWN)
+        text = f"{{{', '.join(f'{_within(name)}: {_within(one)}' for name, one in shown)}{more}}}"
+    else:
+        text = repr(sent)
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."
+
+
+def _within(one: object) -> str:
+    return "[...]" if isinstance(one, list | tuple) else "{...}" if isinstance(one, Mapping) else quoted(one)
 
 
 def did_you_mean(word: str, known: Iterable[str], *, count: int = 1, then: str = "") -> str:

@@ -104,7 +104,7 @@ class Pipeline:
         if method is not None and method.needs_image and task.looks:
             passes += 1 + len(ask.further)  # the answers that say what is asked
         if method is not None and needs is not None and needs.takes_arrays(ask.output):
-            self._bounds.check_values(method.values(model.facts, len(targets)))
+            self._bounds.plan(method.values(model.facts, len(targets)), needs)
         if not ask.pictures and (method is None or method.needs_image):
             raise InvalidParameter.at(
                 "/image", "the request has no picture; send it as base64 in `image`, or as multipart part `image`"

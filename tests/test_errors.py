@@ -6,7 +6,7 @@ import re
 import pytest
 
 from service import errors
-from service.errors import CatalogError, InvalidParameter, ServiceError, did_you_mean
+from service.errors import CatalogError, InvalidParameter, ServiceError, did_you_mean, quoted
 
 CLASSES = {name: cls for name, cls in vars(errors).items() if inspect.isclass(cls) and issubclass(cls, Exception)}
 KINDS = [cls for cls in CLASSES.values() if issubclass(cls, ServiceError) and cls is not ServiceError]
@@ -94,3 +94,15 @@ def test_the_nearest_word_is_offered(word, known, count, said):
     assert did_you_mean(word, iter(known), count=count) == said
     then = did_you_mean(word, iter(known), count=count, then="known are some")
     assert then == (f"{said} Known are some" if said else "; known are some")
+
+
+def test_what_is_within_a_list_is_not_repeated() -> None:
+    """It may be of any depth and size, and a box of four numbers is told."""
+    deep: list[object] = []
+    for _ in range(2000):
+        deep = [deep]
+    assert quoted(deep) == "[[...]]"
+    assert quoted({"a": deep, "b": {}}) == "{'a': [...], 'b': {...}}"
+    assert quoted([1, 2.5, "x", None]) == "[1, 2.5, 'x', None]"
+    assert quoted([0] * 9) == "[0, 0, 0, 0, 0, 0, 0, 0, ...]"
+    assert len(quoted(["b" * 10**6] * 8)) < 120

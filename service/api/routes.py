@@ -9,6 +9,7 @@ from starlette.responses import Response
 from service.api import documentation, formats
 from service.api.bodies import body
 from service.api.bodies.body import Body
+from service.api.bodies.fields import Counter
 from service.api.callers.callers import check_priority, salt, share
 from service.api.context import context
 from service.api.formats import Format
@@ -63,12 +64,12 @@ async def received(request: Request) -> Body:
         )
 
 
-async def received_bytes(request: Request) -> tuple[bytes, Run]:
-    """Read a request's body, whatever it is; its time runs from here on."""
+async def received_bytes(request: Request, counter: Counter) -> tuple[bytes, Run]:
+    """Read a request's body, whatever it is; its time runs from here on. A counter stops one of too many items."""
     settings, run = context(request).settings, _starting(request)
     limits = settings.max_body_bytes, settings.body_timeout_s, settings.least_bytes_per_s
     with run.usage.stage("read"):
-        return await body.whole(request, *limits), run
+        return await body.whole(request, *limits, counter), run
 
 
 def _starting(request: Request) -> Run:

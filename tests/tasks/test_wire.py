@@ -224,3 +224,24 @@ def test_networks_of_every_kind_are_compared(client, model) -> None:
             expected = getattr(other.faithfulness.gain, name)
             found = one["faithfulness"]["gain"][name]
             assert found == (None if expected is None else pytest.approx(expected, rel=0.05, abs=0.05))
+
+
+def test_an_embedding_is_held_against_further_pictures_by_the_inference_protocol(client) -> None:
+    other = _text(_noise(1))
+    inputs = [
+        {"name": name, "datatype": "BYTES", "shape": [1], "data": [data]}
+        for name, data in (("image", _text(PICTURE)), ("targets", '{"like": [0]}'), ("pictures", other))
+    ]
+    optional = [one["name"] for one in client.get("/v2/models/embedding").json()["inputs"] if one.get("optional")]
+    assert optional == ["targets", "pictures"]
+    path, outputs = "/v2/models/embedding/infer", [{"name": "occlusion"}]
+    answer = client.post(path, json={"inputs": inputs, "outputs": outputs})
+    assert answer.status_code == 200, answer.text
+    (found,) = answer.json()["outputs"]
+    native = _ask(client, "/explain/occlusion", "embedding", targets=[{"like": [0]}], pictures=[other])
+    (expected,) = native.json()["maps"]
+    assert found["shape"] == [1, 1, *expected["array"]["shape"]]
+    np.testing.assert_allclose(found["data"], np.ravel(expected["array"]["data"]), rtol=1e-3, atol=1e-5)
+    inputs[2]["data"] = ["!"]
+    wrong = client.post(path, json={"inputs": inputs, "outputs": outputs})
+    assert [one["pointer"] for one in wrong.json()["errors"]] == ["/inputs/2/data/0"]

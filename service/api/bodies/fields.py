@@ -20,8 +20,14 @@ _DEPTH = 16
 class Counter:
     """Counts items as a body streams in, so that one of too many is not waited for."""
 
-    def __init__(self, most: int = _ITEMS) -> None:
-        self._items, self.most = 0, most
+    def __init__(self, most: int = _ITEMS, end: int | None = None) -> None:
+        """Begin at a body's first byte.
+
+        Args:
+            most: items at most.
+            end: how many bytes of the body are JSON; None: all of them.
+        """
+        self._items, self.most, self._left = 0, most, end
 
     def take(self, data: bytes) -> None:
         """Count what a piece adds.
@@ -29,6 +35,9 @@ class Counter:
         Raises:
             TooLarge: it is more than any request is made of.
         """
+        if self._left is not None:
+            data = data[: self._left]
+            self._left -= len(data)
         self._items += data.count(b",") + data.count(b"[") + data.count(b"{")
         if self._items > self.most:
             raise TooLarge(
@@ -49,7 +58,7 @@ def parsed(data: bytes, what: str) -> dict[str, Any]:
         InvalidParameter: a text, or a field's name, is too long.
     """
     found = loaded(data, what)
-    check(found, what)
+    check(found)
     return found
 
 
@@ -58,7 +67,7 @@ def loaded(data: bytes, what: str, most: int = _ITEMS) -> dict[str, Any]:
 
     Raises:
         TooLarge: too many items.
-        MalformedRequest: no JSON, or no object.
+        MalformedRequest: no JSON, no object, or too deep.
     """
     Counter(most).take(data)
     try:
@@ -67,33 +76,45 @@ def loaded(data: bytes, what: str, most: int = _ITEMS) -> dict[str, Any]:
         raise MalformedRequest(f"{what} is not valid JSON: {error}") from None
     if not isinstance(found, dict):
         raise MalformedRequest(f"{what} has to be a JSON object, not a {type(found).__name__}")
+    _check_depth(found, what)
     return found
 
 
-def check(fields: dict[str, Any], what: str) -> None:
-    """Refuse what no question is made of: what is too deep or too long.
+def _check_depth(found: dict[str, Any], what: str) -> None:
+    """Refuse what is too deep, a level at a time: what follows may call itself once a level."""
+    level: list[Any] = [found]
+    for _ in range(_DEPTH):
+        level = [
+            inner
+            for one in level
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return
+    raise MalformedRequest(f"{what} is nested more than {_DEPTH} deep, and no request is")
+
+
+def check(fields: dict[str, Any]) -> None:
+    """Refuse what no question is made of: what is too long.
 
     Args:
-        fields: of one question; `image` and `pictures` may be of any length.
-        what: how they are called in errors.
+        fields: of one question, as `loaded` returns them; `image` and `pictures` may be of any length.
 
     Raises:
-        MalformedRequest: too deep.
         InvalidParameter: a text, or a field's name, is too long.
     """
-    left: list[tuple[str, Any, int]] = [("", fields, 1)]
+    left: list[tuple[str, Any]] = [("", fields)]
     while left:
-        pointer, value, depth = left.pop()
+        pointer, value = left.pop()
         if isinstance(value, str):
             if len(value) > TEXT and pointer != "/image" and not pointer.startswith("/pictures/"):
                 raise InvalidParameter.at(pointer, f"the text has {len(value):,} characters; at most {TEXT} are read")
         elif isinstance(value, dict | list):
-            if depth > _DEPTH:
-                raise MalformedRequest(f"{what} is nested more than {_DEPTH} deep, and no request is")
             if isinstance(value, dict):
                 _check_names(value, pointer)
             inner = value.items() if isinstance(value, dict) else enumerate(value)
-            left += [(f"{pointer}/{escaped(name)}", one, depth + 1) for name, one in inner if _holds(one)]
+            left += [(f"{pointer}/{escaped(name)}", one) for name, one in inner if _holds(one)]
 
 
 def _check_names(value: dict[str, Any], pointer: str) -> None:

@@ -2,20 +2,28 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from fastapi import Request
 
+from service.answer import Together
+from service.api.context import context
 from service.api.formats import Format
 from service.api.observing.recording import record
 from service.api.routes import begin
-from service.api.running import Work, gone
+from service.api.running import Work, gone, in_pool
 from service.ask import Ask
+from service.comparison.pieces import add_up, piece
 from service.engine.scheduler.run import Run
+from service.engine.scheduler.usage import Usage
 from service.errors import Cancelled, FieldError, InvalidParameter, ServiceError
+from service.images.room import SMALL
 
+T = TypeVar("T")
 MOST = 256  # questions in one request
+_COPIES = 4  # of its answers that are held while a request's is made of them, at most
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ def bounded(count: int, pointer: str) -> None:
 
 
 async def answered(request: Request, questions: Sequence[Question]) -> list[bytes]:
-    """Answer all questions of a request, in their order.
+    """Answer all questions of a request, in their order; together they are bounded as one answer is.
 
     Raises:
         ServiceError: the first one that any of them meets; the others are stopped.
@@ -65,12 +73,8 @@ async def answered(request: Request, questions: Sequence[Question]) -> list[byte
     whole = record(request).run
     if whole is None:
         raise ValueError("a question is answered after its body was read")
-    works = []
-    for i, question in enumerate(questions):
-        run = whole if not i else Run(id=f"{whole.id}/{i}", caller=whole.caller, salt=whole.salt)
-        run.started = whole.started
-        with placed(question.pointer):
-            works.append(begin(request, question.ask, question.format, run))
+    # To plan one takes little, and a request has many.
+    works = await in_pool(context(request).body_pool, lambda: _begun(request, questions, whole), whole.caller)
     last = max((work.run for work in works), key=lambda run: run.time_left_s or 0.0)
     started: list[tuple[Work, asyncio.Future[bytes]]] = []
     watching = asyncio.ensure_future(gone(request))
@@ -96,6 +100,35 @@ async def answered(request: Request, questions: Sequence[Question]) -> list[byte
             task.cancel()
         for work, future in started:
             work.abandon(future)
+        for work in works:
+            add_up(whole, work.run)
+
+
+def _begun(request: Request, questions: Sequence[Question], whole: Run) -> list[Work]:
+    """Plan all questions, each with a run of its own, which is called ID/0, ID/1 and so on."""
+    works, together = [], Together()
+    for i, question in enumerate(questions):
+        run = piece(whole)
+        run.id = f"{whole.id}/{i}"
+        run.usage = Usage()  # questions are worked on at a time: each has a timeline of its own
+        with placed(question.pointer):
+            needs = replace(question.format.needs, together=together)
+            works.append(begin(request, question.ask, replace(question.format, needs=needs), run))
+    return works
+
+
+async def written(request: Request, parts: Sequence[bytes], encode: Callable[[], T]) -> T:
+    """Put a request's answers together in a thread, with room for what that takes."""
+    service, run = context(request), record(request).run
+    if run is None:
+        raise ValueError("a question is answered after its body was read")
+    size, room = _COPIES * sum(map(len, parts)), service.pipeline.codec.room
+
+    def work() -> T:
+        with run.usage.stage("encode"), room.place(size, run.check, run.caller) if size > SMALL else nullcontext():
+            return encode()
+
+    return await in_pool(service.pool, work, run.caller)
 
 
 async def _placed(future: "asyncio.Future[bytes]", pointer: Callable[[str], str]) -> bytes:

@@ -1,31 +1,35 @@
 """A request of the Open Inference Protocol: from its tensors to questions, and from their answers to its outputs."""
 
 import io
-import re
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import orjson
 from PIL import Image
 
 from service.api import formats
-from service.api.bodies.fields import check
+from service.api.bodies.fields import check, loaded
 from service.api.kserve import outputs, tensors
 from service.api.kserve.batch import Question, bounded, placed
 from service.api.kserve.outputs import EXPLANATION, PREDICTION
 from service.api.kserve.tensors import Tensor
 from service.ask import Ask
 from service.contract import Facts
-from service.errors import InvalidParameter, did_you_mean, quoted
+from service.errors import InvalidParameter, ServiceError, did_you_mean, escaped, quoted
 from service.explainers.base import registry
 
 DEFAULT = "grad-cam"  # what `explanation` holds where a request names no method
 _FIELDS = ("precision",)  # of a request, which are parameters here under the same name
-_OUR_OWN = ("binary_data", "binary_data_output", "classification", "method", "timeout", "priority", *_FIELDS)
+_OUR_OWN = ("binary_data_output", "method", "timeout", "priority", *_FIELDS)
+_OUTPUTS = {  # what one output is told, where a request says it for all of them
+    "binary_data": "say it as a parameter of one output, or binary_data_output of all",
+    "classification": "say it as a parameter of an output of numbers",
+}
 _DRAWN = "output"  # what begins so says how an explanation is drawn
-_ELSEWHERE = re.compile(r"(sequence|shared_memory)_.*")
+INPUTS = ("image", "targets", "pictures")
+_TEXT = 2**18  # bytes of all targets: of as many as there may be, so many as the longest label has
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Inference:
             InvalidParameter: with the wrong field's pointer.
         """
         document, raw = tensors.split(body, length)
-        check({name: value for name, value in document.items() if name != "inputs"}, "the body")
+        check({name: value for name, value in document.items() if name != "inputs"})
         inputs = tensors.read(document, raw)
         parameters = _object(document, "parameters", "/parameters")
         identity = document.get("id")
@@ -79,15 +83,16 @@ class Inference:
             raise InvalidParameter.at("/id", "an id is a text")
         named = {one.name: one for one in inputs}
         for one in inputs:
-            if one.name not in ("image", "targets"):
+            if one.name not in INPUTS:
                 raise InvalidParameter.at(
-                    f"{one.pointer}/name", f"no input {quoted(one.name)}; there are image, targets"
+                    f"{one.pointer}/name", f"no input {quoted(one.name)}; there are {', '.join(INPUTS)}"
                 )
         if len(named) != len(inputs):
             raise InvalidParameter.at("/inputs", "an input is sent twice")
         if "image" not in named:
             raise InvalidParameter.at("/inputs", "send the picture as an input called 'image'")
         asked = _outputs(document, parameters, facts)
+        _all_aimed(named, asked)
         pictures = _pictures(named["image"])
         bounded(len(pictures) * len(asked), f"{named['image'].pointer}/shape")
         fields = {"model": facts.name} | _shared(parameters)
@@ -95,13 +100,21 @@ class Inference:
         lowered = most if asked_for > most else None
         if lowered is not None:
             fields["priority"] = lowered
-        targets = _targets(named["targets"]) if "targets" in named else None
-        questions = []
-        for i, picture in enumerate(pictures):
-            for output in _distinct(asked):
-                pointer = _pointing(named, i, output)
-                with placed(pointer):
-                    questions.append(_question(output, fields, picture, targets, facts, pointer))
+        aimed: dict[str, Any] = {}
+        if "targets" in named:
+            aimed["targets"] = _targets(named["targets"])
+        if "pictures" in named:
+            aimed["pictures"] = _pictures(named["pictures"])
+        questions: list[Question] = []
+        for output in (distinct := _distinct(asked)):
+            pointer = _pointing(named, 0, output)
+            with placed(pointer):
+                questions.append(_question(output, fields, pictures[0], aimed, facts, pointer))
+        # The others differ by their pictures alone, and are right where the first one's are.
+        for i, picture in enumerate(pictures[1:], 1):
+            for output, first in zip(distinct, questions[: len(distinct)], strict=True):
+                ask = replace(first.ask, pictures=(picture,)) if first.ask.pictures else first.ask
+                questions.append(Question(ask, first.format, _pointing(named, i, output)))
         methods = [one.method for one in asked if one.method is not None]
         return Inference(identity, (methods or ["predict"])[0], tuple(questions), asked, facts, lowered)
 
@@ -156,14 +169,14 @@ def _question(
     one: _Output,
     fields: dict[str, Any],
     picture: bytes | str,
-    targets: list[Any] | None,
+    aimed: dict[str, Any],
     facts: Facts,
     pointer: Callable[[str], str],
 ) -> Question:
     if one.method is None:
         row = outputs.PREDICTIONS if one.name == PREDICTION else outputs.table(facts)
         return Question(outputs.whole(Ask.predict(fields, picture), facts), row, pointer)
-    aimed = {"targets": targets} if targets is not None and registry()[one.method].takes_targets else {}
+    aimed = aimed if registry()[one.method].takes_targets else {}
     row = formats.JSON if one.name == EXPLANATION else outputs.MAPS
     sent = picture if registry()[one.method].needs_image else None
     return Question(Ask.explain(one.method, fields | aimed | one.fields, sent), row, pointer)
@@ -210,33 +223,37 @@ def _outputs(document: dict[str, Any], parameters: dict[str, Any], facts: Facts)
     if not isinstance(sent, list):
         raise InvalidParameter.at("/outputs", "outputs are a list")
     binary = _flag(parameters, "binary_data_output", "/parameters") or False
-    found = []
+    found: list[_Output] = []
     for i, one in enumerate(sent):
         pointer = f"/outputs/{i}"
         name = one.get("name") if isinstance(one, dict) else None
         if not isinstance(name, str) or name not in known:
             near = did_you_mean(name if isinstance(name, str) else "", known, then="see the model's metadata")
             raise InvalidParameter.at(f"{pointer}/name", f"there is no output {quoted(name)}{near}")
+        if any(name == other.name for other in found):
+            raise InvalidParameter.at("/outputs", "an output is named twice")
         own = _object(one, "parameters", f"{pointer}/parameters")
         found.append(_output(name, own, parameters, pointer, binary))
-    if len({one.name for one in found}) != len(found):
-        raise InvalidParameter.at("/outputs", "an output is named twice")
     _all_read(parameters, found)
     return tuple(found)
 
 
 def _output(name: str, own: dict[str, Any], shared: dict[str, Any], pointer: str, binary: bool) -> _Output:
     method = name if name in registry() else None
+    for key in own:
+        tensors.check_extension(key, f"{pointer}/parameters")
     if name == EXPLANATION:
         method = own.get("method", shared.get("method", DEFAULT))
         if not isinstance(method, str) or method not in registry():
             near = did_you_mean(method if isinstance(method, str) else "", registry(), then="see /methods")
-            raise InvalidParameter.at("/parameters/method", f"there is no method {quoted(method)}{near}")
+            where = f"{pointer}/parameters/method" if "method" in own else "/parameters/method"
+            raise InvalidParameter.at(where, f"there is no method {quoted(method)}{near}")
     flag, classes = _flag(own, "binary_data", f"{pointer}/parameters"), own.get("classification")
     if classes is not None and (type(classes) is not int or classes < 1 or method is not None or name == PREDICTION):
         where = f"{pointer}/parameters/classification"
         raise InvalidParameter.at(where, "how many classes: from 1 on, of an output of numbers")
-    named = {key: value for key, value in own.items() if key not in ("binary_data", "classification", "method")}
+    read = (*_OUTPUTS, "method") if name == EXPLANATION else tuple(_OUTPUTS)
+    named = {key: value for key, value in own.items() if key not in read}
     fields: dict[str, dict[str, Any]] = {}
     if name == EXPLANATION:  # nothing is drawn of the others
         fields["output"] = _under(_DRAWN, shared) | _under(_DRAWN, named)
@@ -269,17 +286,30 @@ def _all_read(parameters: dict[str, Any], asked: Sequence[_Output]) -> None:
         readers.add(_DRAWN)
     for name in parameters:
         first, dot, _ = name.partition(".")
+        if name == "method" and EXPLANATION not in readers:
+            remedy = f"name the method itself in outputs, or {EXPLANATION}"
+            raise InvalidParameter.at("/parameters/method", f"no output asks for an explanation by it; {remedy}")
         if name in _OUR_OWN or (dot and first in readers):
             continue
-        if _ELSEWHERE.fullmatch(name):
-            raise InvalidParameter.at(
-                f"/parameters/{name}", f"{name}: this extension of the protocol is not spoken here"
-            )
+        tensors.check_extension(name, "/parameters")
+        pointer = f"/parameters/{escaped(name)}"
+        if name in _OUTPUTS:
+            raise InvalidParameter.at(pointer, f"a request has no {name}; {_OUTPUTS[name]}")
         if dot and first in registry():
-            raise InvalidParameter.at(f"/parameters/{name}", f"no output asks for {first}; name it in outputs")
+            raise InvalidParameter.at(pointer, f"no output asks for {first}; name it in outputs")
         then = "a method's own are METHOD.NAME"
         near = did_you_mean(name, _OUR_OWN, then=then)
-        raise InvalidParameter.at(f"/parameters/{name}", f"nothing reads this parameter{near}")
+        raise InvalidParameter.at(pointer, f"nothing reads this parameter{near}")
+
+
+def _all_aimed(named: dict[str, Tensor], asked: Sequence[_Output]) -> None:
+    """Refuse targets, and pictures that they name, where no output is about them."""
+    methods = [one.method for one in asked if one.method is not None]
+    for name in ("targets", "pictures"):
+        if name in named and not any(registry()[method].takes_targets for method in methods):
+            raise InvalidParameter.at(
+                named[name].pointer, f"no output takes {name}; leave them out, or name a method in outputs that does"
+            )
 
 
 def _pictures(sent: Tensor) -> list[bytes | str]:
@@ -306,17 +336,30 @@ def _file(pixels: "np.ndarray[Any, Any]") -> bytes:
 def _targets(sent: Tensor) -> list[Any]:
     """Return targets: indices; or texts, which are labels or, where they begin with a brace, objects in JSON."""
     pointer = f"{sent.pointer}/data"
-    if sent.datatype == "BYTES":
-        return [_target(one, f"{pointer}/{i}") for i, one in enumerate(sent.values)]
-    if sent.values.dtype.kind not in "iu":
-        raise InvalidParameter.at(f"{sent.pointer}/datatype", "targets are whole numbers or BYTES")
-    return [int(one) for one in sent.values.ravel()]
+    if len(sent.shape) != 1:
+        raise InvalidParameter.at(
+            f"{sent.pointer}/shape",
+            f"targets are one list, of shape [{math.prod(sent.shape)}], which holds for each picture; send pictures "
+            "with targets of their own in requests of their own",
+        )
+    if sent.datatype != "BYTES":
+        if sent.values.dtype.kind not in "iu":
+            raise InvalidParameter.at(f"{sent.pointer}/datatype", "targets are whole numbers or BYTES")
+        return [int(one) for one in sent.values]
+    if (length := sum(map(len, sent.values))) > _TEXT:
+        raise InvalidParameter.at(pointer, f"the targets have {length:,} characters; at most {_TEXT:,} are read")
+    found = [_target(one, f"{pointer}/{i}") for i, one in enumerate(sent.values)]
+    with placed(lambda inner: pointer + inner.removeprefix("/targets")):
+        check({"targets": found})
+    return found
 
 
 def _target(value: bytes | str, pointer: str) -> Any:
     try:
         text = value.decode() if isinstance(value, bytes) else value
-        return orjson.loads(text) if text.lstrip().startswith("{") else text
+        return loaded(text.encode(), "the target") if text.lstrip().startswith("{") else text
+    except ServiceError as error:
+        raise InvalidParameter.at(pointer, error.detail) from None
     except ValueError:
         raise InvalidParameter.at(pointer, "neither a label in UTF-8 nor a JSON object") from None
 
@@ -329,8 +372,9 @@ def _pointing(inputs: dict[str, Tensor], i: int, one: _Output) -> Callable[[str]
         if first == "image":
             place = inputs["image"].pointer
             return f"{place}/data/{i}" if inputs["image"].datatype == "BYTES" else place
-        if first == "targets" and "targets" in inputs:
-            return f"{inputs['targets'].pointer}/data" + (f"/{rest}" if rest else "")
+        if first in ("targets", "pictures") and first in inputs:
+            place = inputs[first].pointer
+            return f"{place}/data{rest and f'/{rest}'}" if inputs[first].datatype != "UINT8" else place
         if first == "params":
             return f"{one.pointer}/parameters/{rest}"
         if first == _DRAWN:

@@ -59,11 +59,11 @@ def _heat(answer: Answer) -> bytes:
     return encoders.npy(np.stack(arrays))
 
 
-def _internal(encode: Callable[[Answer], bytes]) -> Format:
-    return Format("", (), "", Needs(), encode)
+def _internal(encode: Callable[[Answer], bytes], needs: Needs | None = None) -> Format:
+    return Format("", (), "", needs or Needs(), encode)
 
 
-MAPS = _internal(_heat)
+MAPS = _internal(_heat, Needs(arrays="all"))
 """The format of heat maps: an array (targets, h, w)."""
 PREDICTIONS = _internal(lambda answer: formats.dumps(formats.document(answer)))
 """The format of a whole answer to a question for predictions."""

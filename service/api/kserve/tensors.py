@@ -6,6 +6,7 @@ type BYTES is four bytes of length and that many bytes.
 """
 
 import math
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ from typing import Any
 import numpy as np
 import orjson
 
-from service.api.bodies.fields import loaded
-from service.errors import InvalidParameter, MalformedRequest, quoted
+from service.api.bodies.fields import Counter, loaded
+from service.errors import InvalidParameter, MalformedRequest, escaped, quoted
 
 DTYPES = {
     "BOOL": "?",
@@ -33,6 +34,11 @@ DTYPES = {
 }
 _ITEMS = 2**18  # of JSON: room for the pixels of a small picture, of which there are better forms
 _RANK = 8  # dimensions at most
+_ELEMENTS = 1024  # of type BYTES in one input
+_AT_ONCE = 2**16  # numbers that are written in one go
+_DIGITS = 19  # of a number of bytes
+_SIZE = "binary_data_size"
+_ELSEWHERE = re.compile(r"(sequence|shared_memory)_.*", re.DOTALL)
 _LENGTH = struct.Struct("<I")
 
 
@@ -51,6 +57,24 @@ class Tensor:
     pointer: str = ""
 
 
+def counter(length: str | None) -> Counter:
+    """Return what counts the items of a body's JSON as it streams in.
+
+    Args:
+        length: the header's value: bytes of JSON; None: all of them.
+
+    Raises:
+        MalformedRequest: it is no number.
+    """
+    return Counter(_ITEMS, _bytes(length) if length is not None else None)
+
+
+def _bytes(length: str) -> int:
+    if not (length.isascii() and length.isdecimal() and len(length) <= _DIGITS):
+        raise MalformedRequest(f"Inference-Header-Content-Length {length[:20]!r} has to be a number of bytes")
+    return int(length)
+
+
 def split(body: bytes, length: str | None) -> tuple[dict[str, Any], memoryview]:
     """Return a body's JSON object and what follows it.
 
@@ -59,17 +83,12 @@ def split(body: bytes, length: str | None) -> tuple[dict[str, Any], memoryview]:
         length: the header's value: bytes of JSON; None: all of them.
 
     Raises:
-        MalformedRequest: there is no such place, or no JSON object before it.
+        MalformedRequest: there is no such place, or no JSON object before it, or one that is too deep.
         TooLarge: too many items in JSON.
     """
-    end = len(body)
-    if length is not None:
-        if not (length.isascii() and length.isdigit() and int(length) <= len(body)):
-            raise MalformedRequest(
-                f"Inference-Header-Content-Length {length[:20]!r} has to be a number of bytes up to the body's "
-                f"{len(body)}"
-            )
-        end = int(length)
+    end = _bytes(length) if length is not None else len(body)
+    if end > len(body):
+        raise MalformedRequest(f"Inference-Header-Content-Length {end:,} is more than the body's {len(body):,} bytes")
     return loaded(body[:end], "the body", _ITEMS), memoryview(body)[end:]
 
 
@@ -90,11 +109,16 @@ def read(document: dict[str, Any], raw: memoryview) -> list[Tensor]:
     for i, one in enumerate(sent):
         pointer = f"/inputs/{i}"
         name, datatype, shape, parameters = _head(one, pointer)
-        size = parameters.get("binary_data_size")
+        _check_parameters(parameters, f"{pointer}/parameters")
+        if datatype == "BYTES" and math.prod(shape) > _ELEMENTS:
+            raise InvalidParameter.at(
+                f"{pointer}/shape", f"an input of type BYTES has at most {_ELEMENTS:,} elements; send fewer at a time"
+            )
+        size = parameters.get(_SIZE)
         if size is None:
             values = _from_json(one.get("data"), datatype, shape, f"{pointer}/data")
         else:
-            where = f"{pointer}/parameters/binary_data_size"
+            where = f"{pointer}/parameters/{_SIZE}"
             if isinstance(size, bool) or not isinstance(size, int) or size < 0:
                 raise InvalidParameter.at(where, f"{quoted(size)} is no number of bytes")
             if "data" in one:
@@ -107,6 +131,31 @@ def read(document: dict[str, Any], raw: memoryview) -> list[Tensor]:
     if start != len(raw):
         raise InvalidParameter.at("/inputs", f"{len(raw) - start} bytes of binary data belong to no input")
     return found
+
+
+def _check_parameters(parameters: dict[str, Any], pointer: str) -> None:
+    """Refuse what nothing reads: whoever sends it means something by it."""
+    for name in parameters:
+        if name != _SIZE:
+            check_extension(name, pointer)
+            there = f"an input has the parameter {_SIZE} alone"
+            raise InvalidParameter.at(
+                f"{pointer}/{escaped(name)}", f"nothing reads the parameter {quoted(name)}: {there}"
+            )
+
+
+def check_extension(name: str, pointer: str) -> None:
+    """Refuse a parameter of extensions that are not spoken here.
+
+    Raises:
+        InvalidParameter: it is one.
+    """
+    if _ELSEWHERE.fullmatch(name):
+        remedy = "send the data in the body" if name.startswith("shared") else "send each request by itself"
+        raise InvalidParameter.at(
+            f"{pointer}/{escaped(name)}",
+            f"{quoted(name)}: this extension of the protocol is not spoken here; {remedy}",
+        )
 
 
 def _head(one: Any, pointer: str) -> tuple[str, str, tuple[int, ...], dict[str, Any]]:
@@ -211,10 +260,19 @@ def write(head: dict[str, Any], outputs: Sequence[Tensor], binary: Sequence[bool
         elif one.datatype == "BYTES":
             said["data"] = [value.decode() for value in one.values]
         else:
-            said["data"] = one.values.ravel()
+            said["data"] = _numbers(one.values.ravel())
         told.append(said)
-    document = orjson.dumps(head | {"outputs": told}, option=orjson.OPT_SERIALIZE_NUMPY)
+    document = orjson.dumps(head | {"outputs": told})
     return b"".join((document, *behind)), len(document) if behind else None
+
+
+def _numbers(values: "np.ndarray[Any, Any]") -> orjson.Fragment:
+    """Return numbers in JSON, made in parts: nobody else's Python runs while one is."""
+    parts = (
+        orjson.dumps(values[i : i + _AT_ONCE], option=orjson.OPT_SERIALIZE_NUMPY)
+        for i in range(0, values.size, _AT_ONCE)
+    )
+    return orjson.Fragment(b"[%s]" % b",".join(part[1:-1] for part in parts))
 
 
 def _packed(one: Tensor) -> bytes:

@@ -5,18 +5,18 @@ stands beside `instances` holds for all of them.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from service.answer import Answer, Needs
 from service.api import formats
-from service.api.bodies.fields import check
+from service.api.bodies.fields import Counter, check, loaded
 from service.api.context import context
-from service.api.kserve import outputs, tensors
-from service.api.kserve.batch import Question, answered, bounded, placed
+from service.api.kserve import outputs
+from service.api.kserve.batch import Question, answered, bounded, placed, written
 from service.api.kserve.inference import DEFAULT
 from service.api.observing.recording import record
 from service.api.routes import received_bytes
@@ -25,6 +25,8 @@ from service.ask import Ask, checked
 from service.client import wire
 from service.contract import Facts
 from service.errors import InvalidParameter, quoted
+
+_ITEMS = 2**16  # commas and brackets: 256 for each of the most instances that a request may hold
 
 
 def router() -> APIRouter:
@@ -37,26 +39,17 @@ def router() -> APIRouter:
 
     @routes.post("/v1/models/{name}:predict")
     async def predict(request: Request, name: str) -> Response:
-        body = await _received(request)
-        facts = context(request).store.get(name).facts
-        row = formats.Format("", (), "", Needs(0), _numbers(facts))
-        questions = [
-            Question(_predicting(fields, name, facts, pointer), row, pointer)
-            for fields, pointer in _instances(body, wire.PredictRequest)
-        ]
-        return _json("predictions", await answered(request, questions))
+        def questions(body: dict[str, Any]) -> list[Question]:
+            facts = context(request).store.get(name).facts
+            row = formats.Format("", (), "", Needs(0), _numbers(facts))
+            sent = _instances(body, wire.PredictRequest, name)
+            return [Question(_predicting(one, facts), row, one.pointer) for one in sent]
+
+        return await _answered(request, "predictions", questions)
 
     @routes.post("/v1/models/{name}:explain")
     async def explain(request: Request, name: str) -> Response:
-        body = await _received(request)
-        questions = []
-        _named(dict(body), lambda inner: inner)
-        for fields, pointer in _instances(body, wire.ExplainRequest):
-            method = _named(fields, pointer)
-            with placed(pointer):
-                questions.append(Question(Ask.explain(method, fields | {"model": name}), formats.JSON, pointer))
-            record(request).method = method
-        return _json("explanations", await answered(request, questions))
+        return await _answered(request, "explanations", lambda body: _explaining(body, name))
 
     # Behind those two, whose addresses it would take for models' names: what they allow would be said of it.
     @routes.get("/v1/models/{name}")
@@ -66,13 +59,15 @@ def router() -> APIRouter:
     return routes
 
 
-async def _received(request: Request) -> dict[str, Any]:
-    data, run = await received_bytes(request)
-    return await in_pool(context(request).pool, lambda: tensors.split(data, None)[0], run.caller)
-
-
-def _json(name: str, parts: list[bytes]) -> Response:
-    return Response(orjson.dumps({name: [orjson.Fragment(part) for part in parts]}), media_type="application/json")
+async def _answered(request: Request, name: str, questions: Callable[[dict[str, Any]], list[Question]]) -> Response:
+    """Read a body, and answer what it asks. Whatever grows with it is done by threads."""
+    data, run = await received_bytes(request, Counter(_ITEMS))
+    asked = await in_pool(context(request).body_pool, lambda: questions(loaded(data, "the body", _ITEMS)), run.caller)
+    if (method := asked[-1].ask.method) is not None:
+        record(request).method = method.name
+    parts = await answered(request, asked)
+    text = await written(request, parts, lambda: b'{"%s":[%s]}' % (name.encode(), b",".join(parts)))
+    return Response(text, media_type="application/json")
 
 
 def _named(fields: dict[str, Any], pointer: Callable[[str], str]) -> str:
@@ -87,8 +82,20 @@ def _named(fields: dict[str, Any], pointer: Callable[[str], str]) -> str:
     return method
 
 
-def _instances(body: dict[str, Any], schema: type[wire.Request]) -> list[tuple[dict[str, Any], Callable[[str], str]]]:
-    """Return each instance's fields, and where they stand in the request.
+@dataclass(frozen=True)
+class _Instance:
+    """One instance's fields, with those that hold for all, and where they stand in the request.
+
+    alike: whether it has nothing of its own but a picture.
+    """
+
+    fields: dict[str, Any]
+    pointer: Callable[[str], str]
+    alike: bool
+
+
+def _instances(body: dict[str, Any], schema: type[wire.Request], model: str) -> list[_Instance]:
+    """Return the instances.
 
     Raises:
         InvalidParameter: there are none, or something else; or what stands beside them is wrong, which is told even
@@ -98,15 +105,39 @@ def _instances(body: dict[str, Any], schema: type[wire.Request]) -> list[tuple[d
     if not isinstance(sent, list):
         raise InvalidParameter.at("/instances", 'send a list of pictures: {"instances": [{"image": {"b64": "..."}}]}')
     bounded(len(sent), "/instances")
+    check(shared)
     checked(schema, {key: value for key, value in shared.items() if key != "method"})
     found = []
     for i, one in enumerate(sent):
         own = _fields(one, f"/instances/{i}")
         pointer = _pointing(f"/instances/{i}", own)
         with placed(pointer):
-            check(shared | own, f"instance {i}")
-        found.append((shared | own, pointer))
+            check(own)
+        fields = shared | own
+        if fields.get("model") not in (None, model):
+            raise InvalidParameter.at(
+                pointer("/model"),
+                "the address names the model; leave this out, or ask for the other one at /v1/models/NAME",
+            )
+        alike = own.keys() == {"image"} and isinstance(own["image"], str)
+        found.append(_Instance(fields | {"model": model}, pointer, alike))
     return found
+
+
+def _explaining(body: dict[str, Any], model: str) -> list[Question]:
+    """Return an explanation's questions; those that differ by their pictures alone are checked as one."""
+    _named(dict(body), lambda inner: inner)
+    questions, first = [], None
+    for one in _instances(body, wire.ExplainRequest, model):
+        method = _named(one.fields, one.pointer)
+        with placed(one.pointer):
+            if first is None or not one.alike:
+                ask = Ask.explain(method, one.fields)
+                first = ask if one.alike else first
+            else:
+                ask = replace(first, pictures=(one.fields["image"],))
+        questions.append(Question(ask, formats.JSON, one.pointer))
+    return questions
 
 
 def _fields(one: Any, pointer: str) -> dict[str, Any]:
@@ -130,11 +161,13 @@ def _pointing(place: str, own: Mapping[str, Any]) -> Callable[[str], str]:
     return pointer
 
 
-def _predicting(fields: dict[str, Any], name: str, facts: Facts, pointer: Callable[[str], str]) -> Ask:
-    if "top_k" in fields:
-        raise InvalidParameter.at(pointer("/top_k"), "this protocol returns all outputs in their order; leave it out")
-    with placed(pointer):
-        ask = Ask.predict(fields | {"model": name})
+def _predicting(one: _Instance, facts: Facts) -> Ask:
+    if "top_k" in one.fields:
+        raise InvalidParameter.at(
+            one.pointer("/top_k"), "this protocol returns all outputs in their order; leave it out"
+        )
+    with placed(one.pointer):
+        ask = Ask.predict(one.fields)
     return outputs.whole(ask, facts)
 
 

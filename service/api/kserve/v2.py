@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse, Response
 from service.api.callers.callers import most_urgent
 from service.api.context import context
 from service.api.kserve import outputs, tensors
-from service.api.kserve.batch import answered
-from service.api.kserve.inference import Inference
+from service.api.kserve.batch import answered, written
+from service.api.kserve.inference import INPUTS, Inference
 from service.api.kserve.outputs import EXPLANATION, PREDICTION
 from service.api.observing.recording import record
 from service.api.routes import received_bytes
@@ -128,7 +128,7 @@ async def _metadata(request: Request, name: str, version: str | None = None) -> 
         "platform": "pytorch_heatlens",
         "inputs": [
             {"name": "image", "datatype": "BYTES", "shape": [-1]},
-            {"name": "targets", "datatype": "BYTES", "shape": [-1], "optional": True},
+            *({"name": one, "datatype": "BYTES", "shape": [-1], "optional": True} for one in INPUTS[1:]),
         ],
         "outputs": [*columns, *heat, *documents],
     }
@@ -137,10 +137,10 @@ async def _metadata(request: Request, name: str, version: str | None = None) -> 
 async def _infer(request: Request, name: str, version: str | None = None) -> Response:
     service, known = context(request), record(request)
     model = _model(request, name, version)
-    data, run = await received_bytes(request)
     length = request.headers.get(_LENGTH)
+    data, run = await received_bytes(request, tensors.counter(length))
     most = most_urgent(request.scope, service.settings.max_priority)
-    asked = await in_pool(service.pool, lambda: Inference.read(data, length, model.facts, most), run.caller)
+    asked = await in_pool(service.body_pool, lambda: Inference.read(data, length, model.facts, most), run.caller)
     known.method = asked.method
     found = await answered(request, asked.questions)
     head: dict[str, Any] = {"model_name": name, "model_version": _version(model)}
@@ -152,8 +152,7 @@ async def _infer(request: Request, name: str, version: str | None = None) -> Res
     def encoded() -> tuple[bytes, int | None]:
         return tensors.write(head, asked.tensors(found), asked.binary)
 
-    with run.usage.stage("encode"):
-        answer, end = await in_pool(service.pool, encoded, run.caller)
+    answer, end = await written(request, found, encoded)
     if end is None:
         return Response(answer, media_type="application/json")
     return Response(answer, headers={_LENGTH: str(end)}, media_type="application/octet-stream")

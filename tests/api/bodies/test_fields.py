@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from service.api.bodies.fields import TEXT, Counter, escaped, parsed
+from service.api.bodies.fields import TEXT, Counter, escaped, loaded, parsed
 from service.errors import InvalidParameter, MalformedRequest, TooLarge
 
 
@@ -60,3 +60,18 @@ def test_items_are_counted_over_all_pieces() -> None:
 
 def test_pointers() -> None:
     assert [escaped(name) for name in ("a", 3, "a/b~c")] == ["a", "3", "a~1b~0c"]
+
+
+def test_no_depth_ends_in_the_way_it_is_looked_at() -> None:
+    """Deeper than Python's own stack, in an object and in lists."""
+    for deep in (b'{"a":' * 980 + b"0" + b"}" * 980, b'{"a":' + b"[" * 980 + b"]" * 980 + b"}"):
+        with pytest.raises(MalformedRequest, match="deep"):
+            loaded(deep, "it", 2**18)
+
+
+def test_behind_the_json_nothing_is_counted() -> None:
+    counter = Counter(2, end=3)
+    for piece in (b"[", b",x,,,", b",,,,,,"):
+        counter.take(piece)
+    with pytest.raises(TooLarge):
+        Counter(2, end=3).take(b",,,")

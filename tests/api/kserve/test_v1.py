@@ -1,6 +1,9 @@
+import asyncio
+
 import numpy as np
 import pytest
 
+from service.api.kserve import v1
 from service.explainers.base import registry
 from tests.api.test_contract import BASE64, answer
 
@@ -42,7 +45,7 @@ def test_explanations_are_whole_answers(client):
     a, b = (np.array(one["maps"][0]["array"]["data"]) for one in (first, native))
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     assert second["maps"][0]["target"]["index"] == second["predictions"][0]["index"]
-    assert first["id"] == second["id"].partition("/")[0]
+    assert [one["id"].partition("/")[2] for one in (first, second)] == ["0", "1"]
 
 
 def test_without_a_method_it_is_grad_cam(client):
@@ -81,6 +84,16 @@ WRONG = {
     "top_k": ("predict", {"instances": [BASE64], "top_k": 3}, "/top_k", 422),
     "method kind": ("explain", {"instances": [BASE64], "method": 3}, "/method", 422),
     "method": ("explain", {"instances": [BASE64], "method": "gradcam"}, None, 404),
+    "another model": (
+        "explain",
+        {"instances": [BASE64, {"image": BASE64, "model": "late"}]},
+        "/instances/1/model",
+        422,
+    ),
+    "another model for all": ("predict", {"instances": [BASE64], "model": "late"}, "/model", 422),
+    "long text for all": ("explain", {"instances": [BASE64], "params": {"layer": "b" * 257}}, "/params/layer", 422),
+    "long text": ("explain", {"instances": [BASE64, {"image": "", "x": "b" * 257}]}, "/instances/1/x", 422),
+    "fields": ("predict", {"instances": [BASE64]} | {f"k{i}": 0 for i in range(200)}, "", 422),
 }
 
 
@@ -106,3 +119,32 @@ def test_methods_without_a_picture_say_so(client, method):
     response = client.post("/v1/models/tiny:explain", json={"instances": [BASE64], "method": method})
     assert response.status_code == 422
     assert "not used here" in response.json()["error"]
+
+
+@pytest.mark.parametrize("verb", ["predict", "explain"])
+@pytest.mark.parametrize("place", ["instance", "shared"])
+def test_what_is_too_deep_is_refused(client, verb, place):
+    deep = b"[" * 980 + b"]" * 980
+    body = b'{"instances": [%s]}' % deep if place == "instance" else b'{"instances": [""], "foo": %s}' % deep
+    response = client.post(f"/v1/models/tiny:{verb}", content=body)
+    assert (response.status_code, "nested more than" in response.json()["error"]) == (400, True)
+
+
+def test_what_holds_for_all_is_looked_at_once_and_by_threads(client, monkeypatch):
+    """Its items may be many, and so may the instances."""
+    seen = []
+
+    def checking(fields):
+        with pytest.raises(RuntimeError):
+            asyncio.get_running_loop()
+        seen.append(set(fields))
+
+    monkeypatch.setattr(v1, "check", checking)
+    body = {"instances": [BASE64] * 5, "method": "cam", "output": {"array": "none", "overlay": False}}
+    assert client.post("/v1/models/tiny:explain", json=body).status_code == 200
+    assert seen == [{"method", "output"}, *[{"image"}] * 5]
+
+
+def test_items_are_counted_as_they_arrive(client):
+    response = client.post("/v1/models/tiny:explain", content=b'{"instances": [' + b"," * 2**17)
+    assert (response.status_code, "commas" in response.json()["error"]) == (413, True)

@@ -197,10 +197,59 @@ WRONG = {
         "/inputs/1/data/0",
     ),
     "targets' type": (
-        {"inputs": [IMAGE, {"name": "targets", "datatype": "FP32", "shape": [1], "data": [1]}]},
+        {
+            "inputs": [IMAGE, {"name": "targets", "datatype": "FP32", "shape": [1], "data": [1]}],
+            "outputs": [{"name": "cam"}],
+        },
         "/inputs/1/datatype",
     ),
-    "method": ({"outputs": [{"name": "explanation", "parameters": {"method": "gradcam"}}]}, "/parameters/method"),
+    "method of an output": (
+        {"outputs": [{"name": "explanation", "parameters": {"method": "gradcam"}}]},
+        "/outputs/0/parameters/method",
+    ),
+    "method for all": (
+        {"outputs": [{"name": "explanation"}], "parameters": {"method": "gradcam"}},
+        "/parameters/method",
+    ),
+    "method that nothing explains by": ({"parameters": {"method": "score-cam"}}, "/parameters/method"),
+    "method of a method": (
+        {"outputs": [{"name": "cam", "parameters": {"method": "lime"}}]},
+        "/outputs/0/parameters/method",
+    ),
+    "method of numbers": ({"outputs": [{"name": "logits", "parameters": {"method": "cam"}}]}, "/outputs/0/parameters"),
+    "classification of all": ({"parameters": {"classification": 2}}, "/parameters/classification"),
+    "binary data of all": ({"parameters": {"binary_data": True}}, "/parameters/binary_data"),
+    "shared memory": (
+        {"inputs": [IMAGE | {"data": None, "parameters": {"shared_memory_region": "r"}}]},
+        "/inputs/0/parameters/shared_memory_region",
+    ),
+    "shared memory of an output": (
+        {"outputs": [{"name": "logits", "parameters": {"shared_memory_region": "r"}}]},
+        "/outputs/0/parameters/shared_memory_region",
+    ),
+    "an input's parameter": (
+        {"inputs": [IMAGE | {"parameters": {"content/type": "x"}}]},
+        "/inputs/0/parameters/content~1type",
+    ),
+    "targets of each picture": (
+        {
+            "inputs": [
+                IMAGE | {"shape": [2], "data": [BASE64, BASE64]},
+                {"name": "targets", "datatype": "INT64", "shape": [2, 1], "data": [1, 2]},
+            ],
+            "outputs": [{"name": "cam"}],
+        },
+        "/inputs/1/shape",
+    ),
+    "targets of numbers": (
+        {"inputs": [IMAGE, {"name": "targets", "datatype": "INT64", "shape": [1], "data": [1]}]},
+        "/inputs/1",
+    ),
+    "pictures of a method without targets": (
+        {"inputs": [IMAGE, IMAGE | {"name": "pictures"}], "outputs": [{"name": "eigen-cam"}]},
+        "/inputs/1",
+    ),
+    "many elements": ({"inputs": [IMAGE | {"shape": [2**20], "data": []}]}, "/inputs/0/shape"),
     "id": ({"id": 3}, "/id"),
     "many": ({"inputs": [IMAGE | {"shape": [257], "data": [""] * 257}]}, "/inputs/0/shape"),
 }
@@ -252,3 +301,48 @@ def test_a_priority_above_the_callers_is_lowered_and_said(client):
     found = infer(client, parameters={"priority": 1}).json()
     assert found["parameters"] == {"priority_lowered_to": 0}
     assert "parameters" not in infer(client, parameters={"priority": 12}).json()
+
+
+TARGETS = {
+    "label": ("b" * 257, "/inputs/1/data/1"),
+    "field": (json.dumps({"class": "b" * 257}), "/inputs/1/data/1/class"),
+    "picture": (json.dumps({"image": "b" * 257}), "/inputs/1/data/1/image"),
+    "all": (json.dumps({"class": "b" * 10**6}), "/inputs/1/data"),
+    "depth": (json.dumps({"class": json.loads("[" * 900 + "]" * 900)}), "/inputs/1/data/1"),
+    "items": (json.dumps({"against": [0] * 20_000}), "/inputs/1/data/1"),
+    "no JSON": ("{", "/inputs/1/data/1"),
+}
+
+
+@pytest.mark.parametrize("case", TARGETS)
+def test_targets_in_text_are_bounded_as_those_in_json(client, case, monkeypatch):
+    """Before any of them is read: what comes behind looks at each letter."""
+    monkeypatch.setattr("service.pipeline.Pipeline.plan", None)
+    text, pointer = TARGETS[case]
+    targets = {"name": "targets", "datatype": "BYTES", "shape": [2], "data": ["apple", text]}
+    response = infer(client, inputs=[IMAGE, targets], outputs=[{"name": "cam"}])
+    assert (response.status_code, [one["pointer"] for one in response.json()["errors"]]) == (422, [pointer])
+
+
+@pytest.mark.parametrize("length", ["9" * 5000, "9" * 4000, "\u0663", "+3", ""])
+def test_a_length_that_is_none_is_refused(client, length):
+    sent = {b"inference-header-content-length": length.encode()}
+    response = client.post("/v2/models/tiny/infer", content=b"{}", headers=sent)
+    assert (response.status_code, "number of bytes" in response.json()["error"]) == (400, True)
+
+
+def test_what_is_too_deep_is_refused(client):
+    deep = b"[" * 980 + b"]" * 980
+    body = b'{"inputs": [{"name": "image", "parameters": {"binary_data_size": %s}}]}' % deep
+    response = client.post("/v2/models/tiny/infer", content=body)
+    assert (response.status_code, "nested more than" in response.json()["error"]) == (400, True)
+
+
+def test_items_are_counted_as_they_arrive_and_binary_data_are_none(client):
+    many = b'{"inputs": [' + b"," * 2**19
+    response = client.post("/v2/models/tiny/infer", content=many)
+    assert (response.status_code, "commas" in response.json()["error"]) == (413, True)
+    response = client.post(
+        "/v2/models/tiny/infer", content=b"{}" + many, headers={"Inference-Header-Content-Length": "2"}
+    )
+    assert response.status_code == 422
