@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,28 +14,7 @@ from service.errors import InvalidParameter
 from service.images import Picture
 from service.rendering import Heat, OutputOptions, drawing
 from service.rendering.files import Draw, Encode, Pictures
-
-
-class Together:
-    """What all answers to one request take: they are bounded as one is, wherever they are made at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._planned = self._values = self._pictures = self._pixels = 0
-
-    def plan(self, values: int) -> int:
-        """Return the raw values of all answers so far with those that one more may have."""
-        with self._lock:
-            self._planned += values
-            return self._planned
-
-    def add(self, values: int, pictures: int, pixels: int) -> tuple[int, int, int]:
-        """Return what all answers so far have, with one more."""
-        with self._lock:
-            self._values += values
-            self._pictures += pictures
-            self._pixels += pixels
-            return self._values, self._pictures, self._pixels
+from service.rendering.together import Together
 
 
 @dataclass(frozen=True)
@@ -70,6 +48,11 @@ class Needs:
             raise InvalidParameter.at("/query/map", f"the answer has {there}; ask for one of them, from 1 on")
         return maps[self.first : None if self.maps is None else self.first + self.maps]
 
+    @property
+    def less(self) -> str:
+        """What else may be asked for where an answer is too large."""
+        return ", or for fewer pictures in one request" if self.together is not None else ""
+
     def takes_arrays(self, output: OutputOptions) -> bool:
         """Whether raw values are part of the answer."""
         return self.arrays == "all" or (self.arrays == "asked" and output.array != "none")
@@ -89,11 +72,10 @@ class Bounds:
 
     def _check_values(self, values: int, needs: Needs) -> None:
         if values > self.values:
-            less = ", or for fewer pictures in one request" if needs.together is not None else ""
             raise InvalidParameter.at(
                 "/output/array",
                 f"the answer would have {values:,} raw values, and at most {self.values:,} are sent; ask for fewer "
-                f"layers or channels, or for `array: none`{less}",
+                f"layers or channels, or for `array: none`{needs.less}",
             )
 
     def check(self, maps: Sequence[Map], picture: Picture | None, output: OutputOptions, needs: Needs) -> None:
@@ -109,14 +91,11 @@ class Bounds:
             values, pictures, pixels = needs.together.add(values, pictures, pixels)
         self._check_values(values, needs)
         if pictures > self.pictures or pixels > self.pixels:
-            fewer = (
-                "targets, channels or pictures in one request" if needs.together is not None else "targets or channels"
-            )
             raise InvalidParameter.at(
                 "/output",
                 f"the answer would have {pictures:,} pictures of {pixels:,} pixels together, and at most "
                 f"{self.pictures:,} of {self.pixels:,} are drawn; ask for `size: input`, for `heatmap` or `overlay` "
-                f"alone, or for fewer {fewer}",
+                f"alone, or for fewer targets or channels{needs.less}",
             )
 
 

@@ -30,10 +30,10 @@ CatalogError                     start-up only: a mistake in the models that wer
 
 import difflib
 import heapq
-import itertools
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from typing import Any, ClassVar, Literal, NamedTuple
 
 _LONGEST_WORD = 128  # characters of a word that another one is looked for
@@ -290,17 +290,14 @@ def by_status() -> Iterator[tuple[int, list[type[ServiceError]]]]:
 def quoted(sent: object) -> str:
     """Return what was sent as it stands in an answer: as Python writes it, and no more than its beginning.
 
-    Of what is within a list or an object no more than that is told that it is there: it may be of any depth and size.
+    Of an object there are the names alone, and of what is within a list no more than that it is there: it may be of
+    any depth and size.
     """
     if isinstance(sent, str):
         return repr(sent) if len(sent) <= _QUOTED else f"{sent[:_QUOTED]!r}... ({len(sent):,} characters)"
-    if isinstance(sent, list | tuple):
-        more = ", ..." if len(sent) > _SHOWN else ""
-        text = f"[{', '.join(map(_within, sent[:_SHOWN]))}{more}]"
-    elif isinstance(sent, Mapping):
-        more = ", ..." if len(sent) > _SHOWN else ""
-        shown = itertools.islice(sent.items(), _SHOWN)
-        text = f"{{{', '.join(f'{_within(name)}: {_within(one)}' for name, one in shown)}{more}}}"
+    if isinstance(sent, list | tuple | Mapping):
+        inner = [_within(one) for one in islice(sent, _SHOWN)] + ["..."] * (len(sent) > _SHOWN)
+        text = f"{{{', '.join(inner)}}}" if isinstance(sent, Mapping) else f"[{', '.join(inner)}]"
     else:
         text = repr(sent)
     return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}..."

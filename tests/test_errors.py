@@ -102,7 +102,8 @@ def test_what_is_within_a_list_is_not_repeated() -> None:
     for _ in range(2000):
         deep = [deep]
     assert quoted(deep) == "[[...]]"
-    assert quoted({"a": deep, "b": {}}) == "{'a': [...], 'b': {...}}"
+    assert quoted({"a": deep, "b": {}}) == "{'a', 'b'}"
+    assert quoted([{"a": deep}]) == "[{...}]"
     assert quoted([1, 2.5, "x", None]) == "[1, 2.5, 'x', None]"
     assert quoted([0] * 9) == "[0, 0, 0, 0, 0, 0, 0, 0, ...]"
     assert len(quoted(["b" * 10**6] * 8)) < 120

@@ -8,7 +8,6 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from service.answer import Together
 from service.api.context import context
 from service.api.formats import Format
 from service.api.observing.recording import record
@@ -20,6 +19,7 @@ from service.engine.scheduler.run import Run
 from service.engine.scheduler.usage import Usage
 from service.errors import Cancelled, FieldError, InvalidParameter, ServiceError
 from service.images.room import SMALL
+from service.rendering.together import Together
 
 T = TypeVar("T")
 MOST = 256  # questions in one request
