@@ -13,8 +13,8 @@ from service.contract import Map, Prediction
 from service.errors import InvalidParameter
 from service.images import Picture
 from service.rendering import Heat, OutputOptions, drawing
+from service.rendering.bounds import Together
 from service.rendering.files import Draw, Encode, Pictures
-from service.rendering.together import Together
 
 
 @dataclass(frozen=True)
@@ -48,55 +48,23 @@ class Needs:
             raise InvalidParameter.at("/query/map", f"the answer has {there}; ask for one of them, from 1 on")
         return maps[self.first : None if self.maps is None else self.first + self.maps]
 
-    @property
-    def less(self) -> str:
-        """What else may be asked for where an answer is too large."""
-        return ", or for fewer pictures in one request" if self.together is not None else ""
-
     def takes_arrays(self, output: OutputOptions) -> bool:
         """Whether raw values are part of the answer."""
         return self.arrays == "all" or (self.arrays == "asked" and output.array != "none")
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """The most that the answer to one request may have: raw values, pictures, and pixels of all pictures together."""
-
-    values: int
-    pixels: int
-    pictures: int = 256
-
-    def plan(self, values: int, needs: Needs) -> None:
-        """Raise `InvalidParameter` where an answer may have so many raw values that they are too many."""
-        self._check_values(needs.together.plan(values) if needs.together is not None else values, needs)
-
-    def _check_values(self, values: int, needs: Needs) -> None:
-        if values > self.values:
-            raise InvalidParameter.at(
-                "/output/array",
-                f"the answer would have {values:,} raw values, and at most {self.values:,} are sent; ask for fewer "
-                f"layers or channels, or for `array: none`{needs.less}",
-            )
-
-    def check(self, maps: Sequence[Map], picture: Picture | None, output: OutputOptions, needs: Needs) -> None:
-        """Raise `InvalidParameter` where an answer with these maps would be too large; nothing is drawn for that."""
-        maps = needs.of(maps)
-        values = sum(found.array.numel() for found in maps) if needs.takes_arrays(output) else 0
-        pictures = pixels = 0
-        for found in maps:
-            count = _drawings(found, picture, output, needs)
-            pictures += count
-            pixels += count * drawing.extent(found.kind, tuple(found.array.shape), picture, output)
-        if needs.together is not None:
-            values, pictures, pixels = needs.together.add(values, pictures, pixels)
-        self._check_values(values, needs)
-        if pictures > self.pictures or pixels > self.pixels:
-            raise InvalidParameter.at(
-                "/output",
-                f"the answer would have {pictures:,} pictures of {pixels:,} pixels together, and at most "
-                f"{self.pictures:,} of {self.pixels:,} are drawn; ask for `size: input`, for `heatmap` or `overlay` "
-                f"alone, or for fewer targets or channels{needs.less}",
-            )
+def size(maps: Sequence[Map], picture: Picture | None, output: OutputOptions, needs: Needs) -> tuple[int, int, int]:
+    """Return the raw values, pictures and pixels of all pictures that an answer with these maps will have."""
+    maps = needs.of(maps)
+    values = sum(found.array.numel() for found in maps) if needs.takes_arrays(output) else 0
+    drawn = [
+        (
+            _drawings(found, picture, output, needs),
+            drawing.extent(found.kind, tuple(found.array.shape), picture, output),
+        )
+        for found in maps
+    ]
+    return values, sum(count for count, _ in drawn), sum(count * pixels for count, pixels in drawn)
 
 
 def _drawings(found: Map, picture: Picture | None, output: OutputOptions, needs: Needs) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from service.answer import Answer, Bounds, Needs, Shown, shown
+from service.answer import Answer, Needs, Shown, shown, size
 from service.ask import Ask
 from service.client import wire
 from service.codec.choosing import limits
@@ -25,6 +25,7 @@ from service.images import Picture, Transform
 from service.images.sent import picture_bytes
 from service.machine.cores import cores
 from service.precision import DTYPES, Precision
+from service.rendering.bounds import Bounds
 from service.settings import Settings
 
 PREDICTIONS = 5  # beside an explanation
@@ -104,7 +105,7 @@ class Pipeline:
         if method is not None and method.needs_image and task.looks:
             passes += 1 + len(ask.further)  # the answers that say what is asked
         if method is not None and needs is not None and needs.takes_arrays(ask.output):
-            self._bounds.plan(method.values(model.facts, len(targets)), needs)
+            self._bounds.plan(method.values(model.facts, len(targets)), needs.together)
         if not ask.pictures and (method is None or method.needs_image):
             raise InvalidParameter.at(
                 "/image", "the request has no picture; send it as base64 in `image`, or as multipart part `image`"
@@ -203,7 +204,7 @@ class Pipeline:
         facts, method = plan.model.facts, plan.ask.method
         said = explanation.answer if facts.task.looks else explanation.outputs
         view = _view(seen, facts) if seen.picture is not None else None
-        self._bounds.check(explanation.maps, seen.picture, plan.ask.output, needs)
+        self._bounds.check(*size(explanation.maps, seen.picture, plan.ask.output, needs), needs.together)
         with run.usage.stage("render"):
             maps = self._shown(plan, seen, explanation, run, needs)
         count = PREDICTIONS if method is not None else plan.ask.top_k

@@ -19,7 +19,7 @@ from service.engine.scheduler.run import Run
 from service.engine.scheduler.usage import Usage
 from service.errors import Cancelled, FieldError, InvalidParameter, ServiceError
 from service.images.room import SMALL
-from service.rendering.together import Together
+from service.rendering.bounds import Together
 
 T = TypeVar("T")
 MOST = 256  # questions in one request
