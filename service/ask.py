@@ -19,6 +19,7 @@ from service.rendering import OutputOptions
 
 R = TypeVar("R", bound=wire.Request)
 MOST_ERRORS = 20  # of one request that are told
+_MEMBERS = 1024  # of any list or object whose members are looked at one by one
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,7 @@ def checked(schema: type[R], fields: Mapping[str, Any]) -> R:
     Raises:
         InvalidParameter: with every wrong field's pointer.
     """
+    _countable(fields)
     given = dict(fields)
     if isinstance(given.get("image"), str):
         given["image"] = ""  # it may be long, and every text will do here
@@ -141,6 +143,23 @@ def checked(schema: type[R], fields: Mapping[str, Any]) -> R:
     if asked is None or wrong:
         raise _invalid(wrong, schema, given) from None
     return asked
+
+
+def _countable(value: Any, pointer: str = "", deep: int = 3) -> None:
+    """Raise `InvalidParameter` where something has more members than any field takes.
+
+    Each wrong member would be told as a mistake of its own, before its number is found to be one.
+    """
+    if not isinstance(value, Mapping | list | tuple):
+        return
+    if len(value) > _MEMBERS:
+        raise InvalidParameter.at(
+            pointer, f"{len(value):,} members; no list and no object takes more than {_MEMBERS:,}"
+        )
+    if deep > 1:
+        members = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for name, one in members:
+            _countable(one, f"{pointer}/{escaped(name)}", deep - 1)
 
 
 def _changed(given: Any, taken: Any) -> bool:

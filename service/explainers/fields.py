@@ -11,10 +11,16 @@ from service.explainers.segments import Cut
 
 def _distinct(named: tuple[Any, ...]) -> tuple[Any, ...]:
     """Raise `ValueError` where something is named twice: it would be looked at and sent twice."""
-    twice = next((one for i, one in enumerate(named) if one in named[:i]), None)
-    if twice is not None:
-        raise ValueError(f"{quoted(twice)} is named twice; name each one once")
+    seen: set[Any] = set()
+    for one in named:
+        if one in seen:
+            raise ValueError(f"{quoted(one)} is named twice; name each one once")
+        seen.add(one)
     return named
+
+
+# Behind a list's own bounds: a function that stands before them is handed a list of any length.
+DISTINCT = AfterValidator(_distinct)
 
 
 Layer = Annotated[
@@ -27,7 +33,7 @@ Layers = Annotated[
         description="Paths of the layers; default: the last spatial feature map.",
         examples=[["layer1", "layer4"]],
     ),
-    AfterValidator(_distinct),
+    DISTINCT,
 ]
 ScoreOf = Annotated[
     Score,
@@ -39,7 +45,7 @@ ScoreOf = Annotated[
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1, description="Seed of all that is drawn at random.")]
 Noise = Annotated[float, Field(gt=0, le=1, description="Noise deviation, as a share of the input's value range.")]
 Relu = Annotated[bool, Field(description="Keep only what speaks for the class; false keeps the signed map.")]
-Channels = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_distinct)]
+Channels = tuple[Annotated[int, Field(ge=0)], ...]
 Space = Literal["pixels", "normalised"]
 MaskSpace = Annotated[
     Space,

@@ -1,9 +1,13 @@
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
-from service.ask import Ask
+from service.ask import Ask, request_schema
+from service.comparison.asking import CompareRequest
 from service.errors import InvalidParameter
 from service.explainers.base import registry
-from service.explainers.fields import check_channels, layers_of
+from service.explainers.fields import DISTINCT, check_channels, layers_of
 from tests import tiny
 
 SHARED = ("layer", "layers", "score", "seed", "relu", "space", "hidden", "segments", "count")
@@ -58,3 +62,55 @@ def test_no_layer_and_no_channel_is_named_twice(name):
             with pytest.raises(InvalidParameter, match=rf"{value!r} is named twice") as caught:
                 Ask.explain(name, {"params": {field: [value, value]}})
             assert [one.pointer for one in caught.value.errors] == [f"/params/{field}"]
+
+
+def functions(schema: Any) -> Iterator[Any]:
+    """Give what each function of a pydantic schema, or of a part of it, is handed: the schema behind it."""
+    if isinstance(schema, dict):
+        if str(schema.get("type", "")).startswith("function-"):
+            yield schema.get("schema")
+        for part in schema.values():
+            yield from functions(part)
+    elif isinstance(schema, list | tuple):
+        for part in schema:
+            yield from functions(part)
+
+
+@pytest.mark.parametrize(
+    "schema", [*map(request_schema, registry().values()), CompareRequest], ids=lambda s: s.__name__
+)
+def test_no_function_is_handed_a_list_of_any_length(schema):
+    """They look at one member after the other, or at each with all others; bounds that come behind are too late."""
+    handed = [one for one in functions(schema.__pydantic_core_schema__) if one and one["type"] in ("list", "tuple")]
+    assert all("max_length" in one or _fixed(one) for one in handed), handed
+
+
+def test_functions_are_found_where_there_are_some():
+    found = functions(request_schema(registry()["feature-maps"]).__pydantic_core_schema__)
+    assert [one["max_length"] for one in found if one and one["type"] == "tuple"] == [16, 256]
+
+
+def _fixed(schema: Any) -> bool:
+    return schema["type"] == "tuple" and "variadic_item_index" not in schema
+
+
+class Counted:
+    """Counts how often it is compared."""
+
+    times = 0
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        Counted.times += 1
+        return self is other
+
+
+def test_to_find_what_is_named_twice_takes_no_look_at_all_others():
+    Counted.times = 0
+    many = tuple(Counted() for _ in range(256))
+    assert DISTINCT.func(many) == many
+    assert Counted.times < 2 * len(many)
+    with pytest.raises(ValueError, match="is named twice"):
+        DISTINCT.func((*many, many[7]))

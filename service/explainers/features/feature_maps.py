@@ -7,7 +7,7 @@ from torch import Tensor
 
 from service.contract import Explanation, Facts, LayerInfo, Map, Probe, Rows, Targets, Tracing
 from service.explainers.base import LayerExplainer, explainer
-from service.explainers.fields import Channels, Layers, check_channels, layers_of
+from service.explainers.fields import DISTINCT, Channels, Layers, check_channels, layers_of
 
 
 @explainer(
@@ -30,6 +30,7 @@ class FeatureMaps(LayerExplainer):
     channels: Annotated[
         Channels,
         Field(max_length=256, description="Channel numbers to show, in this order; default: the strongest `top_k`."),
+        DISTINCT,
     ] = ()
     top_k: Annotated[
         int, Field(ge=1, le=256, description="How many channels to show, strongest first, where none are named.")

@@ -23,7 +23,7 @@ from service.contract import (
 )
 from service.explainers.base import LayerExplainer, explainer
 from service.explainers.blur import gaussian_blur
-from service.explainers.fields import Channels, Layer, Seed, check_channels
+from service.explainers.fields import DISTINCT, Channels, Layer, Seed, check_channels
 
 # Ohta et al. 1980: nearly the principal axes of natural pictures' colours (brightness, red-blue, green-magenta), with
 # about their relative deviations. Rows map an axis to RGB.
@@ -61,7 +61,7 @@ class Filters(LayerExplainer):
 
     layer: Layer = None
     channels: Annotated[
-        Channels, Field(min_length=1, max_length=32, description="Channels (filters) to visualise.")
+        Channels, Field(min_length=1, max_length=32, description="Channels (filters) to visualise."), DISTINCT
     ] = (0, 1, 2, 3)
     steps: Annotated[int, Field(ge=1, le=2048, description="Steps of gradient ascent.")] = 48
     step_size: Annotated[

@@ -9,7 +9,7 @@ from torch import Tensor
 from service.contract import INPUT, Box, Explanation, Facts, Map, Probe, Rows, Rule, Targets, Trace, Tracing
 from service.errors import InvalidParameter
 from service.explainers.base import Explainer, explainer
-from service.explainers.fields import Channels, Layer, check_channels
+from service.explainers.fields import DISTINCT, Channels, Layer, check_channels
 
 Coordinate = Annotated[int, Field(ge=0)]
 
@@ -41,6 +41,7 @@ class DeconvNet(Explainer):
     channels: Annotated[
         Channels,
         Field(max_length=32, description="Channels to project; default: the `top_k` with the strongest activation."),
+        DISTINCT,
     ] = ()
     top_k: Annotated[int, Field(ge=1, le=32, description="How many channels, where none are named.")] = 4
     keep: Annotated[
