@@ -3,7 +3,6 @@
 import importlib.util
 import io
 import re
-import struct
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -12,7 +11,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError, features
 
 from service.errors import ServiceError, TooLarge, UnprocessableImage, UnsupportedMediaType
-from service.images import bmp, transparency
+from service.images import bmp, declared, transparency
+from service.images.declared import METADATA_BYTES, Costly
 
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 if features.check("avif"):
@@ -24,8 +24,6 @@ Image.MAX_IMAGE_PIXELS = None
 _READS_OF_HEADER, _READS = 10_000, 60_000
 _READS_OF_GIF = 250_000  # which is made of blocks of at most 255 bytes
 _JPEG_SCANS, _JPEG_SEGMENTS = 32, 10_000
-_TIFF_PARTS = 50_000  # strips, tiles, and entries of any other list
-_METADATA_BYTES = 2**19
 _RUN_LENGTH_PIXELS = 4_000_000
 _MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 _UPRIGHT: Mapping[int, Image.Transpose] = {
@@ -90,8 +88,6 @@ def decode(
             warnings.simplefilter("ignore")  # none of Pillow's warnings matters: pixels are counted here
             if data.startswith(b"\xff\xd8") and not _check_jpeg(data):
                 data = _ended(data, max_pixels, begin)
-            elif data[:4] in (b"II*\0", b"MM\0*"):
-                _check_tiff(data)
             image = _read(data, max_pixels, begin)
             shown = _shown(_upright(image), window, opaque=_may_be_opaque(data), alpha=alpha)
             shown.info[_WARNINGS] = _warnings(image, window)
@@ -102,7 +98,7 @@ def decode(
         ) from None
     except ServiceError:
         raise
-    except _Costly as error:
+    except Costly as error:
         raise UnprocessableImage(f"the image cannot be decoded at a reasonable cost ({error}): save it again") from None
     except _Strange as error:
         raise UnprocessableImage(str(error)) from None
@@ -128,10 +124,6 @@ def formats() -> tuple[str, ...]:
     return (*FORMATS, "HEIF")
 
 
-class _Costly(Exception):
-    """A file that would take much longer than its size and pixels tell."""
-
-
 class _Strange(Exception):
     """A sound file of a kind of colours that is not shown here."""
 
@@ -145,7 +137,7 @@ class _File(io.BytesIO):
         """Return the next bytes."""
         self.reads_left -= 1
         if self.reads_left < 0:
-            raise _Costly("it is made of very many small parts")
+            raise Costly("it is made of very many small parts")
         return super().read(size)
 
 
@@ -155,7 +147,7 @@ def _read(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
     if said is not None and said.run_length_coded:
         _count(said.width, said.height, max_pixels)
         if said.width * said.height > _RUN_LENGTH_PIXELS:
-            raise _Costly("a run-length coded BMP of so many pixels")
+            raise Costly("a run-length coded BMP of so many pixels")
         begin(said.width * said.height)
         return bmp.run_lengths(data, said)
     try:
@@ -183,10 +175,17 @@ def _count(width: int, height: int, max_pixels: int) -> None:
 
 
 def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image.Image:
+    canvas, tile = declared.canvas(data), declared.tile(data, max_pixels)
+    if canvas is not None:  # there is memory for all of it before anybody can ask for its size
+        _count(*canvas, max_pixels)
+        begin(canvas[0] * canvas[1])
     file = _File(data)
     with Image.open(file, formats=formats()) as image:
-        _count(*image.size, max_pixels)
-        begin(image.width * image.height)
+        if canvas is None:
+            _count(*image.size, max_pixels)
+            begin(max(image.width * image.height, tile))
+        elif image.width * image.height > canvas[0] * canvas[1]:
+            raise Costly("it says of itself that it has fewer pixels than it has")
         transparency.note(image)
         file.reads_left = _READS_OF_GIF if image.format == "GIF" else _READS
         image.load()
@@ -217,7 +216,7 @@ def _check_jpeg(data: bytes) -> bool:
         Whether it has an end.
 
     Raises:
-        _Costly: too many scans or segments, too much EXIF, or a coding other than baseline and progressive.
+        Costly: too many scans or segments, too much EXIF, or a coding other than baseline and progressive.
     """
     at, scans, segments, metadata = 2, 0, 0, 0
     while found := _MARKER.search(data, at):
@@ -228,10 +227,10 @@ def _check_jpeg(data: bytes) -> bool:
         segments += 1
         scans += marker == 0xDA
         metadata += length if marker == 0xE1 and data[at + 2 : at + 6] == b"Exif" else 0
-        if scans > _JPEG_SCANS or segments > _JPEG_SEGMENTS or metadata > _METADATA_BYTES:
-            raise _Costly("it has very many scans or segments, or much EXIF")
+        if scans > _JPEG_SCANS or segments > _JPEG_SEGMENTS or metadata > METADATA_BYTES:
+            raise Costly("it has very many scans or segments, or much EXIF")
         if 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            raise _Costly("its JPEG coding is neither baseline nor progressive")
+            raise Costly("its JPEG coding is neither baseline nor progressive")
         at += max(2, length)
     return False
 
@@ -249,29 +248,9 @@ def _ended(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> byte
     return whole
 
 
-def _check_tiff(data: bytes) -> None:
-    """Refuse a TIFF whose first directory lists very many parts.
-
-    Raises:
-        _Costly: it does.
-    """
-    order = "<" if data.startswith(b"II") else ">"
-    (at,) = struct.unpack_from(f"{order}I", data, 4)
-    (entries,) = struct.unpack_from(f"{order}H", data, at)
-    for i in range(entries):
-        _, _, count = struct.unpack_from(f"{order}HHI", data, at + 2 + 12 * i)
-        if count > max(_TIFF_PARTS, _METADATA_BYTES if _is_bytes(data, order, at + 2 + 12 * i) else 0):
-            raise _Costly("it is made of very many small parts")
-
-
-def _is_bytes(data: bytes, order: str, at: int) -> bool:
-    """Whether a TIFF's entry is one piece of bytes: a colour profile, or text."""
-    return struct.unpack_from(f"{order}HH", data, at)[1] in (1, 2, 7)
-
-
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the orientation that EXIF or XMP tells; the rest of them is not read, as it may be anything."""
-    if any(len(image.info.get(key) or "") > _METADATA_BYTES for key in ("exif", "Raw profile type exif")):
+    if any(len(image.info.get(key) or "") > METADATA_BYTES for key in ("exif", "Raw profile type exif")):
         return image
     try:
         method = _UPRIGHT.get(image.getexif().get(274, 1))

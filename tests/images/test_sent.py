@@ -1,6 +1,7 @@
 """Pictures in base64 of every habit are what was sent; what is none says so."""
 
 import base64
+import tracemalloc
 from urllib.parse import quote
 
 import pytest
@@ -37,3 +38,22 @@ def test_base64_of_every_habit(length: int) -> None:
         ):
             assert picture_bytes(head + sent) == data
     assert picture_bytes("data:image/png;base64," + quote(text, safe="")) == data
+
+
+def test_escapes_of_either_case_and_no_others() -> None:
+    head = "data:image/png;base64,"
+    assert picture_bytes(head + "%2b%2B%2f%2F%0d%0A%3D") == base64.b64decode("++//")
+    for sent in ("%41" * 8, "QUJD%", "QUJD%2", "QUJD%25", "%%32B"):
+        with pytest.raises(InvalidParameter, match="percent signs that stand for no letter of base64") as caught:
+            picture_bytes(head + sent)
+        assert caught.value.errors[0].pointer == "/image"
+
+
+def test_escapes_take_no_more_memory_than_a_few_times_the_text() -> None:
+    sent = "data:image/png;base64," + "%2B" * 400_000
+    tracemalloc.start()
+    try:
+        picture_bytes(sent)
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(sent)
+    finally:
+        tracemalloc.stop()

@@ -1,0 +1,135 @@
+"""What a file says of itself that its decoder makes room for before, or beside, the pixels of its picture.
+
+Files are read as Pillow and libtiff read them, also where they are made so that another reader sees something else.
+"""
+
+import struct
+from collections.abc import Iterator
+
+_GIF_BLOCKS = 10_000  # before the first frame
+_TIFF_PARTS = 50_000  # strips, tiles, and entries of any other list
+METADATA_BYTES = 2**19
+_TIFFS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")
+_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
+_SIZES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type: whole numbers
+_BYTES = (1, 2, 7)  # types of which a list is one piece: a colour profile, or text
+_TILE = 2**20  # pixels that a tile may have, whatever the picture has
+_TILE_SHARE = 4  # pictures that a tile may cover
+_TILE_STEP = 16  # pixels that sides of tiles are multiples of
+
+
+class Costly(Exception):
+    """A file that would take much longer, or much more memory, than its size and pixels tell."""
+
+
+def canvas(data: bytes) -> tuple[int, int] | None:
+    """Return the size of a canvas (width, height) whose decoder makes it when a file is opened; None for other files.
+
+    Raises:
+        Costly: it is made of very many parts.
+        struct.error, IndexError: it is damaged.
+    """
+    if data[:6] in (b"GIF87a", b"GIF89a"):
+        return _gif(data)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    return None
+
+
+def _webp(data: bytes) -> tuple[int, int] | None:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(data[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 ":
+        width, height = struct.unpack_from("<HH", data, 26)
+        return width & 0x3FFF, height & 0x3FFF
+    return None
+
+
+def _gif(data: bytes) -> tuple[int, int]:
+    """Return the size of a GIF's screen, which its first frame may enlarge."""
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    at = 13 + (3 << (flags & 7) + 1 if flags & 128 else 0)
+    for _ in range(_GIF_BLOCKS):
+        kind, at = data[at : at + 1], at + 1
+        if kind in (b"", b";"):
+            break
+        if kind == b",":
+            x, y, w, h = struct.unpack_from("<HHHH", data, at)
+            return max(width, x + w), max(height, y + h)
+        if kind == b"!":
+            at = _extended(data, at)
+    else:
+        raise Costly("it is made of very many small parts")
+    return width, height
+
+
+def _extended(data: bytes, at: int) -> int:
+    """Return where an extension ends."""
+    label = data[at]
+    block, at = _block(data, at + 1)
+    if label == 254:  # a comment, which ends at its first block of no bytes
+        while block:
+            block, at = _block(data, at)
+        return at
+    # Of any other one the first block may have no bytes, and does not end it.
+    if label == 255 and block.startswith(b"NETSCAPE2.0"):
+        _, at = _block(data, at)
+    block, at = _block(data, at)
+    while block:
+        block, at = _block(data, at)
+    return at
+
+
+def _block(data: bytes, at: int) -> tuple[bytes, int]:
+    """Return a block of at most 255 bytes, and what follows it."""
+    length = data[at] if at < len(data) else 0
+    return data[at + 1 : at + 1 + length], at + 1 + length
+
+
+def tile(data: bytes, max_pixels: int) -> int:
+    """Return how many pixels the tiles of a TIFF have, which are decoded one by one; 0 without tiles, or for others.
+
+    Raises:
+        Costly: they are much larger than the picture, or than pictures may be; or it lists very many parts.
+        struct.error: it is damaged.
+    """
+    if data[:4] not in _TIFFS:
+        return 0
+    said: dict[int, list[int]] = {}
+    for tag, value in _entries(data):
+        said.setdefault(tag, []).append(value)
+    # One reader takes the first of two entries, and another the last.
+    width, height = (min(said.get(tag, [0])) for tag in (_WIDTH, _HEIGHT))
+    w, h = (max(said.get(tag, [0])) for tag in (_TILE_WIDTH, _TILE_HEIGHT))
+    pixels = width * height
+    filled = (width + -width % _TILE_STEP) * (height + -height % _TILE_STEP)
+    if w * h > max(min(filled, 2 * pixels), min(max_pixels, max(_TILE, _TILE_SHARE * pixels))):
+        raise Costly(f"its tiles have {w} x {h} pixels, and the picture has {width} x {height}")
+    return w * h
+
+
+def _entries(data: bytes) -> Iterator[tuple[int, int]]:
+    """Give the tags of a TIFF's first directory that have a single whole number.
+
+    Raises:
+        Costly: one of them lists very many parts.
+    """
+    order = "<" if data.startswith(b"II") else ">"
+    # Pillow takes a large file of that order for one of the usual kind, and libtiff does not.
+    for large in (False, True) if data[:4] == b"MM\0+" else (data[:4] == b"II+\0",):
+        (at,) = struct.unpack_from(order + ("Q" if large else "I"), data, 8 if large else 4)
+        (entries,) = struct.unpack_from(order + ("Q" if large else "H"), data, at)
+        if entries > _TIFF_PARTS:
+            raise Costly("it is made of very many small parts")
+        first, length = at + (8 if large else 2), 20 if large else 12
+        for i in range(entries):
+            where = first + length * i
+            tag, kind, count = struct.unpack_from(order + ("HHQ" if large else "HHI"), data, where)
+            if count > max(_TIFF_PARTS, METADATA_BYTES if kind in _BYTES else 0):
+                raise Costly("it is made of very many small parts")
+            if count == 1 and kind in _SIZES and (large or struct.calcsize(order + _SIZES[kind]) <= 4):
+                yield tag, struct.unpack_from(order + _SIZES[kind], data, where + length - (8 if large else 4))[0]
