@@ -83,12 +83,13 @@ class Pipeline:
         self._expectation = Expectation()
         self._bounds = Bounds(settings.max_answer_values, settings.max_answer_pixels)
 
-    def plan(self, ask: Ask, needs: Needs | None = None) -> Plan:
+    def plan(self, ask: Ask, needs: Needs | None = None, targets: Targets | None = None) -> Plan:
         """Check a question against its model; quick, and before any picture is decoded.
 
         Args:
             ask: the question.
             needs: what the answer's format takes, where it is known.
+            targets: the question's, where they have been read.
 
         Raises:
             ServiceError: the model is not there, or the question does not fit it.
@@ -99,7 +100,7 @@ class Pipeline:
             method.require(model.facts)
             method = method.settled(model.facts)
             ask = replace(ask, method=method)
-        targets = self._targets(ask, model.facts)
+        targets = self._targets(ask, model.facts, targets)
         precision = self._precision(ask, model, method)
         passes = method.passes(model.facts, len(targets)) if method is not None else 1
         if method is not None and method.needs_image and task.looks:
@@ -271,17 +272,27 @@ class Pipeline:
             return model.preferred if method is not None and method.tolerates_reduced_precision() else "fp32"
         return wanted if reason is None else "fp32"
 
-    def _targets(self, ask: Ask, facts: Facts) -> Targets:
+    def targets(self, ask: Ask, facts: Facts) -> Targets:
+        """Return a question's targets; those of its task's choice where it names none.
+
+        Raises:
+            InvalidParameter: one of them does not exist, or there are too many.
+        """
         given = ask.targets
-        if not given or ask.method is None:
+        if not given:
             return Targets(facts)
-        if not ask.method.takes_targets:
-            raise InvalidParameter.at("/targets", f"{ask.method.name} has no targets; leave them out")
         if len(given) > self.settings.max_targets:
             raise InvalidParameter.at(
                 "/targets", f"{len(given)} targets; at most {self.settings.max_targets} are taken in one request"
             )
         return Targets(facts, facts.task.read(given, facts, len(ask.further)))
+
+    def _targets(self, ask: Ask, facts: Facts, known: Targets | None) -> Targets:
+        if not ask.targets or ask.method is None:
+            return Targets(facts)
+        if not ask.method.takes_targets:
+            raise InvalidParameter.at("/targets", f"{ask.method.name} has no targets; leave them out")
+        return known if known is not None else self.targets(ask, facts)
 
     def _shown(self, plan: Plan, seen: Seen, explanation: Explanation, run: Run, needs: Needs) -> tuple[Shown, ...]:
         """Draw maps, one after the other, as long as somebody waits for them."""

@@ -70,8 +70,7 @@ def plan(pipeline: Pipeline, asked: Compare) -> Planned:
     """
     model = pipeline.store.get(asked.whole.model)
     # Targets are read once: a mistake in them is the request's, and no method's.
-    if asked.whole.targets:
-        model.facts.task.read(asked.whole.targets, model.facts, len(asked.whole.further))
+    targets = pipeline.targets(asked.whole, model.facts)
     whole = replace(pipeline.plan(replace(asked.whole, targets=())), ask=asked.whole)
     spread = asked.asked or [
         (name, question(asked.whole, name, {}, "/methods")) for name in SPREAD if name in registry()
@@ -82,7 +81,7 @@ def plan(pipeline: Pipeline, asked: Compare) -> Planned:
             entries.append((name, one))
             continue
         try:
-            entries.append((name, pipeline.plan(one)))
+            entries.append((name, pipeline.plan(one, targets=targets)))
         except InvalidParameter as error:
             if any(not found.pointer.startswith("/params") for found in error.errors):
                 raise  # the request's

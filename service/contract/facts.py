@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -139,6 +141,14 @@ class Facts:
     def input_shape(self) -> tuple[int, int, int]:
         """Return (C, H, W) of one input."""
         return (len(self.channels), *self.input_size)
+
+    @cached_property
+    def named(self) -> Mapping[str, Sequence[int]]:
+        """The outputs that each label stands for, whose letters are taken as if all were small."""
+        found: defaultdict[str, list[int]] = defaultdict(list)
+        for i, label in enumerate(self.labels):
+            found[label.casefold()].append(i)
+        return dict(found)
 
     def label(self, index: int) -> str:
         """Return an output's label, or its number where there is none."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from service.contract import Asked, Clean, Evidence, Facts, Readout, Target
 from service.errors import InvalidParameter, did_you_mean, quoted
 
+_LONGEST = 256  # letters of a text that may be a label
 _LISTED = 64  # members of a list that names something: pictures, classes
 
 
@@ -164,12 +165,12 @@ def index(asked: Any, pointer: str, facts: Facts) -> int:
                 pointer, f"target {asked} is out of range: {facts.name} has outputs 0 to {facts.outputs - 1}"
             )
         return asked
-    same = [i for i, label in enumerate(facts.labels) if label.casefold() == asked.casefold()]
+    same = facts.named.get(asked.casefold(), ()) if len(asked) <= _LONGEST else ()
     if len(same) == 1:
         return same[0]
     if same:
         raise InvalidParameter.at(
-            pointer, f"label {quoted(asked)} stands for outputs {same}; give one of these indices"
+            pointer, f"label {quoted(asked)} stands for outputs {list(same)}; give one of these indices"
         )
     if not facts.labels:
         raise InvalidParameter.at(pointer, f"{facts.name} has no labels; give an index")

@@ -173,3 +173,23 @@ def test_one_that_peeks_at_the_centre_is_no_better_than_the_bell(compared, monke
     gain, beside = found.entries[0].faithfulness[0].gain, found.controls[0].bell
     assert isinstance(beside, wire.Pair)
     assert (gain.blur, gain.mean) == pytest.approx((beside.blur, beside.mean))
+
+
+def test_targets_are_read_once_for_all_methods(tiny, monkeypatch) -> None:
+    task = tiny.pipeline.store.get("tiny").facts.task
+    read, times = type(task).read, []
+
+    def counting(self, *args):  # type: ignore[no-untyped-def]
+        times.append(args)
+        return read(self, *args)
+
+    monkeypatch.setattr(type(task), "read", counting)
+    planned = plan(tiny.pipeline, Compare.of({"methods": ["grad-cam"] * 32, "targets": [3, 1]}, PNG))
+    assert [[t.index for t in one.targets.given] for _, one in planned.entries] == [[3, 1]] * 32
+    assert len(times) == 1
+
+
+def test_more_targets_than_are_taken_are_the_requests_mistake(tiny) -> None:
+    with pytest.raises(InvalidParameter, match="17 targets; at most 16") as found:
+        plan(tiny.pipeline, Compare.of({"methods": ["eigen-cam"], "targets": [1] * 17}, PNG))
+    assert found.value.errors[0].pointer == "/targets"

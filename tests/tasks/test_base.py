@@ -51,3 +51,28 @@ def test_the_answer_itself_is_a_readout() -> None:
     raw = torch.randn(2, 3)
     assert base.Answer()(raw) is raw
     assert base.Answer().key == base.Answer().key
+
+
+class Counted(str):
+    """A text that counts how often its letters are made small."""
+
+    times = 0
+
+    def casefold(self) -> str:
+        Counted.times += 1
+        return super().casefold()
+
+
+def test_labels_are_read_once_however_many_are_named() -> None:
+    labels = tuple(Counted(f"Label {i}") for i in range(100))
+    facts = _facts(labels)
+    Counted.times = 0
+    assert [base.index(f"LABEL {i % 100}", "/targets/0", facts) for i in range(500)] == [i % 100 for i in range(500)]
+    assert Counted.times == len(labels)
+
+
+def test_a_text_that_is_longer_than_any_label_is_none() -> None:
+    Counted.times = 0
+    with pytest.raises(InvalidParameter, match=r"mine has no label 'aaa.*\(1,000,000 characters\); an index will do"):
+        base.index(Counted("a" * 1_000_000), "/targets/0", _facts())
+    assert Counted.times == 0
