@@ -43,8 +43,8 @@ class Numbers:
         return f"they lie between {float(self.raw.min()):.3g} and {float(self.raw.max()):.3g}"
 
     def inside(self) -> bool:
-        """Whether all lie between 0 and 1, and not all at one place, as those of a network that says nothing."""
-        if self.raw.amax() == self.raw.amin():
+        """Whether all lie between 0 and 1, and not all at one place, where only the numbers tell what they are."""
+        if self.ending not in ("softmax", "sigmoid") and self.raw.amax() == self.raw.amin():
             return False
         return bool((self.raw >= -_TOLERANCE).all() and (self.raw <= 1 + _TOLERANCE).all())
 

@@ -78,3 +78,11 @@ def test_what_is_declared_holds_and_numbers_tell_the_scale(numbers, name, scale,
 def test_what_numbers_speak_against_is_refused_with_what_to_set(numbers, name, scale, message) -> None:
     with pytest.raises(CatalogError, match=message):
         meaning(numbers, name, scale)
+
+
+@pytest.mark.parametrize(
+    ("ending", "says"), [("sigmoid", "probabilities"), ("softmax", "probabilities"), (None, "logits")]
+)
+def test_what_makes_the_answers_tells_where_all_lie_at_one_place(ending, says) -> None:
+    raw = torch.full((4, 5), 1.0 if ending == "sigmoid" else 0.2)
+    assert meaning(Numbers(raw, ending=ending), None, None).task.scale == says
