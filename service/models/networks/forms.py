@@ -130,9 +130,25 @@ def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
         said.append(
             f"eval() left {len(training)} modules in training mode (such as {training[0]!r}); they evaluate now"
         )
+    if _record(network):
+        said.append("weights that were made in inference mode are copied, so that gradients can pass by them")
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network, said
+
+
+def _record(network: nn.Module) -> bool:
+    """Let gradients pass by weights that were made in inference mode; return whether there are any."""
+    copies: dict[int, Tensor] = {}  # of each tensor one: some are the weights of several modules
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_inference():
+                copied = copies.setdefault(id(parameter), nn.Parameter(parameter.clone(), requires_grad=False))
+                module._parameters[name] = copied  # type: ignore[assignment]
+        for name, buffer in module._buffers.items():
+            if buffer is not None and buffer.is_inference():
+                module._buffers[name] = copies.setdefault(id(buffer), buffer.clone())
+    return bool(copies)
 
 
 def _instead(returned: object) -> str:

@@ -149,3 +149,15 @@ def test_aside_gives_output_back_after_an_error(capfd: pytest.CaptureFixture[str
         raise ValueError("x")
     print("here")
     assert capfd.readouterr().out == "here\n"
+
+
+def test_weights_made_in_inference_mode_let_gradients_pass() -> None:
+    with torch.inference_mode():
+        made = seeded(nets.small)
+        made.conv2.bias = made.bn2.bias  # of two layers
+    network, said = served(made, "m")
+    assert said == ["weights that were made in inference mode are copied, so that gradients can pass by them"]
+    assert network.conv2.bias is network.bn2.bias
+    x = X.clone().requires_grad_()
+    network(x).sum().backward()
+    assert x.grad.any()
