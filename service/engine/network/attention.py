@@ -70,5 +70,7 @@ class Attentions(TorchFunctionMode):
             return met.view(weights.shape)
         elif keys > 1 and lead % self.rows == 0:
             windows = lead // self.rows if lead > self.rows else batch[1]
-            self.others.append(f"windows of {keys} tokens attend, each to itself ({windows} of them)")
+            what = f"windows of {keys} tokens attend, each to itself ({windows} of them)"
+            folded = f"attention over {keys} tokens comes in {windows} parts a picture, which may be windows or heads"
+            self.others.append(folded if len(batch) == 1 else what)
         return weights

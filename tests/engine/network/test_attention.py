@@ -64,7 +64,10 @@ def test_what_goes_on_is_what_meets_returns():
     ("call", "told"),
     [
         (lambda: (X @ X[:, :2].mT).softmax(-1), "6 queries attend to 2 keys"),
-        (lambda: (X.view(4, 3, 8) @ X.view(4, 3, 8).mT).softmax(-1), "windows of 3 tokens attend, each to itself"),
+        (
+            lambda: (X.view(4, 3, 8) @ X.view(4, 3, 8).mT).softmax(-1),
+            "in 2 parts a picture, which may be windows or heads",
+        ),
         (lambda: torch.rand(2, 4, 2, 3, 3).softmax(-1), "windows of 3 tokens attend, each to itself"),
     ],
 )
