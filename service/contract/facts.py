@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 INPUT = ".input"
 """The address of the network's input, beside the paths of its layers: no layer's begins with a dot."""
 _INDEX = re.compile(r"\[(-?\d{1,4})\]")
+_PASSES_NONE = "something on the way passes none on (no_grad, detach, whole numbers, a compiled part)"
 _INDICES = 4  # that are read of an address as Python code has it
 
 Axes = Literal["chw", "hwc", "tokens", "ct"]
@@ -207,8 +208,7 @@ class Facts:
         if self.default_layer is not None and not self.layers[self.default_layer].projects:
             raise NotApplicable(
                 f"{method} follows layer {self.default_layer!r} of {self.name} back to the input, and no gradient gets "
-                "there: something on the way passes none on (no_grad, detach, whole numbers, a compiled part); use "
-                "'feature-maps' or 'occlusion', which need none"
+                f"there: {self.no_gradient or _PASSES_NONE}; use 'feature-maps' or 'occlusion', which need none"
             )
 
     def require_operators(self, method: str) -> None:

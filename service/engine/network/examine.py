@@ -14,7 +14,7 @@ from service.engine.network.forms.adapted import prepared
 from service.engine.network.forms.failures import NoAnswer
 from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.attentions import find_attentions
-from service.engine.network.proofs.checks import Checks, Refused, difference, state, written
+from service.engine.network.proofs.checks import Checks, Refused, difference, first_line, state, written
 from service.engine.network.proofs.heads import prove
 from service.engine.network.proofs.layers import RELU, Layers, find_layers, parts
 from service.engine.network.proofs.watch import Changes, Watched
@@ -188,7 +188,12 @@ class _Examination:
         if self.answering.cut is not None and ending is not None:
             answer = ending.given.reshape(answer.shape)
         table = meant.task.scores(meant.task.whole(answer.float()), meant.task.kinds[0])
-        at_input, gradients = watched.gradients(table.amax(1).sum())
+        try:
+            at_input, gradients = watched.gradients(table.amax(1).sum())
+        except (Exception, SystemExit) as error:
+            self.no_gradient = f"its backward fails ({first_line(error)})"
+            self.checks.warn("gradient", self.no_gradient, "methods that need a gradient do not apply")
+            return [None] * len(watched.calls)
         if at_input is None:
             self.no_gradient = "none gets there: " + _why_no_gradient(self.network)
             self.checks.warn(

@@ -55,7 +55,7 @@ def live_bytes(module: nn.Module, x: Tensor) -> int:
     What an allocator takes for them is more: on a CPU, where libraries lay maps out anew for their kernels and holes
     are left between them, about twice as much.
     """
-    with torch.inference_mode(), counting(module) as live:
+    with torch.no_grad(), counting(module) as live:
         module(x.clone())
     peak: int = live.peak
     return peak

@@ -85,7 +85,7 @@ def fold_batch_norms(module: nn.Module, x: Tensor) -> tuple[nn.Module, frozenset
             handles.append(child.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
         elif isinstance(child, nn.BatchNorm2d):
             handles.append(child.register_forward_pre_hook(lambda _, given, name=name: before(name, given[0])))
-    with torch.inference_mode():
+    with torch.no_grad():
         folded(x)
     for handle in handles:
         handle.remove()
@@ -120,7 +120,7 @@ def candidates(module: nn.Module, x: Tensor, precision: Precision) -> list[Varia
     """
     on_gpu = x.is_cuda  # where kernels are chosen by the batch's size, and launching them costs
     plain = [Variant("plain", module, buckets=on_gpu)] if precision == "fp32" else []
-    with torch.inference_mode():
+    with torch.no_grad():
         expected = module(x)
     ways: list[Variant] = []
     problem = "no copy of it can be made"
@@ -134,7 +134,7 @@ def candidates(module: nn.Module, x: Tensor, precision: Precision) -> list[Varia
                 folded=copied[1],
                 buckets=on_gpu,
             )
-            with torch.inference_mode():
+            with torch.no_grad():
                 found = way(x)
         except Exception as error:  # networks that keep tensors of their own, or compute in a fixed format
             problem = str(error).strip().partition("\n")[0]
@@ -158,12 +158,12 @@ def unmeasured(module: nn.Module, x: Tensor) -> Variant | None:
     """
     if sum(isinstance(child, nn.Conv2d) for child in module.modules()) < 2:
         return None
-    with torch.inference_mode():
+    with torch.no_grad():
         expected = module(x)
     for name, copied in _unproved(module, x):
         with suppress(Exception):  # networks that keep tensors of their own, or compute in a fixed format
             way = Variant(name, _converted(copied[0], torch.float32), channels_last=True, folded=copied[1])
-            with torch.inference_mode():
+            with torch.no_grad():
                 found = way(x)
             if _same(found, expected):
                 return way
@@ -188,7 +188,7 @@ def _copies(module: nn.Module, x: Tensor, expected: Tensor) -> Iterator[tuple[st
         yield "channels-last", (uninstall(copy.deepcopy(module)), frozenset())
     with suppress(Exception):
         folded, convolutions = fold_batch_norms(module, x)
-        with torch.inference_mode():
+        with torch.no_grad():
             found = folded(x)
         if float((found - expected).abs().max()) <= EXACT * float(expected.abs().max()):
             yield "folded, channels-last", (folded, convolutions)

@@ -18,8 +18,6 @@ from service.models.networks.forms import BlackBox
 
 _PATIENCE_S = 20.0
 _SIZES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 48, 112, 160, 192, 240, 288, 320, 336, 448, 512, 518)
-# Parts of what PyTorch raises where the input itself is written to.
-_IN_PLACE = ("in-place operation", "written-to tensor", "Inplace update", "modified by an inplace", "inference tensor")
 
 
 def refusal(name: str, transform: Transform, network: nn.Module, error: BaseException) -> CatalogError:
@@ -45,7 +43,7 @@ def _reason(transform: Transform, network: nn.Module, error: BaseException) -> s
             "factory, by a "
             "module whose forward takes the picture alone"
         )
-    if any(part in str(error) for part in _IN_PLACE):
+    if _writes(network, given):
         return "its forward writes into its own input, which others read too; let it begin with x = x.clone()"
     raised = _tried(network, given)
     if raised is None:
@@ -154,6 +152,17 @@ def _tried(network: nn.Module, x: Tensor) -> BaseException | None:
     except (Exception, SystemExit) as error:
         return error
     return None
+
+
+def _writes(network: nn.Module, x: Tensor) -> bool:
+    """Whether a network answers by way of its own input, which it changes."""
+    given = x.clone()
+    try:
+        with torch.no_grad():
+            network(given)
+    except (Exception, SystemExit):
+        return False
+    return not torch.equal(given, x)
 
 
 def _short(error: Any) -> str:

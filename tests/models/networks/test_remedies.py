@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from service.engine.network.resident import Model
 from service.errors import CatalogError
+from service.images import Transform
 from service.models.catalogue import read_catalog
+from service.models.networks.remedies import refusal
 
 
 def refused(folder: Path, factory: str, more: str = "input_size = 32\n") -> str:
@@ -54,3 +57,16 @@ def test_following_the_remedy_serves(tmp_path: Path) -> None:
         model = Model(spec, spec.build(), torch.device("cpu"))
         assert model.facts.outputs == 3
         assert model.facts.input_shape == (len(spec.transform.mean), *spec.transform.crop)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+def test_what_is_said_of_writing_is_tried(writes: bool) -> None:
+    """What PyTorch raises of operations in place says nothing of the input."""
+
+    class Scales(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.mul_(2) if writes else x * 2).mean((2, 3))
+
+    transform = Transform(32, (32, 32), (0.5,) * 3, (0.25,) * 3)
+    raised = RuntimeError("a variable has been modified by an inplace operation")
+    assert ("writes into its own input" in str(refusal("m", transform, Scales(), raised))) == writes

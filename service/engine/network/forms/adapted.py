@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -170,10 +171,18 @@ class Adapted(nn.Module):
     outlet: Outlet
     cut: int | None
     copies: bool
+    reuses: bool
     singly: bool
 
     def __init__(
-        self, network: nn.Module, outlet: Outlet, *, cut: int | None = None, copies: bool = False, singly: bool = False
+        self,
+        network: nn.Module,
+        outlet: Outlet,
+        *,
+        cut: int | None = None,
+        copies: bool = False,
+        reuses: bool = False,
+        singly: bool = False,
     ) -> None:
         """Wrap a network.
 
@@ -182,12 +191,13 @@ class Adapted(nn.Module):
             outlet: where its answer is.
             cut: which call of a softmax or sigmoid to leave out.
             copies: whether it writes to its input, so that it is given a copy.
+            reuses: whether it writes each answer to where the last one was, so that a copy is handed on.
             singly: whether it is given one picture at a time.
         """
         super().__init__()
         self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
         # Beside the modules, which are the network's: no address begins with these names, and a layer may have them.
-        self.__dict__.update(network=network, outlet=outlet, cut=cut, copies=copies, singly=singly)
+        self.__dict__.update(network=network, outlet=outlet, cut=cut, copies=copies, reuses=reuses, singly=singly)
         self.training = False
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Adapted":
@@ -199,10 +209,9 @@ class Adapted(nn.Module):
         if self.singly and len(x) > 1:
             return joined([self(x[i : i + 1]) for i in range(len(x))])
         given = x.clone() if self.copies else x
-        if self.cut is None:
-            return self.outlet(self.network(given), len(x)).float()
-        with Cut(self.cut):
-            return self.outlet(self.network(given), len(x)).float()
+        with Cut(self.cut) if self.cut is not None else nullcontext():
+            answer = self.outlet(self.network(given), len(x)).float()
+        return answer.clone() if self.reuses else answer
 
 
 def joined(answers: list[Tensor]) -> Tensor:
@@ -213,10 +222,13 @@ def joined(answers: list[Tensor]) -> Tensor:
     return torch.cat(answers)
 
 
-def cached(module: nn.Module) -> Iterator[tuple[Any, Any, Tensor]]:
-    """Yield the tensors that modules keep beside parameters and buffers: (holder, key, tensor)."""
+def cached(module: nn.Module, *, buffers: bool = False) -> Iterator[tuple[Any, Any, Tensor]]:
+    """Yield the tensors that modules keep beside parameters and, without `buffers`, these: (holder, key, tensor)."""
     for child in module.modules():
-        holders: list[Any] = [child.__dict__]
+        holders: list[Any] = [
+            child.__dict__,
+            *([child._buffers] if buffers and isinstance(child._buffers, dict) else []),
+        ]
         while holders:
             holder = holders.pop()
             pairs = list(holder.items()) if isinstance(holder, dict) else list(enumerate(holder))

@@ -1,8 +1,10 @@
 """A network's answer: where it is in what the network returns, and whether it is the picture's own."""
 
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,9 @@ from service.models.spec import ModelSpec
 from service.tasks import task
 
 _DRAWS = 8  # further answers of a network that draws at random
+_RAISED = (Exception, SystemExit)  # by a network's own code, which may end the process
+_NO_STATISTICS = "let it use no statistics of the batch: batch norms need running statistics and evaluation mode"
+_KEEP_THE_AXIS = "keep the pictures' axis: squeeze() drops it where there is one picture; use flatten(1)"
 
 
 class Answering:
@@ -45,11 +50,13 @@ class Answering:
         self._show(pictures)
         self.outlet = Outlet()
         self.copies = False  # whether it writes to its input
+        self.reuses = False  # whether it writes each answer to where the last one was
         self.singly = False  # whether it is run on one picture at a time
         self.keeps = False  # whether it keeps tensors of a forward for later ones
         self.cut: int | None = None  # the call of a softmax or sigmoid that is left out
         self.as_it_is = True  # whether it returns its answer in the form that the engine takes
         self.row_bytes = 0  # of the tensors alive at the most crowded moment of one picture's forward
+        self._last: Tensor | None = None
         self.failure: str | None = None  # why it cannot be run with gradients
 
     def first(self, before: Mapping[str, tuple[float, float]]) -> tuple[Changes, Tensor]:
@@ -80,11 +87,12 @@ class Answering:
 
     def adapted(self) -> nn.Module:
         """Return the network in the form that the engine runs."""
-        plain = self.outlet.plain and self.cut is None and not self.copies and not self.singly and self.as_it_is
-        return self.network if plain else self._behind(self.cut)
+        around = self.cut is not None or self.copies or self.reuses or self.singly or not self.as_it_is
+        return self._behind(self.cut) if around or not self.outlet.plain else self.network
 
     def _behind(self, cut: int | None = None) -> Adapted:
-        return Adapted(self.network, self.outlet, cut=cut, copies=self.copies, singly=self.singly)
+        copies, reuses, singly = self.copies, self.reuses, self.singly
+        return Adapted(self.network, self.outlet, cut=cut, copies=copies, reuses=reuses, singly=singly)
 
     def answers(self, x: Tensor, cut: int | None = None) -> Tensor:
         """Return answers (N, ...)."""
@@ -107,7 +115,7 @@ class Answering:
             return self.changes(singly=False)
         except CatalogError:
             raise
-        except (Exception, SystemExit) as error:
+        except _RAISED as error:
             self.checks.count(1)
             if not _runs(self.network, self.pictures[:1].clone()):
                 raise self.spec.refusal(self.network, error) from error
@@ -138,47 +146,38 @@ class Answering:
             kind = str(raw.dtype).removeprefix("torch.")
             told = "boxes with a class and a score each" if self.outlet.boxes else tuple(raw.shape[1:])
             self.checks.passed("answer", f"{self.outlet}: {told} a picture, {kind}")
-        return raw.float()
+        return raw.float().clone()  # the network may write its next answer to the same place
 
     def watched(self) -> Watched | None:
         """Run a picture with gradients; None where the network does not allow it."""
         self.checks.count(1)
+        before = {id(value): value for _, _, value in cached(self.network, buffers=True)}
+        watched: Watched | None = None
         try:
-            return watch_gradients(self._behind(), self.pictures[:1])
-        except (Exception, SystemExit) as error:
+            watched = watch_gradients(self._behind(), self.pictures[:1])
+        except _RAISED as error:
             self.failure = f"its forward fails where gradients are recorded ({first_line(error)})"
+        if (name := _released(self.network, before)) is not None:
+            self.failure = f"its forward writes into {name!r}, a tensor that it keeps: gradients would not end there"
             return None
+        return watched
 
     def _alone(self, changes: Changes, before: Mapping[str, tuple[float, float]]) -> tuple[Changes, Tensor]:
         """Check that the answer to a picture is its own: finite, the same again, the same alone and among others."""
         raw = self._read(changes)
-        self._finite(raw)
-        one = self.pictures[:1]
+        _check_finite(self.checks, raw)
         try:
-            with torch.inference_mode(), counting(self.network) as live:
-                given = one.clone()
-                first = self._once(given)
-                self.row_bytes = live.peak
-            off = self._off(first, raw[:1])
-            with torch.inference_mode():
-                before_it = torch.get_rng_state()
-                second, decides = self._deciding(one.clone())
-                drawn = not torch.equal(before_it, torch.get_rng_state())
-                again = self._off(first, second)
-                if drawn and again <= REPEATS:  # of few numbers, chance may have drawn the same ones
-                    again = max(self._off(first, self._once(one.clone())) for _ in range(_DRAWS))
-        except (Exception, SystemExit) as error:
-            raise self.checks.refused(
-                "alone",
-                f"it answers {len(self.rows)} pictures at once, and fails on one alone ({first_line(error)})",
-                "keep the pictures' axis: squeeze() drops it where there is one picture; use flatten(1)",
-            ) from error
-        if not torch.equal(given, one):
+            given, off, again, drawn, decides = self._seen_alone(raw)
+        except _RAISED as error:
+            found = f"it answers {len(self.rows)} pictures at once, and fails on one alone ({first_line(error)})"
+            statistics = "more than 1 value per channel" in str(error)
+            raise self.checks.refused("alone", found, _NO_STATISTICS if statistics else _KEEP_THE_AXIS) from error
+        if not torch.equal(given, self.pictures[:1]):
             self.copies = True
             self.checks.warn("input", "it writes to its input: it is given a copy", "use no operation in place on it")
         else:
             self.checks.passed("input", "it does not write to its input")
-        self._keep_nothing()
+        self.keeps = _usable(self.network) or self.keeps
         if again > REPEATS:
             names = written(before, self.network)
             because = f" (its forward changes {names[0]!r})" if names else " (as dropout that never ends)"
@@ -187,11 +186,19 @@ class Answering:
                 f"the same picture twice gets two answers, {again:.0%} of the largest output apart{because}",
                 "let its forward draw nothing at random and keep nothing of one picture for the next",
             )
-        self.checks.passed("repeatable", "the same picture twice gets the same answer")
+        if drawn:
+            self.checks.warn(
+                "repeatable",
+                f"its forward draws at random, though {2 + _DRAWS} answers to one picture were the same",
+                "let it draw nothing in evaluation mode: maps are made of many answers that have to go together",
+            )
+        else:
+            self.checks.passed("repeatable", "the same picture twice gets the same answer")
         if not self.singly and off > ALONE:
             self.one_at_a_time(
                 f"a picture's answer depends on the others in its batch (by {off:.0%} of the largest output)",
-                "let it use no statistics of the batch: batch norms need running statistics and evaluation mode",
+                "make each row's answer of that row alone: no statistics over the batch, no step from one row to the "
+                "next, batch_first=True where layers take sequences",
             )
             changes = self.changes(singly=True)
             raw = self._read(changes)
@@ -212,11 +219,43 @@ class Answering:
             )
         return changes, raw
 
+    def _seen_alone(self, raw: Tensor) -> tuple[Tensor, float, float, bool, str]:
+        """Run pictures alone, whose answers among others are the first and the last one of `raw`.
+
+        Returns what it was given and may have written to; how far these answers are apart, and two to one picture;
+        whether it draws at random; and by what operator it takes values out of its pictures, if by any.
+        """
+        try:
+            with torch.inference_mode():
+                return self._looked(raw)
+        except _RAISED:  # inference mode forbids a network's own gradients
+            with torch.no_grad():
+                found, self.keeps = self._looked(raw), True
+            return found
+
+    def _looked(self, raw: Tensor) -> tuple[Tensor, float, float, bool, str]:
+        one = self.pictures[:1]
+        with counting(self.network) as live:
+            given = one.clone()
+            first = self._once(given)
+            self.row_bytes = live.peak
+        off = self._off(first, raw[:1])
+        if not self.singly:  # what one picture hands to the next shows in the last one alone
+            off = max(off, self._off(self._once(self.pictures[1:].clone()), raw[-1:]))
+        before = _generators()
+        second, decides = self._deciding(one.clone())
+        drawn, again = before != _generators(), self._off(first, second)
+        if drawn and again <= REPEATS:  # of few numbers, chance may have drawn the same ones
+            again = max(self._off(first, self._once(one.clone())) for _ in range(_DRAWS))
+        return given, off, again, drawn, decides
+
     def _once(self, x: Tensor) -> Tensor:
         self.checks.count(1)
         returned = self.network(x)
         answer = self.outlet(returned, 1)
         self.as_it_is = self.as_it_is and _same_form(returned, answer)
+        self.reuses = self.reuses or (self._last is not None and self._last.data_ptr() == answer.data_ptr())
+        self._last = answer  # as long as it is held, no other has its place but by the network's doing
         return answer.float().clone()
 
     def _deciding(self, x: Tensor) -> tuple[Tensor, str]:
@@ -225,7 +264,7 @@ class Answering:
         try:
             with deciding:
                 answer = self._once(x)
-        except (Exception, SystemExit):  # something in it cannot be watched
+        except _RAISED:  # something in it cannot be watched
             return self._once(x.clone()), ""
         return answer, deciding.found[0] if deciding.found else ""
 
@@ -236,22 +275,48 @@ class Answering:
             a, b = whole(a), whole(b)
         return difference(a, b)
 
-    def _finite(self, raw: Tensor) -> None:
-        if not torch.isfinite(raw).all():
-            share = float((~torch.isfinite(raw)).float().mean())
-            raise self.checks.refused(
-                "finite",
-                f"{share:.0%} of its outputs for pictures of noise are infinite or not a number",
-                "look for a logarithm, a root or a division by zero in it, or for such numbers in its weights",
-            )
-        self.checks.passed("finite", "its outputs are finite numbers")
 
-    def _keep_nothing(self) -> None:
-        """Make what the network keeps of a forward usable where gradients are recorded."""
-        for holder, key, value in list(cached(self.network)):
-            if value.is_inference():
-                holder[key] = value.clone()
-                self.keeps = True
+def _check_finite(checks: Checks, raw: Tensor) -> None:
+    if not torch.isfinite(raw).all():
+        share = float((~torch.isfinite(raw)).float().mean())
+        raise checks.refused(
+            "finite",
+            f"{share:.0%} of its outputs for pictures of noise are infinite or not a number",
+            "look for a logarithm, a root or a division by zero in it, or for such numbers in its weights",
+        )
+    checks.passed("finite", "its outputs are finite numbers")
+
+
+def _usable(network: nn.Module) -> bool:
+    """Make what a network keeps of a forward usable where gradients are recorded; return whether it keeps anything."""
+    keeps = False
+    for holder, key, value in list(cached(network)):
+        if value.is_inference():
+            holder[key], keeps = value.clone(), True
+    return keeps
+
+
+def _released(network: nn.Module, before: Mapping[int, Tensor]) -> str | None:
+    """Free the tensors that were there before from the graph of a forward that was written into them.
+
+    The next picture's gradients would run into this one's. Returns the name of one; None where there is none.
+    """
+    found = None
+    for holder, key, value in list(cached(network, buffers=True)):
+        if value.requires_grad and id(value) in before:
+            found, holder[key] = str(key), value.detach()
+    return found
+
+
+def _generators() -> tuple[object, ...]:
+    """Return the states of all random generators that people draw from without a generator of their own."""
+    _, words, position, *_ = np.random.get_state()
+    devices = tuple(state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()) if _cuda() else ()
+    return torch.get_rng_state().numpy().tobytes(), devices, random.getstate(), np.asarray(words).tobytes(), position
+
+
+def _cuda() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 def _runs(network: nn.Module, x: Tensor) -> bool:
@@ -259,7 +324,7 @@ def _runs(network: nn.Module, x: Tensor) -> bool:
     try:
         with torch.no_grad():
             network(x)
-    except (Exception, SystemExit):
+    except _RAISED:
         return False
     return True
 

@@ -66,8 +66,11 @@ def state(module: nn.Module) -> dict[str, tuple[float, float]]:
     """Return a sum and a sum of squares of each parameter and buffer: equal as long as none is written to."""
     found = {}
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
-        if not value.is_quantized and not value.is_complex():
+        if not value.is_quantized:
             held = value.detach()
+            held = torch.view_as_real(held.resolve_conj()) if held.is_complex() else held
+            if held.is_floating_point() and not torch.isfinite(held.sum(dtype=torch.float64)):
+                held = held.nan_to_num(nan=0.5, posinf=2.5, neginf=-4.5)  # no sum of theirs would equal itself
             found[name] = (
                 float(held.sum(dtype=torch.float64)),
                 float(torch.linalg.vector_norm(held.flatten().float())),

@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from service.engine.network.dispatch import Dispatch
@@ -21,6 +22,22 @@ class Decisions(Dispatch):  # type: ignore[no-untyped-call]
         self._held: list[Tensor] = []  # alive, so that their memory stays their own
         self._reached: set[int] = set()  # where the memory begins that the picture has reached
         self._reach(x)
+        self._taking = _Taking(self)
+
+    def __enter__(self) -> "Decisions":
+        """Begin to watch."""
+        super().__enter__()  # type: ignore[no-untyped-call]
+        self._taking.__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        """End it."""
+        self._taking.__exit__(*raised)  # type: ignore[no-untyped-call]
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+
+    def reached(self, tensor: Tensor) -> bool:
+        """Whether the picture has reached the memory of a tensor."""
+        return _memory(tensor) in self._reached
 
     def _reach(self, tensor: Tensor) -> None:
         self._reached.add(_memory(tensor))
@@ -30,13 +47,32 @@ class Decisions(Dispatch):  # type: ignore[no-untyped-call]
         """Run an operator, and note what it makes of the picture."""
         out = func(*args, **(kwargs or {}))
         given = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        if any(_memory(tensor) in self._reached for tensor in given):
+        if any(self.reached(tensor) for tensor in given):
             for part in tree_leaves(out):
                 if isinstance(part, Tensor):
                     self._reach(part)
                 elif isinstance(part, bool | int | float):
                     self.found.append(func.overloadpacket.__name__)
         return out
+
+
+# What hands memory on to Python or NumPy as it lies, of which the dispatcher hears nothing.
+_HANDS_OVER = frozenset({"tolist", "numpy", "__array__", "__dlpack__"})
+
+
+class _Taking(TorchFunctionMode):
+    """Tells of values that are taken out as lists and arrays."""
+
+    def __init__(self, of: Decisions) -> None:
+        super().__init__()
+        self.of = of
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Make the call, and take note of it."""
+        name = getattr(func, "__name__", "")
+        if name in _HANDS_OVER and args and isinstance(args[0], Tensor) and self.of.reached(args[0]):
+            self.of.found.append(name)
+        return func(*args, **(kwargs or {}))
 
 
 def _memory(tensor: Tensor) -> int:

@@ -46,7 +46,10 @@ def parts(watched: Watched | None, boxes: bool) -> frozenset[int] | None:
         return frozenset()
     extent = (found[:, 2:4] - found[:, :2]).prod(1).argsort().tolist()
     chosen = {extent[i * (len(extent) - 1) // (_SCALES - 1)] for i in range(_SCALES)}
-    seen = [watched.gradients(one)[1] for one in (found[:, :4].sum(), *(found[i, 4] for i in chosen))]
+    try:
+        seen = [watched.gradients(one)[1] for one in (found[:, :4].sum(), *(found[i, 4] for i in chosen))]
+    except (Exception, SystemExit):  # of a backward of the network's own
+        return frozenset()
     return frozenset(
         i for i, each in enumerate(zip(*seen, strict=True)) if not all(g is not None and g.any() for g in each)
     )
@@ -114,7 +117,7 @@ def find_layers(
             )
         )
     found.default = default_layer(candidates)
-    if found.default is not None and watched is not None and not watched.projects(names.index(found.default)):
+    if found.default is not None and (watched is None or not watched.projects(names.index(found.default))):
         found.infos[found.default] = replace(found.infos[found.default], projects=False)
     return found
 

@@ -175,6 +175,7 @@ class Watched:
     x: Tensor  # what it was given, to differentiate with respect to
     leaves: list[Tensor] = field(default_factory=list)  # of each call
     backwards: int = 0  # that were run
+    fails: bool = False  # whether the last backward has failed
     attentions: Seen = field(default_factory=Seen)
 
     @property
@@ -189,7 +190,9 @@ class Watched:
         sources = [self.x, *self.leaves]
         differentiable = [source for source in sources if source.requires_grad]
         self.backwards += 1
+        self.fails = True  # until it has not
         found = torch.autograd.grad(score, differentiable, retain_graph=True, allow_unused=True)
+        self.fails = False
         by_source = dict(zip(map(id, differentiable), found, strict=True))
         gradients = [by_source.get(id(source)) for source in sources]
         return gradients[0], gradients[1:]
@@ -197,7 +200,8 @@ class Watched:
     def projects(self, call: int) -> bool:
         """Whether a gradient gets from a call's answer to the input.
 
-        The graph tells, but for functions with a backward of their own, which may pass none on.
+        The graph tells, but for functions with a backward of their own, which may pass none on, and where a backward
+        has failed.
         """
         start = self.leaves[call]
         todo = [start.grad_fn] if start.grad_fn is not None else []
@@ -209,10 +213,13 @@ class Watched:
             follow = {follower for follower, _ in node.next_functions if follower is not None} - met
             met |= follow
             todo += follow
-        if not (arrives and own):
+        if not (arrives and (own or self.fails)):
             return arrives
         self.backwards += 1
-        return torch.autograd.grad(start.sum(), self.x, retain_graph=True, allow_unused=True)[0] is not None
+        try:
+            return torch.autograd.grad(start.sum(), self.x, retain_graph=True, allow_unused=True)[0] is not None
+        except (Exception, SystemExit):  # of a backward of the network's own
+            return False
 
 
 def watch_gradients(run: Run, x: Tensor) -> Watched:

@@ -1,8 +1,10 @@
 """Networks that break a rule are refused with what to do, or run so that it holds; nothing is wrong in silence."""
 
 import copy
+import random
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -231,6 +233,12 @@ def _statistics():
     return nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 900, 5))
 
 
+def _noise_of_a_seed(x):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return x + torch.randn(x.shape)
+
+
 class PerRow(Around):
     """Runs its rows in a loop, so that how often its modules are called depends on their number."""
 
@@ -247,8 +255,16 @@ class Fixed(Around):
 
 @pytest.mark.parametrize(
     "build",
-    [_statistics, PerRow, Fixed, lambda: Around(after=lambda y: y - 0.5 * y.mean(0))],
-    ids=["batch statistics", "a loop", "fixed batch", "mean of the batch"],
+    [
+        _statistics,
+        PerRow,
+        Fixed,
+        lambda: Around(after=lambda y: y - 0.5 * y.mean(0)),
+        lambda: Around(after=lambda y: y.cumsum(0)),
+        lambda: Around(after=lambda y: y + torch.cat([torch.zeros_like(y[:1]), y[:-1]])),
+        lambda: Around(before=_noise_of_a_seed),
+    ],
+    ids=["batch statistics", "a loop", "fixed batch", "mean of the batch", "sums so far", "the one before", "seeded"],
 )
 def test_what_only_holds_for_one_picture_is_run_one_at_a_time(device, build) -> None:
     network = build().eval()
@@ -296,6 +312,116 @@ def test_caches_of_forwards_do_no_harm_to_gradients(device) -> None:
     torch.testing.assert_close(found[0], expected)
     half = ModelProbe(model, device, Run(), "bf16").scores(Rows.of(x))
     torch.testing.assert_close(half, plain(x), rtol=0.1, atol=0.1)
+
+
+class Energy(Around):
+    """Takes a gradient inside its forward, as networks do that descend an energy."""
+
+    def forward(self, x):
+        with torch.enable_grad():
+            z = x.detach().clone().requires_grad_()
+            (g,) = torch.autograd.grad(z.pow(3).sum(), z)
+        return super().forward(x + 0.1 * g)
+
+
+def test_a_forward_that_takes_gradients_is_served(device) -> None:
+    network = Energy().eval()
+    plain = copy.deepcopy(network).requires_grad_(False)
+    model, x = load(device, network), torch.randn(3, 3, SIZE, SIZE)
+    for precision, tolerance in (("fp32", 1e-5), ("bf16", 0.1)):
+        found = ModelProbe(model, device, Run(), precision).scores(Rows.of(x))
+        torch.testing.assert_close(found, plain(x), rtol=tolerance, atol=tolerance)
+    found = ModelProbe(model, device, Run()).trace(Rows.of(x), Tracing(wrt=(INPUT,)), lambda seen: seen.outputs[:, :1])
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(plain(leaf)[:, 0].sum(), leaf)
+    torch.testing.assert_close(found.gradients[INPUT][0], expected)
+
+
+class OneBuffer(Around):
+    """Writes its answers into one and the same tensor, again and again."""
+
+    def __init__(self, *, registered) -> None:
+        super().__init__()
+        place = torch.zeros(64, 5)
+        if registered:
+            self.register_buffer("place", place)
+        else:
+            self.place = place
+
+    def forward(self, x):
+        self.place[: len(x)] = super().forward(x)
+        return self.place[: len(x)]
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_answers_in_a_tensor_that_is_used_again_are_each_pictures_own(device, registered) -> None:
+    model, plain = load(device, OneBuffer(registered=registered).eval()), tiny.classifier()
+    assert "'place'" in model.facts.no_gradient
+    probe, (first, second) = ModelProbe(model, device, Run()), torch.randn(2, 3, 3, SIZE, SIZE)
+    answers = [model.forward(first), model.forward(second)]
+    torch.testing.assert_close(torch.cat(answers), plain(torch.cat([first, second])).detach())
+    found = [probe.scores(Rows.of(first)), probe.scores(Rows.of(second))]
+    torch.testing.assert_close(found[0], plain(first).detach())
+    torch.testing.assert_close(found[1], plain(second).detach())
+    reasons = applicability(model.facts)
+    assert "'place'" in reasons["saliency"]
+    assert reasons["occlusion"] is None
+
+
+class NoBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x.round()
+
+
+def _overwritten(x):
+    y = x.sigmoid()
+    y[:, :, :4] = 0
+    return y
+
+
+@pytest.mark.parametrize("before", [NoBackward.apply, _overwritten], ids=["none", "overwritten"])
+def test_a_backward_that_raises_leaves_what_needs_none(device, before) -> None:
+    model, x = load(device, Around(before=before).eval()), torch.randn(3, 3, SIZE, SIZE)
+    line = checks(model)["gradient"]
+    assert (line.outcome, line.found) == ("warning", model.facts.no_gradient)
+    assert "its backward fails" in line.found
+    torch.testing.assert_close(ModelProbe(model, device, Run()).scores(Rows.of(x)), tiny.classifier()(before(x)))
+    reasons = applicability(model.facts)
+    for method in ("saliency", "grad-cam", "filters", "deconvnet", "lrp"):
+        assert reasons[method], method
+    assert "its backward fails" in reasons["grad-cam"]
+    assert reasons["score-cam"] is None
+    assert reasons["occlusion"] is None
+
+
+@pytest.mark.parametrize(
+    "draw", [random.random, np.random.random_sample, lambda: float(torch.rand(1))], ids=["python", "numpy", "torch"]
+)
+def test_draws_that_did_not_show_are_said(device, draw) -> None:
+    line = checks(load(device, Around(before=lambda x: x if draw() < 2 else -x).eval()))["repeatable"]
+    assert line.outcome == "warning"
+    assert "draws at random" in line.found
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_a_buffer_that_is_no_number_is_not_changed_by_being_compared(device, number) -> None:
+    network = Around().eval()
+    network.seen.fill_(number)
+    assert checks(load(device, network))["state"].outcome == "passed"
+
+
+def test_complex_weights_are_looked_at_too(device) -> None:
+    class Turns(Around):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("phase", torch.ones(2, dtype=torch.cfloat))
+
+        def forward(self, x):
+            self.phase.mul_(1j)
+            return super().forward(x)
+
+    assert "'phase'" in checks(load(device, Turns().eval()))["state"].found
 
 
 def test_networks_that_write_to_their_input_get_a_copy(device) -> None:

@@ -2,6 +2,7 @@
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -39,6 +40,10 @@ DECIDE = {
     "written elsewhere": written,
     "in place": lambda x: bool(x.mul_(0).sum() == 0),
     "equal": lambda x: torch.equal(x, KEPT),
+    "a list": lambda x: max(x.mean((2, 3)).tolist()[0]),
+    "an array": lambda x: x.detach().numpy().mean(),
+    "an array by NumPy": lambda x: np.asarray(x[0]).max(),
+    "an array by protocol": lambda x: np.from_dlpack(x.clone()).max(),
 }
 
 
@@ -52,6 +57,8 @@ SOUND = {
     "tokens": lambda x: tiny.tokens()(x),
     "its size": lambda x: x if x.shape[2] > 16 and len(x) == 1 else -x,
     "a constant": lambda x: x if bool(KEPT.sum() == 0) else -x,
+    "a constant's list": lambda x: x if KEPT.tolist() and KEPT.numpy().any() else -x,
+    "its size as a list": lambda x: torch.tensor(x.shape).tolist(),
     "where": lambda x: torch.where(x > 0.5, x, -x),
     "a mask": lambda x: x[x > 0.5].sum() + torch.nonzero(x).sum(),
     "dropout that rests": lambda x: F.dropout(x, training=False),
