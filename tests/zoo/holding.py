@@ -37,8 +37,8 @@ TOLERANCE = 1e-3  # of the largest value: random networks are deep, and their ga
 _LEVEL = 0.004  # one level of 255
 BUDGET_S = 12.0  # of a method: its own passes, and the oracle's
 _FEW = 20  # passes that are always made
-# Methods whose oracles follow modules of known kinds, and sums of parts, of which a layer has many. Every other method is
-# tried on the whole zoo; these are asked by `--methods`.
+# Methods whose oracles follow modules of known kinds, and sums of parts, of which a layer has many. Every other method
+# is tried on the whole zoo; these are asked by `--methods`.
 FOLLOWING = {
     "attention-relevance",
     "attn-lrp",
