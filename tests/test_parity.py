@@ -23,8 +23,8 @@ REFUSED = {
     "densenet121": {"ram", *ATTENTION},
     "lesion-count": {"cam", "finer-cam", *ATTENTION},
 }
-# Two networks are by far most of the work: they are asked what the documents describe. `python -m tests.parity` asks all
-# of all, and `python -m tests.matrix` asks nine networks.
+# Two networks are by far most of the work: they are asked what the documents describe. `python -m tests.parity` asks
+# all of all, and `python -m tests.matrix` asks nine networks.
 LARGE = {"vgg16_bn", "densenet121"}
 DOCUMENTED = {"feature-maps", "filters", "deconvnet", "ram", "saliency", "occlusion", "cam", "grad-cam", "grad-cam++"}
 DOCUMENTED |= {"smooth-grad-cam++", "score-cam", "ss-cam", "is-cam", "xgrad-cam", "layer-cam"}

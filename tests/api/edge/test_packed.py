@@ -152,7 +152,7 @@ def test_others_have_their_turn_also_where_nothing_comes_out():
     assert turns >= 3000
 
 
-@pytest.mark.parametrize("member", [NOTHING, gzip.compress(b"x"), gzip.compress(b"x" * 63)])
+@pytest.mark.parametrize("member", [NOTHING, gzip.compress(b"x"), gzip.compress(b"x" * 63)], ids=["0", "1", "63"])
 def test_a_body_of_next_to_nothing_again_and_again_is_refused(member):
     pieces = Stream("gzip").feed(member * 1002)
     with pytest.raises(MalformedRequest, match="1,001 files of gzip"):
