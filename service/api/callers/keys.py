@@ -26,13 +26,19 @@ def of_file(text: str) -> list[tuple[str, int | None]]:
     """Return the keys of a file, one a line, `KEY` or `KEY priority=N`, each with its priority.
 
     Raises:
-        ValueError: a line that is something else; it is named by its number, and not shown.
+        ValueError: a line that is something else, or that was meant for a comment: there are none, and it would be a
+            key that opens. It is named by its number, and not shown.
     """
     found: list[tuple[str, int | None]] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words:
             continue
+        if words[0].startswith("#"):
+            raise ValueError(
+                f"line {number} begins with #: there are no comments, and it would be a key; take it out, and choose "
+                "keys that begin otherwise"
+            )
         priority = None
         if len(words) > 1:
             name, _, value = words[1].partition("=")

@@ -20,6 +20,14 @@ def test_a_line_that_is_none_is_named_and_not_shown(line: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("line", ["#", "#alice", "# alice", "  # secret", "#alice priority=5", "#secret1"])
+def test_what_was_meant_for_a_comment_is_no_key(line: str) -> None:
+    with pytest.raises(ValueError, match="line 2 begins with #: there are no comments") as caught:
+        of_file(f"one\n{line}")
+    assert "alice" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
 def test_priorities_are_bounded() -> None:
     with pytest.raises(ValueError, match="line 1: a priority is -10 to 10"):
         of_file("secret priority=11")
