@@ -12,6 +12,7 @@ from service.api.bodies.body import SMALL_BODY
 from service.api.callers.callers import most_urgent, share
 from service.api.callers.keys import KEY, Key
 from service.api.edge.addresses import HEALTH, PAGES
+from service.api.origins import same_host
 from service.errors import Forbidden, Overloaded, ServiceError, Unauthorized
 from service.fair.portions import Portions
 
@@ -161,7 +162,8 @@ class CrossSite:
     """Refuses work that a page of another site sends from somebody's browser.
 
     A form may send multipart to any address that the browser reaches, without asking first; who sent it, browsers say
-    by themselves (Fetch Metadata, `Sec-Fetch-Site`).
+    by themselves (Fetch Metadata, `Sec-Fetch-Site`). Over plain HTTP they say it to this machine alone, and to others
+    no more than the page's origin, which is then held against the name that the server is called by.
     """
 
     def __init__(self, app: ASGIApp, origins: tuple[str, ...]) -> None:
@@ -172,8 +174,10 @@ class CrossSite:
         """Handle one connection event."""
         if scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
             headers = Headers(scope=scope)
-            allowed = "*" in self.origins or headers.get("origin") in self.origins
-            if headers.get("sec-fetch-site") == "cross-site" and not allowed:
+            origin, site = headers.get("origin"), headers.get("sec-fetch-site")
+            allowed = "*" in self.origins or origin in self.origins
+            foreign = site == "cross-site" or (site is None and origin is not None and not same_host(origin, headers))
+            if foreign and not allowed:
                 error = Forbidden("a page of another site sent this; its origin is not one of HEATLENS_CORS_ORIGINS")
                 await refused(error, {}, scope, receive, send)
                 return

@@ -1,5 +1,6 @@
 """Origins of pages that may ask, as an operator writes them and as browsers send them."""
 
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 
@@ -25,3 +26,12 @@ def origin(text: str) -> str:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     default = {"http": 80, "https": 443}.get(parts.scheme)
     return f"{parts.scheme}://{host}" + (f":{port}" if port is not None and port != default else "")
+
+
+def same_host(origin: str, headers: Mapping[str, str]) -> bool:
+    """Whether a page of an origin is of the host that a request's headers name, at whichever port."""
+    try:
+        page, own = urlsplit(origin).hostname, urlsplit(f"//{headers.get('host', '')}").hostname
+    except ValueError:  # no address at all
+        return False
+    return page is not None and page == own

@@ -88,6 +88,28 @@ def test_a_page_of_another_site_cannot_send_a_form(client, chelsea):
             assert open_.post("/predict", files=form, headers=headers).status_code == status
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://page.example", 403),
+        ("null", 403),
+        ("http://[", 403),
+        ("http://heat.example.page.example", 403),
+        ("http://heat.example:3000", 200),  # another port of the same host is the same site
+        ("http://HEAT.example", 200),
+        (None, 200),
+    ],
+)
+def test_nor_can_one_that_came_over_plain_http(client, chelsea, origin, status):
+    """Of such a page browsers say to other machines nothing but its origin."""
+    headers = {"host": "heat.example:8000"} | ({"origin": origin} if origin is not None else {})
+    answer = client.post("/predict", files={"image": ("a.png", chelsea)}, headers=headers)
+    assert answer.status_code == status
+    if status == 403:
+        assert "HEATLENS_CORS_ORIGINS" in answer.json()["detail"]
+    assert client.get("/methods", headers=headers).status_code == 200
+
+
 @pytest.mark.parametrize("path", ["/predict/", "/models/", "//predict"])
 def test_nobody_is_sent_elsewhere(client, path):
     answer = client.post(path, headers={"host": "elsewhere.example"})

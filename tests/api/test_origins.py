@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.api.origins import origin
+from service.api.origins import origin, same_host
 from service.app import create_app
 from service.errors import CatalogError
 from service.settings import Settings
@@ -45,3 +45,22 @@ def test_what_would_never_match_is_no_origin(text, says):
 def test_a_server_with_such_an_origin_does_not_start():
     with pytest.raises(CatalogError, match=r"cors_origins: 'example.org' is no origin; write scheme://host"):
         create_app(Settings(catalog=CATALOG, cors_origins="https://a.example example.org"))
+
+
+@pytest.mark.parametrize(
+    ("page", "host", "same"),
+    [
+        ("http://a.example", "a.example", True),
+        ("http://a.example:81", "a.example:80", True),
+        ("https://[::1]:81", "[::1]", True),
+        ("http://A.example", "a.EXAMPLE", True),
+        ("http://a.example", "b.example", False),
+        ("http://a.example", "a.example.b.example", False),
+        ("http://a.example", "", False),
+        ("null", "null", False),
+        ("", "", False),
+        ("http://[", "[", False),
+    ],
+)
+def test_a_page_is_of_the_host_that_it_asks(page, host, same):
+    assert same_host(page, {"host": host}) is same
