@@ -107,9 +107,9 @@ class Recording:
             return message
 
         with spans.span(tracing.verb(scope), spans.received(headers), serving=True) as span:
-            if span is not None:
-                span.set_attributes(tracing.received(scope, headers))
             try:
+                if span is not None:
+                    span.set_attributes(tracing.received(scope, headers))
                 if (refused := scope.get(REFUSED)) is not None:
                     raise refused  # by the connection, which has read no request
                 await self.app(scope, receiving, sending)

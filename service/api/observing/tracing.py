@@ -13,6 +13,7 @@ from service.engine.scheduler.usage import Usage
 _VERBS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 _EXPLAIN = "/explain/"
 _LONGEST = 256  # characters of what a client sent
+_PORT = 5  # digits of one
 
 
 def verb(scope: Scope) -> str:
@@ -46,7 +47,8 @@ def _walked(routes: Iterable[Any]) -> Iterator[Any]:
 def received(scope: Scope, headers: Headers) -> dict[str, Any]:
     """Return what a span says of a request that has come."""
     host, _, port = headers.get("host", "").rpartition(":") if ":" in headers.get("host", "") else ("", "", "")
-    address = host if port.isdigit() else headers.get("host", "")
+    numbered = port.isascii() and port.isdecimal() and len(port) <= _PORT
+    address = host if numbered else headers.get("host", "")
     known: dict[str, Any] = {
         "http.request.method": verb(scope),
         "url.path": scope["path"][:_LONGEST],
@@ -57,7 +59,7 @@ def received(scope: Scope, headers: Headers) -> dict[str, Any]:
         known["http.request.method_original"] = scope["method"][:32]
     if address:
         known["server.address"] = address[:_LONGEST]
-    if port.isdigit():
+    if numbered:
         known["server.port"] = int(port)
     return known
 

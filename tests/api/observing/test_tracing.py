@@ -57,6 +57,8 @@ def test_verbs_that_a_client_made_up_are_one(sent, told):
         ("a.example", "a.example", None),
         ("[::1]:80", "[::1]", 80),
         ("[::1]", "[::1]", None),
+        ("a:\xb2", "a:\xb2", None),  # a digit, and no number
+        ("a:" + "9" * 5000, "a:" + "9" * 254, None),
         ("", None, None),
     ],
 )
