@@ -289,7 +289,8 @@ class Settings(Pictures):
         named = frozenset(name.lower() for name in self.allowed_hosts)
         if "*" in named:
             return frozenset()
-        return named or (frozenset(("localhost", "127.0.0.1", "[::1]")) if loopback(self.host) else frozenset())
+        own = f"[{self.host}]" if ":" in self.host else self.host.lower()
+        return named or (frozenset(("localhost", "127.0.0.1", "[::1]", own)) if loopback(self.host) else frozenset())
 
     @property
     def max_body_bytes(self) -> int:

@@ -81,6 +81,7 @@ def test_names_tell_units():
         ("127.0.0.1", "", {"localhost", "127.0.0.1", "[::1]"}),
         ("::1", "", {"localhost", "127.0.0.1", "[::1]"}),
         ("localhost", "", {"localhost", "127.0.0.1", "[::1]"}),
+        ("127.0.0.2", "", {"localhost", "127.0.0.1", "[::1]", "127.0.0.2"}),
         ("0.0.0.0", "", set()),
         ("heat.example", "", set()),
         ("0.0.0.0", "Heat.example, other", {"heat.example", "other"}),
