@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -60,10 +61,13 @@ def set_aside(file: Path) -> None:
 
 def write(file: Path, kept: Mapping[str, Any]) -> None:
     """Write a file at once or not at all; where nothing can be written, it is found again after the next start."""
-    unfinished = file.with_suffix(f".{os.getpid()}")
+    # Several write at once, and in containers each of them has the same number of a process.
+    unfinished = file.with_suffix(f".{uuid.uuid4().hex}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         unfinished.write_text(json.dumps(kept, indent=1), "utf-8")
         unfinished.replace(file)
     except OSError as error:
         log.info("nothing can be kept in %s: %s", file.parent, error.strerror)
+        with suppress(OSError):
+            unfinished.unlink()

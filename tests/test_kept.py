@@ -1,5 +1,6 @@
 """What lies on disk is what was written, or is set aside: whatever it is, nothing fails of it."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -38,6 +39,37 @@ def test_where_nothing_can_be_written_it_goes_on(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     kept.write(tmp_path / "file" / "a.json", {})
     assert (tmp_path / "file").read_text() == ""
+
+
+def test_where_there_is_no_room_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = Path.write_text
+
+    def full(self: Path, text: str, encoding: str) -> int:
+        written(self, text[:3], encoding)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    kept.write(tmp_path / "a.json", {"a": 1})
+    monkeypatch.setattr(Path, "write_text", full)
+    kept.write(tmp_path / "a.json", {"a": 2})
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.json"]
+    assert kept.read(tmp_path / "a.json") == {"a": 1}
+
+
+def test_those_who_write_at_once_write_each_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In containers that share a folder, each is process 1."""
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    names, replace = [], Path.replace
+
+    def between(self: Path, target: Path) -> Path:
+        names.append(self.name)
+        if len(names) < 2:  # another one writes in between
+            kept.write(target, {"of": "another"})
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", between)
+    kept.write(tmp_path / "a.json", {"of": "one"})
+    assert len(set(names)) == 2
+    assert kept.read(tmp_path / "a.json") == {"of": "one"}
 
 
 def test_what_is_known_makes_a_name() -> None:
