@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
 from service import spans
 from service.api import documentation, kserve, models, problems, routes, telling
@@ -23,6 +22,7 @@ from service.api.observing import gauges
 from service.api.observing.recording import Recording
 from service.api.origins import origin
 from service.api.pages import docs, front
+from service.api.pages.cors import Cors
 from service.api.queries import Queries
 from service.api.readiness import Readiness
 from service.codec.choosing import codec_processes, limits
@@ -44,6 +44,7 @@ from service.settings import BATCH_MIB, BATCH_MS, TRACES, Settings, loopback, un
 from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
+_LOADERS_S = 5.0  # that models which are loaded may still take when a server ends: less than it waits for its end
 # Pages and probes of others, which put what they like behind a question mark.
 _FREE = ("/", "/docs", "/metrics", *HEALTH)
 
@@ -139,11 +140,12 @@ def build(settings: Settings, metrics: Metrics | None = None, codec: Codec | Non
     )
 
 
-def close(context: Context) -> None:
-    """Stop loading, answer whoever still waits, and end all threads."""
+def close(context: Context, patience_s: float = 15.0) -> None:
+    """Stop loading, answer whoever still waits, and end all threads but those of models that take longer to load."""
     context.store.close()
     context.device.close()
-    context.store.join(15)
+    if left := context.store.join(patience_s):
+        log.warning("not waited for: %s still loads or measures after %g s", ", ".join(left), patience_s)
     context.readiness.close()
     for pool in (context.pool, context.long_pool, context.body_pool, context.health_pool):
         pool.shutdown(wait=True, cancel_futures=True)
@@ -176,7 +178,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield
         finally:
-            close(app.state.context)
+            close(app.state.context, _LOADERS_S)
 
     # A redirect would go to whatever host the client has named.
     app = FastAPI(title="heatlens", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
@@ -203,7 +205,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         log.warning("listening on %s without keys: whoever reaches it may ask", settings.host)
     if origins:
         app.add_middleware(
-            CORSMiddleware,
+            Cors,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-encoding", "content-type", "x-request-id", "x-session-id"],

@@ -126,7 +126,7 @@ def serve(**options: Any) -> None:
             app = create_app(settings)
     server = Server(app, settings)
     server.run()
-    sys.exit(server.status)
+    server.leave()
 
 
 @contextmanager

@@ -13,8 +13,9 @@ import torch
 from fastapi import FastAPI
 from PIL import Image
 
-from service.app import build, close, create_app
+from service.app import _LOADERS_S, build, close, create_app
 from service.errors import CatalogError
+from service.server.server import _LAST_S
 from service.settings import Settings
 from tests import tiny
 from tests.conftest import CATALOG, encoded, photograph, serving_app
@@ -217,6 +218,25 @@ def test_an_application_stops_while_it_loads(tmp_path):
     assert context.store.entries["slow"].status != "loading"
     assert context.store.entries["next"].status == "loading"
     assert _threads() == before
+
+
+def test_an_application_that_stops_names_the_model_whose_loading_hangs(tmp_path, caplog):
+    BEGUN.clear()
+    GO.clear()
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text('[models.slow]\nfactory = "tests.test_app:loading"\ninput_size = 32\n')
+    context = build(Settings(catalog=catalog, model="slow", device="cpu"))
+    context.store.start()
+    assert BEGUN.wait(60)
+    close(context, 0.01)
+    GO.set()
+    assert "not waited for: heatlens-loader of slow still loads" in caplog.text
+    assert context.store.join(60) == []
+
+
+def test_a_server_waits_longer_for_its_end_than_for_a_model_that_is_loaded():
+    """Else it would say of a model whose loading hangs that a batch does."""
+    assert _LOADERS_S < _LAST_S
 
 
 def test_an_application_may_be_started_again():

@@ -132,12 +132,12 @@ class Store:
         with self._turns:
             self._turns.notify_all()
 
-    def join(self, timeout_s: float) -> None:
-        """Wait for the loaders to stop: a thread inside PyTorch at the end of the process would crash it."""
+    def join(self, timeout_s: float) -> list[str]:
+        """Wait for the loaders to stop, and name those that do not: inside PyTorch they would crash a process's end."""
         until = time.monotonic() + timeout_s
-        for loader in self._loaders:
-            if loader.ident is not None:
-                loader.join(max(0.0, until - time.monotonic()))
+        for loader in (one for one in self._loaders if one.ident is not None):
+            loader.join(max(0.0, until - time.monotonic()))
+        return [loader.name for loader in self._loaders if loader.is_alive()]
 
     def wait(self, timeout_s: float | None = None, *, proofs: bool = True) -> bool:
         """Wait until every model is ready or has failed, and, with `proofs`, what it can do in parts is proved."""
@@ -264,6 +264,7 @@ class Store:
                 return None
             entry = self._waiting.popleft()
             entry.since = time.monotonic()
+            threading.current_thread().name = f"heatlens-loader of {entry.spec.name}"
             try:
                 return entry, entry.spec.build()
             except _RAISED as error:
@@ -274,6 +275,7 @@ class Store:
         """Do what may take long and serves nobody at once; the model serves as it is where it fails."""
         if self._closing.is_set():
             return
+        threading.current_thread().name = f"heatlens-loader of {model.facts.name}"
         try:
             work()
         except ServiceError as error:  # closing

@@ -4,11 +4,13 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -51,6 +53,7 @@ class Server(uvicorn.Server):
                 host=settings.host,
                 port=settings.port,
                 http=partial(Connection, self.front),  # type: ignore[arg-type]
+                ws="none",  # whatever is installed: its connections would be bounded by nobody
                 log_config=None,
                 access_log=False,  # the application writes one line a request itself
                 server_header=False,
@@ -71,8 +74,9 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Drain at a terminal's hang-up, too."""
-        if _HANG_UP is None or threading.current_thread() is not threading.main_thread():
+        """Drain at a terminal's hang-up, too, unless whoever started the process has it stay (`nohup`)."""
+        main = threading.current_thread() is threading.main_thread()
+        if _HANG_UP is None or not main or signal.getsignal(_HANG_UP) is signal.SIG_IGN:
             with super().capture_signals():
                 yield
             return
@@ -102,8 +106,15 @@ class Server(uvicorn.Server):
         log.info("%s: finishing what was accepted", signal.Signals(sig).name)
         threading.Thread(target=self._drain, name="heatlens-drain", daemon=True).start()
 
+    def leave(self) -> NoReturn:
+        """End the process after it has served, with its status."""
+        context = getattr(self.app.state, "context", None)
+        if context is not None and context.store.join(0.0):
+            self.end(self.status)  # what hangs inside PyTorch would crash an interpreter that ends
+        sys.exit(self.status)
+
     @staticmethod
-    def end(status: int) -> None:
+    def end(status: int) -> NoReturn:
         """End the process, whatever its threads are about: one that hangs in a forward would never be joined."""
         for handler in logging.root.handlers:
             handler.flush()

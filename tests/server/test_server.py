@@ -145,6 +145,38 @@ def test_a_terminal_that_hangs_up_drains():
     assert server.should_exit
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal here")
+def test_a_terminal_that_hangs_up_is_nothing_to_who_was_started_to_stay():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with _server().capture_signals():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("left", [[], ["heatlens-loader of slow"]])
+def test_a_process_whose_loader_hangs_ends_at_once_with_the_same_status(monkeypatch, left):
+    ended = []
+    monkeypatch.setattr(os, "_exit", ended.append)
+    server = _server()
+    server.app.state.context = SimpleNamespace(store=SimpleNamespace(join=lambda timeout_s: left))
+    server.status = 3
+    with pytest.raises(SystemExit) as left_by:
+        server.leave()
+    assert left_by.value.code == 3
+    assert ended == [3] * len(left)
+
+
+def test_there_is_one_kind_of_connection():
+    """Whatever is installed: an upgraded one would leave its place, and all bounds."""
+    config = _server().config
+    config.load()
+    assert config.ws_protocol_class is None
+
+
 def test_a_heads_size_is_bounded_and_the_server_does_not_name_itself():
     """Whichever parser of HTTP is installed, and however many bytes it would take."""
     started = threading.Event()
