@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 
 from . import wire
 from .errors import ServerFailed
+from .showing.numbers import alike, table, told
 
 T = TypeVar("T", bound=BaseModel)
 Floats = npt.NDArray[np.float32]
@@ -163,8 +164,11 @@ class Compared(wire.Compared):
     maps: list[ComparedMap]  # type: ignore[assignment]
 
     def _repr_html_(self) -> str:
-        said = self.problem.detail if self.problem is not None else ""
-        return f"<div>{escape(self.method)} {escape(said)}{_figures(self.maps)}</div>"
+        found = [self.problem.detail] if self.problem is not None else []
+        found.append(f"sanity check: {self.sanity.verdict}")
+        found += [self.sanity.reason] if self.sanity.reason is not None else []
+        found += [f"{name} {value}" for name, value in told(self.cost)] if self.cost is not None else []
+        return f"<div>{escape(self.method)}: {escape('; '.join(found))}{_figures(self.maps)}</div>"
 
 
 class Comparison(wire.CompareResponse):
@@ -173,7 +177,8 @@ class Comparison(wire.CompareResponse):
     methods: list[Compared]  # type: ignore[assignment]
 
     def _repr_html_(self) -> str:
-        return "".join(one._repr_html_() for one in self.methods)
+        tables = "".join(alike(one, [method.method for method in self.methods]) for one in self.agreement)
+        return f"<div>{escape(self.scope)}</div>" + "".join(one._repr_html_() for one in self.methods) + tables
 
     def __str__(self) -> str:
         return repr(self)
@@ -194,11 +199,16 @@ def _figures(maps: Iterable[Map]) -> str:
     """Return maps side by side, each with what it is of."""
     found = "".join(
         f'<figure style="margin:0"><img style="max-width:100%;min-width:160px" alt="{escape(one.title)}" '
-        f'src="data:image/png;base64,{_encoded(one.picture)}"><figcaption>{escape(one.title)}</figcaption></figure>'
+        f'src="data:image/png;base64,{_encoded(one.picture)}"><figcaption>{escape(one.title)}{table(one)}</figcaption>'
+        "</figure>"
         for one in maps
         if one.picture is not None
     )
-    return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{found}</div>'
+    # Numbers are there where nothing was drawn, too.
+    bare = "".join(
+        f"<div>{escape(one.title)}{numbers}</div>" for one in maps if one.picture is None and (numbers := table(one))
+    )
+    return f'<div style="display:flex;flex-wrap:wrap;gap:8px">{found}{bare}</div>'
 
 
 def _said(found: wire.Prediction) -> str:

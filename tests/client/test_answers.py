@@ -2,6 +2,7 @@
 
 import base64
 import io
+from html import escape
 
 import numpy as np
 import orjson
@@ -87,7 +88,35 @@ def test_a_comparison_keeps_its_maps_and_problems(client):
     assert found.methods[0].maps[0].values.shape == tuple(explained["maps"][0]["array"]["shape"])
     page = found._repr_html_()
     assert page.count("<img ") == 1
-    assert "ram no &lt;head&gt;" in page
+    assert "ram: no &lt;head&gt;" in page
+
+
+def test_a_comparison_is_shown_with_its_numbers(client):
+    """All of them: what is asked for, and why one is missing."""
+    body = {
+        "image": BASE64,
+        "targets": [1],
+        "methods": ["cam", "saliency"],
+        "metrics": ["sparsity", "completeness", "localisation", "road"],
+        "box": [0, 0, 20, 20],
+    }
+    raw = client.post("/compare", json=body | {"output": {"heatmap": False, "array": "none"}})
+    found = answers.parsed(answers.Comparison, raw.content)
+    page = found._repr_html_()
+    assert page.count("<img ") == 2
+    for one in found.methods:
+        (shown,) = one.maps
+        numbers = [shown.faithfulness.gain.blur, shown.metrics.sparsity, shown.metrics.localisation.energy]
+        assert all(f"<td>{number:.3g}</td>" in page for number in numbers if number is not None)
+        assert any(number is not None for number in numbers)
+        assert all(escape(why) in page for why in shown.metrics.reasons.values())
+        assert f"sanity check: {one.sanity.verdict}" in page
+        assert f"forwards {one.cost.forwards:,}" in page
+    assert f"<td>{found.agreement[0].spearman[0][1]:.3g}</td>" in page
+    undrawn = [one.model_copy(update={"overlay": None}) for one in found.methods[0].maps]
+    bare = found.methods[0].model_copy(update={"maps": undrawn})._repr_html_()
+    assert "<img " not in bare
+    assert "sparsity" in bare
 
 
 def test_a_plot_has_every_map(client):
