@@ -2,6 +2,8 @@
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+SLASHLESS = "heatlens.slashless"  # in a scope: whether its address is the path itself, without a slash behind it
+
 
 class Rooted:
     """Takes requests under a path, and without it, as proxies may strip it or not. Pure ASGI, and outermost."""
@@ -18,4 +20,5 @@ class Rooted:
             path = (inside or "/") if under else scope["path"]
             # Whoever writes an address, as /docs that of the contract, writes it with what stands before it.
             scope = {**scope, "path": path, "raw_path": path.encode("latin-1", "replace"), "root_path": self.path}
+            scope[SLASHLESS] = under and not inside
         await self.app(scope, receive, send)

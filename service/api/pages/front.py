@@ -3,6 +3,7 @@
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from service.api.edge.rooted import SLASHLESS
 from service.api.pages.docs import FOLDER
 from service.api.pages.files import files
 from service.errors import NotFound
@@ -15,6 +16,8 @@ def router(*, page: bool) -> APIRouter:
     @routes.api_route("/", methods=["GET", "HEAD"])
     async def root(request: Request) -> Response:
         if page and "text/html" in request.headers.get("accept", ""):
+            if request.scope.get(SLASHLESS):  # from there the page's own addresses would be told wrongly
+                return Response(None, 308, {"location": f"{request.scope['root_path']}/", "vary": "accept"})
             return files()["index.html"].response(request.headers)
         return JSONResponse({"status": "alive"}, headers={"vary": "accept"} if page else {})
 

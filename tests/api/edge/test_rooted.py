@@ -1,5 +1,7 @@
 """Under the path that a proxy shows it at, the service is what it is elsewhere."""
 
+import re
+
 import pytest
 
 from service.app import create_app
@@ -32,6 +34,18 @@ def test_the_contract_says_where_it_is(rooted):
     assert rooted.get("/openapi.json").json()["servers"] == [{"url": "/see/why"}]
     assert rooted.get("/see/why/docs").status_code == 200
     assert 'src="/' not in rooted.get("/docs").text  # a page's own addresses are told from where it is
+
+
+def test_browsers_are_sent_to_where_the_pages_own_addresses_are_right(rooted):
+    """They are told from its last slash on. Programs ask the path itself for a sign of life."""
+    browser = {"accept": "text/html"}
+    sent = rooted.get("/see/why", headers=browser)
+    assert (sent.status_code, sent.headers["location"], sent.headers["vary"]) == (308, "/see/why/", "accept")
+    page = rooted.get(sent.headers["location"], headers=browser)
+    (script,) = re.findall(r'<script[^>]* src="([^"]+)"', page.text)
+    assert rooted.get(str(page.url.join(script))).status_code == 200
+    assert rooted.get("/see/why").json() == {"status": "alive"}
+    assert rooted.get("/", headers=browser).status_code == 200  # the proxy has stripped it
 
 
 @pytest.mark.parametrize("path", ["/see/whyever/models", "/see/models"])
