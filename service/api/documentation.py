@@ -32,6 +32,7 @@ _MAP = {
     "description": "Which map an answer of one map shows, from 1 on. Default: the first one.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999},
 }
+_PICTURES = 16  # further ones of a request, as `wire.Pictured` has it
 
 
 def refusals(*statuses: int) -> dict[str, Any]:
@@ -87,6 +88,7 @@ def explaining(cls: type[Explainer]) -> dict[str, Any]:
         request_schema(cls).__name__,
         reference("responses", "Explained"),
         picture=cls.needs_image,
+        further=cls.needs_image,
     )
     said["openapi_extra"]["parameters"] = [reference("parameters", "map")]
     return said
@@ -106,14 +108,28 @@ def asking(
     answer: Mapping[str, Any],
     *,
     picture: bool = True,
+    further: bool = False,
 ) -> dict[str, Any]:
-    """Return the documentation of a route that takes the two documented bodies."""
+    """Return the documentation of a route that takes the two documented bodies.
+
+    Args:
+        tag: of its group.
+        operation: its name.
+        summary: what it does, in a sentence.
+        description: the rest.
+        request: the schema of its JSON.
+        answer: what it answers with.
+        picture: whether it is about one.
+        further: whether targets may name further ones.
+    """
     schema = reference("schemas", request)
     parts: dict[str, Any] = {
         "request": {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
     }
     if picture:
         parts = {"image": {"type": "string", "format": "binary"}} | parts
+    if further:
+        parts["pictures"] = {"type": "array", "items": {"type": "string", "format": "binary"}, "maxItems": _PICTURES}
     form = {"type": "object", "properties": parts, "additionalProperties": False}
     body = {
         "required": True,

@@ -1,5 +1,7 @@
 """The contract: one document that says all that is answered, in few words, and never anything else."""
 
+import re
+from collections.abc import Iterator
 from typing import Any, get_args
 
 import httpx
@@ -72,11 +74,40 @@ def test_openapi_types_each_method(client: httpx.Client) -> None:
         assert set(params.get("properties", {})) == set(cls.model_fields)
         assert params["additionalProperties"] is False
         parts = bodies["multipart/form-data"]["schema"]["properties"]
-        assert set(parts) == ({"image", "request"} if cls.needs_image else {"request"})
+        assert set(parts) == ({"image", "pictures", "request"} if cls.needs_image else {"request"})
         explained = document["components"]["responses"]["Explained"]
         assert operation["responses"]["200"] == {"$ref": "#/components/responses/Explained"}
         assert {"application/json", "image/png", "application/x-npy"} <= set(explained["content"])
         assert {"400", "404", "413", "415", "422", "503", "504"} <= set(operation["responses"])
+
+
+def test_forms_take_what_the_server_takes(document: dict[str, Any]) -> None:
+    """Of further pictures as many as JSON may have, wherever JSON has them."""
+    forms = 0
+    for _, _, operation in operations(document):
+        content = operation.get("requestBody", {}).get("content", {})
+        if "multipart/form-data" not in content:
+            continue
+        forms += 1
+        sent = document["components"]["schemas"][content["application/json"]["schema"]["$ref"].rpartition("/")[2]]
+        parts = content["multipart/form-data"]["schema"]["properties"]
+        assert ("pictures" in parts) == ("image" in parts and "pictures" in sent["properties"])
+        if "pictures" in parts:
+            (most,) = re.findall(r"max_length=(\d+)", str(wire.Pictured.model_fields["pictures"].metadata))
+            assert parts["pictures"]["maxItems"] == int(most)
+    assert forms == len(METHODS) + 2
+
+
+def test_lists_are_bounded_by_items_and_texts_by_letters(document: dict[str, Any]) -> None:
+    def walk(schema: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(schema, dict):
+            yield schema
+            schema = list(schema.values())
+        for one in schema if isinstance(schema, list) else ():
+            yield from walk(one)
+
+    wrong = [one for one in walk(document) if one.get("type") == "array" and {"minLength", "maxLength"} & one.keys()]
+    assert wrong == []
 
 
 def test_routes_of_methods_are_grouped_by_family(document: dict[str, Any]) -> None:

@@ -23,4 +23,5 @@ def comparing(table: Sequence[Format]) -> dict[str, Any]:
         f"add up to no score. A method that does not apply is an entry with its problem.\n\n{about}",
         "CompareRequest",
         {"description": "The maps with their numbers, in the form that `Accept` prefers.", "content": content},
+        further=True,
     )
