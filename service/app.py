@@ -17,6 +17,7 @@ from service.api.edge.addresses import FIRST, HEALTH
 from service.api.edge.packed import Packed
 from service.api.edge.rooted import Rooted
 from service.api.heads import Heads
+from service.api.kserve.v2 import LENGTH
 from service.api.middleware import Bodies, CrossSite, Keys, Refusing
 from service.api.observing import gauges
 from service.api.observing.recording import Recording
@@ -208,8 +209,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Cors,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-encoding", "content-type", "x-request-id", "x-session-id"],
-            expose_headers=["x-request-id", "server-timing", "retry-after"],
+            allow_headers=["authorization", "content-encoding", "content-type", "x-request-id", "x-session-id", LENGTH],
+            expose_headers=["x-request-id", "server-timing", "retry-after", LENGTH],
         )
     app.add_middleware(Heads)
     app.add_middleware(Recording, metrics=metrics)

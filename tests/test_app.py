@@ -128,6 +128,19 @@ def test_a_page_may_read_why_it_was_refused_and_the_refusal_is_counted(guarded):
     assert "x-request-id" in refused.headers["access-control-expose-headers"]
 
 
+def test_a_page_may_send_tensors_in_binary_and_read_them(guarded):
+    length = "inference-header-content-length"
+    asked = {
+        "origin": PAGE,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": f"content-type,{length}",
+    }
+    path = "/v2/models/tiny/infer"
+    first, refused = _ask(guarded, ("OPTIONS", path, asked), ("POST", path, {"origin": PAGE}))
+    assert (first.status_code, length in first.headers["access-control-allow-headers"].lower()) == (200, True)
+    assert length in refused.headers["access-control-expose-headers"]
+
+
 def test_nobody_learns_of_the_load_without_a_key(guarded):
     """Keys are asked for before room, which would fail here: there is no context yet."""
     without, with_key = {}, {"authorization": "Bearer one"}

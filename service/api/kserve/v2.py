@@ -25,7 +25,8 @@ from service.errors import NotFound, ServiceError, quoted
 from service.explainers.base import registry
 from service.pipeline import applicability
 
-_LENGTH = "inference-header-content-length"
+LENGTH = "inference-header-content-length"
+"""The header that says how many bytes of a body with binary data are JSON."""
 
 
 def router() -> APIRouter:
@@ -137,7 +138,7 @@ async def _metadata(request: Request, name: str, version: str | None = None) -> 
 async def _infer(request: Request, name: str, version: str | None = None) -> Response:
     service, known = context(request), record(request)
     model = _model(request, name, version)
-    length = request.headers.get(_LENGTH)
+    length = request.headers.get(LENGTH)
     data, run = await received_bytes(request, tensors.counter(length))
     most = most_urgent(request.scope, service.settings.max_priority)
     asked = await in_pool(service.body_pool, lambda: Inference.read(data, length, model.facts, most), run.caller)
@@ -155,4 +156,4 @@ async def _infer(request: Request, name: str, version: str | None = None) -> Res
     answer, end = await written(request, found, encoded)
     if end is None:
         return Response(answer, media_type="application/json")
-    return Response(answer, headers={_LENGTH: str(end)}, media_type="application/octet-stream")
+    return Response(answer, headers={LENGTH: str(end)}, media_type="application/octet-stream")
