@@ -1,14 +1,15 @@
 """Writes which versions are installed: `python -m tests.lock`, with uv at hand (`pip install uv`).
 
 `requirements.lock` is the server alone, for every platform, each file with its hash. `docker/constraints.txt` is the
-server with everything that an extra brings, without hashes: an image takes PyTorch from an index of its own, whose
-files have others. Both hold the newest versions that the floors of `pyproject.toml` and each other allow, so that this
-is also how they are brought up to date.
+server with everything that an extra brings but `protocols`, without hashes: an image takes PyTorch from an index of its
+own, whose files have others. Both hold the newest versions that the floors of `pyproject.toml` and each other allow, so
+that this is also how they are brought up to date.
 """
 
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +28,10 @@ def write(path: Path, about: str, *options: str, project: Path = ROOT / "pyproje
 def main() -> None:
     """Write both; what is said on the command line goes to uv."""
     own = sys.argv[1:]
-    write(CONSTRAINTS, "Versions of the server and its extras", "--all-extras", "--no-emit-package", "heatlens", *own)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    # Those clients are for an environment of their own, and would hold back what others take.
+    named = [f"--extra={name}" for name in extras if name != "protocols"]
+    write(CONSTRAINTS, "Versions of the server and its extras", *named, "--no-emit-package", "heatlens", *own)
     write(LOCK, "The server alone", "--generate-hashes", "--constraints", str(CONSTRAINTS), *own)
 
 

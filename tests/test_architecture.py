@@ -67,7 +67,7 @@ DEPLOYED = {name for name in HOUSE.modules if name.startswith("service.deploy.")
 def _undeclared():
     """Imports that no dependency brings, or only an extra although they are made at once."""
     base, extras = _names(PROJECT["project"]["dependencies"]), PROJECT["project"]["optional-dependencies"]
-    extra = _names(text for name in extras.keys() - {"test", "load", "bench"} for text in extras[name])
+    extra = _names(text for name in extras.keys() - {"test", "load", "bench", "protocols"} for text in extras[name])
     for package, modules in HOUSE.packages().items():
         name = DISTRIBUTIONS.get(package, package.lower().replace("_", "-"))
         if name not in base | extra:
