@@ -4,6 +4,7 @@ import difflib
 import importlib
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,23 @@ from service.contract import Scale
 from service.errors import CatalogError, suggested
 from service.models.networks.forms import unwrapped
 from service.models.weights import State, fit, read_weights
+
+# Files of other libraries, by how they end.
+_OTHERS: Mapping[str, str] = {
+    ".onnx": "ONNX",
+    ".h5": "Keras",
+    ".hdf5": "Keras",
+    ".keras": "Keras",
+    ".tflite": "TensorFlow Lite",
+    ".pb": "TensorFlow",
+    ".mlmodel": "Core ML",
+    ".mlpackage": "Core ML",
+    ".engine": "TensorRT",
+    ".plan": "TensorRT",
+    ".trt": "TensorRT",
+    ".xml": "OpenVINO",
+    ".caffemodel": "Caffe",
+}
 
 
 @dataclass(frozen=True)
@@ -77,6 +95,12 @@ class Source(Protocol):
         ...
 
 
+def importable(folder: Path) -> None:
+    """Let modules beside a catalogue be imported; installed ones come first."""
+    if str(folder.resolve()) not in sys.path:
+        sys.path.append(str(folder.resolve()))
+
+
 @cache
 def sources() -> tuple[Source, ...]:
     """Return all sources: the files of this folder that have a `SOURCE`."""
@@ -125,6 +149,13 @@ def unknown(text: str, folder: Path) -> str:
             f"the folder {text!r} has no config.json; a folder is one that transformers' save_pretrained writes, and "
             "weights alone are named behind a source: SOURCE=FILE"
         )
+    if other := next((what for end, what in _OTHERS.items() if text.lower().endswith(end)), None):
+        return (
+            f"{text!r} is written as a file of {other}, which is not read; export the network from PyTorch, by "
+            "torch.export.save, and name FILE.pt2"
+        )
+    if meant := colon(text, folder):
+        return f"there is no model {text!r}" + suggested([meant])
     near = {source.name: nearest(text, source.names()) for source in sources()}
     # A plain name comes first, unless another source has this very one.
     ranked = sorted((name for name in near.values() if name), key=lambda name: ("/" in name, -likeness(text, name)))
@@ -138,6 +169,18 @@ def unknown(text: str, folder: Path) -> str:
         f"of torchvision. Sources are: {forms}"
     )
     return f"there is no model {text!r}" + suggested([best] if best else [], then)
+
+
+def colon(text: str, folder: Path) -> str | None:
+    """Return what a text with a colon may have been meant as, where `/`, `=` or a module's name belongs there."""
+    before, sign, after = text.partition(":")
+    if not sign:
+        return None
+    if before.endswith(".py"):
+        return f"{before.removesuffix('.py').removeprefix('./').replace('/', '.')}:{after}"
+    if any(source.takes(f"{before}/", folder) for source in sources()):
+        return f"{before}/{after}"
+    return f"{before}={after}" if any(source.takes(before, folder) for source in sources()) else None
 
 
 def _plain(name: str) -> str:

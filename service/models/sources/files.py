@@ -51,7 +51,7 @@ class Files:
         reading: dict[str, Callable[[Path], Any]] = {"export": _exported, "script": _scripted}
         read: Callable[[Path], Any] = reading.get(found) or partial(_pickled, wish=wish)
         return Network(
-            source=text,
+            source=str(Path(text)),
             build=lambda said: read(path),
             identity=lambda network: ["file", content(path)],
             preprocessing=_known(path) if found == "export" else {},

@@ -112,6 +112,20 @@ def test_folder_that_is_no_source(tmp_path: Path) -> None:
         find("weights", Wish(folder=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("net.onnx", "a file of ONNX, which is not read; export the network from PyTorch"),
+        ("model.H5", "a file of Keras"),
+        ("hf:org/name", "did you mean 'hf/org/name'"),
+        ("./nets.py:make", "did you mean 'nets:make'"),
+    ],
+)
+def test_what_is_written_as_something_else(text: str, says: str) -> None:
+    with pytest.raises(CatalogError, match=says):
+        find(text, Wish())
+
+
 def test_nearest() -> None:
     assert nearest("Resnet_50", ["a/resnet50", "vgg"]) == "a/resnet50"
     assert nearest("zzz", ["resnet50"]) is None

@@ -83,12 +83,21 @@ def test_what_pytorch_loads_a_network_with(tmp_path: Path) -> None:
     [
         ("tests.models.nets:Small.nothing", r"cannot be imported \(AttributeError"),
         ("tests.models.nets:X", "cannot be imported"),
+        ("tests.models.nets:smal", r"has no attribute 'smal'\); did you mean 'small'"),
+        ("tests.models.nets:Small.wid", "did you mean 'wide'"),
+        ("besides_me:make", "did you mean 'beside_me'"),
+        ("beside_me.py:make", "did you mean 'beside_me:make'"),
+        ("resnet50:random", "did you mean 'resnet50=random'"),
+        ("timm:resnet50", "did you mean 'timm/resnet50'"),
+        ("torchvision:resnet18", "did you mean 'torchvision/resnet18'"),
+        ("beside_me:make", "; install 'no_such_thing', which it imports"),
         ("tests.tiny:SIZE", "is a int; it has to be callable"),
         ("ends_the_process:net", r"cannot be imported \(SystemExit: 7\)"),
     ],
 )
 def test_addresses_that_lead_nowhere(tmp_path: Path, address: str, says: str) -> None:
     (tmp_path / "ends_the_process.py").write_text("import sys\nsys.exit(7)\n")
+    (tmp_path / "beside_me.py").write_text("import no_such_thing\n")
     with pytest.raises(CatalogError, match=says):
         entry(tmp_path, f"factory = '{address}'\n")
 
@@ -117,6 +126,23 @@ def test_what_a_script_sets_for_the_process_is_taken_back(tmp_path: Path, when: 
         torch.set_default_dtype(torch.float32)
         torch.set_default_device(None)
         torch.set_grad_enabled(True)
+
+
+def test_network_of_a_module_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nets, "instance", nets.small().half(), raising=False)
+    address = "factory = 'tests.models.nets:instance'\n"
+    built = entry(tmp_path, address).build()
+    assert built.fc.weight.dtype == torch.float32
+    assert nets.instance.fc.weight.dtype == torch.float16  # which stays as it was
+    torch.testing.assert_close(built.fc.weight, nets.instance.fc.weight.float())
+    for more in ("weights = 'random'\n", "arguments = {classes = 2}\n"):
+        with pytest.raises(CatalogError, match="is a network with its weights"):
+            entry(tmp_path, address + more)
+
+
+def test_argument_that_is_not_taken(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"arguments: the factory .* takes no 'clases'; did you mean 'classes'"):
+        entry(tmp_path, "factory = 'tests.models.nets:small'\narguments = {clases = 2}\n").build()
 
 
 def test_preprocessing_is_assumed_and_said(tmp_path: Path) -> None:
