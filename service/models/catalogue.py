@@ -1,7 +1,7 @@
 """Which models are asked for: options of the command line, and the user's own from a TOML file, each mistake named."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +11,7 @@ from service.contract import Scale
 from service.errors import CatalogError, did_you_mean
 from service.images import Fit, Interpolation, Order
 from service.models.making import broken, make
-from service.models.sources import Wish, find, split
+from service.models.sources import Network, Wish, find, split
 from service.models.sources.base import named, written
 from service.models.sources.embedded import EMBEDDED
 from service.models.sources.factory import ADDRESS
@@ -36,13 +36,16 @@ class CatalogModel(BaseModel):
         ),
     ] = None
     arguments: Annotated[dict[str, Any], Field(description="Keyword arguments of the factory or network.")] = {}
-    torchvision: Annotated[str | None, Field(description="Name of a torchvision network, instead of a source.")] = None
+    torchvision: Annotated[
+        str | None, Field(min_length=1, description="Name of a torchvision network, instead of a source.")
+    ] = None
     source: Annotated[
         str | None,
         Field(
+            min_length=1,
             description="Where the network comes from, `SOURCE[=default|random|FILE]`, as after `--model`: "
             "`timm/NAME`, `hf/ORG/NAME` or a folder of transformers, `torchvision/NAME`, `FILE.pt2`, "
-            "`package.module:callable`."
+            "`package.module:callable`.",
         ),
     ] = None
     weights: Annotated[
@@ -112,7 +115,7 @@ class CatalogModel(BaseModel):
                 "give either factory = 'package.module:callable' or torchvision = 'NAME', or source = 'SOURCE' for "
                 "these and all others"
             )
-        if self.std is not None and min([self.std] if isinstance(self.std, float) else self.std) <= 0:
+        if any(value <= 0 for value in ([self.std] if isinstance(self.std, float) else self.std or ())):
             raise ValueError("std has to be above 0 in each channel")
         sides = (self.input_size,) if isinstance(self.input_size, int) else self.input_size or ()
         if any(not 16 <= side <= 2048 for side in sides):
@@ -173,6 +176,16 @@ def _entry(name: str, raw: Any, path: Path) -> ModelSpec:
         return _own(name, entry, path.parent)
     except CatalogError as error:
         return broken(name, f"{where}.{error}")
+    except Exception as error:  # a library's own, of values that it did not expect
+        return broken(name, f"{where}: {_unforeseen(error)}")
+
+
+def _unforeseen(error: Exception) -> str:
+    text = " ".join(str(error).split())[:300]
+    return (
+        f"its source could not be asked for it ({type(error).__name__}: {text}); look at the arguments and at what the "
+        "source is installed with"
+    )
 
 
 def _mistakes(error: ValidationError, known: Mapping[str, Any], above: tuple[str, ...] = ()) -> str:
@@ -215,6 +228,8 @@ def _own(name: str, entry: CatalogModel, folder: Path) -> ModelSpec:
     try:
         network = find(text, wish)
     except CatalogError as error:
+        if str(error).startswith("arguments"):  # which names its key
+            raise
         published = str(error).startswith("the published weights")
         raise CatalogError(f"{'weights' if published else entry.key}: {error}") from None
     return make(name, network, wish, entry.model_dump(), f"catalogue: {network.words}")
@@ -234,28 +249,55 @@ def requested(models: tuple[str, ...], catalog: Path | None) -> tuple[dict[str, 
     """
     own, own_default = read_catalog(catalog) if catalog is not None else ({}, None)
     specs: dict[str, ModelSpec] = {}
-    sources: set[str] = set()
+    asked: dict[str, str] = {}
     for option in models:
         try:
-            text, weights = (option.partition("=")[::2]) if option.partition("=")[0] in own else split(option, Path())
-            if text in sources:
-                raise CatalogError(f"{text!r} is given twice")
-            sources.add(text)
-            if text in own:
-                if weights:
-                    raise CatalogError(f"set the weights of {text!r} in the catalogue")
-                specs[text] = own[text]
-                continue
-            wish = Wish(weights or "default")
-            network = find(text, wish)
-            name = named(text)
-            if name in specs or name in own:
-                name = written(text)
-            specs[name] = make(name, network, wish, {}, network.words)
+            name, spec = _option(option, own, specs, asked)
         except CatalogError as error:
             raise CatalogError(f"--model {option}: {error}") from None
+        except Exception as error:  # a library's own, of values that it did not expect
+            raise CatalogError(f"--model {option}: {_unforeseen(error)}") from error
+        specs[name] = spec
     specs |= {name: spec for name, spec in own.items() if name not in specs}
     if not specs:
         specs = requested(tuple(EMBEDDED), None)[0]
     default = next(iter(specs)) if models or own_default is None else own_default
     return specs, default
+
+
+def _option(
+    option: str, own: Mapping[str, ModelSpec], specs: Mapping[str, ModelSpec], asked: dict[str, str]
+) -> tuple[str, ModelSpec]:
+    """Return the name and the model of one `SOURCE[=WEIGHTS]`; `asked` is what was written for each source so far."""
+    text, weights = (option.partition("=")[::2]) if option.partition("=")[0] in own else split(option, Path())
+    if text in own:
+        if weights:
+            raise CatalogError(f"set the weights of {text!r} in the catalogue")
+        _once(text, text, asked)
+        return text, own[text]
+    wish = Wish(weights or "default")
+    network = find(text, wish)
+    _once(network.source, text, asked)
+    name = _free_name(network, own.keys() | specs.keys())
+    return name, make(name, network, wish, {}, network.words)
+
+
+def _once(source: str, text: str, asked: dict[str, str]) -> None:
+    if source in asked:
+        as_well = "" if asked[source] == text else f", as {asked[source]!r} before"
+        raise CatalogError(
+            f"{text!r} is given twice{as_well}; leave one out, or, to serve one network with several weights, name "
+            "each in a catalogue, as [models.NAME]"
+        )
+    asked[source] = text
+
+
+def _free_name(network: Network, taken: Set[str]) -> str:
+    """Return a name for a network that no other model has: its own, or its whole source."""
+    for name in (named(network.source), written(network.source)):
+        if name not in taken:
+            return name
+    raise CatalogError(
+        f"another model has its name, {named(network.source)!r}; name both in a catalogue, as [models.NAME] with "
+        f"source = {network.source!r}"
+    )

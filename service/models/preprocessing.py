@@ -34,6 +34,11 @@ def preparing(given: Mapping[str, Any], known: Mapping[str, Any]) -> Prepared:
     given = {key: value for key, value in given.items() if value is not None}
     known = {key: value for key, value in known.items() if value is not None}
     channels = given.get("channels", known.get("channels", _counted(given)))
+    if channels not in (1, 3, 4):
+        raise CatalogError(
+            f"channels: the network takes {channels!r}, and pictures have 1, 3 or 4; let a factory return a module "
+            "whose forward makes the network's channels of a picture's"
+        )
     if "channels" in given and given["channels"] != known.get("channels", given["channels"]):
         # The network was made with other channels than its source tells of: its colours are not known any more.
         known = {key: value for key, value in known.items() if key not in ("mean", "std", "order")}

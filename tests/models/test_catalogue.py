@@ -16,6 +16,7 @@ from torchvision import models as torchvision_models
 from service.engine.network.resident import Model
 from service.errors import CatalogError
 from service.models.catalogue import read_catalog, requested
+from service.models.sources import sources
 from service.models.sources.embedded import EMBEDDED
 from service.models.sources.torchvision import torchvision_names
 from service.models.weights import read_weights
@@ -37,6 +38,11 @@ def entry(folder: Path, text: str) -> Any:
     return read_catalog(catalog(folder, f"[models.m]\n{text}"))[0]["m"]
 
 
+def six_channels() -> torch.export.ExportedProgram:
+    network = nn.Sequential(nn.Conv2d(6, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    return torch.export.export(network, (torch.rand(2, 6, 32, 32),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+
+
 # Mistakes in a catalogue
 
 
@@ -55,7 +61,15 @@ def entry(folder: Path, text: str) -> Any:
         (f"[models.m]\n{GOOD}torchvision = 'resnet18'", "models.m: give either factory ="),
         ("[models.m]\nfactory = 'tests.tiny'", "models.m.factory: write it as 'package.module:callable', not 'tests."),
         ("[models.m]\nfactory = 'tests.tinny:vgg'", "models.m.factory: 'tests.tinny:vgg' cannot be imported"),
-        ("[models.m]\nfactory = 'tests.tiny:vgh'", "install the package, or put the module beside the catalogue"),
+        (
+            "[models.m]\nfactory = 'tests.tiny:vgh'",
+            "(AttributeError: module 'tests.tiny' has no attribute 'vgh'); did you m",
+        ),
+        ("[models.m]\nfactory = 'tests.tinny:vgg'", "install the package, or put the module beside the catalogue"),
+        ("[models.m]\nfactory = 'timm:resnet18'", "did you mean 'timm/resnet18'?"),
+        ("[models.m]\nsource = ''", "models.m.source: String should have at least 1 character"),
+        ("[models.m]\nsource = 'six.pt2'", "models.m.channels: the network takes 6, and pictures have 1, 3 or 4; let"),
+        (f"[models.m]\n{GOOD}std = []", "models.m.std: 0 numbers for 3 channels"),
         ("[models.m]\nfactory = 'tests.tiny:SIZE'", "models.m.factory: 'tests.tiny:SIZE' is a int; it has to be call"),
         ("[models.m]\ntorchvision = 'resnet51'", "models.m.torchvision: there is no model 'resnet51'; did you mean"),
         (f"[models.m]\n{GOOD}weights = 'nix.pth'", "models.m.weights: no file"),
@@ -79,6 +93,8 @@ def entry(folder: Path, text: str) -> Any:
 )
 def test_mistake_in_a_catalogue(tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "broken_module.py").write_text("def net(:\n")
+    if "six" in text:
+        torch.export.save(six_channels(), tmp_path / "six.pt2")
     path = catalog(tmp_path, text)
     with pytest.raises(CatalogError) as raised:
         read_catalog(path)
@@ -115,6 +131,8 @@ def test_labels_that_cannot_be_read(tmp_path: Path) -> None:
         (("tiny", "tiny"), "--model tiny: 'tiny' is given twice"),
         (("tiny=random",), "--model tiny=random: set the weights of 'tiny' in the catalogue"),
         (("lesion-count=random",), "lesion-count is embedded with its weights; write --model lesion-count"),
+        (("squeezenet1_1=random", "squeezenet1_1=default"), "to serve one network with several weights, name each in"),
+        (("squeezenet1_1=random", "torchvision/squeezenet1_1"), "is given twice, as 'squeezenet1_1' before"),
         (("resnet18=nix.pth",), "no file 'nix.pth'; WEIGHTS is 'default', 'random' or a .safetensors/.pth file"),
     ],
 )
@@ -136,6 +154,49 @@ def test_what_is_served_and_which_is_the_default(tmp_path: Path) -> None:
     assert sorted(specs) == sorted(["alexnet", *own])
     first = catalog(tmp_path, f"[models.b]\n{GOOD}[models.a]\n{GOOD}")
     assert requested((), first)[1] == "b"
+
+
+class Unforeseen:
+    """A source that a library fails in."""
+
+    name = form = "unforeseen"
+
+    def takes(self, text: str, folder: Path) -> bool:
+        return text == "unforeseen"
+
+    def names(self) -> tuple[str, ...]:
+        return ()
+
+    def network(self, text: str, wish: Any) -> Any:
+        raise KeyError("of a library's own")
+
+
+def test_what_a_library_raises_leaves_the_other_models_standing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.models.sources.base.sources", lambda: (*sources(), Unforeseen()))
+    own = catalog(tmp_path, f"[models.m]\nsource = 'unforeseen'\n[models.other]\n{GOOD}")
+    specs, _ = read_catalog(own)
+    assert "models.m: its source could not be asked for it (KeyError:" in (specs["m"].mistake or "")
+    assert specs["other"].mistake is None
+    with pytest.raises(CatalogError, match="--model unforeseen: its source could not be asked for it"):
+        requested(("unforeseen",), None)
+
+
+def test_a_name_is_never_taken_over_in_silence(tmp_path: Path) -> None:
+    own = catalog(tmp_path, f"[models.small]\n{GOOD}[models.tests-models-nets-small]\n{GOOD}")
+    with pytest.raises(CatalogError, match=r"another model has its name, 'small'; name both in a catalogue"):
+        requested(("tests.models.nets:small",), own)
+
+
+def test_two_libraries_networks_of_one_name_are_both_served() -> None:
+    pytest.importorskip("timm")
+    specs, default = requested(("timm/resnet18=random", "resnet18=random"), None)
+    assert {name: spec.source.split()[0] for name, spec in specs.items()} == {
+        "resnet18": "timm",
+        "torchvision-resnet18": "torchvision",
+    }
+    assert default == "resnet18"
 
 
 # Weights

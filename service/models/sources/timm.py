@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from service.errors import CatalogError, suggested
+from service.models.arguments import calling, refused
 from service.models.sources.base import Network, Wish, fitted, nearest, seeded
 
 _PREFIX = "timm/"
@@ -86,7 +87,7 @@ def _preprocessing(timm: Any, config: Mapping[str, Any], arguments: Mapping[str,
     channels, height, width = found["input_size"]
     side = arguments.get("img_size")
     if side is not None:
-        height, width = (side, side) if isinstance(side, int) else side
+        height, width = _size(side)
     scaled = int(height / found["crop_pct"]), int(width / found["crop_pct"])
     known = {
         "channels": channels,
@@ -101,6 +102,14 @@ def _preprocessing(timm: Any, config: Mapping[str, Any], arguments: Mapping[str,
         known = {key: value for key, value in known.items() if key not in ("mean", "std")}
         known["channels"] = arguments["in_chans"]
     return known
+
+
+def _size(side: Any) -> tuple[int, int]:
+    """Return (height, width) of what timm takes for an image size."""
+    both = side if isinstance(side, list | tuple) else (side, side)
+    if len(both) != 2 or any(isinstance(one, bool) or not isinstance(one, int) or one < 1 for one in both):
+        raise CatalogError(f"arguments.img_size: {side!r} is no size; write a number of pixels, or [height, width]")
+    return both[0], both[1]
 
 
 def _labels(timm: Any, config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -127,12 +136,14 @@ def _task(timm: Any, config: Mapping[str, Any], arguments: Mapping[str, Any]) ->
 
 def _build(name: str, wish: Wish, said: list[str]) -> nn.Module:
     timm = _timm()
-    make = partial(timm.create_model, name, **dict(wish.arguments))
+    make = partial(calling, f"timm's {name}", partial(timm.create_model, name, **wish.arguments), wish.arguments)
     if wish.weights == "default":
         try:
-            network: nn.Module = make(pretrained=True)
+            network: nn.Module = timm.create_model(name, pretrained=True, **wish.arguments)
             return network
         except Exception as error:
+            if said_so := refused(f"timm's {name}", error, wish.arguments):
+                raise CatalogError(said_so) from None
             raise CatalogError(
                 f"the weights of timm/{name} cannot be fetched and are not in the local cache "
                 f"({type(error).__name__}); "

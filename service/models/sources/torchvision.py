@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from service.errors import CatalogError
+from service.models.arguments import calling
 from service.models.sources.base import Network, Wish, fitted, seeded, unknown
 from service.models.weights import State
 
@@ -131,7 +132,12 @@ def _build(name: str, family: str, wish: Wish, said: list[str]) -> nn.Module:
         if wish.weights == "default":
             return _without_auxiliary(_downloaded(name, family))
         options = _plain(name, family) | dict(wish.arguments)
-        make = partial(models.get_model, name, weights=None)
+
+        def make(**options: Any) -> nn.Module:
+            what = f"torchvision's {name}"
+            made: nn.Module = calling(what, partial(models.get_model, name, weights=None, **options), wish.arguments)
+            return made
+
         if wish.file is None:
             return _without_auxiliary(seeded(partial(make, **options)))
         state = wish.state(wish.file)

@@ -15,8 +15,9 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from service.errors import CatalogError
+from service.errors import CatalogError, did_you_mean
 from service.images import Interpolation
+from service.models.arguments import calling
 from service.models.measured import Floats, measured
 from service.models.sources.base import Network, Wish, fitted, seeded
 
@@ -88,7 +89,7 @@ class Transformers:
             known, said = _preprocessing(transformers, config, place)
             labels = dict(getattr(config, "id2label", None) or {}) if task not in ("embedding",) else {}
         return Network(
-            source=text,
+            source=text if text.startswith(_PREFIX) else str(Path(text)),
             build=partial(_build, text, place, kind, config, wish),
             identity=lambda network: ["transformers", kind.__name__, _content(config)],
             preprocessing=known,
@@ -102,7 +103,7 @@ class Transformers:
 
 def _config(transformers: Any, text: str, place: str, wish: Wish) -> Any:
     try:
-        return transformers.AutoConfig.from_pretrained(place, local_files_only=True, **wish.arguments)
+        config = transformers.AutoConfig.from_pretrained(place, local_files_only=True, **wish.arguments)
     except Exception as error:
         if text.startswith(_PREFIX):
             raise CatalogError(
@@ -115,6 +116,13 @@ def _config(transformers: Any, text: str, place: str, wish: Wish) -> Any:
             f"the folder {text!r} holds no configuration that transformers reads ({type(error).__name__}: "
             f"{str(error)[:200]}); write it by save_pretrained"
         ) from None
+    for name in wish.arguments:  # those it does not know, it passes over in silence
+        if not hasattr(config, name):
+            raise CatalogError(
+                f"arguments: a {type(config).__name__} has no {name!r}"
+                + did_you_mean(name, [*config.to_dict(), "num_labels"])
+            )
+    return config
 
 
 def _meaning(transformers: Any, config: Any, text: str) -> tuple[str | None, str | None, Any]:
@@ -207,7 +215,7 @@ def _build(text: str, place: str, kind: Any, config: Any, wish: Wish, said: list
     with _quiet():
         if wish.weights == "default":
             return _saved(text, place, kind, config)
-        network: nn.Module = seeded(lambda: kind(config))
+        network: nn.Module = seeded(lambda: calling(f"transformers' {kind.__name__}", partial(kind, config), {}))
         if wish.file is None:
             return network
 

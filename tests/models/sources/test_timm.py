@@ -1,5 +1,6 @@
 """timm's networks, held against timm's own preprocessing and labels."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,35 @@ def test_arguments(tmp_path: Path) -> None:
         assert "'embedding'" in specs["encoder"].mistake
     else:
         assert specs["encoder"].task.name == "embedding"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("img_size = '224'", r"models\.m\.arguments\.img_size: '224' is no size; write a number of pixels, or"),
+        ("img_size = [1, 2, 3]", r"models\.m\.arguments\.img_size: "),
+        ("in_chans = 6", r"models\.m\.channels: the network takes 6, and pictures have 1, 3 or 4"),
+        ("in_chans = 'rgb'", r"models\.m\.channels: the network takes 'rgb'"),
+    ],
+)
+def test_arguments_that_say_no_input_leave_other_models_standing(tmp_path: Path, arguments: str, says: str) -> None:
+    (tmp_path / "catalog.toml").write_text(
+        f"[models.m]\nsource = 'timm/test_resnet=random'\narguments = {{{arguments}}}\n"
+        "[models.other]\nsource = 'timm/test_resnet=random'\n"
+    )
+    specs, _ = read_catalog(tmp_path / "catalog.toml")
+    assert re.search(says, specs["m"].mistake or "")
+    assert specs["other"].mistake is None
+
+
+@pytest.mark.parametrize("weights", ["random", "default"])
+def test_misspelt_argument(tmp_path: Path, weights: str) -> None:
+    (tmp_path / "catalog.toml").write_text(
+        f"[models.m]\nsource = 'timm/test_resnet.r160_in1k={weights}'\narguments = {{num_clases = 4}}\n"
+    )
+    spec = read_catalog(tmp_path / "catalog.toml")[0]["m"]
+    with pytest.raises(CatalogError, match=r"takes no 'num_clases'; did you mean 'num_classes'\?"):
+        spec.build()
 
 
 def test_timm_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

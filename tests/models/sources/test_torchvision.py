@@ -9,7 +9,7 @@ from torchvision import models
 
 from service.errors import CatalogError
 from service.images import prepare, to_input
-from service.models.catalogue import requested
+from service.models.catalogue import read_catalog, requested
 from service.models.sources.base import Wish, find
 from service.models.sources.torchvision import SOURCE
 from tests.conftest import photograph
@@ -42,6 +42,21 @@ def test_every_network_is_known(name: str) -> None:
 def test_networks_of_other_inputs_are_refused(name: str, says: str) -> None:
     with pytest.raises(CatalogError, match=f"torchvision's '{name}' {says}"):
         find(name, Wish("random"))
+
+
+@pytest.mark.parametrize(
+    ("argument", "says"),
+    [
+        ("num_clases = 3", r"arguments: torchvision's resnet18 takes no 'num_clases'; did you mean 'num_classes'\?"),
+        ("num_classes = 'ten'", r"torchvision's resnet18 cannot be made with arguments = .*'ten'.*TypeError"),
+    ],
+)
+def test_arguments_that_are_not_taken(tmp_path: Path, argument: str, says: str) -> None:
+    text = f"[models.m]\nsource = 'torchvision/resnet18=random'\narguments = {{{argument}}}\n"
+    (tmp_path / "catalog.toml").write_text(text)
+    spec = read_catalog(tmp_path / "catalog.toml")[0]["m"]
+    with pytest.raises(CatalogError, match=says):
+        spec.build()
 
 
 def test_parts_are_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:

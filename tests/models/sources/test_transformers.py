@@ -139,6 +139,21 @@ def test_folder_without_a_processor_says_what_is_assumed(tmp_path: Path) -> None
     assert {line.split(" = ")[0] for line in spec.assumed} == {"resize", "fit", "interpolation", "mean", "std"}
 
 
+def test_channels_that_pictures_do_not_have(tmp_path: Path) -> None:
+    vit(num_channels=6).save_pretrained(tmp_path)
+    with pytest.raises(CatalogError, match="channels: the network takes 6, and pictures have 1, 3 or 4"):
+        asked(f"{tmp_path}=random")
+
+
+def test_misspelt_argument(folder: Path, tmp_path: Path) -> None:
+    text = f"[models.m]\nsource = '{folder}=random'\narguments = {{num_labls = 3}}\n"
+    (tmp_path / "catalog.toml").write_text(text)
+    with pytest.raises(
+        CatalogError, match=r"models\.m\.arguments: a ViTConfig has no 'num_labls'; did you mean 'num_l"
+    ):
+        read_catalog(tmp_path / "catalog.toml")
+
+
 @pytest.mark.parametrize(
     ("more", "task"),
     [
