@@ -9,6 +9,7 @@ from torch import Tensor
 from service.contract import Scale, Task
 from service.errors import CatalogError
 from service.tasks import task
+from service.tasks.boxes import check_boxes
 
 Ending = Literal["softmax", "sigmoid", "log_softmax", "logsigmoid", "linear"]
 """The last thing a network does: a function of its logits, or the linear map that makes them."""
@@ -36,6 +37,7 @@ class Numbers:
     ending: Ending | None = None  # None: something else, or not to be seen
     # Whether answers stay between 0 and 1 whatever the network is given: small logits may happen to lie there.
     bounded: Callable[[], bool] = lambda: True
+    size: tuple[int, int] | None = None  # (H, W) of the input, which boxes lie in; None: it is not known
 
     @property
     def told(self) -> str:
@@ -52,6 +54,20 @@ class Numbers:
         """Whether each picture's are the probabilities of classes that exclude each other."""
         return self.raw.shape[1] > 1 and self.inside() and _one(self.raw.sum(1))
 
+    def floored(self) -> bool:
+        """Whether each picture's are such probabilities, but for those that a floor has raised, as clamp(min=...) does.
+
+        The floor is the least number and met several times by each picture; what is above it adds up to at most 1,
+        and with the floor's share to at least 1.
+        """
+        low = float(self.raw.amin())
+        if self.raw.ndim != 2 or low <= 0 or not self.inside():
+            return False
+        at_floor = self.raw == low
+        above = self.raw.masked_fill(at_floor, 0).sum(1)
+        several = bool((at_floor.sum(1) > 1).all())
+        return several and bool((above <= 1 + _TOLERANCE).all() and (self.raw.sum(1) >= 1 - _TOLERANCE).all())
+
     def exponentials_add_up(self) -> bool:
         """Whether each picture's are the logarithms of such probabilities."""
         return self.raw.shape[1] > 1 and bool((self.raw <= _TOLERANCE).all()) and _one(self.raw.exp().sum(1))
@@ -66,6 +82,8 @@ def meaning(numbers: Numbers, name: str | None, scale: Scale | None) -> Meaning:
     raw = numbers.raw
     _check_shape(numbers, name)
     if numbers.boxes:
+        if numbers.size is not None:
+            check_boxes(raw, numbers.size)
         return Meaning(task("detection"), "boxes with a class and a score each")
     if name in ("regression", "embedding"):
         return Meaning(task(name, scale), f"{raw.shape[1]} numbers")
@@ -74,7 +92,8 @@ def meaning(numbers: Numbers, name: str | None, scale: Scale | None) -> Meaning:
     if name is None:
         return _guess(numbers, scale)
     found, told = _scale(numbers, exclusive=name in ("classification", "segmentation"))
-    independent = not numbers.add_up() and found != "logits" and not numbers.exponentials_add_up()
+    exclusive = numbers.add_up() or numbers.exponentials_add_up() or numbers.floored()
+    independent = found != "logits" and not exclusive
     if name == "classification" and scale is None and independent:
         raise CatalogError(
             "task = 'classification', and the outputs are probabilities that do not add up to 1, as those of "
@@ -102,10 +121,17 @@ def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
         )
     if numbers.add_up() or numbers.exponentials_add_up():
         return Meaning(task("classification", chosen), f"classes that exclude each other, {chosen}: {told}")
+    if scale is None and numbers.ending is None and _one(raw.norm(dim=1)):  # they may lie between 0 and 1 as well
+        return Meaning(task("embedding"), "each picture's numbers have length 1, as an embedding's")
+    if chosen != "logits" and numbers.floored():
+        return Meaning(
+            task("classification", chosen),
+            f"{chosen}: {told}",
+            "each picture's add up to 1 but for a floor, as a softmax that is clamped: classification is assumed",
+            "say which, as task = 'classification' or task = 'multilabel'",
+        )
     if chosen != "logits":
         return Meaning(task("multilabel", chosen), f"independent classes, {chosen}: {told}")
-    if _one(raw.norm(dim=1)):
-        return Meaning(task("embedding"), "each picture's numbers have length 1, as an embedding's")
     return Meaning(
         task("classification", chosen),
         f"{chosen}: {told}",

@@ -131,6 +131,7 @@ CASES: dict[str, Case] = {
     "no_axis": Case(module(nets.one), task="binary", checks=ASSUMED),
     "two_axes_more": Case(checks=ASSUMED),
     "squeezed_at_the_end": Case(checks=ASSUMED),
+    "boxes_of_shares": refused("as shares of the picture do; let it return pixels of the input"),
     # Rules that are broken
     "dropout": refused("two answers"),
     "counts": refused("'seen'"),

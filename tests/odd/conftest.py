@@ -19,7 +19,7 @@ from tests.odd.nets import ON_BLACK
 
 SUFFIX = {"source_script": "pt", "source_export": "pt2", "source_export_of_two": "pt2"}
 MAPS = ("masks", "masks_in_a_dict", "masks_coarse", "masks_of_probabilities")
-BOXES = ("boxes", "boxes_in_a_tuple", "boxes_in_a_dict")
+BOXES = ("boxes", "boxes_in_a_tuple", "boxes_in_a_dict", "boxes_together")
 MORE = """
 [models.broken]
 factory = 5

@@ -181,6 +181,14 @@ def boxes_in_a_dict() -> nn.Module:
     return Boxes(lambda found: {"detections": found})
 
 
+def boxes_together() -> nn.Module:
+    return Boxes(lambda found: {key: torch.stack([one[key] for one in found]) for key in found[0]})
+
+
+def boxes_of_shares() -> nn.Module:
+    return Boxes(lambda found: [one | {"boxes": one["boxes"] / 32} for one in found])
+
+
 class Masks(nn.Module):
     """A segmentation, whose maps may be coarser than the picture."""
 

@@ -8,6 +8,8 @@ from service.tasks.guess import Numbers, meaning
 
 Y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)) * 3
 MAPS = torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(1)) * 3
+RECTIFIED = (Y.abs() + 0.01) / (Y.abs() + 0.01).norm(dim=1, keepdim=True)
+FLOORED = (torch.randn(8, 400, generator=torch.Generator().manual_seed(2)) * 3).softmax(1).clamp(min=1e-3)
 SMALL = torch.rand(8, 5) * 0.5 + 0.1
 
 GUESSED = {
@@ -20,6 +22,10 @@ GUESSED = {
     "one output": (Numbers(Y[:, :1]), "binary", "logits", True),
     "unbounded": (Numbers(Y), "classification", "logits", True),
     "length one": (Numbers(Y / Y.norm(dim=1, keepdim=True)), "embedding", None, False),
+    "rectified, of length one": (Numbers(RECTIFIED, bounded=lambda: True), "embedding", None, False),
+    "a sigmoid of length one": (Numbers(RECTIFIED, ending="sigmoid"), "multilabel", "probabilities", False),
+    "softmax with a floor": (Numbers(FLOORED), "classification", "probabilities", True),
+    "sigmoid with a floor": (Numbers(Y.sigmoid().clamp(0.2)), "multilabel", "probabilities", False),
     "maps": (Numbers(MAPS), "segmentation", "logits", False),
     "maps of a softmax": (Numbers(MAPS.softmax(1)), "segmentation", "probabilities", False),
     "maps of a log-softmax": (Numbers(MAPS.log_softmax(1)), "segmentation", "log-probabilities", False),
@@ -51,6 +57,8 @@ def test_guesses(name) -> None:
         (Numbers(Y.sigmoid()), "classification", "logits", "logits"),
         (Numbers(Y[:, :1].sigmoid()), "binary", None, "probabilities"),
         (Numbers(Y[:, :1].sigmoid()), "regression", None, None),
+        (Numbers(FLOORED), "classification", None, "probabilities"),
+        (Numbers(FLOORED), "multilabel", None, "probabilities"),
         (Numbers(Y), "regression", None, None),
         (Numbers(Y), "embedding", None, None),
         (Numbers(MAPS), "segmentation", None, "logits"),

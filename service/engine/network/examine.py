@@ -137,7 +137,8 @@ class _Examination:
             loud = self.answering.answers(self.answering.pictures * _LOUDER)
             return bool((loud >= -1e-4).all() and (loud <= 1 + 1e-4).all())
 
-        numbers = Numbers(raw, self.answering.outlet.boxes, ending.name if ending else None, bounded)  # type: ignore[arg-type]
+        size = self.spec.transform.crop
+        numbers = Numbers(raw, self.answering.outlet.boxes, ending.name if ending else None, bounded, size)  # type: ignore[arg-type]
         declared = self.spec.task.name if self.spec.task_known else None
         try:
             found = meaning(numbers, declared, self.spec.scale)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from service.engine.network.forms.batched import Batched
 from service.engine.network.forms.queries import Queries
 from service.errors import CatalogError, did_you_mean
 
@@ -37,12 +38,12 @@ class Outlet:
     item: Item | None = None  # which item of what it returns; None: it returns the answer itself
     boxes: bool = False
     axes: int = 2  # of the answer
-    queries: Queries | None = None  # how to read boxes that are no list of dictionaries
+    reading: Queries | Batched | None = None  # how to read boxes that are no list of dictionaries
 
     def __call__(self, returned: Any, rows: int) -> Tensor:
         """Return the answer to so many rows: (N, K), (N, K, H, W), or (N, D, 6) of boxes."""
-        if self.queries is not None:
-            return self.queries(items(returned))
+        if self.reading is not None:
+            return self.reading(items(returned))
         found = returned if self.item is None else items(returned)[self.item]
         if self.boxes:
             return padded(found)
@@ -56,8 +57,8 @@ class Outlet:
         return self.item is None and not self.boxes
 
     def __str__(self) -> str:
-        if self.queries is not None:
-            return str(self.queries)
+        if self.reading is not None:
+            return str(self.reading)
         where = "what it returns" if self.item is None else f"item {self.item!r} of what it returns"
         return f"{where}, boxes" if self.boxes else where
 
@@ -92,21 +93,24 @@ def find(
         CatalogError: there is none, or there are several.
     """
     if wanted is not None:
-        return _named(returned, rows, wanted, name)
+        return _named(returned, rows, wanted, name, size)
     if isinstance(returned, Tensor):
-        return _checked(Outlet(axes=_axes(returned, rows)), returned, rows, name)
+        return _checked(Outlet(axes=_axes(returned, rows)), returned, rows, name, size)
     if _is_boxes(returned, rows):
         return Outlet(boxes=True)
     held = items(returned)
     queries = Queries.of(held, rows, size, labels, name)
     if queries is not None:
-        return Outlet(boxes=True, queries=queries)
+        return Outlet(boxes=True, reading=queries)
     for usual in _USUAL:
         if usual in held and isinstance(held[usual], Tensor):
-            return _checked(Outlet(usual, axes=_axes(held[usual], rows)), held[usual], rows, name)
+            return _checked(Outlet(usual, axes=_axes(held[usual], rows)), held[usual], rows, name, size)
+    batched = Batched.of(held, rows, name)
+    if batched is not None:
+        return Outlet(boxes=True, reading=batched)
     fitting = _fitting(held, rows)
     if len(fitting) == 1:
-        return Outlet(fitting[0], axes=_axes(held[fitting[0]], rows))
+        return _checked(Outlet(fitting[0], axes=_axes(held[fitting[0]], rows)), held[fitting[0]], rows, name, size)
     boxes = [key for key, value in held.items() if _is_boxes(value, rows)]
     if not fitting and len(boxes) == 1:
         return Outlet(boxes[0], boxes=True)
@@ -124,7 +128,7 @@ def find(
     )
 
 
-def _named(returned: Any, rows: int, wanted: Item, name: str) -> Outlet:
+def _named(returned: Any, rows: int, wanted: Item, name: str, size: tuple[int, int]) -> Outlet:
     held = items(returned)
     if wanted not in held:
         there = ", ".join(repr(key) for key in held) or f"none, it is a {type(returned).__name__}"
@@ -135,7 +139,7 @@ def _named(returned: Any, rows: int, wanted: Item, name: str) -> Outlet:
         return Outlet(wanted, boxes=True)
     if not isinstance(found, Tensor):
         raise CatalogError(f"model {name!r}: output = {wanted!r} is a {type(found).__name__}, and no tensor")
-    return _checked(Outlet(wanted, axes=_axes(found, rows)), found, rows, name)
+    return _checked(Outlet(wanted, axes=_axes(found, rows)), found, rows, name, size)
 
 
 def _axes(found: Tensor, rows: int) -> int:
@@ -143,7 +147,13 @@ def _axes(found: Tensor, rows: int) -> int:
     return 4 if found.ndim == 4 and found.shape[2] * found.shape[3] > 1 else 2
 
 
-def _checked(outlet: Outlet, found: Tensor, rows: int, name: str) -> Outlet:
+def _checked(outlet: Outlet, found: Tensor, rows: int, name: str, size: tuple[int, int]) -> Outlet:
+    shape = tuple(found.shape)
+    if found.is_complex():
+        raise CatalogError(
+            f"model {name!r} returned {_described(found)}: complex numbers, and a score is a real one; let it return "
+            "y.abs(), or y.real"
+        )
     if not found.dtype.is_floating_point:
         raise CatalogError(
             f"model {name!r} returned {_described(found)}: whole numbers, through which no score can be followed; let "
@@ -154,15 +164,44 @@ def _checked(outlet: Outlet, found: Tensor, rows: int, name: str) -> Outlet:
     except ValueError:
         if found.ndim == 3 and len(found) == rows:
             raise CatalogError(
-                f"model {name!r} returned shape {tuple(found.shape)}, which is no table of one row a picture, and no "
-                f"maps; {_THREE_AXES}"
+                f"model {name!r} returned shape {shape}, which is no table of one row a picture, and no maps; "
+                f"{_three_axes(found, size)}"
             ) from None
         raise CatalogError(
-            f"model {name!r} returned shape {tuple(found.shape)} for {rows} pictures; a network has to return one "
+            f"model {name!r} returned shape {shape} for {rows} pictures; a network has to return one "
             "(N, outputs) tensor, or maps (N, K, H, W); where it averages or squeezes over pictures, keep their axis, "
             "as flatten(1) does"
         ) from None
+    if outlet.axes == 4 and found.ndim == 4 and _channels_last(shape[1:], size):
+        raise CatalogError(
+            f"model {name!r} returned maps {shape} of an input of {size[0]} x {size[1]}, with the channels last; let "
+            "its forward end with y.permute(0, 3, 1, 2), to (N, K, H, W)"
+        )
     return outlet
+
+
+def _three_axes(found: Tensor, size: tuple[int, int]) -> str:
+    """Return what to do about an answer of three axes (N, ...)."""
+    height, width = found.shape[1:]
+    if height == 1:
+        return "let it drop the axis of one, as y.flatten(1) does"
+    if size[0] % height == size[1] % width == 0 and size[0] // height == size[1] // width:
+        return f"if this is a mask of one class, let it keep the class's axis: y[:, None]; {_THREE_AXES}"
+    return _THREE_AXES
+
+
+def _channels_last(shape: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether an answer's first two axes have the input's shape (H, W), and its last two have not."""
+    first, last = shape[:2], shape[1:]
+    if size in (first, last):
+        return size == first != last
+    return _alike(first, size) and not _alike(last, size)
+
+
+def _alike(grid: tuple[int, ...], size: tuple[int, int]) -> bool:
+    """Whether a grid has the proportions of a size, give or take a cell."""
+    (h, w), (height, width) = grid, size
+    return (h - 1) * width <= height * (w + 1) and height * (w - 1) <= (h + 1) * width
 
 
 def _fitting(held: Mapping[Item, Any], rows: int) -> list[Item]:

@@ -86,3 +86,26 @@ def test_boxes_become_one_tensor_filled_up_with_zeros() -> None:
 def test_what_is_no_answer_is_refused_with_what_to_do(returned, wanted, message) -> None:
     with pytest.raises(CatalogError, match=message):
         find(returned, N, wanted, "mine")
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        (torch.zeros(N, 24, 36), r"a mask of one class, let it keep the class's axis: y\[:, None\]"),
+        (torch.zeros(N, 12, 18), "a mask of one class"),
+        (torch.zeros(N, 12, 24), "a detector's raw boxes"),
+        (torch.zeros(N, 1, 3), r"drop the axis of one, as y\.flatten\(1\)"),
+        (torch.zeros(N, 24, 36, 5), r"channels last; let its forward end with y\.permute\(0, 3, 1, 2\)"),
+        ({"masks": torch.zeros(N, 6, 9, 4)}, "channels last"),
+        (TABLE.to(torch.complex64), r"complex numbers.*y\.abs\(\)"),
+    ],
+)
+def test_what_shapes_tell_beside_the_inputs_size(returned, says) -> None:
+    with pytest.raises(CatalogError, match=says):
+        find(returned, N, None, "mine", (24, 36))
+
+
+@pytest.mark.parametrize("shape", [(24, 24, 36), (5, 24, 36), (5, 3, 5), (36, 24, 36), (2, 2, 3)])
+def test_maps_of_the_inputs_proportions_are_maps(shape) -> None:
+    maps = torch.rand(N, *shape)
+    assert torch.equal(find(maps, N, None, "mine", (24, 36))(maps, N), maps)
