@@ -53,6 +53,8 @@ class Wish:
 
     def state(self, path: Path) -> State:
         """Read the weights' file."""
+        if self.allow_pickle:
+            importable(self.folder)
         return read_weights(path, allow_pickle=self.allow_pickle)
 
 

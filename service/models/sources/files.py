@@ -13,7 +13,7 @@ from torch import nn
 
 from service.errors import CatalogError
 from service.models.identity import content
-from service.models.sources.base import Network, Wish
+from service.models.sources.base import Network, Wish, importable
 from service.models.weights import kind, load
 
 _SUFFIXES = (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".bin", ".ckpt", ".safetensors")
@@ -67,6 +67,7 @@ def _scripted(path: Path) -> Any:
 
 
 def _pickled(path: Path, wish: Wish) -> Any:
+    importable(wish.folder)  # its class may be in a module there
     found = load(path, allow_pickle=wish.allow_pickle)
     if isinstance(found, dict):
         found = next((value for value in found.values() if isinstance(value, nn.Module)), found)

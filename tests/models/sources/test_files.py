@@ -1,6 +1,8 @@
 """Whole networks in a file: exported ones with their layers, TorchScript as a black box, pickles by permission."""
 
 import copy
+import importlib
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,12 +91,29 @@ def test_pickled_module_only_by_permission(tmp_path: Path) -> None:
     torch.testing.assert_close(read_catalog(tmp_path / "catalog.toml")[0]["m"].build()(X), small()(X))
 
 
+@pytest.mark.parametrize("kind", ["source", "weights"])
+def test_class_of_a_pickled_module_beside_the_catalogue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    name = f"class_beside_{kind}"
+    (tmp_path / f"{name}.py").write_text("from tests.models.nets import Small\n\n\nclass Mine(Small):\n    pass\n")
+    with monkeypatch.context() as there:
+        there.syspath_prepend(str(tmp_path))
+        torch.save(importlib.import_module(name).Mine(), tmp_path / "m.pth")
+    monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(tmp_path)])
+    keys = "source = 'm.pth'" if kind == "source" else "factory = 'tests.models.nets:small'\nweights = 'm.pth'"
+    (tmp_path / "catalog.toml").write_text(f"[models.m]\n{keys}\nallow_pickle = true\ninput_size = 32\n")
+    built = read_catalog(tmp_path / "catalog.toml")[0]["m"].build()
+    assert type(built).__name__ == ("Mine" if kind == "source" else "Small")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
         ("m.pt2", None, "there is no file"),
         ("m.pt2", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
-        ("m.pt2", b"<html>", "an HTML page"),
+        ("m.pt2", b"<html>", "an HTML or XML page"),
         ("m.pt2", b"rubbish", "holds weights and no network"),
     ],
 )
