@@ -165,10 +165,11 @@ def _plainly(path: Path, error: Exception) -> str:
         head = file.read(200)
     if head.startswith(_LEGACY):
         unknown = re.search(r"GLOBAL ([\w.]+)", str(error))
+        form = "it is in the form of before PyTorch 1.6"
         held = f" ({unknown[1]})" if unknown else ""
         if unknown or "module" in str(error).lower():
-            return f"it is in the form of before PyTorch 1.6, and holds objects whose code would have to run{held}; {_ALLOW}"
-        return f"it is in the form of before PyTorch 1.6, and is {_DAMAGED}"
+            return f"{form}, and holds objects whose code would have to run{held}; {_ALLOW}"
+        return f"{form}, and is {_DAMAGED}"
     if head[:1] == b"\x80" and head[1:2] <= b"\x05":
         return "it is a pickle of Python's own; load it in Python, and save its tensors by torch.save"
     if head.isascii() and head.decode("ascii").replace("\n", " ").replace("\r", " ").replace("\t", " ").isprintable():
