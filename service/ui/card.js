@@ -3,6 +3,7 @@ import { html, useEffect, useRef, useState } from "./html.js";
 import { Figure, Patch, Tiles, over, seen } from "./figure.js";
 import { Form } from "./form.js";
 import { Trouble } from "./problem.js";
+import * as draw from "./draw.js";
 import * as share from "./share.js";
 import { key } from "./server.js";
 import { counted, meaning, number, question, seconds, t, title } from "./words.js";
@@ -126,19 +127,27 @@ function Progress({ run, method, stop }) {
   `;
 }
 
+const HEAT = ["positive", "signed", "regions"];
+
 // To take along: files, and the same request for a terminal or a program.
 function Take({ session, card, which }) {
   const [copied, set] = useState(null);
   const box = useRef();
-  const { lanes, opacity } = session.state;
+  const { lanes, opacity, sequential, diverging } = session.state;
   const [lane] = lanes;
   const run = card.runs[0];
   const map = shown(run?.maps ?? [], which);
   const copy = async (name, text) => {
     await navigator.clipboard.writeText(text).then(() => set(name), () => set(null));
   };
+  const { kind, needs } = session.method(card.method);
   const request = session.request(card);
-  const name = session.method(card.method).needs.includes("image") ? lane.picture.name : null;
+  // What draws the same as the page does, over the whole picture.
+  if (map ? map.shape.length === 2 : HEAT.includes(kind)) {
+    const signed = map ? draw.signed(map) : kind === "signed";
+    request.output = { opacity, colormap: signed ? diverging : sequential, size: "original" };
+  }
+  const name = needs.includes("image") ? lane.picture.name : null;
   const asked = [card.method, request, name, session.further(request).map((one) => one.name), key() !== null];
   const texts = {
     curl: share.curl(...asked),

@@ -3,6 +3,7 @@ import { html, useRef, useState } from "./html.js";
 import { seen } from "./figure.js";
 import { opened, sample, SAMPLES } from "./picture.js";
 import { address } from "./server.js";
+import { box as typed } from "./share.js";
 import { percent, t } from "./words.js";
 
 const share = (x) => `${100 * x}%`;
@@ -50,14 +51,10 @@ export function Drawn({ session, lane }) {
 // The same box for those who type; x0, y0, x1, y1 in pixels of the picture.
 function Typed({ session }) {
   const { box } = session.state;
-  const read = (event) => {
-    const found = event.target.value.split(/[\s,;]+/).filter(Boolean).map(Number);
-    session.box(found.length === 4 && found.every(Number.isFinite) ? found : null);
-  };
   return html`
     <div class="typed">
       <label for="box">${t("box")}</label>
-      <input id="box" type="text" value=${box?.join(", ") ?? ""} placeholder="x0, y0, x1, y1" autocomplete="off" onChange=${read} />
+      <input id="box" type="text" value=${box?.join(", ") ?? ""} placeholder="x0, y0, x1, y1" autocomplete="off" onChange=${(event) => session.box(typed(event.target.value))} />
       ${box && html`<button onClick=${() => session.box(null)}>${t("noBox")}</button>`}
     </div>
   `;

@@ -31,13 +31,12 @@ export class Session {
     try {
       const [models, methods, maps] = await Promise.all([get("models"), get("methods"), get("ui/colormaps.json")]);
       const luts = Object.fromEntries(maps.map((one) => [one.name, draw.table(one.colors)]));
-      const first = (kind) => maps.find((one) => one.kind === kind).name;
+      const map = (kind, name) => (maps.find((one) => one.kind === kind && one.name === name) ?? maps.find((one) => one.kind === kind)).name;
       const known = (name) => models.models.find((one) => one.name === name);
       const model = known(restored.model) ?? models.models.find((one) => one.default) ?? models.models[0];
       this.set({
         models: models.models, methods: methods.methods, maps, luts, locked: false, problem: null,
-        sequential: luts[restored.sequential] ? restored.sequential : first("sequential"),
-        diverging: luts[restored.diverging] ? restored.diverging : first("diverging"),
+        sequential: map("sequential", restored.sequential), diverging: map("diverging", restored.diverging),
         opacity: restored.opacity ?? this.state.opacity, view: restored.view ?? "explain",
         target: restored.target ?? null, against: restored.against ?? null, box: restored.box ?? null,
         lanes: [{ model: model.name, picture: null, predictions: [], geometry: null, problem: null }],
@@ -143,7 +142,7 @@ export class Session {
     if (this.state.lanes[index]?.model !== model) return; // another one was chosen meanwhile
     if (info instanceof Error) return trouble(info);
     if (info.status === "failed") return trouble({ kind: "model-unavailable", detail: info.error, errors: [] });
-    if (index === 0 && !this.state.cards.some((card) => !this.reason(card.method))) {
+    if (index === 0 && this.state.cards.length && !this.state.cards.some((card) => !this.reason(card.method))) {
       const name = FIRST.find((one) => !this.reason(one));
       if (name) this.set({ cards: [...this.state.cards, this.card(name)] });
     }

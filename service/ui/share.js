@@ -24,6 +24,14 @@ export function write(state, language) {
   history.replaceState(null, "", `#${said}`);
 }
 
+// x0, y0, x1, y1 as somebody has typed them; null where they enclose nothing.
+export function box(text) {
+  const [x0, y0, x1, y1] = text.split(/[\s,;]+/).filter(Boolean).map(Number);
+  return x1 > x0 && y1 > y0 && Math.max(x1, y1, -x0, -y0) < Infinity ? [x0, y0, x1, y1] : null;
+}
+
+const plain = (value) => (value !== null && typeof value === "object" && !Array.isArray(value) ? value : null);
+
 export function restore() {
   const said = new URLSearchParams(location.hash.slice(1));
   const json = (text) => {
@@ -34,30 +42,30 @@ export function restore() {
     }
   };
   const found = { model: said.get("model"), sample: said.get("sample"), view: ["walk", "compare"].includes(said.get("view")) ? said.get("view") : "explain" };
-  if (said.has("opacity")) found.opacity = Math.max(0, Math.min(1, Number(said.get("opacity")) || 0));
+  const opacity = parseFloat(said.get("opacity"));
+  if (opacity >= 0 && opacity <= 1) found.opacity = opacity;
   if (said.has("model2")) found.second = { model: said.get("model2"), sample: said.get("sample2") };
-  const box = (said.get("box") ?? "").split(",").map(Number);
-  found.box = box.length === 4 && box.every(Number.isFinite) ? box : null;
+  found.box = box(said.get("box") ?? "");
   [found.sequential, found.diverging] = (said.get("colours") ?? "").split("|");
-  found.target = json(said.get("target"));
-  found.against = json(said.get("against"));
-  if (said.get("m")) {
-    found.cards = said.get("m").split("|").map((one) => {
-      const [method, ...params] = one.split("~");
-      return { method, params: json(params.join("~")) ?? {} };
-    });
-  }
+  const one = (name) => (plain(json(said.get(name)))?.index === undefined ? null : json(said.get(name)));
+  [found.target, found.against] = [one("target"), one("against")];
+  // A link without methods is one of a page where all were taken away.
+  found.cards = said.get("m")?.split("|").filter(Boolean).map((card) => {
+    const [method, ...params] = card.split("~");
+    return { method, params: plain(json(params.join("~"))) ?? {} };
+  });
   return found;
 }
 
 const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+const file = (field, name) => `-F ${quoted(`${field}=@"${name.replace(/["\\]/g, "\\$&")}"`)}`; // as curl quotes in a form
 
 // The request for a terminal; `further` are the names of the pictures that its target names.
 export function curl(method, request, name, further, locked) {
   const parts = [`curl -s ${quoted(address(`explain/${method}`))}`];
   if (locked) parts.push(`-H "Authorization: Bearer $HEATLENS_API_KEY"`);
-  if (name) parts.push(`-F ${quoted(`image=@"${name}"`)}`);
-  parts.push(...further.map((one) => `-F ${quoted(`pictures=@"${one}"`)}`));
+  if (name) parts.push(file("image", name));
+  parts.push(...further.map((one) => file("pictures", one)));
   parts.push(`--form-string ${quoted(`request=${JSON.stringify(request)}`)}`, `-H 'Accept: image/png' -o ${method}.png`);
   return parts.join(" \\\n  ");
 }
@@ -69,8 +77,9 @@ function literal(value) {
 }
 
 // The same for a program, by the client.
-export function python(method, request, name, further, locked) {
-  const said = Object.entries(request).map(([field, value]) => `${field}=${literal(value)}`);
+export function python(method, { output, ...request }, name, further, locked) {
+  const drawn = output && Object.entries({ overlay: true, ...output });
+  const said = Object.entries(request).concat(drawn ?? []).map(([field, value]) => `${field}=${literal(value)}`);
   if (further.length) said.push(`pictures=${literal(further)}`);
   return [
     ...(locked ? ["import os"] : []),
@@ -79,6 +88,7 @@ export function python(method, request, name, further, locked) {
     `hl = Client(${JSON.stringify(address("").replace(/\/$/, ""))}${locked ? ', api_key=os.environ["HEATLENS_API_KEY"]' : ""})`,
     `found = hl.explain(${[literal(method), ...(name ? [literal(name)] : []), ...said].join(", ")})`,
     "heat = found.maps[0].values",
+    ...(drawn ? [`found.maps[0].overlay.save(${literal(`${method}.png`)})`] : []),
     "",
   ].join("\n");
 }

@@ -102,7 +102,7 @@ function Station({ session, layer, before, after, lane }) {
   const [map] = found.maps ?? [];
   const about = found.details?.layers[0];
   const [channels, h, w] = about?.shape ?? layer.shape;
-  const smaller = map && before && sides(before) > h * w;
+  const smaller = map && before && places(before) > h * w;
   return html`
     <li class="station" ref=${place}>
       <header>
@@ -120,10 +120,8 @@ function Station({ session, layer, before, after, lane }) {
   `;
 }
 
-const sides = (layer) => {
-  const [a, b] = layer.layout === "hwc" ? layer.shape : layer.shape.slice(-2);
-  return a * b;
-};
+// How many places a layer's maps have: its shape is (channels, h, w), however the network holds them.
+export const places = ({ shape: [, h, w] }) => h * w;
 
 // One channel: what in this picture set it off, and what it looks for in any.
 function Channel({ session, layer, channel, lane }) {
