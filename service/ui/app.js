@@ -6,7 +6,7 @@ import { Compare } from "./numbers.js";
 import { Walk } from "./walk.js";
 import { Choose, Classes, Predictions, opened, sample, SAMPLES, useDropped } from "./picture.js";
 import { Drawn, References } from "./region.js";
-import { Trouble } from "./problem.js";
+import { Part, Trouble } from "./problem.js";
 import { Session, useSession } from "./session.js";
 import { key, unlock } from "./server.js";
 import * as share from "./share.js";
@@ -22,9 +22,13 @@ function App() {
   const show = useCallback((picture) => session.show(picture), []);
   const fail = useCallback((problem) => session.lane(0, { problem }), []);
   const over = useDropped(show);
+  const write = () => session.state.ready && share.write(session.state, language);
+  useEffect(() => void write(), [state.lanes, state.cards, state.target, state.against, state.sequential, state.diverging, state.view, tongue]);
+  // What is dragged is written once it rests: browsers refuse an address that changes too often.
   useEffect(() => {
-    if (state.ready) share.write(state, tongue);
-  }, [state.lanes, state.cards, state.target, state.against, state.box, state.opacity, state.sequential, state.diverging, state.view, tongue]);
+    const timer = setTimeout(write, 250);
+    return () => clearTimeout(timer);
+  }, [state.opacity, state.box]);
   const speakOther = async () => (await speak(other()), learn(language));
   const [lane] = state.lanes;
   if (state.locked) return html`<${Locked} />`;
@@ -35,15 +39,19 @@ function App() {
       : !lane.picture ? html`<${Welcome} show=${show} fail=${fail} lane=${lane} info=${state.info[lane.model]} />`
       : html`<main class=${`desk ${state.view}`}>
         <h1 class="hidden">heatlens: ${t(`views.${state.view}`)}</h1>
-        <${Side} state=${state} show=${show} fail=${fail} />
-        ${state.view === "walk" ? html`<${Walk} session=${session} />`
-          : state.view === "compare" ? html`<${Compare} session=${session} />`
-          : html`<${Explain} state=${state} />`}
+        <${Part}><${Side} state=${state} show=${show} fail=${fail} /><//>
+        <${Part} key=${state.view}>
+          ${state.view === "walk" ? html`<${Walk} session=${session} />`
+            : state.view === "compare" ? html`<${Compare} session=${session} />`
+            : html`<${Explain} state=${state} />`}
+        <//>
       </main>`}
     <${Said} state=${state} />
     ${over && html`<div class="over" aria-hidden="true"><span>${t("dropHere")}</span></div>`}
   `;
 }
+
+const models = (state) => state.models.map((one) => html`<option key=${one.name} value=${one.name} disabled=${one.status === "failed"}>${one.name}</option>`);
 
 function Head({ state, speak: change }) {
   const [lane] = state.lanes;
@@ -53,7 +61,7 @@ function Head({ state, speak: change }) {
       ${lane && html`
         <label for="model">${t("model")}</label>
           <select id="model" value=${lane.model} onChange=${(event) => session.use(event.target.value)}>
-            ${state.models.map((one) => html`<option key=${one.name} value=${one.name} disabled=${one.status === "failed"}>${one.name}</option>`)}
+            ${models(state)}
           </select>`}
       ${lane?.picture && html`
         <nav aria-label=${t("viewsLabel")}>
@@ -116,8 +124,9 @@ function Beside({ state, lane }) {
       ${state.models.length > 1 && html`
         <label for="second">${t("secondModel")}</label>
           <select id="second" value=${lane?.model ?? state.lanes[0].model} onChange=${(event) => session.beside({ model: event.target.value })}>
-            ${state.models.map((one) => html`<option key=${one.name} value=${one.name}>${one.name}</option>`)}
+            ${models(state)}
           </select>`}
+      ${lane?.problem && html`<${Trouble} problem=${lane.problem} />`}
       ${lane && html`
         <figure><img src=${lane.picture.url} alt=${lane.picture.name} /></figure>
         <${Predictions} session=${session} lane=${lane} index=${1} />
@@ -130,7 +139,7 @@ function Explain({ state }) {
   const [choosing, choose] = useState(false);
   const [copied, set] = useState(false);
   const kinds = (kind) => state.maps.filter((one) => one.kind === kind);
-  const link = () => navigator.clipboard.writeText(location.href).then(() => set(true), () => {});
+  const link = () => share.write(state, language) || navigator.clipboard.writeText(location.href).then(() => set(true), () => {});
   return html`
     <section class="work" aria-label=${t("maps")}>
       <div class="bar-top" role="toolbar" aria-label=${t("drawing")}>
@@ -147,7 +156,7 @@ function Explain({ state }) {
         <button onClick=${link}>${copied ? t("copied") : t("link")}</button>
       </div>
       <div class="cards">
-        ${state.cards.map((card) => html`<${Card} key=${card.id} session=${session} card=${card} />`)}
+        ${state.cards.map((card) => html`<${Part} key=${card.id}><${Card} session=${session} card=${card} /><//>`)}
         <${More} state=${state} choose=${choose} />
         ${state.cards.length === 0 && html`<p class="quiet">${t("noCards")}</p>`}
       </div>

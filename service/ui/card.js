@@ -36,7 +36,7 @@ export function Card({ session, card }) {
         <${Form} method=${method} params=${card.params} resolved=${first?.result?.params} layers=${state.layers[state.lanes[0].model]}
           problem=${first?.problem} apply=${(params) => session.change(card.id, params)} />`}
       ${open === "take" && html`<${Take} session=${session} card=${card} which=${which[0] ?? 0} />`}
-      <p class="means">${means ?? method.summary} ${cannot && html`<span class="cannot">${cannot}</span>`}</p>
+      <p class="means">${means ?? html`<span lang="en">${method.summary}</span>`} ${cannot && html`<span class="cannot">${cannot}</span>`}</p>
       ${asked && html`<details><summary>${asked[0]}</summary><p>${asked[1]}</p></details>`}
     </article>
   `;

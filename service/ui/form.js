@@ -39,7 +39,7 @@ export function Form({ method, params, resolved, layers, problem, apply }) {
       ${fields.map(([name, schema]) => html`
         <${Field} key=${name} name=${name} schema=${plain(schema)} layers=${layers} id=${`${method.name}-${name}`}
           value=${name in draft ? draft[name] : params[name] ?? resolved?.[name] ?? schema.default}
-          wrong=${problem?.errors.find((one) => `${one.pointer}/`.startsWith(`/params/${name}/`))?.detail}
+          wrong=${problem?.errors?.find((one) => `${one.pointer}/`.startsWith(`/params/${name}/`))?.detail}
           set=${(value) => set({ ...draft, [name]: value })} />
       `)}
       <div class="row">
@@ -78,7 +78,7 @@ function Field({ name, schema, value, set, wrong, layers, id }) {
   return html`
     <div class=${"field" + (schema.type === "boolean" ? " switch" : "")}>
       <label for=${id}>${name}</label>${control}
-      <small id=${about}>${wrong ? html`<b class="wrong">${wrong}</b>${" "}` : ""}${marked(schema.description)}</small>
+      <small id=${about} lang="en">${wrong ? html`<b class="wrong">${wrong}</b>${" "}` : ""}${marked(schema.description)}</small>
     </div>
   `;
 }

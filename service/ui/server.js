@@ -1,6 +1,8 @@
 // The service over HTTP: its problems as errors, and its events while it works.
 const BASE = new URL("..", import.meta.url);
 const KEY = "heatlens-key";
+// Of several servers behind one address, the one that has seen this tab's pictures knows them.
+const TAB = Array.from(crypto.getRandomValues(new Uint32Array(2)), (part) => part.toString(16).padStart(8, "0")).join("");
 
 export const address = (path) => new URL(path, BASE).href;
 export const key = () => sessionStorage.getItem(KEY);
@@ -17,7 +19,7 @@ export class Problem extends Error {
 const lost = (kind) => new Problem({ type: kind, title: "", detail: "", status: 0 });
 
 export async function send(path, options = {}) {
-  const headers = { accept: "application/json", ...options.headers };
+  const headers = { accept: "application/json", "x-session-id": TAB, ...options.headers };
   if (key()) headers.authorization = `Bearer ${key()}`;
   let response;
   try {

@@ -248,6 +248,7 @@ def test_parameters_are_a_form_and_what_is_wrong_is_said_there(desk: Desk) -> No
     card = desk.card("Occlusion")
     card.get_by_role("button", name="Parameters").click()
     expect(card.get_by_label("fill")).to_have_value("mean")
+    expect(card.locator(".field small").first).to_have_attribute("lang", "en")  # in whichever language the page is
     card.get_by_label("window").fill("64")
     card.get_by_role("button", name="Run").click()
     desk.done(1)
@@ -559,9 +560,97 @@ def test_what_goes_wrong_is_said_in_words(browser: Browser, server: httpx.Client
     expect(alert).to_contain_text("tabby")  # which the server says was meant
     assert desk.violations() == []
     desk.context.set_offline(True)
-    alert.get_by_role("button", name="Try again").click()
+    desk.page.get_by_role("button", name="Try again").click()
     expect(alert).to_contain_text("does not answer")
     desk.context.close()
+
+
+def test_a_second_model_that_fails_says_why(bench: Desk, small: httpx.Client) -> None:
+    """Whether it failed before, and is not offered, or after the page had asked who is there."""
+    failed = small.get("/models/tiny-vgg").json() | {"status": "failed", "error": "no weights", "methods": None}
+    bench.page.route("**/models/tiny-vgg", lambda route: route.fulfill(json=failed))
+    bench.open("#sample=chelsea&m=grad-cam")
+    bench.done(1)
+    bench.page.get_by_text("Beside a second one").click()
+    bench.page.get_by_label("Second model").select_option("tiny-vgg")
+    expect(bench.page.locator(".beside").get_by_role("alert")).to_contain_text("no weights")
+    listed = small.get("/models").json()
+    for one in listed["models"]:
+        one["status"] = "failed" if one["name"] == "tiny-vgg" else one["status"]
+    bench.page.route("**/models", lambda route: route.fulfill(json=listed))
+    bench.page.goto("about:blank")
+    bench.open("#sample=chelsea&m=grad-cam")
+    bench.done(1)
+    bench.page.get_by_text("Beside a second one").click()
+    for label in ("Model", "Second model"):
+        names = bench.page.get_by_label(label, exact=True).locator("option:disabled")
+        expect(names).to_have_text(["tiny-vgg"])
+
+
+def test_what_cannot_be_drawn_leaves_the_rest_of_the_page(bench: Desk) -> None:
+    def spoil(route: Any) -> None:
+        route.fulfill(body=re.sub(r'"min":[^,]+', '"min":null', (got := route.fetch()).text()), response=got)
+
+    bench.page.route("**/explain/saliency", spoil)
+    bench.open("#sample=chelsea&m=grad-cam|saliency")
+    expect(bench.page.get_by_role("alert")).to_contain_text("Something went wrong")
+    bench.done(1)
+    expect(bench.card("Grad-CAM").locator("canvas").first).to_be_visible()
+    bench.page.unroute("**/explain/saliency")
+    bench.page.get_by_role("button", name="Add methods").click()  # what stays works
+    expect(bench.page.locator("dialog")).to_be_visible()
+
+
+def test_a_countdown_is_not_read_out_at_each_second(browser: Browser, small: httpx.Client) -> None:
+    desk = Desk(browser, small)
+    problem = {"type": "urn:heatlens:problem:overloaded", "title": "Busy", "status": 503, "detail": "busy"}
+    told = {"content-type": "application/problem+json", "retry-after": "2"}
+    desk.page.route("**/explain/**", lambda route: route.fulfill(status=503, json=problem, headers=told))
+    desk.open("#sample=chelsea&m=grad-cam")
+    expect(desk.page.get_by_role("button", name=re.compile(r"Try again in \d s"))).to_be_visible()
+    said = desk.page.get_by_role("alert").inner_text()
+    expect(desk.page.get_by_role("button", name="Try again", exact=True)).to_be_enabled()
+    assert desk.page.get_by_role("alert").inner_text() == said
+    assert desk.page.get_by_role("alert").get_by_role("button").count() == 0
+    desk.context.close()
+
+
+def test_a_slider_that_is_dragged_writes_the_address_once_it_rests(bench: Desk) -> None:
+    bench.open("#sample=chelsea&m=grad-cam")
+    bench.done(1)
+    bench.page.wait_for_url("**opacity=0.55*")
+    bench.page.evaluate(
+        """() => {
+          window.written = 0;
+          const { replaceState } = history;
+          history.replaceState = (...what) => (window.written++, replaceState.apply(history, what));
+        }"""
+    )
+    bench.page.get_by_label("Opacity").evaluate(
+        """(slider) => {
+          for (let i = 0; i < 40; i++) {
+            slider.value = i / 100;
+            slider.dispatchEvent(new Event("input", { bubbles: true }));
+          }
+        }"""
+    )
+    bench.page.wait_for_url("**opacity=0.39*")
+    assert bench.page.evaluate("() => window.written") == 1
+
+
+def test_each_tab_is_a_session_of_its_own(browser: Browser, small: httpx.Client) -> None:
+    """By which replicas of a server may keep its pictures together."""
+    sessions = []
+    for _ in range(2):
+        desk = Desk(browser, small)
+        desk.keep()
+        desk.open("#sample=chelsea&m=grad-cam|saliency")
+        desk.done(2)
+        (session,) = {one["headers"]["x-session-id"] for one in desk.asked()}
+        assert re.fullmatch("[0-9a-f]{16}", session)
+        sessions.append(session)
+        desk.context.close()
+    assert sessions[0] != sessions[1]
 
 
 @pytest.mark.parametrize("mib", [3, 40])
@@ -714,6 +803,7 @@ def test_a_link_keeps_what_stands_beside_and_opens_on_the_page_itself(desk: Desk
     desk.page.get_by_label("Box:").fill("40, 50, 200, 210")
     desk.page.keyboard.press("Enter")
     expect(desk.page.locator(".drawn .box")).to_be_visible()
+    desk.page.wait_for_url("**box=*")
     state = desk.page.evaluate("() => location.hash")
     desk.page.goto("about:blank")
     desk.open("#sample=coffee")
