@@ -4,7 +4,7 @@ import { Card } from "./card.js";
 import { Methods } from "./methods.js";
 import { Compare } from "./numbers.js";
 import { Walk } from "./walk.js";
-import { Choose, Classes, Predictions, opened, sample, SAMPLES, useDropped } from "./picture.js";
+import { Choose, Classes, Pick, Predictions, sample, SAMPLES, Samples, useDropped } from "./picture.js";
 import { Drawn, References } from "./region.js";
 import { Part, Trouble } from "./problem.js";
 import { Session, useSession } from "./session.js";
@@ -106,20 +106,12 @@ function Side({ state, show, fail }) {
 
 // A second picture, or a second model, next to the first.
 function Beside({ state, lane }) {
-  const file = useRef();
   return html`
     <details class="beside" open=${!!lane}>
       <summary>${t("beside")}</summary>
       <div class="row">
-        <button onClick=${() => file.current.click()}>${t("secondPicture")}</button>
-        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t("secondPicture")} onChange=${(event) => {
-          const [picked] = event.target.files;
-          if (picked) session.beside({ picture: opened(picked, picked.name) });
-        }} />
-        ${SAMPLES.filter((name) => name !== state.lanes[0].picture.sample).map((name) => html`
-          <button class="sample small" key=${name} aria-label=${t(`sample.${name}`)} title=${t(`sample.${name}`)} onClick=${() => sample(name).then((picture) => session.beside({ picture }), (problem) => session.lane(0, { problem }))}>
-            <img src=${`ui/photographs/${name}.jpg`} alt="" width="36" height="36" />
-          </button>`)}
+        <${Pick} label=${t("secondPicture")} take=${(picture) => session.beside({ picture })} />
+        <${Samples} take=${(picture) => session.beside({ picture })} fail=${(problem) => session.lane(0, { problem })} without=${state.lanes[0].picture.sample} />
       </div>
       ${state.models.length > 1 && html`
         <label for="second">${t("secondModel")}</label>

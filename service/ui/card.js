@@ -6,7 +6,7 @@ import { Trouble } from "./problem.js";
 import * as draw from "./draw.js";
 import * as share from "./share.js";
 import { key } from "./server.js";
-import { counted, meaning, number, question, seconds, t, title } from "./words.js";
+import { Ask, meaning, number, passes, seconds, t, title } from "./words.js";
 
 export function Card({ session, card }) {
   const [open, show] = useState(null);
@@ -18,7 +18,6 @@ export function Card({ session, card }) {
     if (panel === "form") session.learnLayers(state.lanes[0].model).catch(() => {});
     show(open === panel ? null : panel);
   };
-  const asked = question(method.name);
   const first = card.runs[0];
   return html`
     <article class="card" id=${`card-${card.id}`} aria-label=${title(method)}>
@@ -37,7 +36,7 @@ export function Card({ session, card }) {
           problem=${first?.problem} apply=${(params) => session.change(card.id, params)} />`}
       ${open === "take" && html`<${Take} session=${session} card=${card} which=${which[0] ?? 0} />`}
       <p class="means">${means ?? html`<span lang="en">${method.summary}</span>`} ${cannot && html`<span class="cannot">${cannot}</span>`}</p>
-      ${asked && html`<details><summary>${asked[0]}</summary><p>${asked[1]}</p></details>`}
+      <${Ask} name=${method.name} />
     </article>
   `;
 }
@@ -101,7 +100,7 @@ function Run({ session, card, method, lane, index, which, pick }) {
 const shown = (maps, which) => maps[Math.min(which, maps.length - 1)];
 
 function used({ usage }, map) {
-  const parts = [map.target?.label, map.shape.slice(-2).join(" × "), counted("passes", usage.forwards + usage.backwards), seconds(usage.device_ms / 1000)];
+  const parts = [map.target?.label, map.shape.slice(-2).join(" × "), passes(usage), seconds(usage.device_ms / 1000)];
   if (usage.cache === "hit" || usage.cache === "shared") parts.push(t("cached"));
   if (!usage.exact) parts.push(t("estimated"));
   return parts.filter(Boolean).join(" · ");

@@ -23,6 +23,13 @@ const marked = (text = "") => text.split("`").map((part, i) => (i % 2 ? html`<co
 
 const shown = (value) => (Array.isArray(value) ? value.join(", ") : value ?? "");
 
+// A field whose text is the reader's own while they type, whatever is drawn anew meanwhile.
+export function Text({ value, act, ...rest }) {
+  const [draft, set] = useState(null);
+  return html`<input type="text" autocomplete="off" spellcheck=${false} ...${rest} value=${draft ?? value} onInput=${(event) => set(event.target.value)}
+    onBlur=${() => set(null)} onChange=${(event) => (set(null), act(event.target.value.trim()))} />`;
+}
+
 export function Form({ method, params, resolved, layers, problem, apply }) {
   const [draft, set] = useState({});
   const fields = Object.entries(method.parameters.properties ?? {});
@@ -53,26 +60,24 @@ export function Form({ method, params, resolved, layers, problem, apply }) {
 function Field({ name, schema, value, set, wrong, layers, id }) {
   const about = `${id}-about`;
   const rest = { id, name, "aria-describedby": about, "aria-invalid": wrong ? "true" : undefined };
-  const text = (event) => {
-    const typed = event.target.value.trim();
-    set(typed === "" ? undefined : parsed(typed, schema));
-  };
+  const text = (typed) => set(typed === "" ? undefined : parsed(typed, schema));
+  const choose = (event) => text(event.target.value);
   let control;
   if (name === "layer" && layers) {
-    control = html`<select ...${rest} value=${value ?? ""} onChange=${text}>
+    control = html`<select ...${rest} value=${value ?? ""} onChange=${choose}>
       ${layers.filter((one) => one.spatial).map((one) => html`
         <option key=${one.path} value=${one.path}>${one.path}  ${one.shape.join(" × ")}${one.default ? ` (${t("default")})` : ""}</option>
       `)}
     </select>`;
   } else if (schema.enum) {
-    control = html`<select ...${rest} value=${value} onChange=${text}>${schema.enum.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select>`;
+    control = html`<select ...${rest} value=${value} onChange=${choose}>${schema.enum.map((one) => html`<option key=${one} value=${one}>${one}</option>`)}</select>`;
   } else if (schema.type === "boolean") {
     control = html`<input ...${rest} type="checkbox" checked=${value} onChange=${(event) => set(event.target.checked)} />`;
   } else if (schema.type === "integer" || schema.type === "number") {
     const whole = schema.type === "integer";
-    control = html`<input ...${rest} type="number" value=${value ?? ""} min=${schema.minimum ?? schema.exclusiveMinimum} max=${schema.maximum ?? schema.exclusiveMaximum} step=${whole ? 1 : "any"} onChange=${text} />`;
+    control = html`<${Text} ...${rest} type="number" value=${value ?? ""} min=${schema.minimum ?? schema.exclusiveMinimum} max=${schema.maximum ?? schema.exclusiveMaximum} step=${whole ? 1 : "any"} act=${text} />`;
   } else {
-    control = html`<input ...${rest} type="text" value=${shown(value)} pattern=${schema.pattern} list=${`${id}-list`} onChange=${text} autocomplete="off" spellcheck=${false} />
+    control = html`<${Text} ...${rest} value=${shown(value)} pattern=${schema.pattern} list=${`${id}-list`} act=${text} />
       <datalist id=${`${id}-list`}>${(schema.examples ?? []).map((one) => html`<option key=${one} value=${shown(one)}></option>`)}</datalist>`;
   }
   return html`

@@ -4,12 +4,13 @@ import { Figure } from "./figure.js";
 import { Trouble } from "./problem.js";
 import { form, watch } from "./server.js";
 import * as draw from "./draw.js";
-import { number, percent, question, seconds, t, title } from "./words.js";
+import { Ask, number, passes, percent, seconds, t, title } from "./words.js";
 
 export function Compare({ session }) {
   const { state } = session;
   const [lane] = state.lanes;
   const [found, set] = useState({});
+  const [further, want] = useState([]);
   const asked = useRef();
   const targeted = state.cards.filter((card) => session.method(card.method).kind !== "grid" && session.method(card.method).needs.includes("image"));
   const about = JSON.stringify([targeted.map((card) => [card.method, card.params]), session.target(0), lane.model, state.box]);
@@ -18,7 +19,7 @@ export function Compare({ session }) {
     set({ busy: true, stop });
     const target = session.target(0);
     const request = {
-      model: lane.model, methods: targeted.map((card) => ({ method: card.method, params: card.params })), metrics: ["curves", "sparsity", ...(state.box ? ["localisation"] : [])],
+      model: lane.model, methods: targeted.map((card) => ({ method: card.method, params: card.params })), metrics: ["curves", "sparsity", ...further, ...(state.box ? ["localisation"] : [])],
       ...(state.box ? { box: state.box } : {}),
       ...(target === null ? {} : { targets: [target] }), output: { heatmap: false, overlay: false, array: "none" },
     };
@@ -47,7 +48,11 @@ export function Compare({ session }) {
             <span>${found.progress?.seconds_left != null ? t("left", { time: seconds(found.progress.seconds_left) }) : t("working")}</span>
             <button onClick=${() => (found.stop.abort(), set({}))}>${t("stop")}</button>
           </div>` : html`
-          <div class="row"><button class="primary" onClick=${ask}>${t("measure")}</button><span class="quiet">${t("measureMore")}</span></div>`}`}
+          <div class="row"><button class="primary" onClick=${ask}>${t("measure")}</button><span class="quiet">${t("measureMore")}</span></div>
+          <div class="row" role="group" aria-label=${t("further")}><span class="quiet">${t("further")}</span>
+            ${Object.keys(FURTHER).map((name) => html`<label key=${name} title=${t(`columns.${name}.1`)}>
+              <input type="checkbox" checked=${further.includes(name)} onChange=${(event) => want(further.filter((one) => one !== name).concat(event.target.checked ? name : []))} /> ${t(`columns.${name}.0`)}</label>`)}
+          </div>`}`}
       ${found.problem && html`<${Trouble} problem=${found.problem} again=${ask} />`}
       ${answer && html`
         <${Table} session=${session} answer=${answer} />
@@ -57,11 +62,6 @@ export function Compare({ session }) {
         <${Ask} name="agreement" />`}
     </section>
   `;
-}
-
-function Ask({ name }) {
-  const [asked, answer] = question(name);
-  return html`<details><summary>${asked}</summary><p>${answer}</p></details>`;
 }
 
 const named = (session, name) => title(session.method(name) ?? { name, title: name });
@@ -112,75 +112,98 @@ function difference(a, b, input) {
 }
 
 const gained = (value) => (value == null ? "–" : `${value > 0 ? "+" : ""}${number(value, 2)}`);
+const WAYS = ["blur", "mean"]; // to hide pixels
+// Numbers that take further passes, and how each is read of a map's.
+const FURTHER = {
+  road: (found) => found.road,
+  stability: (found) => found.stability?.largest,
+  "random-logit": (found) => found.random_logit,
+  completeness: (found) => found.completeness,
+};
+const told = (value) => (value == null ? "–" : value.promises ? `${number(value.residual, 2)} / ${number(value.change, 2)}` : number(value, 2));
+
+// Each map of each method, by a name of its own; one row for a method that has failed.
+const listed = (session, { methods }) => methods.flatMap((one) => {
+  const name = named(session, one.method);
+  return (one.maps.length ? one.maps : [{}]).map((map) => ({ ...one, map, name: one.maps.length > 1 ? `${name}: ${map.target?.label ?? map.name}` : name }));
+});
 
 function Table({ session, answer }) {
-  const [controls] = answer.controls;
-  const gains = [...answer.methods.map((one) => one.maps[0]?.faithfulness?.gain), controls?.bell];
-  const reasons = [...new Set(gains.map((one) => one?.reason).filter(Boolean))];
-  const within = answer.methods.some((one) => one.maps[0]?.metrics?.localisation);
-  const columns = ["method", "gainBlur", "gainMean", "sparsity", ...(within ? ["within"] : []), "sanity", "cost"];
-  const Row = ({ name, gain, sanity, sparsity, inside, cost, problem }) => html`
-    <tr>
-      <th scope="row">${name}</th>
-      ${problem ? html`<td colspan=${columns.length - 1} lang="en">${problem.detail}</td>` : html`
-        ${["blur", "mean"].map((how) => html`<td key=${how} class=${Math.abs(gain?.[how] ?? 9) < 2 ? "chance" : ""} title=${gain?.reason ?? ""}>${gained(gain?.[how])}</td>`)}
-        <td>${sparsity == null ? "–" : number(sparsity, 2)}</td>
-        ${within && html`<td>${inside ? `${percent(inside.energy)} / ${percent(inside.area)}` : "–"}</td>`}
-        <td title=${sanity?.reason ?? ""}>${sanity ? t(`verdicts.${sanity.verdict}`) : "–"}</td>
-        <td>${cost ? seconds(cost.seconds) : "–"}</td>`}
-    </tr>`;
+  const rows = listed(session, answer);
+  const { controls } = answer;
+  const bells = controls.map(({ bell, target }) => ({ name: t("bell") + (controls.length > 1 ? `: ${target.label}` : ""), map: { faithfulness: { gain: bell } } }));
+  const reasons = [...new Set(rows.map((one) => one.map.faithfulness?.gain.reason).filter(Boolean))];
+  const within = rows.some((one) => one.map.metrics?.localisation);
+  const further = Object.keys(FURTHER).filter((name) => rows.some(({ map: { metrics } }) => metrics && (FURTHER[name](metrics) != null || metrics.reasons[name])));
+  const columns = ["method", "gainBlur", "gainMean", "sparsity", ...(within ? ["within"] : []), ...further, "sanity", "cost"];
+  const row = ({ name, map, sanity, cost, problem }, i) => {
+    const { gain } = map.faithfulness ?? {};
+    const { sparsity, localisation: inside, reasons: why } = map.metrics ?? {};
+    // One number that is no better than chance takes the worth of the other, too.
+    const chance = WAYS.some((how) => !(Math.abs(gain?.[how]) > 2)) ? "chance" : "";
+    return html`
+      <tr key=${i}>
+        <th scope="row">${name}</th>
+        ${problem ? html`<td colspan=${columns.length - 1} lang="en">${problem.detail}</td>` : html`
+          ${WAYS.map((how) => html`<td key=${how} class=${chance} title=${gain?.reason ?? ""}>${gained(gain?.[how])}</td>`)}
+          <td>${told(sparsity)}</td>
+          ${within && html`<td>${inside ? `${percent(inside.energy)} / ${percent(inside.area)}` : "–"}</td>`}
+          ${further.map((one) => html`<td key=${one} title=${why?.[one] ?? ""}>${told(map.metrics && FURTHER[one](map.metrics))}</td>`)}
+          <td title=${sanity?.reason ?? ""}>${sanity ? t(`verdicts.${sanity.verdict}`) : "–"}</td>
+          <td>${cost ? `${seconds(cost.seconds)}, ${passes(cost)}` : "–"}</td>`}
+      </tr>`;
+  };
   return html`
     <p class="quiet">${t("chance")}</p>
     <div class="scroll" tabindex="0" role="region" aria-label=${t("numbers")}><table>
       <thead><tr>${columns.map((name) => html`<th key=${name} scope="col" title=${t(`columns.${name}.1`)}>${t(`columns.${name}.0`)}</th>`)}</tr></thead>
-      <tbody>
-        ${answer.methods.map((one, i) => html`<${Row} key=${i} name=${named(session, one.method)} gain=${one.maps[0]?.faithfulness?.gain} sparsity=${one.maps[0]?.metrics?.sparsity}
-          inside=${one.maps[0]?.metrics?.localisation} sanity=${one.sanity} cost=${one.cost} problem=${one.problem} />`)}
-        ${controls && html`<${Row} name=${t("bell")} gain=${controls.bell} />`}
-      </tbody>
+      <tbody>${[...rows, ...bells].map(row)}</tbody>
     </table></div>
     ${reasons.map((reason) => html`<p class="note" key=${reason}>– : <span lang="en">${reason}</span></p>`)}
   `;
 }
 
-const INKS = 8;
-
-// Deletion and insertion: how the score goes as pixels go, most important first, or come.
+// Deletion and insertion: how the score goes as pixels go, most important first, or come; each map by a colour and dashes.
 function Curves({ session, answer }) {
-  const curves = answer.methods.map((one, i) => ({ name: named(session, one.method), curve: one.maps[0]?.metrics?.curves?.blur ?? one.maps[0]?.metrics?.curves?.mean, ink: i % INKS })).filter((one) => one.curve);
-  if (!curves.length) return null;
-  const chart = (kind) => {
+  const lines = listed(session, answer).map(({ name, map }, i) => ({ name, ways: map.metrics?.curves ?? {}, ink: `ink${i % 8} dash${i % 5}` }));
+  const chart = (how, kind) => {
+    const curves = lines.filter((one) => one.ways[how]).map((one) => ({ ...one, curve: one.ways[how] }));
+    if (!curves.length) return null;
     const values = curves.flatMap((one) => one.curve[kind]);
     const [low, high] = [Math.min(0, ...values), Math.max(...values, 1e-9)];
     const y = (value) => 110 - (100 * (value - low)) / (high - low);
+    const said = `${t(kind)} (${t(`behind.${how}`)})`;
     return html`
-      <figure>
-        <figcaption>${t(kind)}</figcaption>
-        <svg viewBox="0 0 220 124" role="img" aria-label=${`${t(kind)}: ${curves.map((one) => `${one.name} ${number(one.curve[`${kind}_area`])}`).join(", ")}`}>
+      <figure key=${said}>
+        <figcaption>${said}</figcaption>
+        <svg viewBox="0 0 220 124" role="img" aria-label=${`${said}: ${curves.map((one) => `${one.name} ${number(one.curve[`${kind}_area`])}`).join(", ")}`}>
           <path class="axis" d="M10 10V110H212" />
-          ${curves.map((one) => html`<polyline key=${one.name} class=${`ink${one.ink}`} points=${one.curve.shares.map((x, i) => `${10 + 200 * x},${y(one.curve[kind][i])}`).join(" ")} />`)}
+          ${curves.map((one, i) => html`<polyline key=${i} class=${one.ink} points=${one.curve.shares.map((x, j) => `${10 + 200 * x},${y(one.curve[kind][j])}`).join(" ")} />`)}
           <text x="10" y="122">0 %</text><text x="212" y="122" text-anchor="end">100 %</text>
         </svg>
       </figure>`;
   };
-  return html`
+  const charts = WAYS.flatMap((how) => ["deletion", "insertion"].map((kind) => chart(how, kind))).filter(Boolean);
+  return charts.length > 0 && html`
     <h2>${t("curves")}</h2>
-    <div class="charts">${chart("deletion")}${chart("insertion")}</div>
-    <ul class="inks">${curves.map((one) => html`<li key=${one.name} class=${`ink${one.ink}`}>${one.name}</li>`)}</ul>
+    <div class="charts">${charts}</div>
+    <ul class="inks">${lines.filter((one) => WAYS.some((how) => one.ways[how])).map((one, i) => html`
+      <li key=${i}><svg width="30" height="8" aria-hidden="true"><path class=${one.ink} d="M0 4H30" /></svg>${one.name}</li>`)}</ul>
     <${Ask} name="curves" />
   `;
 }
 
 function Agreement({ session, answer }) {
-  const [first] = answer.agreement;
-  if (!first) return null;
-  const names = first.methods.map((i) => named(session, answer.methods[i].method));
-  return html`
-    <h2>${t("agreement")}</h2>
-    <div class="scroll" tabindex="0" role="region" aria-label=${t("agreement")}><table class="matrix">
+  return answer.agreement.map(({ target, methods, spearman }, n) => {
+    const names = methods.map((i) => named(session, answer.methods[i].method));
+    const said = t("agreement") + (answer.agreement.length > 1 ? `: ${target.label}` : "");
+    return html`
+    <h2 key=${n}>${said}</h2>
+    <div class="scroll" tabindex="0" role="region" aria-label=${said}><table class="matrix">
       <thead><tr><td></td>${names.map((name, i) => html`<th key=${i} scope="col">${name}</th>`)}</tr></thead>
-      <tbody>${first.spearman.map((row, i) => html`<tr key=${i}><th scope="row">${names[i]}</th>${row.map((value, j) => html`
+      <tbody>${spearman.map((row, i) => html`<tr key=${i}><th scope="row">${names[i]}</th>${row.map((value, j) => html`
         <td key=${j} style=${value === null ? {} : { "--much": percent(Math.abs(value)) }} class=${value < 0 ? "against" : ""}>${value === null ? "–" : number(value, 2)}</td>`)}</tr>`)}</tbody>
     </table></div>
-  `;
+    `;
+  });
 }

@@ -1,6 +1,7 @@
 // Whose picture it is, what the network says of it, and what is to be explained.
 import { html, useEffect, useRef, useState } from "./html.js";
 import { address, send } from "./server.js";
+import { Text } from "./form.js";
 import { CONTRASTS } from "./session.js";
 import { number, percent, t } from "./words.js";
 
@@ -25,27 +26,36 @@ export async function sample(name) {
   return opened(blob, `${name}.jpg`, { sample: name });
 }
 
-export function Choose({ show, fail, large }) {
+// A button to choose a file by.
+export function Pick({ label, primary, take }) {
   const file = useRef();
+  return html`
+    <button class=${primary ? "primary" : ""} onClick=${() => file.current.click()}>${label}</button>
+    <input ref=${file} type="file" accept="image/*" hidden aria-label=${label} onChange=${(event) => {
+      const [picked] = event.target.files;
+      event.target.value = "";
+      if (picked) take(opened(picked, picked.name));
+    }} />`;
+}
+
+export function Samples({ take, fail, without }) {
+  return SAMPLES.filter((name) => name !== without).map((name) => html`
+    <button key=${name} class="sample" title=${t(`sample.${name}`)} aria-label=${t(`sample.${name}`)} onClick=${() => sample(name).then(take, fail)}>
+      <img src=${address(`ui/photographs/${name}.jpg`)} alt="" width="64" height="64" />
+    </button>`);
+}
+
+export function Choose({ show, fail, large }) {
   return html`
     <div class=${large ? "choose large" : "choose"}>
       <p class="drop">
         ${large && html`<span class="lead">${t("drop")}</span>`}
-        <button class=${large ? "primary" : ""} onClick=${() => file.current.click()}>${t(large ? "choose" : "chooseOther")}</button>
-        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t("choose")} onChange=${(event) => {
-          const [picked] = event.target.files;
-          event.target.value = "";
-          if (picked) show(opened(picked, picked.name));
-        }} />
+        <${Pick} label=${t(large ? "choose" : "chooseOther")} primary=${large} take=${show} />
         ${large && html`<small>${t("paste")}</small>`}
       </p>
       <div class="samples" role="group" aria-label=${t("samples")}>
         ${large && html`<span class="quiet">${t("samples")}</span>`}
-        ${SAMPLES.map((name) => html`
-          <button key=${name} class="sample" title=${t(`sample.${name}`)} aria-label=${t(`sample.${name}`)} onClick=${() => sample(name).then(show, fail)}>
-            <img src=${address(`ui/photographs/${name}.jpg`)} alt="" width="64" height="64" />
-          </button>
-        `)}
+        <${Samples} take=${show} fail=${fail} />
       </div>
     </div>
   `;
@@ -121,13 +131,11 @@ export function Classes({ session }) {
   return html`
     <div class="classes">
       <label for="class">${t("class")}</label>
-      <input id="class" list="known" value=${target?.label ?? ""} placeholder=${t("topClass")} autocomplete="off" spellcheck=${false}
-        onFocus=${load} onChange=${(event) => session.aim(only(named(event.target.value.trim())), null)} />
+      <${Text} id="class" list="known" value=${target?.label ?? ""} placeholder=${t("topClass")} onFocus=${load} act=${(text) => session.aim(only(named(text)))} />
       ${target && html`
         ${CONTRASTS.includes(session.task) && html`
           <label for="against">${t("rather")}</label>
-          <input id="against" list="known" value=${against?.label ?? ""} placeholder=${t("nothing")} autocomplete="off" spellcheck=${false}
-            onFocus=${load} onChange=${(event) => session.aim(target, only(named(event.target.value.trim())))} />`}
+          <${Text} id="against" list="known" value=${against?.label ?? ""} placeholder=${t("nothing")} onFocus=${load} act=${(text) => session.aim(target, only(named(text)))} />`}
         <button onClick=${() => session.aim(null)}>${t("backToTop")}</button>
       `}
       <datalist id="known">${known.map((one) => html`<option key=${one.index} value=${one.label}>${percent(one.probability ?? one.share ?? 0)}</option>`)}</datalist>

@@ -1,8 +1,8 @@
 // What some tasks ask for beside a class: a box drawn on the picture, a mask, pictures to be held against.
 import { html, useRef, useState } from "./html.js";
 import { seen } from "./figure.js";
-import { opened, sample, SAMPLES } from "./picture.js";
-import { address } from "./server.js";
+import { Text } from "./form.js";
+import { Pick, Samples } from "./picture.js";
 import { box as typed } from "./share.js";
 import { percent, t } from "./words.js";
 
@@ -54,7 +54,7 @@ function Typed({ session }) {
   return html`
     <div class="typed">
       <label for="box">${t("box")}</label>
-      <input id="box" type="text" value=${box?.join(", ") ?? ""} placeholder="x0, y0, x1, y1" autocomplete="off" onChange=${(event) => session.box(typed(event.target.value))} />
+      <${Text} id="box" value=${box?.join(", ") ?? ""} placeholder="x0, y0, x1, y1" act=${(text) => session.box(typed(text))} />
       ${box && html`<button onClick=${() => session.box(null)}>${t("noBox")}</button>`}
     </div>
   `;
@@ -62,7 +62,6 @@ function Typed({ session }) {
 
 // Pictures to be held against, of an embedding; a mask, of a segmenter.
 export function References({ session }) {
-  const file = useRef();
   const { references } = session.state;
   const mask = session.task === "segmentation";
   const add = (picture) => session.refer(mask ? [picture] : [...references, picture]);
@@ -70,14 +69,8 @@ export function References({ session }) {
     <div class="references">
       <h2>${t(mask ? "mask" : "references")}</h2>
       <div class="row">
-        <button onClick=${() => file.current.click()}>${t(mask ? "chooseMask" : "addReference")}</button>
-        <input ref=${file} type="file" accept="image/*" hidden aria-label=${t(mask ? "chooseMask" : "addReference")} onChange=${(event) => {
-          const [picked] = event.target.files;
-          event.target.value = "";
-          if (picked) add(opened(picked, picked.name));
-        }} />
-        ${!mask && SAMPLES.map((name) => html`
-          <button key=${name} class="sample small" aria-label=${t(`sample.${name}`)} onClick=${() => sample(name).then(add, (problem) => session.lane(0, { problem }))}><img src=${address(`ui/photographs/${name}.jpg`)} alt="" /></button>`)}
+        <${Pick} label=${t(mask ? "chooseMask" : "addReference")} take=${add} />
+        ${!mask && html`<${Samples} take=${add} fail=${(problem) => session.lane(0, { problem })} />`}
       </div>
       ${references.length > 0 && html`
         <ul class="row">${references.map((one, i) => html`

@@ -5,7 +5,7 @@ import { Patch, Tiles } from "./figure.js";
 import { Trouble } from "./problem.js";
 import { unpacked } from "./session.js";
 import { form, post } from "./server.js";
-import { percent, question, t } from "./words.js";
+import { Ask, percent, t } from "./words.js";
 
 const SHOWN = 12; // channels of a layer
 const ENOUGH = 40; // stations of a short walk
@@ -56,11 +56,6 @@ export function Walk({ session }) {
       </ol>
     </section>
   `;
-}
-
-function Ask({ name }) {
-  const [asked, answer] = question(name);
-  return html`<details><summary>${asked}</summary><p>${answer}</p></details>`;
 }
 
 // Ask once something has come into view, and again where what is asked about has changed.

@@ -1,4 +1,6 @@
 // What the page says, in the reader's language: each language is one file of texts.
+import { html } from "./html.js";
+
 const KNOWN = ["en", "zh"];
 
 let texts = {};
@@ -32,8 +34,16 @@ export function title({ name, title: said }) {
   if (parts.join("") !== letters) return said.replace(/([a-z])([A-Z])/g, (_, a, b) => `${a} ${b.toLowerCase()}`);
   return parts.reduce((whole, part) => whole + (/^[A-Z]{2}/.test(part) ? `-${part}` : part === "Grad" ? part : ` ${part.toLowerCase()}`));
 }
-export const question = (name) => texts.questions[name];
+
+// A question that people ask, where there is one of that name, and its answer.
+export function Ask({ name }) {
+  const [asked, answer] = texts.questions[name] ?? [];
+  return asked && html`<details><summary>${asked}</summary><p>${answer}</p></details>`;
+}
+
 export const counted = (name, n) => t(n === 1 ? `${name}.one` : `${name}.many`, { n });
+// As the service counts them: a row's forward is one, its backward two.
+export const passes = ({ forwards, backwards }) => counted("passes", forwards + 2 * backwards);
 export const other = () => KNOWN.find((one) => one !== language);
 
 export const number = (value, digits = 3) =>

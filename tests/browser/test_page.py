@@ -622,20 +622,50 @@ def test_a_slider_that_is_dragged_writes_the_address_once_it_rests(bench: Desk) 
     bench.page.evaluate(
         """() => {
           window.written = 0;
+          window.held = new Map();
+          const { setTimeout, clearTimeout } = window;
+          window.setTimeout = (act, ms, ...given) => {
+            if (!(ms >= 200)) return setTimeout(act, ms, ...given);
+            held.set(-1 - written, act);
+            return -1 - written;
+          };
+          window.clearTimeout = (id) => held.delete(id) || clearTimeout(id);
           const { replaceState } = history;
           history.replaceState = (...what) => (window.written++, replaceState.apply(history, what));
         }"""
     )
     bench.page.get_by_label("Opacity").evaluate(
-        """(slider) => {
-          for (let i = 0; i < 40; i++) {
-            slider.value = i / 100;
+        """async (slider) => {
+          const canvas = document.querySelector(".canvas canvas");
+          for (const value of ["0.1", "0.2", "0.3", "0.4"]) {
+            slider.value = value;
             slider.dispatchEvent(new Event("input", { bubbles: true }));
+            while (canvas.style.opacity !== value) await new Promise(requestAnimationFrame);
+            for (let i = 0; i < 10; i++) await new Promise(requestAnimationFrame); // what follows a drawing
           }
         }"""
     )
-    bench.page.wait_for_url("**opacity=0.39*")
+    assert bench.page.evaluate("() => [window.written, held.size]") == [0, 1]
+    bench.page.evaluate("() => held.forEach((act) => act())")
     assert bench.page.evaluate("() => window.written") == 1
+    assert "opacity=0.4" in bench.page.url
+
+
+def test_what_is_typed_stays_though_the_page_is_drawn_anew(bench: Desk) -> None:
+    """As at each step of a method that takes long."""
+    bench.open("#sample=chelsea&m=occlusion&view=compare")
+    bench.page.get_by_label("Box:").press_sequentially("4, 5, 60")
+    bench.page.get_by_label("Explain the class").press_sequentially("tabb")
+    typed = bench.page.evaluate(
+        """async () => {
+          const draws = () => new Promise((go) => requestAnimationFrame(() => requestAnimationFrame(go)));
+          const field = document.getElementById("class");
+          document.getElementById("model").dispatchEvent(new Event("change", { bubbles: true })); // draws all anew
+          await draws();
+          return field.value;
+        }"""
+    )
+    assert typed == "tabb"
 
 
 def test_each_tab_is_a_session_of_its_own(browser: Browser, small: httpx.Client) -> None:
@@ -953,7 +983,7 @@ def _compared() -> wire.CompareResponse:
     shown |= dict.fromkeys(("channel", "channels", "heatmap", "overlay", "array", "patch")) | {"min": 0, "max": 1}
     shown |= {"flat": False, "all_negative": False}
     shown["faithfulness"] = {"gain": {"blur": 3.25, "mean": 0.5, "reason": None}}
-    shown["metrics"] = {"curves": {"blur": curve, "mean": None}, "sparsity": 0.6}
+    shown["metrics"] = {"curves": {"blur": curve, "mean": None}, "sparsity": 0.6}  # of one way to hide alone
     problem = {"type": "urn:heatlens:problem:not-applicable", "title": "No", "status": 422, "detail": "does not fit"}
     problem |= {"instance": "/compare", "error": "No"}
     passes = {"verdict": "passes", "reason": None}
@@ -986,6 +1016,44 @@ def _compared() -> wire.CompareResponse:
     )
 
 
+def test_two_targets_and_two_maps_are_told_apart(desk: Desk) -> None:
+    """Each map has its row and its line, each target its spot and its agreement; further numbers come where asked."""
+    answer = _compared()
+    first, second = answer.methods
+    shown, cat = first.maps[0], answer.controls[0].target
+    dog = cat.model_copy(update={"index": 7, "label": "dog"})
+    metrics = wire.Metrics(road=0.25, completeness=wire.Completeness(promises="x", change=4, residual=0.5))
+    metrics = metrics.model_copy(update={"curves": shown.metrics.curves, "reasons": {"stability": "too slow"}})
+    first = first.model_copy(update={"maps": [shown, shown.model_copy(update={"target": dog, "metrics": metrics})]})
+    more = {
+        "methods": [first, second],
+        "controls": [one.model_copy(update={"target": two}) for one in answer.controls for two in (cat, dog)],
+    }
+    more["agreement"] = [one.model_copy(update={"target": two}) for one in answer.agreement for two in (cat, dog)]
+    body = f"event: result\ndata: {answer.model_copy(update=more).model_dump_json()}\n\n"
+    asked: list[Any] = []
+
+    desk.keep()
+    desk.page.route("**/compare", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
+    desk.open("#sample=chelsea&m=grad-cam|occlusion&view=compare")
+    for name in ("ROAD", "Adds up"):
+        desk.page.get_by_label(name).check()
+    desk.page.get_by_role("button", name="Put them to the test").click()
+    rows = desk.page.get_by_role("region", name="Numbers").get_by_role("row")
+    expect(rows).to_have_count(1 + 3 + 2)
+    expect(rows.nth(1)).to_contain_text("Grad-CAM: tiger cat")
+    expect(rows.nth(2)).to_contain_text(re.compile(r"Grad-CAM: dog.*0\.25.*0\.5 / 4"))
+    expect(rows.nth(2).locator("[title='too slow']")).not_to_have_text(NUMBER)
+    expect(desk.page.get_by_role("heading", name="How alike")).to_have_count(2)
+    (asked,) = [one for one in desk.asked() if one["path"] == "/compare"]
+    assert asked["metrics"] == ["curves", "sparsity", "road", "completeness"]
+    expect(desk.page.locator("polyline")).to_have_count(2 * 2)
+    looks = desk.page.locator(".inks path").evaluate_all(
+        "(all) => all.map((one) => getComputedStyle(one).strokeDasharray)"
+    )
+    assert len(set(looks)) == 2  # for those who do not tell colours apart
+
+
 def test_numbers_and_curves_say_which_map_to_believe(desk: Desk) -> None:
     """The server's answer is made up here, in its own types: how long the true one takes is no matter of the page."""
     answer = _compared().model_dump_json()
@@ -994,7 +1062,9 @@ def test_numbers_and_curves_say_which_map_to_believe(desk: Desk) -> None:
     desk.open("#sample=chelsea&m=grad-cam|occlusion&view=compare")
     desk.page.get_by_role("button", name="Put them to the test").click()
     rows = desk.page.get_by_role("region", name="Numbers").get_by_role("row")
-    expect(rows.nth(1)).to_contain_text(re.compile(r"Grad-CAM.*\+3\.3.*\+0\.5.*0\.6.*passes.*0\.1 s"))
+    expect(rows.nth(1)).to_contain_text(re.compile(r"Grad-CAM.*\+3\.3.*\+0\.5.*0\.6.*passes.*0\.1 s, 3 passes"))
+    grey = rows.nth(1).locator("td.chance")  # 0.5 is chance, and takes the worth of 3.25
+    expect(grey).to_have_text(["+3.3", "+0.5"])
     expect(rows.nth(2)).to_contain_text("does not fit")
     expect(rows.nth(3)).to_contain_text("+1.5")
     expect(desk.page.locator("polyline")).to_have_count(2)
