@@ -119,7 +119,7 @@ def build(settings: Settings, metrics: Metrics | None = None, codec: Codec | Non
         clean_bytes=settings.clean_activations_mib * 2**20,
         observe=lambda kind, network, *what: metrics.batch(kind, network.facts.name, *what),
     )
-    verifier = Verifier(device, settings) if settings.verify and settings.tune else None
+    verifier = Verifier(device, settings, tests=settings.verify and settings.tune)
     store = Store(specs, default, device, Tuner(device, settings), verifier=verifier)
     pipeline = Pipeline(settings, store, device, codec)
     gauges.watch(metrics, settings, device, store, pipeline.codec)

@@ -175,7 +175,7 @@ class Settings(Pictures):
         bool,
         Field(
             description="Find out while the device is idle whether each method's maps depend on what a model has "
-            "learnt, and on the class; only with `tune`."
+            "learnt, and on the class; only with `tune`. What was found earlier is told in any case."
         ),
     ] = True
     cache_dir: Annotated[

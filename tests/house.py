@@ -29,10 +29,14 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "server": ("api settings", "fastapi h11 starlette uvicorn"),
     "bulk": ("api client deploy methods pipeline", "click numpy orjson pyarrow ray"),
     "gallery": ("api pipeline", "PIL"),
-    "tuning": ("engine.idle engine.store engine.probe explainers faithfulness images kept settings", "torch"),
+    "tuning": (
+        "engine.idle engine.known engine.store engine.probe explainers faithfulness images kept settings",
+        "torch",
+    ),
     "kept": ("", ""),
     "sanity": (
-        "engine.store engine.probe explainers explainers.base faithfulness images kept sanity.verdict settings",
+        "engine.known engine.store engine.probe explainers explainers.base faithfulness images kept sanity.verdict "
+        "settings",
         "pydantic torch",
     ),
     "sanity.verdict": ("client.wire", ""),
@@ -57,6 +61,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "engine.store": ("engine.probe engine.settling", "torch"),
     "engine.settling": ("engine.incremental engine.idle", ""),
     "engine.idle": ("engine.scheduler", ""),
+    "engine.known": ("engine.network", "torch"),
     "engine.probe": ("engine.incremental", "torch"),
     "engine.incremental": ("engine.scheduler engine.network", "numpy torch"),
     "engine.scheduler": ("contract errors fair machine.accelerators precision process spans", "torch"),

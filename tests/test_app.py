@@ -108,6 +108,15 @@ def test_a_server_that_everybody_reaches_without_keys_is_warned_of(caplog, host,
     assert ("without keys" in caplog.text) is warned
 
 
+@pytest.mark.parametrize("off", [{}, {"verify": False}, {"tune": False}])
+def test_verdicts_are_told_whether_any_are_found_here(off):
+    context = build(Settings(catalog=CATALOG, model="tiny", device="cpu", **({"tune": True, "verify": True} | off)))
+    try:
+        assert context.store.verifier.tests is (not off)
+    finally:
+        close(context)
+
+
 # What stands around what
 
 

@@ -68,8 +68,14 @@ class Tuning(Protocol):
 class Verifying(Protocol):
     """Finds out which methods depend on what a model has learnt."""
 
+    tests: bool  # whether it does that here, or tells what was found earlier
+
     def verdict(self, version: str, method: str) -> Any:
         """Return what is known of a method on a model."""
+        ...
+
+    def recall(self, model: Model) -> None:
+        """Take over what an earlier process found of a model."""
         ...
 
     def verify(self, spec: ModelSpec, model: Model, closing: threading.Event) -> Any:
@@ -94,7 +100,7 @@ class Store:
 
         Args:
             specs: by name.
-            default: the name of the one that is loaded first.
+            default: the name of the one that is loaded first: it is what most callers wait for.
             device: where they are to run.
             tuner: what measures them.
             patience_s: that one is loaded alone for: one that compiles for minutes does not hold up the others.
@@ -104,7 +110,6 @@ class Store:
         self.default = default
         self.tuner = tuner
         self.device = device
-        # The default model first: it is what most callers wait for.
         self.entries = {name: Entry(specs[name]) for name in sorted(specs, key=lambda name: name != default)}
         self._waiting = deque(self.entries.values())
         # Networks are built one at a time: where weights are drawn, they are of a seed that all threads share.
@@ -192,12 +197,12 @@ class Store:
                 self._proved.set()
         if last:
             ready = [(entry.spec, entry.model) for entry in self.entries.values() if entry.model is not None]
-            for _, model in ready:
-                if self.tuner is not None:
-                    self._idly(model, "measured", partial(self.tuner.measure, model, self._closing))
-            for spec, model in ready:
-                if self.verifier is not None:
-                    self._idly(model, "tested", partial(self.verifier.verify, spec, model, self._closing))
+            if (tuner := self.tuner) is not None:
+                for _, model in ready:
+                    self._idly(model, "measured", partial(tuner.measure, model, self._closing))
+            if (verifier := self.verifier) is not None and verifier.tests:
+                for spec, model in ready:
+                    self._idly(model, "tested", partial(verifier.verify, spec, model, self._closing))
 
     def _load_next(self) -> bool:
         """Load the next model, and find out what it can do in parts; return whether there was one."""
@@ -297,6 +302,8 @@ class Store:
                     limits.set(key, min(limits.unmeasured_rows, fitting))
             known = self.tuner is not None and self.tuner.recall(model)
             settle(model, known=known)
+            if self.verifier is not None:
+                self.verifier.recall(model)
         except (CatalogError, ServiceError):
             raise
         except _RAISED as error:

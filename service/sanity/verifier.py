@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 from service import __version__, kept
 from service.client import wire
 from service.contract import Clean, Map, Readout, Target, Targets, View
+from service.engine.known import alike, answer_of
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe, Strongest
 from service.engine.scheduler.device import Device
@@ -80,13 +82,28 @@ class _Test:
 class Verifier:
     """Tests methods on models, and remembers what it found."""
 
-    def __init__(self, device: Device, settings: Settings) -> None:
-        self.device, self.settings = device, settings
-        self.found: dict[str, dict[str, wire.Sanity]] = {}  # by model version and method
+    def __init__(self, device: Device, settings: Settings, *, tests: bool = True) -> None:
+        """Know nothing yet.
 
-    def verdict(self, version: str, method: str) -> wire.Sanity:
-        """Return what is known of a method on a model."""
-        return self.found.get(version, {}).get(method, UNTESTED)
+        Args:
+            device: where models run.
+            settings: say where verdicts are kept.
+            tests: whether models are tested here while the device is idle, and not only told what was found earlier.
+        """
+        self.device, self.settings, self.tests = device, settings, tests
+        self.found: dict[str, dict[str, wire.Sanity]] = {}  # by model version and method
+        self._answers: dict[str, list[float]] = {}  # to the probe picture, by model version
+
+    def verdict(self, version: str, method: str) -> wire.Sanity | None:
+        """Return what is known of a method on a model; None where nothing is, nor will be."""
+        return self.found.get(version, {}).get(method, UNTESTED if self.tests else None)
+
+    def recall(self, model: Model) -> None:
+        """Take over what an earlier process found of a model.
+
+        To be called before it is served, on the thread that alone has it.
+        """
+        self.found[model.version] = self._recalled(model, partial(answer_of, model))
 
     def verify(
         self, spec: ModelSpec, model: Model, closing: threading.Event, only: Sequence[str] | None = None
@@ -96,7 +113,9 @@ class Verifier:
         Raises:
             EngineUnavailable: the server is closing.
         """
-        known = self.found.setdefault(model.version, self.recalled(model))
+        if model.version not in self.found:
+            self.found[model.version] = self._recalled(model, partial(self._answer, model))
+        known = self.found[model.version]
         wanted = [name for name in (only or registry()) if known.get(name, UNTESTED).verdict == "not yet tested"]
         if not wanted:
             return known
@@ -267,20 +286,32 @@ class Verifier:
         cache = self.settings.cache_dir or kept.folder()
         return None if cache is None else cache / f"sanity-{kept.digest(known)}.json"
 
-    def recalled(self, model: Model) -> dict[str, wire.Sanity]:
-        """Return what an earlier process found of a model."""
+    def _recalled(self, model: Model, answer: Callable[[], list[float]]) -> dict[str, wire.Sanity]:
+        """Return what an earlier process found of a model that answered as this one does."""
         file = self._file(model)
-        found = kept.read(file) if file is not None else None
+        stored = kept.read(file) if file is not None else None
+        if stored is None:
+            return {}
         try:
-            return {name: wire.Sanity.model_validate(one) for name, one in (found or {}).items()}
-        except ValueError:
+            found = {name: wire.Sanity.model_validate(one) for name, one in stored["verdicts"].items()}
+            same = alike(stored["answer"], answer())
+        except (AttributeError, KeyError, TypeError, ValueError):
             return {}  # of another form: it is tested anew
+        if not same:
+            log.info("model %s answers otherwise than when its methods were tested", model.facts.name)
+        return found if same else {}
+
+    def _answer(self, model: Model) -> list[float]:
+        """Return what a model that is served answers to the probe picture."""
+        return self.device.call(partial(answer_of, model), Run(priority=IDLE))
 
     def _remember(self, model: Model, known: Mapping[str, wire.Sanity]) -> None:
-        file = self._file(model)
+        if (file := self._file(model)) is None:
+            return
+        if model.version not in self._answers:
+            self._answers[model.version] = self._answer(model)
         tested = {name: one.model_dump() for name, one in known.items() if one.verdict != "not yet tested"}
-        if file is not None:
-            kept.write(file, tested)
+        kept.write(file, {"answer": self._answers[model.version], "verdicts": tested})
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import platform
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from service import kept
 from service.contract import Explanation, Targets
 from service.engine.incremental import Incremental, NotIncremental
 from service.engine.incremental.costs import OnDevice, here
+from service.engine.known import alike, answer_of
 from service.engine.network.memory import live_bytes
 from service.engine.network.resident import Model
 from service.engine.network.runtimes.graphs import buckets
@@ -41,7 +42,6 @@ log = logging.getLogger("heatlens")
 T = TypeVar("T")
 CHANNELS = 512  # that Score-CAM maps are compared on, at most: the strongest ones of a layer
 FEWEST = 64  # of them, that tell anything
-ALIKE = 1e-3  # largest difference of two answers to the probe picture, relative to the largest output
 
 
 def _once(variant: Variant, x: Tensor) -> float:
@@ -62,20 +62,6 @@ def _repeats(variant: Variant, x: Tensor) -> bool:
         variant(x.flip(3))  # what is recorded is another picture's forward
         found = variant(x)
     return float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
-
-
-def _answer(model: Model) -> list[float]:
-    """Return what a model answers to the probe picture, or a thousand numbers of that: how it is known again."""
-    with torch.inference_mode(not model.examined.keeps), torch.no_grad():
-        flat = model.module(model.example()[:1]).flatten().cpu()
-    found: list[float] = flat[:: max(1, len(flat) // 1000)].tolist()
-    return found
-
-
-def _alike(before: Sequence[float], now: Sequence[float]) -> bool:
-    """Whether two answers are the same but for what another machine's arithmetic makes of them."""
-    largest = max(map(abs, now), default=0.0)
-    return len(before) == len(now) and all(abs(a - b) <= ALIKE * largest for a, b in zip(before, now, strict=True))
 
 
 class Tuner:
@@ -109,7 +95,7 @@ class Tuner:
         """
         for record, same in self.records.found(model):
             try:
-                if not _alike(record.pop("answer"), _answer(model)):
+                if not alike(record.pop("answer"), answer_of(model)):
                     log.info("model %s answers otherwise than when it was measured", model.facts.name)
                     continue
                 known = {"timings": [Timing(**t) for t in record["timings"]], "remembered": True, "guess": not same}
@@ -319,6 +305,6 @@ class Tuner:
                 steps.free(partial(model.forward, x, precision))
 
     def _remember(self, model: Model, tuned: Tuned, steps: Steps) -> None:
-        answer = steps.free(partial(_answer, model))
+        answer = steps.free(partial(answer_of, model))
         timings = [vars(timing) for timing in tuned.timings]
         self.records.write(model, {**vars(tuned), "timings": timings, "answer": answer})

@@ -404,11 +404,16 @@ def test_what_cannot_be_proved_takes_rows_whole(device, monkeypatch, error):
 
 
 def test_methods_are_tested_once_all_models_are_measured(device):
-    done, over = [], threading.Event()
+    done, recalled, over = [], [], threading.Event()
 
     class Verifier:
+        tests = True
+
         def verdict(self, version, method):
             return version, method
+
+        def recall(self, model):
+            recalled.append((model.facts.name, store.entry(model.facts.name).status))
 
         def verify(self, spec, model, closing):
             done.append(("tested", spec.name))
@@ -426,8 +431,28 @@ def test_methods_are_tested_once_all_models_are_measured(device):
     try:
         assert over.wait(60)
         assert done == [("measured", "one"), ("measured", "other"), ("tested", "one"), ("tested", "other")]
+        assert sorted(recalled) == [("one", "loading"), ("other", "loading")]  # before anybody asks
         assert store.verdict(store.get("one"), "cam") == (store.get("one").version, "cam")
     finally:
         store.close()
         store.join(60)
     assert Store(specs, "one", device).verdict(None, "cam") is None
+
+
+def test_where_nothing_is_tested_what_was_found_earlier_is_told(device):
+    recalled = []
+
+    class Verifier:
+        tests = False
+
+        def recall(self, model):
+            recalled.append(model.facts.name)
+
+        def verify(self, spec, model, closing):
+            recalled.append("tested")
+
+    store = Store({"one": _spec()}, "one", device, verifier=Verifier())
+    store.start()
+    assert store.wait(60)
+    store.join(60)
+    assert recalled == ["one"]

@@ -1,5 +1,6 @@
 """Verdicts on the small networks: planted failures are caught, and what is found is kept."""
 
+import json
 import threading
 from dataclasses import replace
 
@@ -97,6 +98,40 @@ def test_what_is_found_is_kept(verify, monkeypatch) -> None:
     monkeypatch.setattr(Verifier, "_copy", None)  # it would be called
     _, again = verify(["cam"])
     assert again["cam"] == found["cam"]
+
+
+def test_what_was_found_earlier_is_told_where_nothing_is_tested(verify, tiny, tmp_path) -> None:
+    _, found = verify(["cam"])
+    model = tiny.store.get("tiny")
+    told = Verifier(tiny.device, Settings(cache_dir=tmp_path), tests=False)
+    assert told.verdict(model.version, "cam") is None
+    told.recall(model)
+    assert told.verdict(model.version, "cam") == found["cam"]
+    assert told.verdict(model.version, "rise") is None
+
+
+@pytest.mark.parametrize(("off", "same"), [(0.0, True), (5e-4, True), (2e-3, False), (float("nan"), False)])
+def test_what_was_found_belongs_to_what_answers_alike(verify, tiny, tmp_path, off, same) -> None:
+    """The same weights in other code, or with another library, are another network."""
+    _, found = verify(["cam"])
+    model = tiny.store.get("tiny")
+    (file,) = tmp_path.glob("sanity-*.json")
+    stored = json.loads(file.read_text())
+    stored["answer"][2] += off * max(map(abs, stored["answer"]))
+    file.write_text(json.dumps(stored))
+    again = Verifier(tiny.device, Settings(cache_dir=tmp_path))
+    again.recall(model)
+    assert (again.verdict(model.version, "cam") == found["cam"]) is same
+
+
+@pytest.mark.parametrize("form", [{}, {"cam": {"verdict": "passes"}}, {"answer": 3, "verdicts": {}}, {"verdicts": []}])
+def test_what_is_kept_in_another_form_is_found_anew(verify, tiny, tmp_path, form) -> None:
+    verify(["cam"])
+    (file,) = tmp_path.glob("sanity-*.json")
+    file.write_text(json.dumps(form))
+    again = Verifier(tiny.device, Settings(cache_dir=tmp_path))
+    again.recall(tiny.store.get("tiny"))
+    assert again.verdict(tiny.store.get("tiny").version, "cam").verdict == "not yet tested"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +251,8 @@ def test_it_gives_way_to_everybody_after_each_batch(verify, tiny, monkeypatch) -
 
     monkeypatch.setattr(tiny.device, "put", noting)
     verify(["saliency", "occlusion"])
-    assert seen == {("rows", module.IDLE), ("traces", module.IDLE)}
+    # A call of one row is what it is known again by.
+    assert seen == {("rows", module.IDLE), ("traces", module.IDLE), ("none", module.IDLE)}
     assert module.IDLE < -10  # what requests may ask for at least
 
 
