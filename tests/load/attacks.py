@@ -7,6 +7,7 @@ itself. In the end one line of JSON says how many answers of which kind each of 
 import argparse
 import asyncio
 import base64
+import gzip
 import io
 import json
 import os
@@ -317,13 +318,65 @@ def garbled(attacker: Attacker) -> None:
         attacker.rest(0.1)
 
 
+def crumbs(attacker: Attacker) -> None:
+    """Bodies, trailers and heads of next to nothing, again and again."""
+
+    def head(path: str, *more: str) -> bytes:
+        return attacker.head("GET", path, 0, JSON, *more).replace(b"connection: close\r\n", b"")
+
+    def post(path: str, *more: str) -> bytes:
+        return head(path, f"content-type: {JSON}", "transfer-encoding: chunked", *more).replace(b"GET", b"POST", 1)
+
+    members = gzip.compress(b"") * 3000
+    packed = b"%x\r\n%s\r\n" % (len(members), members)
+    cases = (
+        (post("/predict", "content-encoding: gzip"), packed),
+        (post("/predict"), b"1\r\na\r\n" * 10_000),
+        (post("/nothing"), b"1\r\na\r\n" * 10_000),
+        (post("/predict") + b"0\r\n", b"a:\r\n" * 15_000),
+        (head("/models"), head("/models")[:-2] + b"a:\r\n" * 15_000 + b"\r\n"),
+    )
+    while attacker.goes_on:
+        for first, again in cases:
+            with suppress(OSError), attacker.connect() as connection:
+                connection.settimeout(1)
+                with suppress(OSError):  # it is refused meanwhile
+                    connection.sendall(first)
+                    for _ in range(100):
+                        if attacker.goes_on:
+                            connection.sendall(again)
+                found = connection.recv(65536)[9:12].decode("latin-1") or "cut"
+                attacker.got[found] += 1
+
+
+def refused(attacker: Attacker) -> None:
+    """Bodies that go on a byte at a time after their request was refused."""
+    held: list[socket.socket] = []
+    while attacker.goes_on:
+        with suppress(OSError):
+            connection = attacker.connect()
+            head = attacker.head("POST", "/nothing", 10**9).replace(b"connection: close\r\n", b"")
+            connection.sendall(head)
+            attacker.got[connection.recv(65536)[9:12].decode("latin-1") or "cut"] += 1
+            held.append(connection)
+        for connection in list(held):
+            try:
+                connection.sendall(b"a")
+            except OSError:
+                attacker.got["let go"] += 1
+                held.remove(connection)
+        attacker.rest(0.02)
+    for connection in held:
+        connection.close()
+
+
 # Addresses: what each does, and in how many threads
 ATTACKS: dict[str, tuple[str, tuple[tuple[Callable[[Attacker], None], int], ...]]] = {
-    "stalls": ("127.0.0.2", ((stalls, 2),)),
+    "stalls": ("127.0.0.2", ((stalls, 2), (crumbs, 4))),
     "answers": ("127.0.0.3", ((wide_answers, 4),)),
     "pixels": ("127.0.0.4", ((pixels, 32),)),
     "unread": ("127.0.0.5", ((unread, 2),)),
-    "slow": ("127.0.0.6", ((slow, 2), (garbled, 2))),
+    "slow": ("127.0.0.6", ((slow, 2), (garbled, 2), (refused, 2))),
     "greedy": ("127.0.0.7", ((greedy, 2), (impatient, 4))),
     "gone": ("127.0.0.8", ((gone, 20),)),
     "probes": ("127.0.0.9", ((probes, 16),)),

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.load.attacks import ATTACKS, Attacker, garbled, greedy, impatient, probes
+from tests.load.attacks import ATTACKS, Attacker, crumbs, garbled, greedy, impatient, probes, refused
 from tests.load.siege import Report, Siege
 from tests.load.traffic import Server
 from tests.load.watched import Watchdog
@@ -35,7 +35,7 @@ def test_a_loop_that_stalls_is_found(tmp_path: Path) -> None:
     assert len(found["overslept"]) == 1
 
 
-@pytest.mark.parametrize("work", [garbled, greedy, impatient, probes])
+@pytest.mark.parametrize("work", [garbled, greedy, impatient, probes, crumbs, refused])
 def test_an_attacker_has_an_address_of_its_own_and_gets_no_5xx(client: httpx.Client, work) -> None:  # type: ignore[no-untyped-def]
     url = client.base_url
     attacker = Attacker("127.0.0.9", url.host, url.port or 80, time.monotonic() + 0.4)
