@@ -102,11 +102,11 @@ def connect(server, *, small=False, address="127.0.0.1"):
 
 def rest(connection):
     """Return all that comes until the server closes."""
-    received = b""
+    received = bytearray()
     with connection, suppress(ConnectionError):
         while chunk := connection.recv(65536):
             received += chunk
-    return received
+    return bytes(received)
 
 
 def missed(connection):
