@@ -11,7 +11,7 @@ export const CONTRASTS = ["classification", "multilabel"]; // tasks whose classe
 export class Session {
   constructor() {
     this.state = {
-      ready: false, locked: false, problem: null, said: "",
+      ready: false, locked: false, problem: null,
       models: [], methods: [], info: {}, layers: {}, luts: {}, maps: [],
       lanes: [], cards: [], target: null, against: null, box: null, references: [],
       view: "explain", opacity: 0.55, sequential: null, diverging: null,

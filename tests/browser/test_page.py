@@ -264,6 +264,9 @@ def test_a_second_picture_beside_the_first(desk: Desk) -> None:
     desk.open()
     desk.beside()
     expect(desk.page.locator(".beside .predictions li")).to_have_count(5)
+    place = desk.page.locator(".drawn").bounding_box()  # also where there is more beside the maps than a screen holds
+    assert place is not None
+    assert place["height"] > 100
     desk.page.get_by_role("button", name="Remove the second").click()
     desk.done(1)
 
@@ -795,6 +798,22 @@ def test_axe_finds_nothing_on_any_screen(browser: Browser, server: httpx.Client,
     assert desk.violations() == []
     desk.page.get_by_role("button", name="Add methods").click()
     assert desk.violations() == []
+    desk.context.close()
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_head_is_one_line_and_its_views_another_on_a_telephone(
+    browser: Browser, small: httpx.Client, language: str
+) -> None:
+    desk = Desk(browser, small, viewport={"width": 360, "height": 800})
+    desk.open(f"#sample=chelsea&m=grad-cam&lang={language}")
+    desk.done(1)
+    parts = desk.page.locator(".head > :is(a, button, select)")
+    places = parts.evaluate_all(
+        "(all) => all.map((one) => one.getBoundingClientRect()).map((one) => (one.top + one.bottom) / 2)"
+    )
+    assert len(places) == 4
+    assert max(places) - min(places) < 8
     desk.context.close()
 
 
