@@ -19,7 +19,7 @@ function useGaze() {
   return at;
 }
 
-const share = (x) => `${100 * x}%`;
+export const share = (x) => `${100 * x}%`;
 
 // Where the model looked, as shares of the picture.
 export function seen(picture, geometry) {

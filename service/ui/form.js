@@ -23,7 +23,7 @@ const marked = (text = "") => text.split("`").map((part, i) => (i % 2 ? html`<co
 
 const shown = (value) => (Array.isArray(value) ? value.join(", ") : value ?? "");
 
-// A field whose text is the reader's own while they type, whatever is drawn anew meanwhile.
+// A field that keeps what is being typed, whatever is drawn anew.
 export function Text({ value, act, ...rest }) {
   const [draft, set] = useState(null);
   return html`<input type="text" autocomplete="off" spellcheck=${false} ...${rest} value=${draft ?? value} onInput=${(event) => set(event.target.value)}

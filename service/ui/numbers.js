@@ -122,7 +122,7 @@ const FURTHER = {
 };
 const told = (value) => (value == null ? "–" : value.promises ? `${number(value.residual, 2)} / ${number(value.change, 2)}` : number(value, 2));
 
-// Each map of each method, by a name of its own; one row for a method that has failed.
+// Each map of each method, or its failure.
 const listed = (session, { methods }) => methods.flatMap((one) => {
   const name = named(session, one.method);
   return (one.maps.length ? one.maps : [{}]).map((map) => ({ ...one, map, name: one.maps.length > 1 ? `${name}: ${map.target?.label ?? map.name}` : name }));
@@ -163,7 +163,7 @@ function Table({ session, answer }) {
   `;
 }
 
-// Deletion and insertion: how the score goes as pixels go, most important first, or come; each map by a colour and dashes.
+// Deletion and insertion: how the score goes as pixels go, most important first, or come.
 function Curves({ session, answer }) {
   const lines = listed(session, answer).map(({ name, map }, i) => ({ name, ways: map.metrics?.curves ?? {}, ink: `ink${i % 8} dash${i % 5}` }));
   const chart = (how, kind) => {

@@ -86,29 +86,38 @@ export function useDropped(show) {
 
 // Each task's own words and numbers for what the network says, and what a click on it asks to explain.
 const strength = (one) => one.probability ?? one.share ?? one.score ?? null;
-function targeted(one, task) {
+function targeted(one, task, target) {
+  if (task === "regression") {
+    const direction = turned(one, target);
+    return direction && { asked: { output: one.index, direction }, index: one.index, label: one.label };
+  }
   if (task === "detection") return { asked: { detection: one.rank }, index: one.rank, label: one.label };
   if (task === "segmentation") return { asked: { class: one.index, region: "predicted" }, index: one.index, label: one.label };
   return { index: one.index, label: one.label };
 }
 
+// A value is asked about in turn: what raises it, what lowers it, and no longer alone.
+const turned = (one, target) => (target?.asked?.output !== one.index ? "up" : target.asked.direction === "up" ? "down" : null);
+
 export function Predictions({ session, lane, index, choose }) {
   const { target } = session.state;
   const task = session.state.info[lane.model]?.task;
   if (!lane.predictions.length) return null;
-  const chosen = (one) => (target ? (one.rank ?? one.index) === target.index : one === lane.predictions[0]);
+  const valued = task === "regression";
+  const chosen = (one) => (target ? (one.rank ?? one.index) === target.index : !valued && one === lane.predictions[0]);
+  const arrow = (one) => (valued && target && chosen(one) ? { up: "↑ ", down: "↓ " }[target.asked?.direction] : "");
   return html`
     <ol class="predictions">
       ${lane.predictions.map((one, i) => {
         const share = strength(one);
         const words = html`
           <span class="name">${one.label ?? (one.norm !== undefined ? t("norm") : one.index)}</span>
-          <span class="much">${share !== null ? percent(share) : number(one.value ?? one.norm, 4)}</span>
+          <span class="much">${arrow(one)}${share !== null ? percent(share) : number(one.value ?? one.norm, 4)}</span>
           ${share !== null && html`<span class="meter"><i style=${{ width: `${100 * share}%` }}></i></span>`}
         `;
-        const may = choose && index === 0 && share !== null;
+        const may = choose && index === 0 && (share !== null || valued);
         return html`<li key=${i}>${may
-          ? html`<button aria-pressed=${chosen(one)} title=${t("explainThis")} onClick=${() => session.aim(targeted(one, task))}>${words}</button>`
+          ? html`<button aria-pressed=${chosen(one)} title=${t(valued ? `turn.${turned(one, target)}` : "explainThis")} onClick=${() => session.aim(targeted(one, task, target))}>${words}</button>`
           : html`<div>${words}</div>`}</li>`;
       })}
     </ol>

@@ -1,12 +1,11 @@
 // What some tasks ask for beside a class: a box drawn on the picture, a mask, pictures to be held against.
 import { html, useRef, useState } from "./html.js";
-import { seen } from "./figure.js";
+import { seen, share } from "./figure.js";
 import { Text } from "./form.js";
 import { Pick, Samples } from "./picture.js";
 import { box as typed } from "./share.js";
 import { percent, t } from "./words.js";
 
-const share = (x) => `${100 * x}%`;
 const at = ([x0, y0, x1, y1], { width, height }) => ({ left: share(x0 / width), top: share(y0 / height), width: share((x1 - x0) / width), height: share((y1 - y0) / height) });
 
 // Whether a box means something: to a detector or a segmenter, or to a comparison, which says how much lies in it.

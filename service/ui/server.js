@@ -1,7 +1,7 @@
 // The service over HTTP: its problems as errors, and its events while it works.
 const BASE = new URL("..", import.meta.url);
 const KEY = "heatlens-key";
-// Of several servers behind one address, the one that has seen this tab's pictures knows them.
+// By which replicas of a server keep a tab's pictures together.
 const TAB = Array.from(crypto.getRandomValues(new Uint32Array(2)), (part) => part.toString(16).padStart(8, "0")).join("");
 
 export const address = (path) => new URL(path, BASE).href;

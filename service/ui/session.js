@@ -110,7 +110,7 @@ export class Session {
     this.measure(picture, index);
   }
 
-  // What was asked about belongs to the picture and the model that it was chosen on; says whether anything was.
+  // End what is asked about, with its picture or model; says whether anything was.
   forget(references = []) {
     const { target, against, box, references: before } = this.state;
     this.set({ target: null, against: null, box: null, references });
@@ -282,8 +282,8 @@ export class Session {
     return request;
   }
 
-  // The target as a request names it. What was chosen on the first picture and model is put into the words of another:
-  // classes by their labels, as models count them differently; of another picture, the object or the region of its own.
+  // The target as a request names it, in the words of a lane's own model and picture: models count classes differently,
+  // and pictures have other objects in other places.
   target(lane) {
     const { target, against, lanes, references } = this.state;
     const [first, own] = [lanes[0], lanes[lane]];
@@ -296,7 +296,7 @@ export class Session {
     if (same && (!asked || here)) return asked ?? (against && CONTRASTS.includes(task) ? { class: target.index, against: [against.index] } : target.index);
     if ((task === "regression") !== (asked?.output !== undefined)) return null;
     if (task === "regression") return same ? asked : null;
-    // Without a label a number may be another class: then the lane explains what it finds itself.
+    // A number alone may be another class there: null.
     const named = (one) => (same ? one.index : one.label && !/^\d+$/.test(one.label) ? one.label : null);
     const name = same && asked?.class !== undefined ? asked.class : named(target);
     if (task === "detection") {
@@ -333,7 +333,7 @@ export class Session {
       if (!mine()) return;
       const maps = unpacked(result.maps);
       if (result.image) this.lane(index, { geometry: result.image, predictions: result.predictions, problem: null });
-      // Only now is it known what the picture shows, and so which of its objects is like the one that was chosen.
+      // Only now is it known which of its objects is like the one that was chosen.
       if (JSON.stringify(this.request(card, index).targets) !== JSON.stringify(request.targets)) return this.again((one, i) => one.id === card.id && i === index);
       this.run(card.id, index, { state: "done", maps, rough: false, result, progress: null, stop: null });
     } catch (problem) {

@@ -242,6 +242,24 @@ def test_a_click_on_a_prediction_and_a_name_choose_the_class(desk: Desk) -> None
     assert desk.page.evaluate("() => decodeURIComponent(location.hash)").count("tiger+cat") == 1
 
 
+def test_a_value_is_asked_about_in_turn(bench: Desk) -> None:
+    """What raises it, what lowers it, and no longer alone."""
+    bench.keep()
+    bench.open("#model=tiny-regression&sample=chelsea&m=saliency")
+    bench.done(1)
+    bench.asked()
+    value = bench.page.locator(".predictions button").first
+    asked = []
+    for title, pressed in (("raises", "true"), ("lowers", "true"), ("all values", "false")):
+        expect(value).to_have_attribute("title", re.compile(title))
+        value.click()
+        expect(value).to_have_attribute("aria-pressed", pressed)
+        bench.done(1)
+        (one,) = bench.asked()
+        asked.append(one.get("targets"))
+    assert asked == [[{"output": 0, "direction": "up"}], [{"output": 0, "direction": "down"}], None]
+
+
 def test_parameters_are_a_form_and_what_is_wrong_is_said_there(desk: Desk) -> None:
     desk.open("#m=occlusion")
     desk.take()
