@@ -91,7 +91,7 @@ class Costs:
 
         Args:
             recording: the network written down.
-            example: (N, 3, H, W), of which the first row is taken.
+            example: (N, C, H, W), of which the first row is taken.
             on_device: runs a step on the thread that will do the work.
         """
         rows = example[:1].expand(_ROWS, -1, -1, -1).contiguous(memory_format=torch.channels_last)

@@ -53,8 +53,8 @@ class Incremental:
         """Write down a network in evaluation mode, in float32, and prove on seeded changes that outputs stay the same.
 
         Args:
-            module: maps (N, 3, H, W) to (N, K).
-            example: (N, 3, H, W), of the only size that is supported from then on.
+            module: maps (N, C, H, W) to (N, K).
+            example: (N, C, H, W), of the only size that is supported from then on.
             on_device: runs each step that the network takes part in, on the thread that will do the work.
             costs: estimates what working takes; by default it is measured.
 
@@ -85,7 +85,7 @@ class Incremental:
         return [torch.from_numpy(batch) for batch in found]
 
     def clean(self, image: Tensor, plan: Plan) -> Clean:
-        """Run one forward of a picture (1, 3, H, W); keep what rows of the plan need of it."""
+        """Run one forward of a picture (1, C, H, W); keep what rows of the plan need of it."""
         with torch.inference_mode():
             return keep(self.recording, self._needs(plan.switch), plan.switch, image)
 
@@ -101,7 +101,7 @@ class Incremental:
             cleans: pictures, kept for this plan.
             of: (N,) which of the pictures a row changes.
             corners: (N, 2), (y, x) of the rectangle's upper left pixel, as a tensor is indexed.
-            patches: (N, 3, h, w) what the rectangle shows, inside the picture.
+            patches: (N, C, h, w) what the rectangle shows, inside the picture.
 
         Raises:
             ValueError: pictures were kept for another plan, or a rectangle is not inside the picture.

@@ -31,8 +31,8 @@ def prove(
 
     Args:
         recording: `module`, written down.
-        module: maps (N, 3, H, W) to (N, K).
-        example: (N, 3, H, W); the first and the last row are changed.
+        module: maps (N, C, H, W) to (N, K).
+        example: (N, C, H, W); the first and the last row are changed.
         switches: which switches to prove for rectangles (h, w).
         on_device: runs a step, which takes no longer than four rows, on the thread that will do the work.
 
@@ -45,7 +45,7 @@ def prove(
         h, w = (min(max(height // fraction, 1), side) for side in (height, width))
         ys, xs = height - h, width - w
         corners = torch.tensor([[0, 0], [ys, xs], [ys // 2, xs // 3], [ys // 3, xs]])
-        patches = torch.randn(4, 3, h, w, generator=generator).to(example)
+        patches = torch.randn(4, example.shape[1], h, w, generator=generator).to(example)
         images = (example[:1], example[-1:].flip(3))
         expected = on_device(partial(_plain, module, images, corners, patches))
         for switch in dict.fromkeys(switches((h, w))):

@@ -82,7 +82,7 @@ class BoxesWork(RowsWork):
             self.clean,
             i == 0,
             torch.tensor(corners, dtype=torch.long).view(-1, 2),
-            torch.stack(patches) if patches else self.image.new_empty(0, 3, h, w),
+            torch.stack(patches) if patches else self.image.new_empty(0, self.image.shape[1], h, w),
         )
 
     def together(self, pieces: Sequence[Rectangles]) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from service.contract import Boxes
 from service.engine.incremental import Incremental
@@ -38,6 +39,19 @@ def test_pieces_of_several_pictures_are_answered_together(network):
     found = works[0].together([work.build(i, j) for work, (i, j) in zip(works, cuts, strict=True)])
     for outputs, each, (i, j) in zip(found, rows, cuts, strict=True):
         assert_equal(outputs, network(each.build(i, j)))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+@torch.inference_mode()
+def test_pictures_have_as_many_channels_as_the_network_takes(channels):
+    """The clean picture alone, too, which has no box."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(channels, 3, 1), tiny.classifier()).eval()
+    built = Incremental.of(network, noise(2, channels, 32, 32))
+    rows = Boxes.on(noise(1, channels, 32, 32, seed=1), noise(channels, 32, 32, seed=2), GRID)
+    work = BoxesWork(None, built, built.plan((9, 12)), rows)
+    found = work.together([work.build(0, 1), work.build(1, len(GRID) + 1)])
+    assert_equal(torch.cat(found), network(rows.build(0, len(GRID) + 1)))
 
 
 @torch.inference_mode()

@@ -93,8 +93,8 @@ def write_down(module: nn.Module, example: Tensor) -> Recording:
     """Return the operators between the picture and the outputs, in the order of the forward.
 
     Args:
-        module: maps (N, 3, H, W) to (N, K).
-        example: (N, 3, H, W); its first row is watched.
+        module: maps (N, C, H, W) to (N, K).
+        example: (N, C, H, W); its first row is watched.
 
     Raises:
         NotIncremental: the network's operators cannot be repeated on other rows.
