@@ -85,6 +85,8 @@ class LayerInfo:
     layout: Layout | None = None  # how it holds its maps
     gradient: bool = True  # whether a gradient of the outputs gets there
     projects: bool = True  # whether a gradient of what it answers gets from there to the input
+    folded: bool = False  # whether it answers to each picture in several parts, the first axis of `shape`
+    apart: bool = True  # whether what it answers to each picture of a batch can be told from the others'
     attention: Attention | None = None  # where the address is of attention probabilities, of shape (heads, T, T)
 
     @property

@@ -112,7 +112,7 @@ class _Examination:
             info.path: info.layout for info in facts.layers.values() if info.layout and info.layout.axes != "chw"
         }
         answer = None if answering.outlet.boxes else tuple(raw.shape[1:])
-        addresses = Addresses(layers.repeated, layouts, answer)
+        addresses = Addresses(layers.repeated, layouts, layers.folds, answer)
         return Examined(answering.adapted(), facts, addresses, answering.singly, answering.keeps, answering.row_bytes)
 
     def _watched(self, changes: Changes) -> tuple[Changes, Watched | None]:

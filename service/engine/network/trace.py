@@ -20,17 +20,40 @@ from service.errors import NotApplicable
 
 
 @dataclass(frozen=True)
+class Fold:
+    """How pictures lie in what a layer answers to a batch, where its first axis is not theirs, one row each."""
+
+    axis: int = 0  # on which they follow each other
+    parts: int = 1  # of each picture, one after the other
+
+    def rows(self, output: Tensor) -> Tensor:
+        """Return an output with one row a picture: (N, ...), or (N, parts, ...) where there are several."""
+        output = output.movedim(self.axis, 0)
+        return output.reshape(-1, self.parts, *output.shape[1:]) if self.parts > 1 else output
+
+    def count(self, output: Tensor) -> int:
+        """Return how many pictures lie in an output; -1 where parts are left over."""
+        length = output.shape[self.axis] if self.axis < output.ndim else -1
+        return -1 if length % self.parts else length // self.parts
+
+
+@dataclass(frozen=True)
 class Addresses:
     """What has to be known of a network's layers to keep what they answer."""
 
     repeated: Collection[str] = ()  # modules that are called more than once in a forward
     layouts: Mapping[str, Layout] = field(default_factory=dict)  # of layers whose maps do not lie as (N, C, h, w)
+    folds: Mapping[str, Fold] = field(default_factory=dict)  # of layers whose rows are not the pictures
     answer: tuple[int, ...] | None = None  # shape of one row's answer; None: whatever it is
 
     def maps(self, address: str, output: Tensor) -> Tensor:
         """Return a layer's output, or the gradient there, as methods see it: (N, C, h, w) where it has maps."""
-        layout = self.layout(address)
+        output, layout = self.rows(address, output), self.layout(address)
         return output if layout is None else layout.maps(output)
+
+    def rows(self, address: str, output: Tensor) -> Tensor:
+        """Return a layer's output, or the gradient there, with one row a picture."""
+        return self.folds[address].rows(output) if address in self.folds else output
 
     def layout(self, address: str) -> Layout | None:
         """Return how an output lies; None where methods see it as it is."""
@@ -52,7 +75,7 @@ def trace_parts(
         tracing: what to keep, and what to differentiate with respect to.
     """
     if tracing.whole:
-        addresses = Addresses(addresses.repeated)
+        addresses = Addresses(addresses.repeated, folds=addresses.folds)
     wanted = {*tracing.layers, *tracing.wrt} - {INPUT}
     tape = Tape(wanted, differentiable=set(tracing.wrt) - {INPUT}, repeated=addresses.repeated, stop=tracing.partial)
     differentiated = parts[0].objective is not None
@@ -63,7 +86,7 @@ def trace_parts(
         leaf = network.laid_out(x).requires_grad_(INPUT in tracing.wrt or isinstance(tracing.rule, Relevance))
         given = leaf.clone() if leaf.requires_grad else leaf
         raw = _recorded(network.module, given, tape, tracing, addresses)
-        _all_met(tape, len(leaf))
+        _all_met(tape, len(leaf), addresses)
         pieces = _pieces(parts, raw, tape, addresses)
         columns = [
             piece if isinstance(piece, Exception) else _columns(part, piece)
@@ -100,13 +123,14 @@ def _references(parts: Sequence[Part], tracing: Tracing) -> list[Tensor]:
     return references
 
 
-def _all_met(tape: Tape, rows: int) -> None:
+def _all_met(tape: Tape, rows: int, addresses: Addresses) -> None:
     """Raise `NoAnswer` where a layer did not answer to each row: which modules are called may depend on the picture."""
     for address in tape.layers:
         if address not in tape.kept:
             raise NoAnswer(f"its forward does not come by layer {address!r}, as it did when it was loaded")
-        if len(tape.kept[address]) != rows:
-            raise NoAnswer(f"layer {address!r} answers to {len(tape.kept[address])} of {rows} rows")
+        met = addresses.folds.get(address, Fold()).count(tape.kept[address])
+        if met != rows:
+            raise NoAnswer(f"layer {address!r} answers to {met} of {rows} rows")
 
 
 def _result(
@@ -154,7 +178,7 @@ def _reaching(name: str, gradient: Tensor | None, rows: slice, addresses: Addres
     """
     if gradient is None:
         raise NotApplicable(_NOTHING.format(_place(name)))
-    own = gradient[rows]
+    own = addresses.rows(name, gradient)[rows]
     layout = addresses.layout(name)
     if layout is None:
         return own

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from service.contract import INPUT, Explanation, Facts, Kind, LayerInfo, Map, Probe, Rows, Targets, Trace, Tracing
+from service.errors import NotApplicable
 from service.explainers.base import Explainer, explainer
 
 
@@ -22,7 +23,8 @@ class FullGrad(Explainer):
 
     y = x dy/dx + sum over layers of b_l dy/dz_l, where z_l = W x_l + b_l; a batch norm's offset is its shift less its
     mean times its scale. `saliency` adds up the absolute value of each channel of each of these, scaled to 0..1 and
-    enlarged. `sum` keeps sign and size: its map adds up to the parts that have a place in the picture.
+    enlarged. `sum` keeps sign and size: its map adds up to the parts that have a place in the picture. Layers that
+    answer in windows, or to the steps of sequences first, have no such parts.
 
     `details.without_place` is the part of layers without maps and of tokens without a place, which no map shows, and
     `details.completeness_residual` what is missing from y_c all in all: near zero for networks of linear layers, ReLUs
@@ -36,9 +38,14 @@ class FullGrad(Explainer):
 
     @classmethod
     def require(cls, facts: Facts) -> None:
-        """Need a gradient at the input, and operators that can be seen."""
+        """Need a gradient at the input, operators that can be seen, and layers that answer to each picture apart."""
         facts.require_gradient(cls.name)
         facts.require_operators(cls.name)
+        if mixed := [info.path for info in facts.layers.values() if not info.apart]:
+            raise NotApplicable(
+                f"{cls.name} adds up what every layer adds, and it is not known which part of what layer {mixed[0]!r} "
+                f"of {facts.name} answers to a batch is which picture's; use 'gradient-x-input', which needs no layer"
+            )
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two."""
@@ -63,8 +70,9 @@ class FullGrad(Explainer):
         without_place = torch.zeros_like(told)
         for path, b in offsets.items():
             layout = probe.facts.layers[path].layout
-            parts = self._weighed(trace.gradients[path][:, 0], b, probe.facts.layers[path])
-            everywhere = parts.flatten(1).sum(1)
+            info, g = probe.facts.layers[path], trace.gradients[path][:, 0]
+            parts = self._weighed(g.flatten(0, 1) if info.folded else g, b, info)
+            everywhere = parts.reshape(len(g), -1).sum(1)
             if layout is None:
                 without_place += everywhere
                 continue

@@ -3,6 +3,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from service.contract import Part, Tracing
+from service.errors import NotApplicable
 from service.explainers.gradient.full_grad import FullGrad
 from tests import tiny
 from tests.explainers.conftest import assert_close, tiny_input
@@ -112,3 +114,88 @@ def test_every_call_of_a_module_has_its_part(small):
     """`conv2` is called twice, and adds its bias twice."""
     subject = small(tiny.functional)
     assert subject.explain(FullGrad(), tiny_input(), [1]).details["layers"] == 5  # conv1, conv2 twice, norm, fc
+
+
+class Mixed(nn.Module):
+    """Its middle layer answers to other rows than the pictures."""
+
+    def __init__(self, before, after) -> None:
+        super().__init__()
+        self.patches, self.middle, self.fc = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 8), nn.Linear(8, 5)
+        self.before, self.after = before, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.patches(x).flatten(2).mT  # (N, 16, 8)
+        return self.fc((self.after(F.relu(self.middle(self.before(t)))).reshape(t.shape) ** 2).mean(1))
+
+
+class Windowed(Mixed):
+    """Windows of maps, which a convolution answers to."""
+
+    def __init__(self) -> None:
+        super().__init__(None, None)
+        self.middle = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.patches(x).unflatten(3, (2, 2)).permute(0, 3, 1, 2, 4).flatten(0, 1)  # (2 N, 8, 4, 2)
+        return self.fc(F.relu(self.middle(y)).mean((2, 3)).unflatten(0, (-1, 2)).square().mean(1))
+
+
+MIXED = {
+    "windows": lambda: Mixed(lambda t: t.reshape(-1, 4, 8), lambda t: t),
+    "windows of maps": Windowed,
+    "laid flat": lambda: Mixed(lambda t: t.reshape(-1, 8), lambda t: t),
+    "steps first": lambda: Mixed(lambda t: t.transpose(0, 1), lambda t: t.transpose(0, 1)),
+    "as many steps as rows at load": lambda: Mixed(
+        lambda t: t.unflatten(1, (8, 2)).flatten(2).transpose(0, 1).unflatten(2, (2, 8)),
+        lambda t: t.flatten(2).transpose(0, 1),
+    ),
+}
+
+
+def _mixed(build):
+    def mixed() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build().eval()
+
+    return mixed
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_layers_that_answer_to_other_rows_have_their_part(small, name):
+    subject = small(_mixed(MIXED[name]))
+    found = subject.explain(FullGrad(aggregate="sum"), tiny_input(), [1])
+    outputs: list[tuple[Tensor, Tensor]] = []
+    for module in subject.plain.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda m, _, y: outputs.append((m.bias, y)))
+        elif isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda m, _, y: outputs.append((m.bias[:, None, None], y)))
+    leaf = tiny_input().requires_grad_()
+    y = subject.plain(leaf)[0, 1]
+    at_input, *gradients = torch.autograd.grad(y, [leaf, *(output for _, output in outputs)])
+    told = (at_input * leaf.detach()).sum() + sum((b * g).sum() for (b, _), g in zip(outputs, gradients, strict=True))
+    assert float((outputs[1][0] * gradients[1]).sum().abs()) > 1e-3  # of the layer in the middle
+    assert found.details["layers"] == 3
+    assert found.details["completeness_residual"][0] == pytest.approx(float((told - y).detach()), rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_pictures_of_a_batch_are_told_apart_in_such_layers(small, name):
+    model = small(_mixed(MIXED[name])).model
+    x, how = torch.cat([tiny_input(seed=seed) for seed in range(3)]), Tracing(wrt=("middle",), whole=True)
+    parts = [Part(x[:1], lambda seen: seen.outputs[:, :1]), Part(x[1:], lambda seen: seen.outputs[:, :1])]
+    together = torch.cat([one.gradients["middle"][0] for one in model.trace_parts(parts, how)])
+    alone = [model.trace(row[None], how, parts[0].objective).gradients["middle"][0] for row in x]
+    assert_close(together, torch.cat(alone), 1e-4)
+    assert together.shape[1:] == model.facts.layers["middle"].shape
+
+
+def test_what_cannot_be_told_apart_is_a_refusal(small):
+    """Places first, and at each the pictures: which row is whose, no number of a request would show."""
+    build = _mixed(
+        lambda: Mixed(lambda t: t.transpose(0, 1).reshape(-1, 8), lambda t: t.view(16, -1, 8).transpose(0, 1))
+    )
+    with pytest.raises(NotApplicable, match=r"layer 'middle' .* is which picture's; use 'gradient-x-input'"):
+        FullGrad.require(small(build).facts)

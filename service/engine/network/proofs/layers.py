@@ -6,10 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from service.contract import LayerInfo, Layout
+from service.engine.network.offsets import offset_of
 from service.engine.network.proofs.answering import Answering
+from service.engine.network.proofs.checks import ALONE, difference
 from service.engine.network.proofs.grids import Candidate, default_layer, follows, reach
 from service.engine.network.proofs.heads import Averaged
-from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes
+from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes, sums
+from service.engine.network.trace import Fold
 
 RELU = "+relu"
 _SCALES = 4  # detections of a size each, that a detector's layers are looked at for
@@ -26,6 +29,7 @@ class Layers:
     repeated: frozenset[str] = frozenset()
     default: str | None = None
     averaged: list[Averaged] = field(default_factory=list)
+    folds: dict[str, Fold] = field(default_factory=dict)  # of those whose rows are not the pictures
     same: dict[str, int] = field(default_factory=dict)  # equal for two names of one tensor
 
 
@@ -89,6 +93,8 @@ def find_layers(
         gradient = gradients[i] if gradients else None
         unknown = gradients is None and watched is not None
         found.infos[name] = _info(name, call, seen, layout, unknown or gradient is not None)
+        if watched is not None and found.infos[name].gradient and offset_of(call.module) is not None:
+            found.infos[name] = _folded(found, call, watched.leaves[i], 1 if answering.singly else len(answering.rows))
         found.same[name] = seen.same if watched is not None else i
         if layout is None:
             continue
@@ -148,6 +154,35 @@ def _at_another_size(answering: Answering) -> dict[str, tuple[int, ...]]:
         return {}
     answering.checks.passed("size", f"it takes other sizes than {height} x {width}, too")
     return found
+
+
+def _folded(found: Layers, call: Call, one: Tensor, rows: int) -> LayerInfo:
+    """Find out how pictures lie in what a layer with an offset answers; return what is known of it then.
+
+    Args:
+        found: where to take note, of the last one.
+        call: what it answered to several rows, of which the first is a picture.
+        one: what it answered to that picture alone.
+        rows: how many they were.
+    """
+    name, info = next(reversed(found.infos.items()))
+    alone, many = tuple(one.shape), (call.length, *call.shape)
+    if alone[:1] == (1,) and many == (rows, *alone[1:]):
+        return info
+    fold: Fold | None = None
+    if alone and many == (rows * alone[0], *alone[1:]):
+        # Parts of a picture may lie side by side, or those of one place of all pictures: numbers tell.
+        expected = sums(one)
+        if rows == 1 or (call.first is not None and difference(call.first, expected) < ALONE):
+            fold = Fold(0, alone[0])
+    else:
+        axes = [i for i in range(1, len(alone)) if (*alone[:i], alone[i] * rows, *alone[i + 1 :]) == many]
+        if len(axes) == 1 and alone[axes[0]] == 1:
+            fold = Fold(axes[0])
+    if fold is None:
+        return replace(info, apart=False)
+    found.folds[name] = fold
+    return replace(info, shape=tuple(fold.rows(one).shape[1:]), folded=fold.parts > 1)
 
 
 def _info(name: str, call: Call, seen: Call, layout: Layout | None, gradient: bool) -> LayerInfo:

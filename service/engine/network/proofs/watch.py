@@ -30,6 +30,8 @@ class Call:
     module: nn.Module
     shape: tuple[int, ...]  # without the batch dimension
     aligned: bool = True  # whether its rows are the pictures; windows of pictures are not
+    length: int = 0  # of the first axis
+    first: Tensor | None = None  # sums of the first row's part, where rows are not the pictures
     layout: Layout | None = None  # where it is a grid
     pooled: Tensor | None = None  # its maps' means (N, C), and below those of their positive parts
     rectified: Tensor | None = None
@@ -87,7 +89,10 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[in
         call.layout, call.pooled, call.rectified = seen.layout, seen.pooled, seen.rectified
 
     def observe(path: str, module: nn.Module, output: Tensor) -> None:
-        call = Call(path, module, tuple(output.shape[1:]), output.shape[:1] == (1 if singly else len(rows),))
+        count, length = 1 if singly else len(rows), output.shape[0] if output.ndim else 0
+        call = Call(path, module, tuple(output.shape[1:]), output.shape[:1] == (count,), length)
+        if not call.aligned and length and length % count == 0:
+            call.first = sums(output[: length // count])
         calls.append(call)
         if not singly:
             meet(call, output)  # now: a later function in place may overwrite it
@@ -159,6 +164,12 @@ class _Looks:
         pooled = maps.mean((2, 3))
         # The positive part is half of the sum of a number and its size; `relu` would count as the network's own.
         return _Look(layout, pooled, (pooled + maps.abs().mean((2, 3))) / 2)
+
+
+def sums(output: Tensor) -> Tensor:
+    """Return a mean and a mean size of each of an output's rows (2, N), by which it is known again."""
+    flat = output.detach().flatten(1).float() if output.ndim > 1 else output.detach()[:, None].float()
+    return torch.stack([flat.mean(1), flat.abs().mean(1)])
 
 
 def _keep(own: list[Tensor], path: str, module: nn.Module, output: Tensor) -> None:
