@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from service.contract import Check, Facts, LayerInfo, Part, Tracing
 from service.engine.network.capture import install
 from service.engine.network.forms.adapted import prepared
+from service.engine.network.forms.addresses import Addresses
 from service.engine.network.forms.failures import NoAnswer
 from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.attentions import find_attentions
@@ -18,7 +19,7 @@ from service.engine.network.proofs.checks import Checks, Refused, difference, fi
 from service.engine.network.proofs.heads import prove
 from service.engine.network.proofs.layers import RELU, Layers, find_layers, parts
 from service.engine.network.proofs.watch import Changes, Watched
-from service.engine.network.trace import Addresses, trace_parts
+from service.engine.network.trace import trace_parts
 from service.engine.network.variants import Variant
 from service.errors import CatalogError
 from service.images import Transform, photographs

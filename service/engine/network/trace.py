@@ -1,63 +1,22 @@
 """Forwards that keep activations, and their backwards: one pass for the parts of several requests."""
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
-from service.contract import INPUT, Layout, Part, Relevance, Rescale, Trace, Tracing
+from service.contract import INPUT, Part, Relevance, Rescale, Trace, Tracing
 from service.engine.network.attention import ADDRESS, Attentions
 from service.engine.network.capture import ActivatedCapture, Done, Tape, recording
+from service.engine.network.forms.addresses import Addresses, Fold
 from service.engine.network.forms.failures import NoAnswer, checked
 from service.engine.network.rules import arrived, rule_mode
 from service.engine.network.variants import Variant
 from service.errors import NotApplicable
-
-
-@dataclass(frozen=True)
-class Fold:
-    """How pictures lie in what a layer answers to a batch, where its first axis is not theirs, one row each."""
-
-    axis: int = 0  # on which they follow each other
-    parts: int = 1  # of each picture, one after the other
-
-    def rows(self, output: Tensor) -> Tensor:
-        """Return an output with one row a picture: (N, ...), or (N, parts, ...) where there are several."""
-        output = output.movedim(self.axis, 0)
-        return output.reshape(-1, self.parts, *output.shape[1:]) if self.parts > 1 else output
-
-    def count(self, output: Tensor) -> int:
-        """Return how many pictures lie in an output; -1 where parts are left over."""
-        length = output.shape[self.axis] if self.axis < output.ndim else -1
-        return -1 if length % self.parts else length // self.parts
-
-
-@dataclass(frozen=True)
-class Addresses:
-    """What has to be known of a network's layers to keep what they answer."""
-
-    repeated: Collection[str] = ()  # modules that are called more than once in a forward
-    layouts: Mapping[str, Layout] = field(default_factory=dict)  # of layers whose maps do not lie as (N, C, h, w)
-    folds: Mapping[str, Fold] = field(default_factory=dict)  # of layers whose rows are not the pictures
-    answer: tuple[int, ...] | None = None  # shape of one row's answer; None: whatever it is
-
-    def maps(self, address: str, output: Tensor) -> Tensor:
-        """Return a layer's output, or the gradient there, as methods see it: (N, C, h, w) where it has maps."""
-        output, layout = self.rows(address, output), self.layout(address)
-        return output if layout is None else layout.maps(output)
-
-    def rows(self, address: str, output: Tensor) -> Tensor:
-        """Return a layer's output, or the gradient there, with one row a picture."""
-        return self.folds[address].rows(output) if address in self.folds else output
-
-    def layout(self, address: str) -> Layout | None:
-        """Return how an output lies; None where methods see it as it is."""
-        return self.layouts.get(address) or self.layouts.get(address.partition("+")[0])
 
 
 def trace_parts(

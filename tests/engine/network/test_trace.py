@@ -10,7 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from service.contract import INPUT, Layout, Part, Relevance, Rescale, Rule, Trace, Tracing
 from service.engine.network.capture import install
-from service.engine.network.trace import Addresses, straight, trace_parts
+from service.engine.network.forms.addresses import Addresses
+from service.engine.network.trace import straight, trace_parts
 from service.engine.network.variants import Variant
 from service.errors import NotApplicable
 from service.tasks import task

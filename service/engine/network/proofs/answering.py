@@ -1,14 +1,13 @@
 """A network's answer: where it is in what the network returns, and whether it is the picture's own."""
 
-import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from service.engine.network.forms.adapted import Adapted, cached, joined
+from service.engine.network.forms.generators import generators
 from service.engine.network.forms.outlet import Outlet, find
 from service.engine.network.memory import counting
 from service.engine.network.proofs.checks import ALONE, REPEATS, Checks, difference, first_line, written
@@ -242,9 +241,9 @@ class Answering:
         off = self._off(first, raw[:1])
         if not self.singly:  # what one picture hands to the next shows in the last one alone
             off = max(off, self._off(self._once(self.pictures[1:].clone()), raw[-1:]))
-        before = _generators()
+        before = generators()
         second, decides = self._deciding(one.clone())
-        drawn, again = before != _generators(), self._off(first, second)
+        drawn, again = before != generators(), self._off(first, second)
         if drawn and again <= REPEATS:  # of few numbers, chance may have drawn the same ones
             again = max(self._off(first, self._once(one.clone())) for _ in range(_DRAWS))
         return given, off, again, drawn, decides
@@ -306,17 +305,6 @@ def _released(network: nn.Module, before: Mapping[int, Tensor]) -> str | None:
         if value.requires_grad and id(value) in before:
             found, holder[key] = str(key), value.detach()
     return found
-
-
-def _generators() -> tuple[object, ...]:
-    """Return the states of all random generators that people draw from without a generator of their own."""
-    _, words, position, *_ = np.random.get_state()
-    devices = tuple(state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()) if _cuda() else ()
-    return torch.get_rng_state().numpy().tobytes(), devices, random.getstate(), np.asarray(words).tobytes(), position
-
-
-def _cuda() -> bool:
-    return torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
 
 
 def _runs(network: nn.Module, x: Tensor) -> bool:

@@ -6,13 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from service.contract import LayerInfo, Layout
+from service.engine.network.forms.addresses import Fold, fold_of
 from service.engine.network.offsets import offset_of
 from service.engine.network.proofs.answering import Answering
-from service.engine.network.proofs.checks import ALONE, difference
 from service.engine.network.proofs.grids import Candidate, default_layer, follows, reach
 from service.engine.network.proofs.heads import Averaged
-from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes, sums
-from service.engine.network.trace import Fold
+from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes
 
 RELU = "+relu"
 _SCALES = 4  # detections of a size each, that a detector's layers are looked at for
@@ -157,30 +156,16 @@ def _at_another_size(answering: Answering) -> dict[str, tuple[int, ...]]:
 
 
 def _folded(found: Layers, call: Call, one: Tensor, rows: int) -> LayerInfo:
-    """Find out how pictures lie in what a layer with an offset answers; return what is known of it then.
+    """Find out how pictures lie in what a layer answered to rows, and to the first of them; return the last one's info.
 
-    Args:
-        found: where to take note, of the last one.
-        call: what it answered to several rows, of which the first is a picture.
-        one: what it answered to that picture alone.
-        rows: how many they were.
+    It is taken note of where the first axis is not theirs.
     """
     name, info = next(reversed(found.infos.items()))
-    alone, many = tuple(one.shape), (call.length, *call.shape)
-    if alone[:1] == (1,) and many == (rows, *alone[1:]):
-        return info
-    fold: Fold | None = None
-    if alone and many == (rows * alone[0], *alone[1:]):
-        # Parts of a picture may lie side by side, or those of one place of all pictures: numbers tell.
-        expected = sums(one)
-        if rows == 1 or (call.first is not None and difference(call.first, expected) < ALONE):
-            fold = Fold(0, alone[0])
-    else:
-        axes = [i for i in range(1, len(alone)) if (*alone[:i], alone[i] * rows, *alone[i + 1 :]) == many]
-        if len(axes) == 1 and alone[axes[0]] == 1:
-            fold = Fold(axes[0])
+    fold = fold_of(one, (call.length, *call.shape), rows, call.first)
     if fold is None:
         return replace(info, apart=False)
+    if fold == Fold():
+        return info
     found.folds[name] = fold
     return replace(info, shape=tuple(fold.rows(one).shape[1:]), folded=fold.parts > 1)
 

@@ -14,6 +14,7 @@ from service.contract import Layout
 from service.engine.network.activations import Activations
 from service.engine.network.capture import Tape, recording
 from service.engine.network.forms.adapted import Endings
+from service.engine.network.forms.addresses import sums
 from service.engine.network.proofs.attentions import Seen
 from service.engine.network.proofs.grids import grid_of
 from service.engine.network.trace import straight
@@ -164,12 +165,6 @@ class _Looks:
         pooled = maps.mean((2, 3))
         # The positive part is half of the sum of a number and its size; `relu` would count as the network's own.
         return _Look(layout, pooled, (pooled + maps.abs().mean((2, 3))) / 2)
-
-
-def sums(output: Tensor) -> Tensor:
-    """Return a mean and a mean size of each of an output's rows (2, N), by which it is known again."""
-    flat = output.detach().flatten(1).float() if output.ndim > 1 else output.detach()[:, None].float()
-    return torch.stack([flat.mean(1), flat.abs().mean(1)])
 
 
 def _keep(own: list[Tensor], path: str, module: nn.Module, output: Tensor) -> None:

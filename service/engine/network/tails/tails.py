@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from service.contract import Layout
 from service.engine.network.capture import ActivatedCapture, Done, recording
+from service.engine.network.forms.addresses import Addresses
 from service.engine.network.forms.failures import NoAnswer, answered, checked
 from service.engine.network.tails.replay import Noting, Prefix, Replaying, Start
-from service.engine.network.trace import Addresses
 from service.engine.network.variants import EXACT
 from service.process import out_of_memory
 
