@@ -326,7 +326,7 @@ CASES |= {
     ),
     "file_page": refused("HTML page", factory="plain", file=lambda: b"<!DOCTYPE html><html></html>"),
     "file_empty": refused("empty", factory="plain", file=lambda: b""),
-    "file_rubbish": refused("damaged", factory="plain", file=lambda: b"rubbish" * 9),
+    "file_rubbish": refused("it is text, which begins 'rubbishr", factory="plain", file=lambda: b"rubbish" * 9),
     "file_of_a_script": refused("TorchScript archive", factory="plain", file=nets.script_file),
     "source_script": Case(checks=BLACK_BOX, lacks=SCRIPT, file=lambda: seeded(nets.script_file), source=True),
     "source_export": Case(checks=ASSUMED, file=lambda: seeded(exported_file), source=True),

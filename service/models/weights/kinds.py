@@ -52,7 +52,7 @@ def kind(path: Path) -> str:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"<"):
         found, remedy = (
-            "an HTML or XML page and not the file itself",
+            "an XML or HTML page and not the file itself",
             "download the file that the page offers, or look at what it says",
         )
     elif text.startswith((b"{", b"[")) and not _is_safetensors(head):

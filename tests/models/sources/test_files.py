@@ -113,7 +113,7 @@ def test_class_of_a_pickled_module_beside_the_catalogue(
     [
         ("m.pt2", None, "there is no file"),
         ("m.pt2", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
-        ("m.pt2", b"<html>", "an HTML or XML page"),
+        ("m.pt2", b"<html>", "an XML or HTML page"),
         ("m.pt2", b"rubbish", "holds weights and no network"),
     ],
 )

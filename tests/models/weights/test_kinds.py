@@ -42,7 +42,7 @@ FILES: Mapping[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "page": (
         lambda p: p.write_text("\n<!DOCTYPE html><html>"),
-        "an HTML or XML page and not the file itself; download the file",
+        "an XML or HTML page and not the file itself; download the file",
     ),
     "json": (lambda p: p.write_text('{"error": "not found"}'), r"text \(JSON\), with no weights in it"),
     "empty": (lambda p: p.write_bytes(b""), r"empty \(0 bytes\); download or save it again"),
@@ -61,7 +61,7 @@ FILES: Mapping[str, tuple[Callable[[Path], Any], str]] = {
     "cut off": (lambda p: p.write_bytes(_bytes(trained())[:-700]), "damaged"),
     "rubbish": (lambda p: p.write_bytes(b"\xff\x00rubbish"), "damaged, cut off, or no file of PyTorch"),
     "text": (lambda p: p.write_text("Entry not found"), "it is text, which begins 'Entry not found'; download the"),
-    "error": (lambda p: p.write_text("<Error><Code>AccessDenied</Code></Error>"), "an HTML or XML page and not the"),
+    "error": (lambda p: p.write_text("<Error><Code>AccessDenied</Code></Error>"), "an XML or HTML page and not the"),
     "tar": (_tar, r"a tar archive of other things \(a.txt\); unpack it"),
     "bzip2": (lambda p: p.write_bytes(bz2.compress(_bytes(trained()))), "a bzip2 archive; unpack it"),
     "xz": (lambda p: p.write_bytes(lzma.compress(_bytes(trained()))), "an xz archive; unpack it"),
