@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -375,3 +376,113 @@ def bag() -> Bag:
 def prints() -> nn.Module:
     print("printed by the factory")
     return Small()
+
+
+class Changed(Small):
+    """One that takes its pictures in another way, `how`."""
+
+    def __init__(self, how: Callable[..., Tensor]) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: Any) -> Tensor:
+        return super().forward(self.how(x))
+
+
+def in_a_dict() -> nn.Module:
+    return Changed(lambda batch: batch["image"])
+
+
+def in_a_list() -> nn.Module:
+    def stacked(pictures: Any) -> Tensor:
+        if not isinstance(pictures, list):
+            raise TypeError("a list of pictures is taken")
+        return torch.stack(pictures)
+
+    return Changed(stacked)
+
+
+def on_its_own_device() -> nn.Module:
+    def moved(x: Tensor) -> Tensor:
+        raise RuntimeError("Found no NVIDIA driver on your system.")  # as x.cuda() says where there is none
+
+    return Changed(moved)
+
+
+class ByName(Small):
+    """One whose forward has to be told the name of what it is given."""
+
+    def forward(self, *, image: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(image)
+
+
+def by_name() -> nn.Module:
+    return ByName()
+
+
+class AtOnce(Small):
+    """One that takes so many pictures, and no other number."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.gap(self.features(x)).view(self.count, 16))
+
+
+def four_at_once() -> nn.Module:
+    return AtOnce(4)
+
+
+def eight_at_once() -> nn.Module:
+    return AtOnce(8)
+
+
+def four_traced() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(AtOnce(4).eval(), torch.rand(4, 3, 32, 32))
+
+
+class WithAge(nn.Module):
+    """Two inputs, written for TorchScript."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor, age: Tensor) -> Tensor:
+        return self.conv(x).mean((2, 3)) + age
+
+
+def two_scripted() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.script(WithAge().eval())
+
+
+class Flat(nn.Module):
+    """Digits as tutorials take them: as many rows as there are 784 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(784, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x.view(-1, 784)).relu())
+
+
+def flat() -> nn.Module:
+    return Flat()
+
+
+class Whole(Small):
+    """One that decides, and tells no scores."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).argmax(1)
+
+
+def whole() -> nn.Module:
+    return Whole()

@@ -17,6 +17,9 @@ from service.images import Transform
 from service.models.networks.forms import BlackBox
 
 _PATIENCE_S = 20.0
+# Parts of what PyTorch raises where there is no such device, or tensors of two of them meet.
+_ELSEWHERE = ("NVIDIA driver", "not compiled with CUDA", "No CUDA GPUs", "on the same device", "No HIP GPUs")
+_BATCHES = (4, 8, 16, 32)  # sizes that people write into their forwards
 _SIZES = (224, 256, 299, 384, 32, 28, 64, 96, 128, 48, 112, 160, 192, 240, 288, 320, 336, 448, 512, 518)
 
 
@@ -29,13 +32,16 @@ def refusal(name: str, transform: Transform, network: nn.Module, error: BaseExce
         network: it.
         error: what it raised.
     """
-    return CatalogError(f"model {name!r}: {_reason(transform, network, error)}")
-
-
-def _reason(transform: Transform, network: nn.Module, error: BaseException) -> str:
-    channels, (height, width) = len(transform.channels), transform.crop
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    given = torch.randn(2, channels, height, width, generator=torch.Generator().manual_seed(0)).to(device)
+    size = (2, len(transform.channels), *transform.crop)
+    given = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(device)
+    if isinstance(error, CatalogError):  # it answers, and with nothing that can be explained
+        remedy = _rows(given, network)
+        return error if remedy is None else CatalogError(f"model {name!r}: {remedy}")
+    return CatalogError(f"model {name!r}: {_reason(given, network, error)}")
+
+
+def _reason(given: Tensor, network: nn.Module, error: BaseException) -> str:
     if others := _other_inputs(network):
         listed = ", ".join(repr(name) for name in others)
         return (
@@ -61,6 +67,13 @@ def _reason(transform: Transform, network: nn.Module, error: BaseException) -> s
         )
     if isinstance(raised, NotImplementedError) and "forward" in str(raised):
         return f"a {type(network).__name__} has no forward of its own; return the module that computes the outputs"
+    if any(words in str(raised) for words in _ELSEWHERE):
+        return (
+            f"its forward moves tensors to a device of its own choice ({_short(raised)}); leave .cuda() and .to(...) "
+            "out of it, and make tensors with device=x.device"
+        )
+    if around := _around(given, network):
+        return around
     started = time.monotonic()
     for x, remedy in _inputs(given, network):
         if _tried(network, x) is None:
@@ -72,6 +85,76 @@ def _reason(transform: Transform, network: nn.Module, error: BaseException) -> s
         "Python, and "
         "set channels or input_size where it takes others"
     )
+
+
+def _rows(given: Tensor, network: nn.Module) -> str | None:
+    """Return which input a network makes one row a picture of, where it makes more or fewer of what it is given."""
+    n, channels, height, width = given.shape
+    found = _count(network, given)
+    if found in (None, n):
+        return None
+    started = time.monotonic()
+    for count in dict.fromkeys((channels, 1, 3, 4)):
+        for size in dict.fromkeys(((height, width), *((side, side) for side in _SIZES))):
+            if time.monotonic() - started > _PATIENCE_S:
+                return None
+            if _count(network, torch.randn(n, count, *size, device=given.device)) == n:
+                keys = [f"input_size = {size[0]}"] * (size != (height, width)) + [f"channels = {count}"] * (
+                    count != channels
+                )
+                return (
+                    f"it makes {found} rows of {n} pictures of {channels} x {height} x {width}, and one a picture of "
+                    f"{count} x {size[0]} x {size[1]}; set {' and '.join(keys)}"
+                )
+    return None
+
+
+def _count(network: nn.Module, x: Tensor) -> int | None:
+    """Return how many rows a network answers with; None where it does not, or with something else."""
+    try:
+        with torch.no_grad():
+            found = network(x.clone())
+    except (Exception, SystemExit):
+        return None
+    return len(found) if isinstance(found, Tensor) and found.ndim else None
+
+
+class _Anything(dict[Any, Tensor]):
+    """A dictionary that has the pictures under every key, and keeps which ones were asked for."""
+
+    def __init__(self, pictures: Tensor) -> None:
+        super().__init__()
+        self.pictures, self.asked = pictures, list[Any]()
+
+    def __missing__(self, key: Any) -> Tensor:
+        self.asked.append(key)
+        return self.pictures.clone()
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        return self[key]
+
+
+def _around(given: Tensor, network: nn.Module) -> str | None:
+    """Return in what a network takes its pictures, where it takes them in something."""
+    wrap = "wrap it in a module whose forward takes the pictures, and returns self.network"
+    held = _Anything(given)
+    if _tried(network, held) is None and held.asked:
+        names = ", ".join(f"{key!r}: x" for key in dict.fromkeys(held.asked))
+        return f"its forward takes a dictionary; {wrap}({{{names}}})"
+    if _tried(network, list(given)) is None:
+        return f"its forward takes a list of pictures; {wrap}(list(x))"
+    if (name := _keyword(network)) and _tried(network, **{name: given}) is None:
+        return f"its forward takes its pictures by name alone; {wrap}({name}=x)"
+    return None
+
+
+def _keyword(network: nn.Module) -> str | None:
+    """Return the name of a forward's first input, where it has to be named."""
+    try:
+        first = next(iter(inspect.signature(network.forward).parameters.values()), None)
+    except (TypeError, ValueError):
+        return None
+    return first.name if first is not None and first.kind is inspect.Parameter.KEYWORD_ONLY else None
 
 
 def _inputs(given: Tensor, network: nn.Module) -> Iterator[tuple[Tensor, str]]:
@@ -94,6 +177,14 @@ def _inputs(given: Tensor, network: nn.Module) -> Iterator[tuple[Tensor, str]]:
             "or export with dynamic_shapes={0: Dim('batch')}"
         ),
     )
+    for count in _BATCHES:
+        many = given.repeat(-(-count // n), 1, 1, 1)[:count]
+        if isinstance(network, BlackBox):
+            yield many, f"it was exported for batches of {count}; export it with dynamic_shapes={{0: Dim('batch')}}"
+        yield (
+            many,
+            f"it takes batches of {count} and no others; write x.shape[0], or -1, where its forward has the number",
+        )
     kinds: Mapping[str, Callable[[Tensor], Tensor]] = {
         "float16": Tensor.half,
         "bfloat16": Tensor.bfloat16,
@@ -132,6 +223,10 @@ def _first(network: nn.Module) -> nn.Module | None:
 
 def _other_inputs(network: nn.Module) -> list[str]:
     """Return the names of inputs that a forward needs beside the first."""
+    if isinstance(network, BlackBox):
+        schema = getattr(getattr(network.held[0], "forward", None), "schema", None)  # of TorchScript
+        arguments = list(getattr(schema, "arguments", ()))[2:]  # behind itself and the pictures
+        return [argument.name for argument in arguments if not argument.has_default_value()]
     try:
         parameters = list(inspect.signature(network.forward).parameters.values())[1:]
     except (TypeError, ValueError):
@@ -144,11 +239,11 @@ def _other_inputs(network: nn.Module) -> list[str]:
     return [p.name for p in parameters if p.kind in positional and p.default is inspect.Parameter.empty]
 
 
-def _tried(network: nn.Module, x: Tensor) -> BaseException | None:
+def _tried(network: nn.Module, *given: Any, **named: Any) -> BaseException | None:
     """Return what a network raises on an input; None where it answers."""
     try:
         with torch.no_grad():
-            network(x.clone())
+            network(*(x.clone() if isinstance(x, Tensor) else x for x in given), **named)
     except (Exception, SystemExit) as error:
         return error
     return None

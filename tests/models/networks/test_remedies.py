@@ -40,22 +40,40 @@ CASES = {
     "casts": "its forward computes in float16, and inputs are float32",
     "raises_in_forward": "its forward raises ValueError: a mistake of its author on pictures (2, 3, 32, 32) float32",
     "exported_for_two": "",
+    "in_a_dict": "takes a dictionary; wrap it in a module whose forward takes the pictures, and returns self.network({",
+    "in_a_list": "its forward takes a list of pictures; wrap it in a module whose forward takes the pictures, and re",
+    "by_name": "takes its pictures by name alone; wrap it in a module whose forward takes the pictures, and returns",
+    "on_its_own_device": "leave .cuda() and .to(...) out of it, and make tensors with device=x.device",
+    "four_at_once": "it takes batches of 4 and no others; write x.shape[0], or -1, where its forward has the number",
+    "eight_at_once": "fails on fewer (shape '[8, 16]' is invalid for input of size",
+    "four_traced": "it was exported for batches of 4; export it with dynamic_shapes",
+    "two_scripted": "its forward takes 2 inputs, and one picture is explained; bind 'age' in the factory",
+    "flat": "it makes 24 rows of 2 pictures of 3 x 56 x 56, and one a picture of 1 x 28 x 28; set input_size = 28 and",
 }
 
 
+@pytest.mark.filterwarnings("ignore")  # that TorchScript is deprecated
 @pytest.mark.parametrize("factory", CASES)
 def test_the_key_to_change_is_named(tmp_path: Path, factory: str) -> None:
-    message = refused(tmp_path, factory)
+    message = refused(tmp_path, factory, f"input_size = {56 if factory == 'flat' else 32}\n")
     assert message.startswith("model 'm': ")
     assert CASES[factory] in message
 
 
+def test_an_answer_that_no_input_mends_is_told_as_it_was(tmp_path: Path) -> None:
+    assert refused(tmp_path, "whole").startswith("model 'm' returned (8,) int64: whole numbers")
+
+
 def test_following_the_remedy_serves(tmp_path: Path) -> None:
-    for factory, more in (("sized", "input_size = 96\n"), ("grey", "input_size = 32\nchannels = 1\n")):
+    for factory, more in (
+        ("flat", "input_size = 28\nchannels = 1\n"),
+        ("sized", "input_size = 96\n"),
+        ("grey", "input_size = 32\nchannels = 1\n"),
+    ):
         (tmp_path / "catalog.toml").write_text(f"[models.m]\nfactory = 'tests.models.nets:{factory}'\n{more}")
         spec = read_catalog(tmp_path / "catalog.toml")[0]["m"]
         model = Model(spec, spec.build(), torch.device("cpu"))
-        assert model.facts.outputs == 3
+        assert model.facts.outputs == (10 if factory == "flat" else 3)
         assert model.facts.input_shape == (len(spec.transform.mean), *spec.transform.crop)
 
 

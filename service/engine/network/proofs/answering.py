@@ -134,7 +134,10 @@ class Answering:
         name, wanted = self.spec.name, self.spec.output
         known = self.spec.transform.crop, len(self.spec.labels)
         if not self.singly:
-            self.outlet = find(changes.returned, len(self.rows), wanted, name, *known)
+            try:
+                self.outlet = find(changes.returned, len(self.rows), wanted, name, *known)
+            except CatalogError as error:  # it may be that of another input it makes an answer
+                raise self.spec.refusal(self.network, error) from error
             raw = self.outlet(changes.returned, len(self.rows))
             self.as_it_is = _same_form(changes.returned, raw)
         else:
@@ -170,6 +173,10 @@ class Answering:
         except _RAISED as error:
             found = f"it answers {len(self.rows)} pictures at once, and fails on one alone ({first_line(error)})"
             statistics = "more than 1 value per channel" in str(error)
+            if not self.singly and not statistics and not _runs(self.network, self.pictures.clone()):
+                found = f"it answers {len(self.rows)} pictures at once, and fails on fewer ({first_line(error)})"
+                fixed = f"write x.shape[0], or -1, where its forward has the number {len(self.rows)}"
+                raise self.checks.refused("alone", found, fixed) from error
             raise self.checks.refused("alone", found, _NO_STATISTICS if statistics else _KEEP_THE_AXIS) from error
         if not torch.equal(given, self.pictures[:1]):
             self.copies = True
