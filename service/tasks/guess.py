@@ -61,7 +61,7 @@ class Numbers:
         and with the floor's share to at least 1.
         """
         low = float(self.raw.amin())
-        if self.raw.ndim != 2 or low <= 0 or not self.inside():
+        if self.raw.ndim != 2 or not 0 < low * self.raw.shape[1] < 1 or not self.inside():
             return False
         at_floor = self.raw == low
         above = self.raw.masked_fill(at_floor, 0).sum(1)

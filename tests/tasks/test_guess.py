@@ -26,6 +26,12 @@ GUESSED = {
     "a sigmoid of length one": (Numbers(RECTIFIED, ending="sigmoid"), "multilabel", "probabilities", False),
     "softmax with a floor": (Numbers(FLOORED), "classification", "probabilities", True),
     "sigmoid with a floor": (Numbers(Y.sigmoid().clamp(0.2)), "multilabel", "probabilities", False),
+    "sigmoids that are all but 1": (
+        Numbers(torch.tensor([[0.999, 0.999, 0.999, 1.0]]).repeat(8, 1)),
+        "multilabel",
+        "probabilities",
+        False,
+    ),
     "maps": (Numbers(MAPS), "segmentation", "logits", False),
     "maps of a softmax": (Numbers(MAPS.softmax(1)), "segmentation", "probabilities", False),
     "maps of a log-softmax": (Numbers(MAPS.log_softmax(1)), "segmentation", "log-probabilities", False),

@@ -131,17 +131,12 @@ class Answering:
 
     def _read(self, changes: Changes) -> Tensor:
         """Find the answer in what the network returned for all rows, and return it."""
-        name, wanted = self.spec.name, self.spec.output
-        known = self.spec.transform.crop, len(self.spec.labels)
         if not self.singly:
-            try:
-                self.outlet = find(changes.returned, len(self.rows), wanted, name, *known)
-            except CatalogError as error:  # it may be that of another input it makes an answer
-                raise self.spec.refusal(self.network, error) from error
+            self.outlet = _found(self.spec, self.network, changes.returned, len(self.rows))
             raw = self.outlet(changes.returned, len(self.rows))
             self.as_it_is = _same_form(changes.returned, raw)
         else:
-            self.outlet = find(changes.returned[0], 1, wanted, name, *known)
+            self.outlet = _found(self.spec, self.network, changes.returned[0], 1)
             raw = joined([self.outlet(one, 1) for one in changes.returned])
             self.as_it_is = False
         if "answer" not in {line.name for line in self.checks.lines}:
@@ -171,13 +166,8 @@ class Answering:
         try:
             given, off, again, drawn, decides = self._seen_alone(raw)
         except _RAISED as error:
-            found = f"it answers {len(self.rows)} pictures at once, and fails on one alone ({first_line(error)})"
-            statistics = "more than 1 value per channel" in str(error)
-            if not self.singly and not statistics and not _runs(self.network, self.pictures.clone()):
-                found = f"it answers {len(self.rows)} pictures at once, and fails on fewer ({first_line(error)})"
-                fixed = f"write x.shape[0], or -1, where its forward has the number {len(self.rows)}"
-                raise self.checks.refused("alone", found, fixed) from error
-            raise self.checks.refused("alone", found, _NO_STATISTICS if statistics else _KEEP_THE_AXIS) from error
+            one_size = not self.singly and not _runs(self.network, self.pictures.clone())
+            raise self.checks.refused("alone", *_fails_alone(error, len(self.rows), one_size)) from error
         if not torch.equal(given, self.pictures[:1]):
             self.copies = True
             self.checks.warn("input", "it writes to its input: it is given a copy", "use no operation in place on it")
@@ -322,6 +312,25 @@ def _runs(network: nn.Module, x: Tensor) -> bool:
     except _RAISED:
         return False
     return True
+
+
+def _found(spec: ModelSpec, network: nn.Module, returned: Any, rows: int) -> Outlet:
+    """Find the answer in what a network returned for so many rows."""
+    try:
+        return find(returned, rows, spec.output, spec.name, spec.transform.crop, len(spec.labels))
+    except CatalogError as error:  # it may be that of another input it makes an answer
+        raise spec.refusal(network, error) from error
+
+
+def _fails_alone(error: BaseException, rows: int, one_size: bool) -> tuple[str, str]:
+    """Return what is wrong, and the remedy, where a network answers so many rows and not fewer, or not one alone."""
+    if "more than 1 value per channel" in str(error):
+        remedy, alone = _NO_STATISTICS, "one alone"
+    elif one_size:
+        remedy, alone = f"write x.shape[0], or -1, where its forward has the number {rows}", "fewer"
+    else:
+        remedy, alone = _KEEP_THE_AXIS, "one alone"
+    return f"it answers {rows} pictures at once, and fails on {alone} ({first_line(error)})", remedy
 
 
 def _same_form(returned: object, answer: Tensor) -> bool:
