@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterable
 from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
 from typing import Any, TypeVar
 
@@ -95,12 +95,13 @@ class Work:
         numbers = measured(pipeline, plan, seen, explanation, run) if self.measures else None
         answer = pipeline.answer(plan, seen, explanation, run, self.format.needs)
         answer = answer if numbers is None else numbers(answer)
-        with run.usage.stage("encode"), self._room(answer):
+        with run.usage.stage("encode"), self._room([answer]):
             return self.format.encode(answer)
 
-    def _room(self, answer: Answer) -> AbstractContextManager[None]:
-        """Have room for an answer's bytes while they are made; small ones need none."""
-        size, room = formats.written(answer, self.format.needs), self.service.pipeline.codec.room
+    def _room(self, answers: Iterable[Answer]) -> AbstractContextManager[None]:
+        """Have room for the bytes of what is answered while they are made; few need none."""
+        size = sum(formats.written(answer, self.format.needs) for answer in answers)
+        room = self.service.pipeline.codec.room
         return room.place(size, self.run.check, self.run.caller) if size > SMALL else nullcontext()
 
     @property

@@ -11,6 +11,7 @@ from service.client import wire
 from service.errors import FieldError, InvalidParameter, ServiceError
 from service.images.sent import Sent
 from service.rendering import OutputOptions
+from service.tasks import base
 
 # A spread of cheap methods: what each family has that most people know, and that takes a few passes.
 SPREAD = (
@@ -72,7 +73,7 @@ class Compare:
         read = checked(CompareRequest, fields)
         if "localisation" in read.metrics and read.box is None:
             raise InvalidParameter.at("/box", "localisation needs the box of what should be found: [x0, y0, x1, y1]")
-        box = _box(read.box) if read.box is not None else None
+        box = base.box(read.box, "/box") if read.box is not None else None
         assert isinstance(read.output, OutputOptions)
         sent = picture if picture is not None else fields.get("image")
         whole = Ask(
@@ -103,10 +104,3 @@ def question(whole: Ask, name: str, params: Mapping[str, Any], pointer: str) -> 
     assert own.method is not None
     targets = whole.targets if own.method.takes_targets else ()
     return replace(whole, method=own.method, targets=targets)
-
-
-def _box(numbers: list[float]) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = numbers
-    if not (x0 < x1 and y0 < y1):
-        raise InvalidParameter.at("/box", f"box {numbers} is empty: x1 has to be above x0, and y1 above y0")
-    return x0, y0, x1, y1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +25,13 @@ from service.faithfulness.gain import Gain
 from service.faithfulness.likeness import product, standing
 from service.faithfulness.shape import SHIFTS
 from service.pipeline import Bound, Pipeline, Plan, Seen
+from service.rendering.bounds import Together
 from service.sanity.verdict import UNTESTED
 
 log = logging.getLogger("heatlens")
+# What a method may have against a request that suits others: its own parameters, and the number format, which has
+# been found to suit the device.
+_OWN = ("/params", "/precision")
 
 
 @dataclass(frozen=True)
@@ -62,11 +67,17 @@ class Comparison:
     agreement: tuple[wire.Agreement, ...]
 
 
-def plan(pipeline: Pipeline, asked: Compare) -> Planned:
+def plan(pipeline: Pipeline, asked: Compare, needs: Needs | None = None) -> Planned:
     """Check a comparison against its model; quick, and before any picture is decoded.
 
+    Args:
+        pipeline: plans each method.
+        asked: the comparison.
+        needs: what the answer's format takes, where it is known.
+
     Raises:
-        ServiceError: the model is not there, or what all methods have in common does not fit it.
+        ServiceError: the model is not there, what all methods have in common does not fit it, or the answer would be
+            too large.
     """
     model = pipeline.store.get(asked.whole.model)
     # Targets are read once: a mistake in them is the request's, and no method's.
@@ -76,17 +87,17 @@ def plan(pipeline: Pipeline, asked: Compare) -> Planned:
         (name, question(asked.whole, name, {}, "/methods")) for name in SPREAD if name in registry()
     ]
     entries: list[tuple[str, Plan | ServiceError]] = []
+    needs = replace(needs, together=Together()) if needs is not None else None
     for i, (name, one) in enumerate(spread):
         if isinstance(one, ServiceError):
             entries.append((name, one))
             continue
         try:
-            entries.append((name, pipeline.plan(one, targets=targets)))
+            entries.append((name, pipeline.plan(one, needs, targets)))
         except InvalidParameter as error:
-            if any(not found.pointer.startswith("/params") for found in error.errors):
+            if any(not found.pointer.startswith(_OWN) for found in error.errors):
                 raise  # the request's
-            moved = [found._replace(pointer=f"/methods/{i}{found.pointer}") for found in error.errors]
-            entries.append((name, InvalidParameter(error.detail, errors=moved)))
+            entries.append((name, _placed(error, i)))
         except ServiceError as error:
             entries.append((name, error))
     if not asked.asked:  # a spread is of those that apply
@@ -125,11 +136,12 @@ class Comparing:
             outputs = bound.readout(clean.answer[None])[0]
         with accounted(run) as part:
             trial = Trial(whole, self.pipeline.device, part, seen.x, chosen(bound.targets, outputs), bound.readout)
-            entries = [self._explained(name, one, seen, bound, trial) for name, one in self.planned.entries]
+            entries = [self._explained(i, seen, bound) for i in range(len(self.planned.entries))]
             with run.usage.stage("measure"):
                 found = self._measured(entries, trial, seen)
         with run.usage.stage("draw"):
-            done = [self._drawn(one, seen, needs, numbers) for one, numbers in zip(entries, found, strict=True)]
+            all_of = replace(needs, together=Together())
+            done = [self._drawn(one, seen, all_of, numbers) for one, numbers in zip(entries, found, strict=True)]
         named = self._named(trial, done)
         return Comparison(
             self.pipeline.answer(whole, seen, clean, run, needs),
@@ -158,8 +170,9 @@ class Comparing:
             return Bound(Targets(targets.facts, ()), answer=clean.answer)
         return Bound(targets.fixed(clean.outputs) if clean.outputs is not None else targets)
 
-    def _explained(self, name: str, planned: Plan | ServiceError, seen: Seen, bound: Bound, trial: Trial) -> Found:
-        """Explain by one method; what it ends in is its own."""
+    def _explained(self, i: int, seen: Seen, bound: Bound) -> Found:
+        """Explain by method i; what it ends in is its own."""
+        name, planned = self.planned.entries[i]
         if isinstance(planned, ServiceError):
             return Found(name, problem=planned)
         started = time.perf_counter()
@@ -170,7 +183,7 @@ class Comparing:
         except ENDING:
             raise
         except ServiceError as error:
-            return Found(name, problem=error)
+            return Found(name, problem=_placed(error, i) if self.asked.asked else error)
         except Exception:
             log.exception("defect while comparing by %r", name)
             return Found(name, problem=InternalError("the server met a defect of its own; its log holds the cause"))
@@ -271,6 +284,16 @@ class Comparing:
                 table[a, b] = table[b, a] = product(x, y) if x is not None and y is not None else None
         spearman = [[table[a, b] for b in places] for a in places]
         return wire.Agreement(target=target, methods=places, spearman=spearman)
+
+
+def _placed(error: ServiceError, i: int) -> ServiceError:
+    """Return an error of method i, its parameters named by their place in the request."""
+    placed = copy.copy(error)
+    placed.errors = tuple(
+        one._replace(pointer=f"/methods/{i}{one.pointer}") if one.pointer.startswith("/params") else one
+        for one in error.errors
+    )
+    return placed
 
 
 def _aims(planned: Plan) -> bool:

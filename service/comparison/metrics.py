@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,8 @@ from service.errors import ServiceError
 from service.faithfulness.gain import Gain
 from service.faithfulness.shape import localisation, moved, shifts, sparsity
 from service.pipeline import Plan
+
+log = logging.getLogger("heatlens")
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ def metrics_of(
             raise
         except (ValueError, ServiceError) as error:
             reasons[name] = str(error)
+        except Exception:
+            log.exception("defect while measuring %r of %r", name, entry.method)
+            reasons[name] = "the server met a defect of its own; its log holds the cause"
     return wire.Metrics(**numbers, reasons=reasons)
 
 

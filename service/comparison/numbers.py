@@ -63,7 +63,7 @@ class Trial:
     def silent(self) -> str | None:
         """Why nothing can be measured, where the network has no answer to the picture with something hidden."""
         try:
-            assert self.controls is not None
+            _ = self.controls  # which are found here
         except (ModelFailed, ModelOutput) as error:
             return _silent(error)
         return None

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from service.engine.scheduler.run import Run
+from service.engine.scheduler.usage import Usage
 from service.errors import Cancelled, DeadlineExceeded, EngineUnavailable
 
 ENDING = (Cancelled, DeadlineExceeded, EngineUnavailable)  # errors of the whole, whichever part meets them
@@ -39,6 +40,10 @@ def piece(whole: Run) -> Run:
 def add_up(whole: Run, part: Run) -> None:
     """Put what a part took to the whole's account."""
     of, to = part.usage, whole.usage
+    to.incremental = _share(to, of)
+    # Of several number formats and runtimes that one is told which is not the usual one: its numbers are less exact.
+    to.precision = of.precision if of.precision != "fp32" else to.precision
+    to.runtime = of.runtime if of.runtime != "torch" else to.runtime
     to.forwards += of.forwards
     to.backwards += of.backwards
     to.avoided += of.avoided
@@ -52,3 +57,13 @@ def add_up(whole: Run, part: Run) -> None:
         to.cache = of.cache
     elif of.cache != "none":
         to.cache = "miss"  # some of it was there, and some was not
+
+
+def _share(a: Usage, b: Usage) -> float | None:
+    """Return the share of a plain row's multiplications that each row of both took; None where all took all."""
+    parts = [used for used in (a, b) if used.forwards] or [a, b]
+    shares = [used.incremental for used in parts]
+    if not any(share is not None for share in shares):
+        return None
+    rows = [max(1, used.forwards) for used in parts]
+    return sum(n * (1.0 if share is None else share) for n, share in zip(rows, shares, strict=True)) / sum(rows)

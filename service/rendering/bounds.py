@@ -63,4 +63,4 @@ class Bounds:
 
 
 def _less(together: Together | None) -> str:
-    return ", or for fewer pictures in one request" if together is not None else ""
+    return ", or for fewer pictures or methods in one request" if together is not None else ""

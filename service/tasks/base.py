@@ -1,5 +1,6 @@
 """What tasks have in common: how requests name outputs, and the readout of networks that answer in tables."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,6 +12,7 @@ from service.contract import Asked, Clean, Evidence, Facts, Readout, Target
 from service.errors import InvalidParameter, did_you_mean, quoted
 
 _LONGEST = 256  # letters of a text that may be a label
+_FAR = 2.0**24  # pixels: no picture has as many on a side, and float32 tells all whole ones of them apart
 _LISTED = 64  # members of a list that names something: pictures, classes
 
 
@@ -137,7 +139,7 @@ def whole_number(value: Any, pointer: str, below: int, what: str) -> int:
 
 
 def box(value: Any, pointer: str) -> tuple[float, float, float, float]:
-    """Return a box [x0, y0, x1, y1] that is not empty.
+    """Return a box [x0, y0, x1, y1] that is not empty, cut where no picture is any more.
 
     Raises:
         InvalidParameter: it is something else.
@@ -145,10 +147,19 @@ def box(value: Any, pointer: str) -> tuple[float, float, float, float]:
     numbers = list(value) if isinstance(value, list | tuple) else []
     if len(numbers) != 4 or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
         raise InvalidParameter.at(pointer, f"{quoted(value)} is no box [x0, y0, x1, y1] in pixels of the picture")
-    x0, y0, x1, y1 = map(float, numbers)
+    try:
+        x0, y0, x1, y1 = map(float, numbers)
+    except OverflowError:  # of a whole number
+        x0 = y0 = x1 = y1 = math.inf
+    if not all(map(math.isfinite, (x0, y0, x1, y1))):
+        raise InvalidParameter.at(pointer, f"box {quoted(value)} has numbers that are not finite")
     if not (x0 < x1 and y0 < y1):
         raise InvalidParameter.at(pointer, f"box {quoted(value)} is empty: x1 has to be above x0, and y1 above y0")
-    return x0, y0, x1, y1
+    return _near(x0), _near(y0), _near(x1), _near(y1)
+
+
+def _near(place: float) -> float:
+    return max(-_FAR, min(_FAR, place))
 
 
 def index(asked: Any, pointer: str, facts: Facts) -> int:

@@ -176,6 +176,7 @@ def covered(box: tuple[float, float, float, float], size: tuple[int, int], grid:
 
     def along(low: float, high: float, length: int, cells: int) -> Tensor:
         edges = torch.linspace(0, length, cells + 1)
+        low, high = (max(0.0, min(float(length), place)) for place in (low, high))  # which may be beyond float32
         return (edges[1:].clamp(max=high) - edges[:-1].clamp(min=low)).clamp(min=0) * cells / length
 
     x0, y0, x1, y1 = box

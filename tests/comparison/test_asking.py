@@ -39,6 +39,7 @@ def test_what_is_wrong_with_one_method_is_its_own() -> None:
         ({"metrics": ["stars"]}, "/metrics/0"),
         ({"metrics": ["localisation"]}, "/box"),
         ({"box": [5, 5, 5, 9]}, "/box"),
+        ({"box": [5, 5, float("inf"), 9]}, "/box"),
         ({"params": {}}, "/params"),
         ({"output": {"colormap": "nothing of that name"}}, "/output/colormap"),
     ],

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from service.answer import Needs
 from service.client import wire
 from service.comparison.asking import Compare
-from service.comparison.comparing import plan
+from service.comparison.comparing import Comparing, plan
 from service.comparison.numbers import Trial
 from service.contract import Explanation, Map, Rows
 from service.engine.scheduler.run import Run
@@ -15,7 +16,8 @@ from service.explainers.cam.grad_cam import GradCAM
 from service.explainers.gradient.saliency import Saliency
 from service.faithfulness.controls import bell
 from service.pipeline import Bound, Pipeline
-from tests.comparison.conftest import FEW, PNG, compare
+from service.rendering import encoders
+from tests.comparison.conftest import FEW, NEEDS, PNG, compare
 
 
 def test_every_method_has_its_maps_and_numbers(compared) -> None:
@@ -193,3 +195,75 @@ def test_more_targets_than_are_taken_are_the_requests_mistake(tiny) -> None:
     with pytest.raises(InvalidParameter, match="17 targets; at most 16") as found:
         plan(tiny.pipeline, Compare.of({"methods": ["eigen-cam"], "targets": [1] * 17}, PNG))
     assert found.value.errors[0].pointer == "/targets"
+
+
+# What answers may have, all methods together
+
+MAPS = {"method": "feature-maps", "params": {"layers": ["conv1"], "top_k": 4}}
+
+
+@pytest.fixture
+def bounded(tiny):  # type: ignore[no-untyped-def]
+    """Return what compares within bounds."""
+
+    def work(values: int, pixels: int, needs: Needs = NEEDS, **fields):  # type: ignore[no-untyped-def]
+        settings = tiny.settings.model_copy(update={"max_answer_values": values, "max_answer_pixels": pixels})
+        pipeline = Pipeline(settings, tiny.store, tiny.device)
+        return Comparing(pipeline, plan(pipeline, Compare.of(fields, PNG), needs), Run()).work(needs)
+
+    return work
+
+
+def test_raw_values_of_all_methods_are_counted_by_the_plan(tiny, bounded) -> None:
+    one = plan(tiny.pipeline, Compare.of({"methods": [MAPS]}, PNG)).entries[0][1]
+    values = one.ask.method.values(one.model.facts, 0)
+    asked = Needs(arrays="asked")
+    assert len(bounded(3 * values, 10**6, asked, methods=[MAPS] * 3).entries) == 3
+    for needs, output in ((asked, {}), (Needs(arrays="all"), {"array": "none"})):
+        with pytest.raises(InvalidParameter, match=f"{3 * values:,} raw values, and at most {3 * values - 1:,}") as met:
+            bounded(3 * values - 1, 10**6, needs, methods=[MAPS] * 3, output=output)
+        assert [error.pointer for error in met.value.errors] == ["/output/array"]
+    assert len(bounded(1, 10**6, asked, methods=[MAPS] * 3, output={"array": "none"}).entries) == 3
+
+
+def test_what_no_plan_knows_is_counted_as_it_is_drawn(bounded) -> None:
+    """A method whose maps no longer fit is an entry with its problem; those before it stand."""
+    size = 16 * 16  # of a map of the default layer
+    found = bounded(2 * size, 10**6, Needs(arrays="asked"), methods=["grad-cam"] * 3, targets=[1]).entries
+    assert [one.problem is None for one in found] == [True, True, False]
+    assert found[2].problem.errors[0].pointer == "/output/array"
+    drawn = Needs(pictures="asked", encode=encoders.png)
+    found = bounded(10**6, 4 * 32 * 32, drawn, methods=["grad-cam", "saliency", "cam"], targets=[1]).entries
+    assert [one.problem is None for one in found] == [True, True, False]
+    assert found[2].problem.errors[0].pointer == "/output"
+
+
+# What is a method's own
+
+
+def test_a_number_format_that_one_method_refuses_is_refused_by_it_alone(compared) -> None:
+    bound = {"method": "score-cam", "params": {"error_bound": 0.1}}
+    cam, score = compared(methods=["grad-cam", bound], precision="bf16").entries
+    assert cam.problem is None
+    assert [error.pointer for error in score.problem.errors] == ["/precision"]
+    with pytest.raises(InvalidParameter, match="fp16 needs a CUDA device"):  # which no method can have
+        compared(methods=["grad-cam", bound], precision="fp16")
+
+
+def test_what_is_found_while_explaining_is_named_by_its_place(compared) -> None:
+    methods = [
+        "cam",
+        {"method": "deconvnet", "params": {"position": [99, 99]}},
+        {"method": "grad-cam", "params": {"layer": "nowhere"}},
+    ]
+    found = compared(methods=methods).entries
+    assert [[error.pointer for error in one.problem.errors] for one in found[1:]] == [
+        ["/methods/1/params/position"],
+        ["/methods/2/params/layer"],
+    ]
+
+
+def test_the_number_format_of_rows_is_told(tiny) -> None:
+    fields = {"methods": [{"method": "occlusion", "params": {"window": 8, "stride": 8}}], "targets": [1]}
+    assert compare(tiny, **fields, precision="bf16").whole.usage.dtype == "bfloat16"
+    assert compare(tiny, **fields, precision="fp32").whole.usage.dtype == "float32"

@@ -5,6 +5,7 @@ from typing import get_args
 import pytest
 
 from service.client import wire
+from service.comparison import metrics
 
 ALL = list(get_args(wire.Metric))
 
@@ -44,3 +45,20 @@ def test_methods_that_draw_have_a_spread_over_seeds(compared) -> None:
     (one,) = compared(methods=asked, metrics=["stability"]).entries
     assert one.problem is None, one.problem
     assert one.metrics[0].stability.seeds > 0
+
+
+@pytest.mark.parametrize("far", [1e9, 1e39, 1.7e308])
+def test_a_box_beyond_all_numbers_of_the_network_is_all_of_the_picture(compared, far) -> None:
+    (one,) = compared(methods=["saliency"], metrics=["localisation"], box=[0, 0, far, far]).entries
+    assert (one.metrics[0].localisation.energy, one.metrics[0].localisation.area) == (1, 1)
+
+
+def test_a_number_that_meets_a_defect_ends_no_other(compared, monkeypatch, caplog) -> None:
+    def broken(of: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setitem(metrics._MEASURES, "curves", broken)
+    (one,) = compared(methods=["saliency"], metrics=["curves", "sparsity"]).entries
+    assert one.metrics[0].reasons == {"curves": "the server met a defect of its own; its log holds the cause"}
+    assert one.metrics[0].sparsity is not None
+    assert "defect while measuring 'curves' of 'saliency'" in caplog.text

@@ -1,11 +1,15 @@
 """What an answer says is what the plain network makes of the same pictures."""
 
+import sys
+import types
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from service.ask import Ask
+from service.comparison import numbers
 from service.comparison.numbers import A_MAP, CONTROLS, ENDS, ROAD, Trial, rows
 from service.contract import Map, Target
 from service.engine.scheduler.run import Run
@@ -82,3 +86,17 @@ def test_rows_are_those_that_are_asked_for(tiny, trial, monkeypatch) -> None:  #
     assert run.done == rows(1)
     other.road(found)
     assert run.done == rows(1) + ROAD
+
+
+def test_what_is_silent_is_known_without_assertions_too(trial, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """`python -O` leaves out what only an `assert` looks at."""
+    bare = types.ModuleType("bare")
+    monkeypatch.setitem(sys.modules, "bare", bare)
+    exec(compile(Path(numbers.__file__).read_text(), "bare", "exec", optimize=1), bare.__dict__)
+
+    def silent(*_, **__):  # type: ignore[no-untyped-def]
+        raise ModelOutput("outputs are infinite")
+
+    monkeypatch.setattr(Scene, "of", silent)
+    other = bare.Trial(trial.plan, trial.device, trial.run, trial.x, trial.targets, None)
+    assert other.silent == "of the picture with something hidden, outputs are infinite"

@@ -64,3 +64,26 @@ def test_what_a_part_took_counts_however_it_ends(error: type[Exception]) -> None
 
 def test_what_ends_the_whole_is_of_no_part() -> None:
     assert set(ENDING) == {Cancelled, DeadlineExceeded, EngineUnavailable}
+
+
+def test_the_less_exact_format_and_the_other_runtime_are_those_of_the_whole() -> None:
+    whole, part, other = Run(), Run(), Run()
+    part.usage.precision, part.usage.runtime = "bf16", "openvino"
+    add_up(whole, part)
+    add_up(whole, other)  # what is measured beside, in float32
+    assert (whole.usage.precision, whole.usage.runtime) == ("bf16", "openvino")
+
+
+def test_the_arithmetic_of_a_row_is_that_of_all_rows_on_average() -> None:
+    whole, quick, plain, known = Run(), Run(), Run(), Run()
+    add_up(whole, Run())
+    assert whole.usage.incremental is None
+    quick.usage.forwards, quick.usage.incremental = 30, 0.2
+    plain.usage.forwards = 10
+    known.usage.incremental = 0.1  # whose rows were all in memory
+    for part in (quick, plain, known):
+        add_up(whole, part)
+    assert whole.usage.incremental == pytest.approx((30 * 0.2 + 10) / 40)
+    only = Run()
+    add_up(only, known)
+    assert only.usage.incremental is not None

@@ -30,8 +30,8 @@ def test_answers_together_are_bounded_as_one_is(more: tuple[int, int, int]) -> N
         bounds.plan(5, together)
         bounds.check(5, 1, 50, together)
     bounds.check(*more)
-    with pytest.raises(InvalidParameter, match="fewer pictures in one request"):
+    with pytest.raises(InvalidParameter, match="fewer pictures or methods in one request"):
         bounds.check(*more, together)
     bounds.plan(1)
-    with pytest.raises(InvalidParameter, match="fewer pictures in one request"):
+    with pytest.raises(InvalidParameter, match="fewer pictures or methods in one request"):
         bounds.plan(1, together)

@@ -76,3 +76,20 @@ def test_a_text_that_is_longer_than_any_label_is_none() -> None:
     with pytest.raises(InvalidParameter, match=r"mine has no label 'aaa.*\(1,000,000 characters\); an index will do"):
         base.index(Counted("a" * 1_000_000), "/targets/0", _facts())
     assert Counted.times == 0
+
+
+@pytest.mark.parametrize("far", [1e39, 1.7e308, 10**30])
+def test_a_box_ends_where_no_picture_is_any_more(far) -> None:
+    x0, y0, x1, y1 = base.box([-far, 3, far, 5.5], "/box")
+    assert (y0, y1) == (3, 5.5)
+    assert -x0 == x1 > 10_000_000
+    assert torch.tensor([x0, x1]).tolist() == [x0, x1]
+
+
+@pytest.mark.parametrize(
+    "number", [float("inf"), -float("inf"), float("nan"), 10**400], ids=["inf", "-inf", "nan", "int"]
+)
+def test_a_box_of_numbers_that_are_none_is_refused(number) -> None:
+    with pytest.raises(InvalidParameter, match="not finite") as caught:
+        base.box([0, 0, number, 1], "/box")
+    assert caught.value.errors[0].pointer == "/box"

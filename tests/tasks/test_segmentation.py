@@ -8,6 +8,7 @@ from service.contract import Tracing
 from service.errors import InvalidParameter, NotApplicable
 from service.explainers.cam.cam import CAM
 from service.explainers.cam.grad_cam import GradCAM
+from service.tasks.segmentation import covered
 from tests.tasks.conftest import SIZE, VIEW, Trunk, by_hand, grad_cam
 from tests.tasks.methods import check_methods
 
@@ -171,3 +172,10 @@ def test_regions_that_are_not_in_the_picture_are_refused(subject, x, wins) -> No
     for index in absent:
         with pytest.raises(InvalidParameter, match="wins at no pixel"):
             subject.asked(x, [index])
+
+
+@pytest.mark.parametrize("far", [40.0, 1e30, 1e39, 1.7e308])
+def test_a_box_beyond_the_input_covers_what_there_is_of_it(far) -> None:
+    assert covered((-far, -far, far, far), (32, 32), (4, 4)).tolist() == [[1.0] * 4] * 4
+    assert covered((16, 0, far, 8), (32, 32), (4, 4)).tolist() == [[0, 0, 1, 1], *[[0] * 4] * 3]
+    assert float(covered((far, far, 1.01 * far, 1.01 * far), (32, 32), (4, 4)).sum()) == 0

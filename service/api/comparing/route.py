@@ -28,14 +28,15 @@ class Comparison(Work):
     def of(cls, service: Context, ask: Any, run: Run, format: Format) -> Comparison:
         """See `Work.of`."""
         assert isinstance(ask, Compare)
-        planned = plan(service.pipeline, ask)
+        planned = plan(service.pipeline, ask, format.needs)
         work = cls(service, planned.whole, run, format)
         work.planned, work.passes = planned, planned.passes
         return work
 
     def _encoded(self) -> bytes:
         found = Comparing(self.service.pipeline, self.planned, self.run).work(self.format.needs)
-        with self.run.usage.stage("encode"):
+        answers = [one.answer for one in found.entries if one.answer is not None]
+        with self.run.usage.stage("encode"), self._room(answers):
             return self.format.encode(found)
 
 

@@ -3,14 +3,24 @@
 import io
 import json
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
+from service.api import running
 from service.api.comparing.formats import TABLE
+from service.api.comparing.route import Comparison
+from service.api.formats import written
 from service.client import wire
+from service.comparison.asking import Compare
+from service.comparison.comparing import Comparing
+from service.comparison.comparing import Comparison as Compared
+from service.engine.scheduler.run import Run
 from tests.api.test_contract import BASE64, PNG
 
 FIELDS = {"image": BASE64, "methods": ["cam", "ram", "saliency"], "metrics": ["curves", "sparsity"]}
@@ -66,3 +76,27 @@ def test_mistakes_are_named(client: httpx.Client, fields: dict[str, object], poi
     response = _post(client, **fields)
     assert response.status_code == 422
     assert [one["pointer"] for one in response.json()["errors"]] == [pointer]
+
+
+def test_what_is_written_has_room_for_all_methods_together(tiny, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    asked = Compare.of({"methods": ["grad-cam", "saliency", "ram"], "model": "tiny", "targets": [1]}, PNG)
+    held: list[int] = []
+
+    @contextmanager
+    def place(size: int, *_: object) -> Iterator[None]:
+        held.append(size)
+        yield
+        held.pop()
+
+    def encode(found: Compared) -> bytes:
+        answers = [one.answer for one in found.entries if one.answer is not None]
+        assert len(answers) == 2
+        assert held == [sum(written(answer, TABLE[0].needs) for answer in answers)]
+        return b"written"
+
+    work = Comparison.of(tiny, asked, Run(), replace(TABLE[0], encode=encode))
+    found = Comparing(tiny.pipeline, work.planned, work.run).work(TABLE[0].needs)
+    monkeypatch.setattr(Comparing, "work", lambda *_: found)
+    monkeypatch.setattr(running, "SMALL", 10_000)
+    monkeypatch.setattr(tiny.pipeline.codec.room, "place", place)
+    assert work._encoded() == b"written"
