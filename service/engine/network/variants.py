@@ -18,6 +18,7 @@ from service.errors import InvalidParameter
 from service.precision import DTYPES, Precision
 
 EXACT = 1e-5  # largest difference of the outputs, relative to the largest output
+_ROUNDED = 0.25  # the same of fewer digits: what is above that is no rounding, but another network
 
 
 @dataclass(frozen=True)
@@ -113,16 +114,25 @@ def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
 def candidates(module: nn.Module, x: Tensor, precision: Precision) -> list[Variant]:
     """Return the ways to run a network in a precision; x (N, C, H, W) is an input. Which one pays, measurement tells.
 
-    All of them compute what the network computes, up to their precision: in float32 to `EXACT`.
+    All of them compute what the network computes, up to their precision: in float32 to `EXACT`, ten times that on an
+    accelerator, and in fewer digits to a quarter of the largest output.
 
     Raises:
         InvalidParameter: the network cannot run in that precision.
     """
+    if precision != "fp32" and any(tensor.is_complex() for tensor in _held(module)):
+        raise InvalidParameter.at(
+            "/precision",
+            f"this network cannot run in {precision}: some of its weights are complex numbers, which lose their "
+            "imaginary part in it; use fp32",
+        )
     on_gpu = x.is_cuda  # where kernels are chosen by the batch's size, and launching them costs
     plain = [Variant("plain", module, buckets=on_gpu)] if precision == "fp32" else []
     with torch.no_grad():
         expected = module(x)
     ways: list[Variant] = []
+    # An accelerator's kernels for another layout add up in another order.
+    bound = _ROUNDED if precision != "fp32" else 10 * EXACT if on_gpu else EXACT
     problem = "no copy of it can be made"
     for name, copied in _copies(module, x, expected):
         try:
@@ -139,10 +149,12 @@ def candidates(module: nn.Module, x: Tensor, precision: Precision) -> list[Varia
         except Exception as error:  # networks that keep tensors of their own, or compute in a fixed format
             problem = str(error).strip().partition("\n")[0]
             continue
-        if found.shape == expected.shape and torch.isfinite(found).all():
-            ways.append(way)
-        else:
+        if found.shape != expected.shape or not torch.isfinite(found).all():
             problem = "its answers are no finite numbers then"
+        elif (off := _off(found, expected)) > bound:
+            problem = f"its answers are {off:.0%} of the largest one off then"
+        else:
+            ways.append(way)
     if not plain and not ways:
         raise InvalidParameter.at("/precision", f"this network cannot run in {precision} ({problem}); use fp32")
     graphs = [replace(way, name=f"{way.name}, graphs", recorded=Recorded(way.module)) for way in ways if on_gpu]
@@ -168,6 +180,19 @@ def unmeasured(module: nn.Module, x: Tensor) -> Variant | None:
             if _same(found, expected):
                 return way
     return None
+
+
+def _off(found: Tensor, expected: Tensor) -> float:
+    """Return how far answers are apart, relative to the largest; 0 for boxes, whose order may be another one."""
+    if found.ndim == 3:
+        return 0.0
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+
+
+def _held(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+    yield from (value for _, _, value in cached(module))
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:
@@ -199,4 +224,6 @@ def _converted(copied: nn.Module, dtype: torch.dtype) -> nn.Module:
     for holder, key, value in list(cached(copied)):
         if value.is_floating_point():
             holder[key] = value.to(dtype)
-    return copied.to(dtype).to(memory_format=torch.channels_last)
+    if dtype is not torch.float32:  # which it has already; complex numbers would lose their imaginary part
+        copied = copied.to(dtype)
+    return copied.to(memory_format=torch.channels_last)

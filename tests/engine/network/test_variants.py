@@ -6,6 +6,7 @@ import torchvision
 from torch import nn
 
 from service.engine.network.variants import EXACT, Variant, candidates, fold_batch_norms
+from service.errors import InvalidParameter
 from service.models.embedded.efficientnet_lite0 import efficientnet_lite0
 from tests import tiny
 from tests.odd import nets
@@ -82,6 +83,57 @@ def test_every_variant_agrees(precision):
         assert found.dtype == torch.float32
         tolerance = EXACT if precision == "fp32" else 0.05
         assert float((found - expected).abs().max() / expected.abs().max()) <= tolerance, variant.name
+
+
+class Turns(nn.Module):
+    """Multiplies spectra by complex numbers."""
+
+    def __init__(self, *, kept):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 3)
+        weight = torch.randn(8, 32, 17, dtype=torch.cfloat)
+        if kept:
+            self.weight = weight
+        else:
+            self.register_buffer("weight", weight)
+
+    def forward(self, x):
+        y = torch.fft.irfft2(torch.fft.rfft2(self.conv(x).float()) * self.weight, s=x.shape[2:])
+        return self.fc(y.relu().mean((2, 3)).to(self.fc.weight.dtype))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+@torch.inference_mode()
+def test_complex_numbers_are_not_cut_in_half(kept):
+    network = tiny._seeded(lambda: Turns(kept=kept))
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    expected = network(x)
+    ways = candidates(network, x, "fp32")
+    assert len(ways) >= 2
+    for way in ways:
+        torch.testing.assert_close(way(x), expected, rtol=EXACT, atol=EXACT)
+    for precision in ("bf16", "fp16"):
+        with pytest.raises(InvalidParameter, match=r"complex numbers, .* use fp32"):
+            candidates(network, x, precision)
+
+
+class Large(nn.Module):
+    """Answers by the last digits of large numbers, which fewer digits do not hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 4)
+
+    def forward(self, x):
+        y = self.fc(x.mean((2, 3)))
+        return (y + 300) - 300
+
+
+def test_what_fewer_digits_do_not_hold_is_refused():
+    network = tiny._seeded(Large)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with pytest.raises(InvalidParameter, match=r"% of the largest one off then.*use fp32"):
+        candidates(network, x, "bf16")
 
 
 COMPUTED = ("weight_norm", "weight_norm_new", "spectral_norm_new", "caches")
