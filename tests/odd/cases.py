@@ -193,7 +193,7 @@ CASES: dict[str, Case] = {
     "scripted_inside": Case(checks=BLACK_BOX, lacks=SCRIPT),
     "exported": Case(checks=BLACK_BOX, lacks={"grad-cam": "exported"}),
     "exported_for_two": refused("dynamic_shapes"),
-    "quantised": Case(checks=NO_GRADIENT, lacks=INT8, tolerance=0.1),
+    "quantised": Case(checks=NO_GRADIENT | SINGLY, lacks=INT8, tolerance=0.1),
     "static": Case(alone(nets.static), checks=NO_GRADIENT, lacks={"saliency": "int8"}, tolerance=0.05),
     "extra": Case(checks=ASSUMED),
     "lazy": refused("run the network once"),
