@@ -1,7 +1,7 @@
 """A network as the engine takes it: one tensor out, in float32 and in evaluation mode, whatever it was wrapped in."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -240,3 +240,24 @@ def cached(module: nn.Module, *, buffers: bool = False) -> Iterator[tuple[Any, A
 
 
 _OWN = frozenset({"_parameters", "_buffers", "_modules"})
+
+
+def usable(network: nn.Module) -> bool:
+    """Make what a network keeps of a forward usable where gradients are recorded; return whether it keeps anything."""
+    keeps = False
+    for holder, key, value in list(cached(network)):
+        if value.is_inference():
+            holder[key], keeps = value.clone(), True
+    return keeps
+
+
+def released(network: nn.Module, before: Mapping[int, Tensor]) -> str | None:
+    """Free the tensors that were there before from the graph of a forward that was written into them.
+
+    The next picture's gradients would run into this one's. Returns the name of one; None where there is none.
+    """
+    found = None
+    for holder, key, value in list(cached(network, buffers=True)):
+        if value.requires_grad and id(value) in before:
+            found, holder[key] = str(key), value.detach()
+    return found

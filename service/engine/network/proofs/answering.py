@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.engine.network.forms.adapted import Adapted, cached, joined
+from service.engine.network.forms.adapted import Adapted, cached, joined, released, usable
 from service.engine.network.forms.generators import generators
 from service.engine.network.forms.outlet import Outlet, find
 from service.engine.network.memory import counting
@@ -154,7 +154,7 @@ class Answering:
             watched = watch_gradients(self._behind(), self.pictures[:1])
         except _RAISED as error:
             self.failure = f"its forward fails where gradients are recorded ({first_line(error)})"
-        if (name := _released(self.network, before)) is not None:
+        if (name := released(self.network, before)) is not None:
             self.failure = f"its forward writes into {name!r}, a tensor that it keeps: gradients would not end there"
             return None
         return watched
@@ -173,7 +173,7 @@ class Answering:
             self.checks.warn("input", "it writes to its input: it is given a copy", "use no operation in place on it")
         else:
             self.checks.passed("input", "it does not write to its input")
-        self.keeps = _usable(self.network) or self.keeps
+        self.keeps = usable(self.network) or self.keeps
         if again > REPEATS:
             names = written(before, self.network)
             because = f" (its forward changes {names[0]!r})" if names else " (as dropout that never ends)"
@@ -281,27 +281,6 @@ def _check_finite(checks: Checks, raw: Tensor) -> None:
             "look for a logarithm, a root or a division by zero in it, or for such numbers in its weights",
         )
     checks.passed("finite", "its outputs are finite numbers")
-
-
-def _usable(network: nn.Module) -> bool:
-    """Make what a network keeps of a forward usable where gradients are recorded; return whether it keeps anything."""
-    keeps = False
-    for holder, key, value in list(cached(network)):
-        if value.is_inference():
-            holder[key], keeps = value.clone(), True
-    return keeps
-
-
-def _released(network: nn.Module, before: Mapping[int, Tensor]) -> str | None:
-    """Free the tensors that were there before from the graph of a forward that was written into them.
-
-    The next picture's gradients would run into this one's. Returns the name of one; None where there is none.
-    """
-    found = None
-    for holder, key, value in list(cached(network, buffers=True)):
-        if value.requires_grad and id(value) in before:
-            found, holder[key] = str(key), value.detach()
-    return found
 
 
 def _runs(network: nn.Module, x: Tensor) -> bool:
