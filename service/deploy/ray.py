@@ -17,6 +17,7 @@ from ray import serve
 from ray.util.metrics import Gauge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.telling.health import check_live
 from service.app import create_app
 from service.engine.store import Store
 from service.process import prepare_process
@@ -92,14 +93,14 @@ class Replica:
         """Return where the replica works. The first call waits for the models: until it returns, no request comes.
 
         Raises:
-            RuntimeError: the default model has failed to load, or the device's thread has ended.
+            RuntimeError: the default model has failed to load.
+            EngineUnavailable: the device's thread has ended, or a batch does not end.
         """
         context = self._context
         if self._bridge is None:
             await _ready(context.store)
             self._bridge = Bridge(context.metrics.registry)
-        if not context.device.alive:
-            raise RuntimeError("the device thread has stopped")
+        check_live(context)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """Return what the policy goes by."""

@@ -116,7 +116,7 @@ class ModelProbe:
     def _at(self, rows: At) -> RowsWork:
         """Return work that runs the network from a layer on."""
         tails, layer = self._model.tails, rows.layer
-        way = tails.known(layer) or self._scheduler.call(lambda: tails.way(layer))
+        way = tails.known(layer) or self._scheduler.call(lambda: tails.way(layer), watched=True)
         # Where something goes around the layer, and is handed on, it is one picture's.
         shared = None if way.alone or not way.replays else fingerprint(rows.image)
         work = AtWork(self._model, tails, rows, shared, cache_key=self._key(rows), readout=self._readout)
@@ -154,7 +154,7 @@ class ModelProbe:
     ) -> Trace:
         """See `Probe.trace`."""
         if rows.count > 1 and self._model.trace_bytes(tracing, objective is not None) is None:
-            self._scheduler.call(lambda: self._weigh(rows, tracing, objective))
+            self._scheduler.call(lambda: self._weigh(rows, tracing, objective), watched=True)
         work = TraceWork(self._model, self._shape, rows, tracing, objective, total, self._readout)
         found = self._scheduler.submit(work, self._run)
         self._check(found.outputs, "outputs")

@@ -7,8 +7,10 @@ from service.contract import INPUT, At, Boxes, Rows, Targets, Tracing, fingerpri
 from service.engine.incremental import Incremental
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe, Strongest
+from service.engine.scheduler.at import AtWork
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
+from service.engine.scheduler.work import CallWork, TraceWork
 from service.errors import InvalidParameter
 from service.explainers.base import registry
 from service.images import Transform
@@ -340,3 +342,22 @@ def test_only_the_strongest_maps_are_seen(model, device, channels):
         peaks = [float(one.max()) for one in a[0]]
         order = sorted(range(len(peaks)), key=lambda k: -peaks[k])[:channels]
         assert torch.equal(found.activations[name], a[:, order])
+
+
+def test_whatever_runs_a_network_on_a_callers_picture_is_watched(device, monkeypatch):
+    """A forward that hangs is known by what hangs, also where it runs to learn what others will take."""
+    transform = Transform(32, (32, 32), oracles.IMAGENET_MEAN, oracles.IMAGENET_STD)
+    spec = ModelSpec("new", tiny.classifier, transform, task("classification"))
+    probe = ModelProbe(Model(spec, tiny.classifier(), torch.device("cpu")), device, Run())
+    works, running = [], Device._run
+
+    def run(self, batch):
+        works.extend(share.item for share in batch)
+        running(self, batch)
+
+    monkeypatch.setattr(Device, "_run", run)
+    probe.trace(Rows.of(_noise(3)), Tracing(("bn1",), ("bn1",)), lambda trace: trace.outputs[:, :1])
+    probe.scores(_started(probe, _noise(1)))
+    assert {type(work) for work in works} == {CallWork, TraceWork, AtWork}
+    assert sum(type(work) is CallWork for work in works) == 2
+    assert all(work.watched for work in works)

@@ -105,7 +105,7 @@ class Device:
 
         Args:
             after_s: seconds from which on a batch is taken to hang; default: ten times the longest that ended, and a
-                minute at least. What runs for the server itself, as loading does, is not meant.
+                minute at least. What runs for the server itself, as loading does, is not meant: it takes its time.
         """
         began = self._began
         ran_s = 0.0 if began is None else self._clock() - began
@@ -142,9 +142,9 @@ class Device:
         """Queue work and wait for its result."""
         return self.put(work, run).wait()
 
-    def call(self, call: Callable[[], T], run: Run | None = None) -> T:
-        """Run a function on the device thread and return its result."""
-        return self.submit(CallWork(call), run or Run())
+    def call(self, call: Callable[[], T], run: Run | None = None, *, watched: bool = False) -> T:
+        """Run a function on the device thread and return its result; `watched`: see `CallWork`."""
+        return self.submit(CallWork(call, watched=watched), run or Run())
 
     def cancel(self, run: Run) -> None:
         """Stop working for a request whose caller has gone."""
@@ -223,7 +223,7 @@ class Device:
         started = self._clock()
         first = batch[0].item
         fill = min(1.0, sum(share.rows for share in batch) / self.limits.of(first.key))
-        self._began = started if first.network is not None else None
+        self._began = started if first.watched else None
         done = first.run(batch, self._finished)
         seconds = self._clock() - started
         if first.weighs:

@@ -108,6 +108,7 @@ class Work(Item, Generic[T]):
             raise ValueError("there is nothing to wait for: work has at least one row")
         super().__init__(key, id(network), count)
         self.network, self.count = network, count
+        self.watched = network is not None  # whether it is taken to hang where it does not end
         self.cache_key = cache_key  # works with equal ones have equal results
         self.next = 0  # the first row that is not done
         self.since = 0.0  # when it began to wait for its next batch
@@ -194,11 +195,18 @@ class Work(Item, Generic[T]):
 
 
 class CallWork(Work[T]):
-    """One function, run on the device thread: the server's own work, which no caller and no network is charged for."""
+    """One function, run on the device thread, which no caller and no network is charged for."""
 
-    def __init__(self, call: Callable[[], T]) -> None:
+    def __init__(self, call: Callable[[], T], *, watched: bool = False) -> None:
+        """Wait for a call.
+
+        Args:
+            call: what is run.
+            watched: whether it runs a network on a caller's picture, and hangs where it does not end; the server's own
+                work, as loading is, may take its time.
+        """
         super().__init__(None, object(), 1)
-        self.call = call
+        self.call, self.watched = call, watched
         self.caller = None
         self.found: T | None = None
 

@@ -462,3 +462,23 @@ def test_a_thousand_cancels_leave_nothing_behind_and_cross_no_answers(device):
     assert not len(device._claims.queue)
     assert not device._claims._tickets
     assert device.alive
+
+
+def test_a_call_on_a_callers_picture_that_does_not_end_is_known(device):
+    device._clock = clock = Clock()
+    running, go = threading.Event(), threading.Event()
+    done = []
+
+    def hang():
+        running.set()
+        assert go.wait(60)
+
+    calling = threading.Thread(target=lambda: done.append(device.call(hang, watched=True)))
+    calling.start()
+    assert running.wait(60)
+    clock.now += 61
+    assert device.stuck_s() == 61
+    go.set()
+    calling.join(60)
+    assert done == [None]
+    assert device.stuck_s(after_s=1e-9) == 0
