@@ -89,8 +89,11 @@ def decode(
             if data.startswith(b"\xff\xd8") and not _check_jpeg(data):
                 data = _ended(data, max_pixels, begin)
             image = _read(data, max_pixels, begin)
+            told = _warnings(image, window) or _warnings_of_colours(image, data, window)
+            if window is not None and transparency.deep_colours(data):
+                image = _windowed_colours(image, data, window)
             shown = _shown(_upright(image), window, opaque=_may_be_opaque(data), alpha=alpha)
-            shown.info[_WARNINGS] = _warnings(image, window)
+            shown.info[_WARNINGS] = told
             return shown
     except UnidentifiedImageError:
         raise UnsupportedMediaType(
@@ -297,6 +300,29 @@ def _windowed(image: Image.Image, window: tuple[float, float] | None) -> Image.I
     values = np.nan_to_num(np.asarray(image, np.float32), nan=low, posinf=high, neginf=low)
     grey = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
     return Image.fromarray(grey).convert("RGB")
+
+
+def _windowed_colours(image: Image.Image, data: bytes, window: tuple[float, float]) -> Image.Image:
+    """Return a PNG of 16 bits a colour as a window shows it; its transparency stays as it is."""
+    low, high = window
+    values = transparency.values_of(data).astype(np.float32)
+    shown = Image.fromarray(np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8))
+    if image.mode == "RGBA":
+        shown.putalpha(image.getchannel("A"))
+    shown.info = dict(image.info)
+    return shown
+
+
+def _warnings_of_colours(image: Image.Image, data: bytes, window: tuple[float, float] | None) -> tuple[str, ...]:
+    if window is not None or not transparency.deep_colours(data):
+        return ()
+    top = int(np.asarray(image)[..., :3].max(initial=0))  # the first of two bytes
+    if top >= 2**6:
+        return ()
+    return (
+        f"the picture has 16 bits and no value above {256 * top + 255}, and is seen almost black; the model's "
+        "catalogue entry can set window = [low, high], the values that become black and white",
+    )
 
 
 def _range_of(image: Image.Image) -> tuple[float, float]:

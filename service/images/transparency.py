@@ -64,6 +64,18 @@ def without(image: Image.Image, clear: Mask) -> Image.Image:
     return found
 
 
+def deep_colours(data: bytes) -> bool:
+    """Whether a file is a PNG of colours of 16 bits."""
+    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[_DEPTH : _DEPTH + 1] == b"\x10" and data[_DEPTH + 1] in (2, 6)
+
+
+def values_of(data: bytes) -> npt.NDArray[np.uint16]:
+    """Return the colours (H, W, 3) of a PNG of 16 bits, as they stand in its file."""
+    mode = "RGBA" if data[_DEPTH + 1] == 6 else "RGB"
+    high, low = (_bytes_of(data, f"{mode};16{end}")[..., :3].astype(np.uint16) for end in "BL")
+    return np.asarray(high << 8 | low, np.uint16)
+
+
 def _is(data: bytes, colour: tuple[int, ...]) -> Mask:
     """Return where a PNG of 16 bits has a colour, to the last bit."""
     high, low = (_bytes_of(data, rawmode) for rawmode in ("RGB;16B", "RGB;16L"))

@@ -353,3 +353,36 @@ def test_damage_raises_only_what_callers_are_told(data: st.DataObject) -> None:
     assert found.mode == "RGB"
     assert min(found.size) > 0
     assert np.asarray(found).shape == (found.height, found.width, 3)
+
+
+def colours16(values: np.ndarray, kind: int) -> bytes:
+    """Return a PNG of 16 bits a value: 2 RGB, 6 RGBA."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    h, w = values.shape[:2]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 16, kind, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("kind", [2, 6])
+def test_a_window_over_colours_of_12_bits(kind: int) -> None:
+    values = np.arange(4096 * 3).reshape(64, 64, 3) % 4096
+    sent = values if kind == 2 else np.concatenate([values, np.full((64, 64, 1), 65_535)], 2)
+    data = colours16(sent, kind)
+    found = read(data, window=(0, 4095))
+    np.testing.assert_array_equal(np.asarray(found), np.rint(values.astype(np.float32) / 4095 * 255))
+    assert warnings_of(found) == ()
+    ((warning,),) = (warnings_of(read(data)),)
+    assert "16 bits and no value above 4095, and is seen almost black" in warning
+    assert warnings_of(read(colours16(sent * 16, kind))) == ()
+
+
+def test_what_is_clear_stays_clear_under_a_window() -> None:
+    values = np.full((4, 4, 4), 2000)
+    values[..., 3] = np.where(np.arange(4) < 2, 0, 65_535)
+    found = np.asarray(read(colours16(values, 6), window=(0, 2000), alpha=True))
+    assert found[..., 3].tolist() == [[0, 0, 255, 255]] * 4
+    assert (found[:, 2:, :3] == 255).all()
