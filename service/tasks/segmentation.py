@@ -1,7 +1,8 @@
 """Segmentation: a class for each pixel."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
@@ -100,6 +101,7 @@ class Segmentation:
     def bind(self, given: Sequence[Target] | None, facts: Facts, clean: Clean) -> tuple[Readout, tuple[Target, ...]]:
         """Fix each target's region on the clean picture."""
         wins = self._wins(clean.answer)  # (H, W)
+        clean = replace(clean, mask=_pooled(clean.mask, (wins.shape[0], wins.shape[1])))
         wanted = [t for t in given if isinstance(t, Segment)] if given is not None else [self._largest(wins, facts)]
         weights = torch.stack([self._region(t, wins, f"/targets/{i}", facts, clean) for i, t in enumerate(wanted)]).to(
             clean.answer
@@ -160,8 +162,7 @@ class Segmentation:
                 "[x0, y0, x1, y1] of the picture, or a mask"
             )
         elif isinstance(target.region, int):
-            mask = clean.mask(target.region).float()[None, None]
-            inside = F.adaptive_avg_pool2d(mask, (wins.shape[0], wins.shape[1]))[0, 0]
+            inside = clean.mask(target.region)
             problem = "the mask is empty where the model sees the picture"
         else:
             inside = covered(clean.view.to_input(target.region), clean.view.size, (wins.shape[0], wins.shape[1]))
@@ -169,6 +170,16 @@ class Segmentation:
         if not float(inside.sum()) > 0:
             raise InvalidParameter.at(f"{pointer}/region", problem)
         return inside
+
+
+def _pooled(mask: Callable[[int], Tensor], grid: tuple[int, int]) -> Callable[[int], Tensor]:
+    """Return what gives masks on an answer's grid (h, w), each decoded once, however many targets name it."""
+
+    @cache  # of grids: a mask itself may have as many pixels as a picture
+    def pooled(i: int) -> Tensor:
+        return F.adaptive_avg_pool2d(mask(i).float()[None, None], grid)[0, 0]
+
+    return pooled
 
 
 def covered(box: tuple[float, float, float, float], size: tuple[int, int], grid: tuple[int, int]) -> Tensor:

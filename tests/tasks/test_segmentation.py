@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from service.contract import Tracing
+from service.contract import Clean, Tracing
 from service.errors import InvalidParameter, NotApplicable
 from service.explainers.cam.cam import CAM
 from service.explainers.cam.grad_cam import GradCAM
@@ -179,3 +179,16 @@ def test_a_box_beyond_the_input_covers_what_there_is_of_it(far) -> None:
     assert covered((-far, -far, far, far), (32, 32), (4, 4)).tolist() == [[1.0] * 4] * 4
     assert covered((16, 0, far, 8), (32, 32), (4, 4)).tolist() == [[0, 0, 1, 1], *[[0] * 4] * 3]
     assert float(covered((far, far, 1.01 * far, 1.01 * far), (32, 32), (4, 4)).sum()) == 0
+
+
+def test_a_mask_is_decoded_once_however_many_targets_name_it(subject, x) -> None:
+    decoded: list[int] = []
+
+    def mask(i: int) -> torch.Tensor:
+        decoded.append(i)
+        return torch.ones(SIZE, SIZE)
+
+    asked = [{"class": c, "region": {"mask": i}} for c in (1, 2, 3) for i in (0, 1)]
+    given = subject.task.read(asked, subject.facts, 2)
+    subject.task.bind(given, subject.facts, Clean(subject.answer(x), VIEW, lambda i: x, mask))
+    assert decoded == [0, 1]
