@@ -1,6 +1,7 @@
 import struct
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,3 +113,11 @@ def test_wrong_inputs_are_named(case):
 def test_wrong_bodies_are_refused(body, length):
     with pytest.raises(MalformedRequest):
         split(body, length)
+
+
+@pytest.mark.parametrize("size", [0, 1, tensors._AT_ONCE, tensors._AT_ONCE + 3])
+def test_numbers_are_written_in_parts_that_nobody_sees(size):
+    values = np.arange(size, dtype=np.float32).reshape(1, -1)
+    document, end = write({}, [array("x", values)], [False])
+    (found,) = orjson.loads(document)["outputs"]
+    assert (end, found["shape"], found["data"]) == (None, [1, size], values[0].tolist())
