@@ -175,10 +175,12 @@ def unknown(text: str, folder: Path) -> str:
 
 def colon(text: str, folder: Path) -> str | None:
     """Return what a text with a colon may have been meant as, where `/`, `=` or a module's name belongs there."""
-    before, sign, after = text.partition(":")
+    if hub := re.fullmatch(r"hf[-_]hub:([\w.-]+/[\w.-]+)", text):
+        return hub[1] if hub[1].startswith("timm/") else f"hf/{hub[1]}"
+    before, sign, after = text.removesuffix("()").partition(":")
     if not sign:
         return None
-    if before.endswith(".py"):
+    if before.endswith(".py") or before.startswith("./") or text.endswith("()"):
         return f"{before.removesuffix('.py').removeprefix('./').replace('/', '.')}:{after}"
     if any(source.takes(f"{before}/", folder) for source in sources()):
         return f"{before}/{after}"

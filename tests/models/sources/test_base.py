@@ -119,6 +119,10 @@ def test_folder_that_is_no_source(tmp_path: Path) -> None:
         ("model.H5", "a file of Keras"),
         ("hf:org/name", "did you mean 'hf/org/name'"),
         ("./nets.py:make", "did you mean 'nets:make'"),
+        ("./sub/nets:make", "did you mean 'sub.nets:make'"),
+        ("nets:make()", "did you mean 'nets:make'"),
+        ("hf-hub:timm/resnet50.a1_in1k", "did you mean 'timm/resnet50.a1_in1k'"),
+        ("hf_hub:microsoft/resnet-50", "did you mean 'hf/microsoft/resnet-50'"),
     ],
 )
 def test_what_is_written_as_something_else(text: str, says: str) -> None:
