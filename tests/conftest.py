@@ -32,7 +32,7 @@ os.environ |= {"HEATLENS_TUNE": "false", "HEATLENS_CACHE_DIR": "/nonexistent"}
 os.environ["HEATLENS_CODEC_PROCESSES"] = "0"
 CATALOG = Path(__file__).parent / "catalog.toml"
 # What is found must not depend on how busy a machine is, nor on dice: new examples are what `tests.fuzz` looks for.
-settings.register_profile("suite", deadline=None, derandomize=True, database=None)
+settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("suite")
 # Workers side by side share the cores.
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)

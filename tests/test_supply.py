@@ -19,7 +19,13 @@ from tests.lock import CONSTRAINTS, LOCK
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 SERVER = [Requirement(text) for text in PROJECT["dependencies"]]
-EXTRAS = [Requirement(text) for texts in PROJECT["optional-dependencies"].values() for text in texts]
+# All extras but the protocols' own clients, which no image has.
+EXTRAS = [
+    Requirement(text)
+    for name, texts in PROJECT["optional-dependencies"].items()
+    if name != "protocols"
+    for text in texts
+]
 SBOM = ROOT / "docker" / "sbom.py"
 
 

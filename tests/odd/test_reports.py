@@ -140,7 +140,7 @@ REPORTS: dict[str, tuple[str, ...]] = {
     "ldcast 12: checkpoints in a dict": (
         *("odd:file_model_state_dict", "odd:file_net", "odd:file_params", "odd:file_ema"),
         *("odd:file_namespace", "odd:file_numpy"),
-        "models/test_weights.py::test_every_usual_wrapper",
+        "models/weights/test_reading.py::test_every_usual_wrapper",
     ),
     "pytorch-grad-cam 375: whole modules": ("odd:file_whole_module", "odd:file_whole_module_allowed"),
     "a pointer, a page, an archive": (
@@ -218,7 +218,7 @@ TRIED: dict[str, tuple[str, ...]] = {
     "not a number, for all or for some": ("odd:nan", "odd:nan_for_some"),
     "averaged weights beside raw ones": (
         "odd:file_ema",
-        "models/test_weights.py::test_averaged_weights_come_first_and_are_said",
+        "models/weights/test_reading.py::test_every_average_comes_first_and_is_said",
     ),
     "prints in forward": ("odd:talks", "test_cli.py::test_what_a_network_prints_is_no_output"),
     "argmax": ("odd:argmax",),

@@ -154,7 +154,7 @@ def test_all_answers_together_are_bounded_as_one_is(bounded_client):
     few, many = (_maps(bounded_client, count, **drawn) for count in (2, 8))
     assert few.status_code == 200, few.text
     assert (many.status_code, [one["pointer"] for one in many.json()["errors"]]) == (422, ["/output"])
-    assert "pictures in one request" in many.json()["error"]
+    assert "fewer pictures or methods in one request" in many.json()["error"]
 
 
 def test_values_that_would_be_too_many_are_refused_before_any_is_found(bounded_client):

@@ -44,8 +44,8 @@ def condition(a: Tensor, m1: Tensor, m2: Tensor, m3: Tensor) -> float:
 @pytest.mark.oracle("grad-cam++")
 def test_equals_the_definition(subject, x):
     layer = module_layer(subject)
-    found = subject.explain(GradCAMPlusPlus(layer=layer), x, [281, 7])
-    for m, target in zip(found.maps, (281, 7), strict=True):
+    found = subject.explain(GradCAMPlusPlus(layer=layer), x, [2, 7])
+    for m, target in zip(found.maps, (2, 7), strict=True):
         case = Case(subject.plain, x, layer, target)
         assert_close(m.array, oracle(case), tolerance(case))
 
