@@ -68,9 +68,9 @@ class Front:
     def let_in(self, new: "Connection") -> bool:
         """Count a new connection, in the place of another one where there are too many; return whether it may stay.
 
-        Where one caller has too many, one of its own that rests has to give way. Where there are too many of all, it is
-        one of who has most: one that rests, or one whose request waits for its turn where that caller has more than
-        the new one's. So nobody's crowd at the door keeps another caller out.
+        Where one caller has too many, or there are too many of all, a connection of who has most gives way: one that
+        rests, or one whose request waits for its turn where that caller has more than the new one's. So nobody's crowd
+        at the door keeps another caller out, or lets only a few of its connections in.
         """
         within, fits = self.open.within(new.holder), self.open.fits()
         self.open.take(new.holder)
@@ -78,9 +78,12 @@ class Front:
             return True
         having = self.open.by
         own = having[new.holder]
-        holders = [(having[one], self.resting, one) for one in self.resting.holders if not fits or one == new.holder]
-        if not fits:
-            holders += [(having[one], self.turns, one) for one in self.turns.holders if having[one] > own]
+        holders = [
+            (having[one], crowd, one)
+            for crowd in (self.resting, self.turns)
+            for one in crowd.holders
+            if having[one] > own or (crowd is self.resting and (one == new.holder or not fits))
+        ]
         if not holders:
             return False
         _, crowd, holder = max(holders, key=lambda one: one[0])  # the first of them

@@ -332,6 +332,22 @@ class Shut(Gate):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
+def test_a_caller_of_few_keeps_them_where_little_is_free():
+    with serving(max_connections=12) as server:
+        idle = [connect(server, address="127.0.0.2") for _ in range(8)]
+        kept = connect(server)
+        kept.sendall(LIVE)
+        assert kept.recv(65536).startswith(b"HTTP/1.1 200 ")
+        others = [connect(server) for _ in range(3)]
+        assert rest(idle[0]) == b""  # of who has most
+        kept.sendall(CLOSE)
+        assert rest(kept).endswith(b"small")
+        for one in others:
+            one.sendall(CLOSE)
+            assert rest(one).endswith(b"small")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have one loopback address")
 def test_of_a_crowd_at_the_door_one_gives_way_to_another_caller():
     with serving(max_connections=3) as server:
         server.front.gate = Shut()
