@@ -20,6 +20,7 @@ from service.models.catalogue import read_catalog
 from service.settings import Settings
 from service.tuning.choice import AGREEMENT
 from tests.bench.faithfulness import Results, table
+from tests.client.shell import lines
 
 ROOT = Path(__file__).parent.parent
 README, DOCKER = (ROOT / name for name in ("README.md", "docker/README.md"))
@@ -31,13 +32,7 @@ def _blocks(kind):
     return re.findall(rf"```{kind}\n(.*?)```", TEXT, re.DOTALL)
 
 
-# Every command of the blocks, with the lines that it is broken into joined.
-COMMANDS = [
-    line.partition("  #")[0]
-    for block in _blocks("sh")
-    for line in re.sub(r"\\\n\s*", "", block).splitlines()
-    if line and not line.startswith("#")
-]
+COMMANDS = [line.partition("  #")[0] for line in lines(TEXT) if line and not line.startswith("#")]
 INLINE = re.findall(
     r"`((?:heatlens|python -m) [^`]+)`", re.sub(r"\s*\n", " ", re.sub(r"```.*?```", "", TEXT, flags=re.S))
 )

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable
-from contextlib import AbstractContextManager, aclosing, nullcontext, suppress
+from contextlib import AbstractContextManager, aclosing, suppress
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -23,7 +23,6 @@ from service.engine.scheduler.estimate.ledger import SMALL_PASSES
 from service.engine.scheduler.run import Run
 from service.errors import Cancelled, ServiceError
 from service.fair.threads import Threads
-from service.images.room import SMALL
 from service.pipeline import Plan, Seen, geometry
 
 T = TypeVar("T")
@@ -101,8 +100,7 @@ class Work:
     def _room(self, answers: Iterable[Answer]) -> AbstractContextManager[None]:
         """Have room for the bytes of what is answered while they are made; few need none."""
         size = sum(formats.written(answer, self.format.needs) for answer in answers)
-        room = self.service.pipeline.codec.room
-        return room.place(size, self.run.check, self.run.caller) if size > SMALL else nullcontext()
+        return self.service.pipeline.codec.room.large(size, self.run.check, self.run.caller)
 
     @property
     def sketches(self) -> bool:

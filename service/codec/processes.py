@@ -4,7 +4,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from PIL import Image
@@ -15,7 +15,6 @@ from service.codec.child import Absent, Lost, Process
 from service.codec.inside import DECODING, Canvas, Check, Inside, Limits
 from service.errors import CodecUnavailable, InvalidParameter, ServiceError, UnprocessableImage
 from service.images import Picture, Room, Transform
-from service.images.room import SMALL
 from service.images.transform import Floats
 from service.rendering import Heat, OutputOptions
 from service.rendering.files import Draw, Encode, Files, Pictures, name_of
@@ -140,8 +139,7 @@ class Processes:
     @contextmanager
     def drawing(self, canvas: Canvas, check: Check, caller: Hashable = "") -> Iterator[Draw]:
         """See `Codec`. One process draws all of them, as it has to be sent the picture once."""
-        large = canvas.bytes > SMALL
-        with self.room.place(canvas.bytes, check, caller) if large else nullcontext(), self._seat(check) as seat:
+        with self.room.large(canvas.bytes, check, caller), self._seat(check) as seat:
             easel = _Easel(self, seat, canvas, check)
             try:
                 yield easel.draw

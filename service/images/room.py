@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from service.fair.turns import Turns
 
@@ -68,6 +68,12 @@ class Room:
                 self._inside[large] -= 1
                 self.held -= size * large
                 self._changed.notify_all()
+
+    def large(
+        self, size: int, check: Callable[[], object] = lambda: None, caller: Hashable = ""
+    ) -> AbstractContextManager[None]:
+        """Hold a place, as `place` does, for work that takes many bytes; work that takes few needs none."""
+        return self.place(size, check, caller) if size > SMALL else nullcontext()
 
     def _fits(self, large: bool, size: int) -> bool:
         if not large:

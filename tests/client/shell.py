@@ -18,12 +18,17 @@ import numpy as np
 from PIL import Image
 
 from service.settings import Settings
+from tests.client.notebook import ROOT, SERVER
 from tests.conftest import encoded, photograph, serving
 from tests.training.shapes.painting import KINDS, paint
 
-ROOT = Path(__file__).parents[2]
-SERVER = "http://127.0.0.1:8000"  # as README calls it
 SHAPES = ROOT / "tests" / "training" / "shapes" / "catalog.toml"
+
+
+def lines(text: str) -> list[str]:
+    """Return the lines of all blocks for a shell, with those that a command is broken into joined."""
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
 
 
 def commands(text: str) -> list[str]:
@@ -32,9 +37,7 @@ def commands(text: str) -> list[str]:
     Raises:
         ValueError: there are none.
     """
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    lines = [line for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
-    found = [line for line in lines if line.startswith("curl ")]
+    found = [line for line in lines(text) if line.startswith("curl ")]
     if not found or any(SERVER not in line for line in found):
         raise ValueError("README has no requests by curl any more")
     return found

@@ -222,8 +222,9 @@ def attention(case: Case) -> Tensor:
 
 def attention_rollout(case: Case) -> Tensor:
     """The product over blocks of (A + 1) with rows that add up to one, heads averaged."""
-    r = torch.eye(attentions(case.network, case.x)[0].shape[-1])
-    for a in attentions(case.network, case.x):
+    found = attentions(case.network, case.x)
+    r = torch.eye(found[0].shape[-1])
+    for a in found:
         mixed = a.mean(0) + torch.eye(len(r))
         r = mixed / mixed.sum(1, keepdim=True) @ r
     return _row(case, r)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -18,7 +18,6 @@ from service.comparison.pieces import add_up, piece
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.usage import Usage
 from service.errors import Cancelled, FieldError, InvalidParameter, ServiceError
-from service.images.room import SMALL
 from service.rendering.bounds import Together
 
 T = TypeVar("T")
@@ -125,7 +124,7 @@ async def written(request: Request, parts: Sequence[bytes], encode: Callable[[],
     size, room = _COPIES * sum(map(len, parts)), service.pipeline.codec.room
 
     def work() -> T:
-        with run.usage.stage("encode"), room.place(size, run.check, run.caller) if size > SMALL else nullcontext():
+        with run.usage.stage("encode"), room.large(size, run.check, run.caller):
             return encode()
 
     return await in_pool(service.pool, work, run.caller)

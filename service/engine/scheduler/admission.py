@@ -54,7 +54,7 @@ class Admission:
     def waiting_passes(self) -> int:
         """Passes that admitted requests still expect."""
         with self._changed:
-            return self._ledger.up_to_date().total
+            return sum(run.left for run in self._ledger.runs)
 
     @property
     def waiting_s(self) -> float:
@@ -82,7 +82,7 @@ class Admission:
         """Let nothing new in, and wait until all that was admitted has ended; return whether it has."""
         with self._changed:
             self._draining = True
-            return self._changed.wait_for(lambda: not len(self._ledger), timeout_s)
+            return self._changed.wait_for(lambda: not self._ledger, timeout_s)
 
     @contextmanager
     def admitted(self, run: Run, passes: int, kind: Hashable = None) -> Iterator[None]:
@@ -116,7 +116,7 @@ class Admission:
             self._check_open()
             self._patience.count_read(run.caller, run.timeout_s, self._clock())
             too_long_s = 0.0
-            if len(self._ledger):
+            if self._ledger:
                 too_long_s = self._too_long_s(passes, run.time_left_s, run.caller, run.priority, kind)
             if too_long_s > 0 or not self._has_room(run.caller, passes):
                 raise self._overloaded(run.caller, passes, too_long_s)
@@ -142,7 +142,7 @@ class Admission:
         with self._changed:
             self._check_open()
             patience_s = math.inf if small else self._patience.longest_s(caller, self._clock())
-            too_long_s = self._too_long_s(1, patience_s, caller, priority) if len(self._ledger) else 0.0
+            too_long_s = self._too_long_s(1, patience_s, caller, priority) if self._ledger else 0.0
             if not self._has_room(caller, 1) or (too_long_s > 0 and not self._patience.count_refused(caller)):
                 raise self._overloaded(caller, 1, too_long_s)
 
@@ -174,7 +174,7 @@ class Admission:
         within the bound.
         """
         if not self._places.allows(caller):
-            return not len(self._ledger)
+            return not self._ledger
         ledger = self._waiting()
         if (waiting := ledger.total) + passes <= self.max_waiting_passes:
             return True

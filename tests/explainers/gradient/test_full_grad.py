@@ -49,6 +49,24 @@ def oracle(case: Case) -> Tensor:
     return total
 
 
+def added_up(network: nn.Module) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return output 1 of the tiny input, what equation 2 adds up to it, and each layer's bias times gradient of that.
+
+    Of linear layers and convolutions, wherever their rows come from.
+    """
+    outputs: list[tuple[Tensor, Tensor]] = []
+    for module in network.modules():
+        if isinstance(module, nn.Linear):
+            module.register_forward_hook(lambda m, _, y: outputs.append((m.bias, y)))
+        elif isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda m, _, y: outputs.append((m.bias[:, None, None], y)))
+    leaf = tiny_input().requires_grad_()
+    y = network(leaf)[0, 1]
+    at_input, *gradients = torch.autograd.grad(y, [leaf, *(output for _, output in outputs)])
+    parts = [(b * g).sum().detach() for (b, _), g in zip(outputs, gradients, strict=True)]
+    return y.detach(), (at_input * leaf).sum().detach() + sum(parts), parts
+
+
 @pytest.mark.oracle("full-grad")
 @pytest.mark.parametrize("network", [tiny.classifier, tiny.vgg, tiny.functional])
 def test_equals_its_loop(small, network):
@@ -93,17 +111,7 @@ def test_tokens_without_a_place_have_their_part(small, prefix):
 
     subject = small(vision)
     found = subject.explain(FullGrad(aggregate="sum"), tiny_input(), [1])
-    outputs: list[tuple[Tensor, Tensor]] = []
-    for module in subject.plain.modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_hook(lambda m, _, y: outputs.append((m.bias, y)))
-        elif isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda m, _, y: outputs.append((m.bias[:, None, None], y)))
-    leaf = tiny_input().requires_grad_()
-    y = subject.plain(leaf)[0, 1]
-    at_input, *gradients = torch.autograd.grad(y, [leaf, *(output for _, output in outputs)])
-    y, parts = y.detach(), [(b * g).sum() for (b, _), g in zip(outputs, gradients, strict=True)]
-    told = (at_input * leaf.detach()).sum() + sum(parts)
+    y, told, _ = added_up(subject.plain)
     assert found.details["completeness_residual"][0] == pytest.approx(float(told - y), rel=1e-3, abs=1e-4)
     assert abs(found.details["without_place"][0]) > 1e-3
     all_told = float(found.maps[0].array.sum()) + found.details["without_place"][0]
@@ -166,19 +174,10 @@ def _mixed(build):
 def test_layers_that_answer_to_other_rows_have_their_part(small, name):
     subject = small(_mixed(MIXED[name]))
     found = subject.explain(FullGrad(aggregate="sum"), tiny_input(), [1])
-    outputs: list[tuple[Tensor, Tensor]] = []
-    for module in subject.plain.modules():
-        if isinstance(module, nn.Linear):
-            module.register_forward_hook(lambda m, _, y: outputs.append((m.bias, y)))
-        elif isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda m, _, y: outputs.append((m.bias[:, None, None], y)))
-    leaf = tiny_input().requires_grad_()
-    y = subject.plain(leaf)[0, 1]
-    at_input, *gradients = torch.autograd.grad(y, [leaf, *(output for _, output in outputs)])
-    told = (at_input * leaf.detach()).sum() + sum((b * g).sum() for (b, _), g in zip(outputs, gradients, strict=True))
-    assert float((outputs[1][0] * gradients[1]).sum().abs()) > 1e-3  # of the layer in the middle
+    y, told, parts = added_up(subject.plain)
+    assert float(parts[1].abs()) > 1e-3  # of the layer in the middle
     assert found.details["layers"] == 3
-    assert found.details["completeness_residual"][0] == pytest.approx(float((told - y).detach()), rel=1e-3, abs=1e-5)
+    assert found.details["completeness_residual"][0] == pytest.approx(float(told - y), rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", MIXED)

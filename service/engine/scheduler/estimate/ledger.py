@@ -13,7 +13,6 @@ class Group:
     """Requests of one caller, one priority and one kind, and the passes that are left of them.
 
     total: of all.
-    small: of those that are worked off in the order they came.
     lefts: of each.
     large: of each of those that share.
     """
@@ -22,25 +21,25 @@ class Group:
     caller: Hashable
     kind: Hashable
     total: int = 0
-    small: int = 0
     lefts: dict[Run, int] = field(default_factory=dict)
     large: dict[Run, int] = field(default_factory=dict)
+
+    @property
+    def small(self) -> int:
+        """Passes of those that are worked off in the order they came."""
+        return self.total - sum(self.large.values())
 
     def add(self, run: Run, left: int) -> None:
         """Count one."""
         self.total += left
         self.lefts[run] = left
-        if run.admitted_passes <= SMALL_PASSES:
-            self.small += left
-        else:
+        if run.admitted_passes > SMALL_PASSES:
             self.large[run] = left
 
     def remove(self, run: Run) -> None:
         """Count one no longer."""
-        left = self.lefts.pop(run)
-        self.total -= left
-        if self.large.pop(run, None) is None:
-            self.small -= left
+        self.total -= self.lefts.pop(run)
+        self.large.pop(run, None)
 
 
 class Ledger:
