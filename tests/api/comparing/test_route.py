@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.api import running
 from service.api.comparing.formats import TABLE
 from service.api.comparing.route import Comparison
 from service.api.formats import written
@@ -97,6 +96,5 @@ def test_what_is_written_has_room_for_all_methods_together(tiny, monkeypatch) ->
     work = Comparison.of(tiny, asked, Run(), replace(TABLE[0], encode=encode))
     found = Comparing(tiny.pipeline, work.planned, work.run).work(TABLE[0].needs)
     monkeypatch.setattr(Comparing, "work", lambda *_: found)
-    monkeypatch.setattr(running, "SMALL", 10_000)
-    monkeypatch.setattr(tiny.pipeline.codec.room, "place", place)
+    monkeypatch.setattr(tiny.pipeline.codec.room, "large", place)
     assert work._encoded() == b"written"
