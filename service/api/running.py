@@ -4,12 +4,12 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable
-from contextlib import AbstractContextManager, aclosing, suppress
+from contextlib import AbstractContextManager, suppress
 from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from service import spans
 from service.answer import Answer
@@ -27,6 +27,7 @@ from service.pipeline import Plan, Seen, geometry
 
 T = TypeVar("T")
 _PROGRESS_S, _PARTIAL_S = 0.1, 0.5  # least time between two events of a kind
+_LEAVE_S = 1.0  # in which a stream ends by itself once its client has gone
 _SILENCE_S = 15.0  # after which a stream says that it is there: proxies end what is silent for a minute
 _THERE = b": still there\n\n"
 
@@ -185,18 +186,29 @@ _UNBUFFERED = {"cache-control": "no-store", "x-accel-buffering": "no"}
 class Events(StreamingResponse):
     """Answers by events, and closes what makes them as soon as nobody takes any more.
 
-    A client that hangs up while an event is being sent ends the sending and not the generator, which rests at its
-    `yield`. Left to the garbage collector, the work behind it would go on for nobody until some later collection.
+    Events end by themselves where their client has gone. To be cancelled for that, as other answers are, would leave
+    the frames of all that was under way, the picture among what they hold, to some later search for garbage.
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None], media_type: str) -> None:
         super().__init__(events, media_type=media_type, headers=_UNBUFFERED)
         self._events = events
 
-    async def stream_response(self, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events, until the last one or until the client has gone."""
-        async with aclosing(self._events):
-            await super().stream_response(send)
+        sending = asyncio.ensure_future(self.stream_response(send))
+        leaving = asyncio.ensure_future(self.listen_for_disconnect(receive))
+        try:
+            await _any(sending, leaving)
+            if leaving.done():
+                await _any(sending, timeout_s=_LEAVE_S)
+            if sending.done():
+                sending.result()
+        finally:
+            leaving.cancel()
+            sending.cancel()  # where what it writes to tells nobody that the client has gone
+            await _any(sending)
+            await self._events.aclose()
 
 
 def stream(request: Request, work: Work) -> Response:

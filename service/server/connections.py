@@ -155,6 +155,9 @@ class Connection(H11Protocol):
         if self._turn is not None:
             self._turn.cancel()
         super().connection_lost(exc)
+        # What refers to itself would only be freed by a search of everything that lives.
+        self.app, self.cycle = self._application, None  # type: ignore[assignment]
+        sockets.forget(self.transport)
 
     def end(self) -> None:
         """Close a connection that rests, or whose request has not begun; what it still has to send, it sends."""

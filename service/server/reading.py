@@ -28,7 +28,10 @@ class Reading(h11.Connection):
         Raises:
             h11.RemoteProtocolError: what was sent is no HTTP/1.1, or a body in too many chunks of too little.
         """
-        event = super().next_event()
+        try:
+            event = super().next_event()
+        except h11.RemoteProtocolError as error:
+            raise error.with_traceback(None) from None  # h11's frames hold the error that holds them
         if isinstance(event, h11.Request):
             self._chunks = self._size = 0
         elif isinstance(event, h11.Data):

@@ -28,6 +28,17 @@ def bound(transport: asyncio.Transport) -> None:
             found.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND)
 
 
+def forget(transport: asyncio.Transport) -> None:
+    """Let an ended transport be freed by counting references: asyncio's own holds methods of itself.
+
+    Else whatever belonged to a connection would wait for Python's search of everything that lives, which takes the
+    longer the more has been and gone.
+    """
+    held = getattr(transport, "__dict__", {})
+    for name in [name for name, value in held.items() if getattr(value, "__self__", None) is transport]:
+        del held[name]
+
+
 def untaken(transport: asyncio.Transport) -> int:
     """Return how many bytes of what was written the other end has not got.
 

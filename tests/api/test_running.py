@@ -2,9 +2,11 @@
 
 import asyncio
 import base64
+import gc
 import http.client
 import json
 import threading
+import weakref
 from urllib.parse import urlsplit
 
 import httpx
@@ -168,6 +170,45 @@ def test_a_hang_up_while_an_event_is_sent_ends_what_makes_events():
         assert closed  # at once, while the answer still refers to its events
 
     asyncio.run(exchange(running.Events(events(), "text/event-stream")))
+
+
+def test_a_stream_whose_client_has_gone_leaves_no_garbage(monkeypatch):
+    """Its frames hold the picture, and the collector, which only counts objects, lets many of them pile up."""
+
+    class Held:
+        pass
+
+    async def exchange():
+        first, left, freed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def receive():
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message):
+            first.set()
+
+        async def events():
+            held = Held()
+            weakref.finalize(held, freed.set)
+            yield running.event("progress", b"{}", 1)
+            await asyncio.Event().wait()
+
+        answering = asyncio.ensure_future(
+            running.Events(events(), "text/event-stream")({"type": "http"}, receive, send)
+        )
+        await first.wait()
+        left.set()
+        await answering
+        assert freed.is_set()
+
+    monkeypatch.setattr(running, "_LEAVE_S", 0.0, raising=False)
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(exchange())
+    finally:
+        gc.enable()
 
 
 # Deadlines

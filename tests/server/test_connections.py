@@ -1,12 +1,14 @@
 """Connections: clients that do nothing, slowly, are let go; what is no HTTP is answered like any other mistake."""
 
 import asyncio
+import gc
 import json
 import logging
 import socket
 import struct
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import SimpleNamespace
@@ -533,6 +535,40 @@ def test_a_client_that_resets_is_forgotten():
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             connection.close()
         assert ask(server, CLOSE).endswith(b"small")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"GET /sm", LIVE, CLOSE, NOWHERE, b"NONSENSE\r\n\r\n", b"GET /small HTTP/9.9\r\n\r\n"],
+    ids=["nothing", "half a head", "a request", "a last one", "no address", "no HTTP", "no version"],
+)
+def test_nothing_of_a_connection_waits_for_the_garbage_collector(data, monkeypatch):
+    """It searches what lives and all that has been and gone: for as long as that takes, nobody gets anything."""
+    made, freed = threading.Event(), threading.Event()
+    kept = []
+
+    class Counted(connections.Connection):
+        def connection_made(self, transport):
+            kept.extend(weakref.ref(one, lambda _: freed.set()) for one in (self, self.conn, transport))
+            super().connection_made(transport)
+            made.set()
+
+    monkeypatch.setattr("service.server.server.Connection", Counted)
+    with serving() as server:
+        gc.collect()
+        gc.disable()
+        try:
+            connection = connect(server)
+            connection.sendall(data)
+            if data.endswith(b"\r\n\r\n"):
+                assert connection.recv(4096)
+            assert made.wait(60)
+            connection.close()
+            while any(one() is not None for one in kept):
+                freed.clear()
+                assert all(one() is None for one in kept) or freed.wait(20)
+        finally:
+            gc.enable()
 
 
 def test_who_has_gone_before_its_turn_asks_for_nothing_and_health_waits_for_none():

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastapi import Request
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import spans
@@ -110,15 +111,14 @@ class Recording:
             try:
                 if span is not None:
                     span.set_attributes(tracing.received(scope, headers))
-                if (refused := scope.get(REFUSED)) is not None:
-                    raise refused  # by the connection, which has read no request
+                if REFUSED in scope:
+                    raise scope.pop(REFUSED)  # by the connection, which has read no request
                 await self.app(scope, receiving, sending)
             except Exception as error:
-                shown = problems.known(scope["path"], error)
-                known.failed(shown)
+                answer = self._failed(known, error, scope["path"])
                 if begun:
                     raise
-                await problems.problem(shown, scope["path"])(scope, receiving, sending)
+                await answer(scope, receiving, sending)
             finally:
                 if span is not None:
                     words = {"method": known.method, "model": known.model, "model.version": known.version}
@@ -127,6 +127,17 @@ class Recording:
                 trace = spans.ids()["trace_id"] if spans.is_sampled(span) else None
                 self._count(known, scope["path"], time.perf_counter() - started, trace)
                 self._write(known, scope, headers, time.perf_counter() - started)
+
+    @staticmethod
+    def _failed(known: Record, error: Exception, path: str) -> Response:
+        """Write down how a request failed, and return what says so.
+
+        No name of the frame that caught it holds the error, as the error holds that frame: both would stay until
+        Python searches everything that lives.
+        """
+        shown = problems.known(path, error)
+        known.failed(shown)
+        return problems.problem(shown, path)
 
     @staticmethod
     def _add_headers(headers: MutableHeaders, known: Record) -> None:
