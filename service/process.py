@@ -1,6 +1,7 @@
 """How the process uses the machine: memory that a forward frees is kept for the next one, cores are the device's."""
 
 import ctypes
+import gc
 import sys
 import threading
 from contextlib import suppress
@@ -13,6 +14,11 @@ from service.machine.trimming import Trimming
 # Every system call of the event loop gives Python's lock away, and takes it back from a thread that computes only after
 # this time. By default that is 5 ms, and a request has ten of them.
 SWITCH_INTERVAL_S = 0.0005
+
+# Searches of what is young after which, at the earliest, all that lives is searched for garbage; Python's number is 10.
+# Beside thousands of connections this takes a fifth of a second, in which nobody gets anything, and finds little:
+# what requests and connections leave is freed by counting references.
+SEARCHES = 1000
 
 # As PyTorch starts: the machine's cores, or OMP_NUM_THREADS. More threads than the container has cores are throttled.
 ALL_THREADS = min(torch.get_num_threads(), cores())
@@ -69,8 +75,12 @@ def use_threads(count: int) -> None:
 
 
 def prepare_process() -> None:
-    """Keep freed memory in bounds, and leave the cores to the device's thread. To be called before threads start."""
+    """Keep freed memory in bounds, leave the cores to the device's thread, and Python's lock to the event loop.
+
+    To be called before threads start.
+    """
     if keep_freed_memory():
         threading.Thread(target=Trimming(release_freed_memory).run, name="heatlens-memory", daemon=True).start()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    gc.set_threshold(*gc.get_threshold()[:2], SEARCHES)
     leave_cores_to_the_device()

@@ -9,7 +9,7 @@ import torch
 
 from service.app import build, close
 from service.engine.scheduler.device import Device
-from service.process import ALL_THREADS, out_of_memory
+from service.process import ALL_THREADS, SEARCHES, SWITCH_INTERVAL_S, out_of_memory
 from service.settings import Settings
 from tests.conftest import CATALOG
 
@@ -37,13 +37,14 @@ def test_the_number_of_threads_of_a_forward_can_be_chosen() -> None:
 def test_a_process_that_serves_keeps_one_team_of_threads() -> None:
     # In a process of its own: what a main thread has set stays.
     code = (
-        "import torch; from service.process import ALL_THREADS, prepare_process; prepare_process(); "
+        "import gc, sys, torch; from service.process import ALL_THREADS, prepare_process; prepare_process(); "
         "from service.engine.scheduler.device import Device; "
         "device = Device(torch.device('cpu')); "
-        "print(torch.get_num_threads(), device.call(torch.get_num_threads) == ALL_THREADS); device.close()"
+        "print(torch.get_num_threads(), device.call(torch.get_num_threads) == ALL_THREADS); device.close(); "
+        "print(gc.get_threshold()[2], sys.getswitchinterval())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "True"]
+    assert done.stdout.split() == ["1", "True", str(SEARCHES), str(SWITCH_INTERVAL_S)]
 
 
 MEMORY = """
