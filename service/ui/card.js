@@ -1,5 +1,5 @@
 // One method: its maps for each picture or model, what they mean, what they took, and what one may do with them.
-import { html, useEffect, useRef, useState } from "./html.js";
+import { html, useRef, useState } from "./html.js";
 import { Figure, Patch, Tiles, over, seen } from "./figure.js";
 import { Form } from "./form.js";
 import { Trouble } from "./problem.js";
@@ -106,16 +106,8 @@ function used({ usage }, map) {
   return parts.filter(Boolean).join(" · ");
 }
 
-const PATIENCE_MS = 200; // what is there by then needs no bar, whose moving would take time from what it waits for
-
 function Progress({ run, method, stop }) {
   const { progress } = run;
-  const [late, set] = useState(false);
-  useEffect(() => {
-    const timer = setTimeout(() => set(true), PATIENCE_MS);
-    return () => clearTimeout(timer);
-  }, []);
-  if (!late) return null;
   const label = run.state === "waiting" ? t("waiting") : progress?.left != null ? t("left", { time: seconds(progress.left) }) : t("working");
   return html`
     <div class="progress">

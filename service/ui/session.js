@@ -1,6 +1,6 @@
 // What is on the page and what is asked of the server for it: one state, changed in one place.
 import { form, get, post, watch } from "./server.js";
-import { useEffect, useReducer } from "./html.js";
+import { hold, useEffect, useReducer } from "./html.js";
 import * as draw from "./draw.js";
 
 const FIRST = ["grad-cam", "ram", "attention-relevance", "occlusion", "saliency"]; // what a first look takes, by what applies
@@ -100,6 +100,7 @@ export class Session {
   }
 
   show(picture, index = 0) {
+    hold(new Promise((go) => (this.drawn = go)));
     const old = this.state.lanes[index]?.picture;
     // A second model looks at whatever picture the first one looks at.
     const shared = this.state.lanes.map((one, i) => i === index || (index === 0 && old && one.picture?.url === old.url));
@@ -336,6 +337,7 @@ export class Session {
       // Only now is it known which of its objects is like the one that was chosen.
       if (JSON.stringify(this.request(card, index).targets) !== JSON.stringify(request.targets)) return this.again((one, i) => one.id === card.id && i === index);
       this.run(card.id, index, { state: "done", maps, rough: false, result, progress: null, stop: null });
+      this.drawn?.();
     } catch (problem) {
       if (problem.name === "AbortError" || !mine()) return;
       if (problem.status === 401) this.set({ locked: true });
