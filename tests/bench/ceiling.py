@@ -19,6 +19,7 @@ from service.explainers.cam.masking.masks import min_max
 from service.explainers.perturbation.occlusion import starts
 from service.process import ALL_THREADS, use_threads
 from tests import oracles
+from tests.bench import beside
 from tests.bench.measure import Options, synchronise
 from tests.bench.subject import Subject, pictures
 
@@ -100,6 +101,7 @@ class Ceiling:
                 for _ in range(options.pick(1, _TIMES)):
                     settings[-1].rate = max(settings[-1].rate, self._rate(settings[-1], max(2 * batch, span)))
         self.tried = {one.name: one.rate for one in settings}
+        self.beside = self._beside(plain, span)
         finalists = sorted(settings, key=lambda one: -one.rate)[:_FINALISTS]
         raced: dict[str, list[float]] = {one.name: [] for one in finalists}
         for one in finalists * _TIMES:
@@ -133,6 +135,20 @@ class Ceiling:
                     self.problems[library.name] = f"{type(error).__name__}: {error}".partition("\n")[0]
                     continue
                 yield f"{library.name} float32", run
+
+    def _beside(self, plain: nn.Module, span: int) -> dict[str, float]:
+        """Return the rate, rows/s, of what is told and not counted."""
+        if self.device.type != "cpu" or not beside.installed():
+            self.problems[beside.NAME] = "not installed"
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                run = beside.opened(copy.deepcopy(plain), self.x, Path(folder), torch.get_num_threads())
+            except Exception as error:  # of the library: nothing is told of it, and why
+                self.problems[beside.NAME] = f"{type(error).__name__}: {error}".partition("\n")[0]
+                return {}
+            setting = Setting(beside.NAME, run, 8)
+            return {beside.NAME: max(self._rate(setting, span) for _ in range(_TIMES))}
 
     def _masked(self, plain: nn.Module, layer: str) -> Callable[[int, int], Tensor]:
         a = oracles.layer_output(plain, self.x, layer)[0]

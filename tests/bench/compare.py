@@ -64,7 +64,7 @@ def run(options: Options, folder: Path) -> Iterator[Row]:
         statistics.median(shares),
         aim="0.9x",
         rounds={"ours": rates, "ceiling": limits},
-        facts={"ceiling": ceiling.tried, "asked": asked},
+        facts={"ceiling": ceiling.tried | ceiling.beside, "asked": asked},
     )
     rows, bound = asked[-1]["rows"], ENDS + CONTROLS + A_MAP * len(fit)
     theirs = quantus(len(fit) + RANDOMS + 1) if importlib.util.find_spec("quantus") else None

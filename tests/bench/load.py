@@ -161,7 +161,7 @@ def _against_ceiling(
     ceiling = Ceiling(options, subject, layer if kind == "score-cam" else (WINDOW, STRIDE), dtype)
     channels = facts.layers[layer].shape[0]
     what = f"{kind} {channels} channels" if kind == "score-cam" else kind
-    shared = {"layer": layer, "dtype": dtype, "ceiling": ceiling.tried, "best": ceiling.best}
+    shared = {"layer": layer, "dtype": dtype, "ceiling": ceiling.tried | ceiling.beside, "best": ceiling.best}
     rounds = min(options.rounds, 3)
     span = options.pick(32, 128 if options.device.type == "cpu" else 4096)
     for clients in levels:

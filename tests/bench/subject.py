@@ -4,7 +4,6 @@ import io
 import itertools
 import random
 import tempfile
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -124,9 +123,8 @@ def ours(subject: Subject, device: torch.device, **settings: Any) -> Iterator[Ou
 def settle(context: Any) -> None:
     """Wait until models are loaded and the measurements that follow loading are over."""
     context.store.wait()
-    for thread in threading.enumerate():
-        if thread.name == "heatlens-loader":
-            thread.join()
+    if measuring := context.store.join(1800):
+        raise RuntimeError(f"still at it after half an hour: {measuring}")
 
 
 def picture() -> bytes:

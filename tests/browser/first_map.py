@@ -75,7 +75,7 @@ def main() -> None:
     print("| Picture | Page: first map | request sent after | answer there after | curl | Ratio |")
     print("| --- | --- | --- | --- | --- | --- |")
     with (
-        serving(Settings(device="cpu")) as server,
+        serving(Settings(device="cpu", tune=False, verify=False)) as server,
         sync_playwright() as playwright,
         tempfile.TemporaryDirectory() as folder,
     ):

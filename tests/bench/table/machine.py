@@ -80,6 +80,7 @@ def clients(asked: Asked) -> Iterator[Line]:
                 f"rows/s of {many} Score-CAM clients, settled, {of.name} {layer}",
                 f"{statistics.median(rates):.1f} rows/s ({answer['usage']['runtime']})",
                 f"the machine: {ceiling.best}, {statistics.median(limits):.1f} rows/s"
+                + "".join(f"; {name} beside it, {rate:.1f}" for name, rate in ceiling.beside.items())
                 + "".join(f"; without {name}: {why}" for name, why in ceiling.problems.items()),
                 [rate / limit for rate, limit in zip(rates, limits, strict=True)],
                 processor,
