@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -148,10 +149,11 @@ def lively(model: nn.Module, seed: int = 0, size: int = 128) -> nn.Module:
 _HIDDEN = 256  # features of a narrow classifier
 
 
-def network(name: str, size: int = 128) -> nn.Module:
+def network(name: str, size: int = 128, light: bool = False) -> nn.Module:
     """Return a seeded torchvision network without pretrained weights, made lively on a size, in eval mode.
 
-    AlexNet and VGG have narrow classifiers.
+    AlexNet and VGG have narrow classifiers. A light one has fewer of what it repeats, where that is most of its cost:
+    DenseNet and ConvNeXt fewer blocks, VGG half as many channels.
     """
     import torchvision
 
@@ -162,7 +164,8 @@ def network(name: str, size: int = 128) -> nn.Module:
         extra = {"memory_efficient": False}
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
-        model = torchvision.models.get_model(name, weights=None, **extra)
+        make = (_LIGHT if light else {}).get(name, functools.partial(torchvision.models.get_model, name, weights=None))
+        model = make(**extra)
         if name.startswith(("alexnet", "vgg")):
             model.classifier = _narrow(model.classifier)
     return lively(model, size=size)
@@ -179,8 +182,37 @@ def _narrow(classifier: nn.Module) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(_HIDDEN, last.out_features))
 
 
+def _light_densenet(**extra: Any) -> nn.Module:
+    from torchvision.models import DenseNet
+
+    return DenseNet(growth_rate=32, block_config=(2, 3, 4, 3), num_init_features=64, **extra)
+
+
+def _light_convnext() -> nn.Module:
+    from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+    widths = (96, 192, 384, 768, None)
+    return ConvNeXt([CNBlockConfig(a, b, 1) for a, b in itertools.pairwise(widths) if a is not None])
+
+
+def _light_vgg() -> nn.Module:
+    from torchvision.models.vgg import VGG, make_layers
+
+    with torch.device("meta"):  # its classifier, which is replaced, has a hundred million weights
+        model = VGG(nn.Identity(), init_weights=False)
+    model.features = make_layers([32, "M", 64, "M", 128, 128, "M", 256, 256, "M", 256, 256, "M"])
+    model.classifier[0] = nn.Linear(256 * 7 * 7, 1)
+    return model
+
+
+_LIGHT: dict[str, Callable[..., nn.Module]] = {
+    "convnext_tiny": _light_convnext,
+    "densenet121": _light_densenet,
+    "vgg11": _light_vgg,
+}
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    name: functools.partial(network, name)
+    name: functools.partial(network, name, light=True)
     for name in (
         "alexnet",
         "vgg11",

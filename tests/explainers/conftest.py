@@ -71,7 +71,7 @@ def device() -> Iterator[Device]:
     device.close()
 
 
-SIZE = 112
+SIZE = 96
 NAMES = (*oracles.NETWORKS, "efficientnet_lite0")
 
 

@@ -47,7 +47,8 @@ def small_layer(subject) -> str:
 @pytest.mark.parametrize(
     "params", [{}, {"kernel": "gaussian", "score": "probability"}], ids=["default", "bell, probability"]
 )
-def test_equals_the_definition(subject, x, params):
+def test_equals_the_definition(subject, params):
+    x = oracles.photograph("chelsea", 80)  # a forward for every position
     layer = small_layer(subject)
     found = subject.explain(ReciproCAM(layer=layer, **params), x, [281, 7])
     for m, target in zip(found.maps, (281, 7), strict=True):
