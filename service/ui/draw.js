@@ -63,9 +63,13 @@ export function range(values) {
   return [low, high];
 }
 
+// Only what is large is sorted, where that is enough.
 function percentile(values, share) {
-  const sorted = Float32Array.from(values).sort();
-  const place = share * (sorted.length - 1);
+  const [low, high] = range(values);
+  const large = values.filter((value) => value > (low + high) / 2);
+  const least = share * (values.length - 1);
+  const sorted = (large.length > values.length - least ? large : values.slice()).sort();
+  const place = least - values.length + sorted.length;
   const below = Math.floor(place);
   const above = Math.min(below + 1, sorted.length - 1);
   return sorted[below] + (sorted[above] - sorted[below]) * (place - below);

@@ -6,7 +6,7 @@ export { render } from "./vendor/preact/preact.js";
 export { useCallback, useEffect, useErrorBoundary, useLayoutEffect, useMemo, useReducer, useRef, useState } from "./vendor/preact/hooks.js";
 export const html = htm.bind(h);
 
-// Draw nothing until something is there, or for a moment: to draw twice would take time from what is waited for.
+// Draw nothing until something is there, or for a moment: drawing takes time from what is waited for.
 let still = null;
 options.debounceRendering = (draw) => queueMicrotask(() => (still ? still.then(draw) : draw()));
 export const hold = (something) => {

@@ -1,4 +1,4 @@
-// Which map to believe: what `/compare` finds of the methods on the page, with its curves, and two maps on each other.
+// Which map to believe: what `/compare` finds of the methods on the page, and two maps on each other.
 import { html, useEffect, useRef, useState } from "./html.js";
 import { Figure } from "./figure.js";
 import { Trouble } from "./problem.js";

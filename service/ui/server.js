@@ -46,8 +46,7 @@ export function form(picture, request, further = []) {
 
 export const post = async (path, body, signal) => (await send(path, { method: "POST", body, signal })).json();
 
-// Ask and be told on the way: `on(name, data)` for each event, and the last one's data as the result. An EventSource
-// could not do this: it only gets.
+// Ask and be told on the way: `on(name, data)` for each event, the last one's data as the result. An EventSource only gets.
 export async function watch(path, body, { signal, on }) {
   const response = await send(path, { method: "POST", body, signal, headers: { accept: "text/event-stream" } });
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();

@@ -122,7 +122,7 @@ export class Session {
     return this.method(card.method).needs.includes("targets");
   }
 
-  // Write down how large a picture is, once the browser knows: on the picture itself, as it is still the same one.
+  // Write down how large a picture is, once the browser knows, on the picture itself.
   async measure(picture, index) {
     const size = await picture.sized;
     const shown = this.state.lanes[index]?.picture;
@@ -235,7 +235,7 @@ export class Session {
     });
   }
 
-  // Ask anew for those cards (and lanes) that a change concerns; what is under way for them is called off.
+  // Ask anew for cards and lanes that a change concerns; what is under way for them is called off.
   again(concerns) {
     for (const card of this.state.cards) {
       this.state.lanes.forEach((lane, i) => {
@@ -283,8 +283,7 @@ export class Session {
     return request;
   }
 
-  // The target as a request names it, in the words of a lane's own model and picture: models count classes differently,
-  // and pictures have other objects in other places.
+  // The target in the words of a lane's own model and picture: others have other classes, and objects elsewhere.
   target(lane) {
     const { target, against, lanes, references } = this.state;
     const [first, own] = [lanes[0], lanes[lane]];
