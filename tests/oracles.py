@@ -191,8 +191,8 @@ def _light_densenet(**extra: Any) -> nn.Module:
 def _light_convnext() -> nn.Module:
     from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
-    widths = (96, 192, 384, 768, None)
-    return ConvNeXt([CNBlockConfig(a, b, 1) for a, b in itertools.pairwise(widths) if a is not None])
+    widths, blocks = (96, 192, 384, 768, None), (2, 1, 2, 1)
+    return ConvNeXt([CNBlockConfig(a, b, n) for (a, b), n in zip(itertools.pairwise(widths), blocks, strict=True)])
 
 
 def _light_vgg() -> nn.Module:
