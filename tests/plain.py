@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from service.contract import INPUT, At, Facts, Objective, Pairs, Readout, Rows, Sketch, Total, Trace, Tracing
 from service.engine.network.attention import Attentions
-from service.engine.network.rules import arrived, rule_mode
+from service.engine.network.rules import arrived, read, rule_mode
 
 
 class _Follower(TorchFunctionMode):
@@ -147,7 +147,7 @@ class PlainProbe:
                 rule = rule_mode(tracing.rule, given) if tracing.rule else nullcontext()
                 with Attentions(len(x), keep_attention), rule, _Follower(kept, awaited):
                     raw = self.module(given)
-                outputs = self.readout(raw)
+                outputs = read(self.readout, raw, tracing.rule)
                 maps = {name: self._maps(name, a[:1], tracing) for name, a in kept.items()}
                 met = Trace(outputs[:1, :0] if tracing.partial else outputs[:1], maps, first=i)
                 columns = objective(met) if objective is not None else x.new_empty(1, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -87,6 +87,11 @@ class Readout(Protocol):
         """All that determines the table: answers of other readouts are other rows to whoever keeps them."""
         ...
 
+    @property
+    def ruled(self) -> bool:
+        """Whether rules of a backward hold for what it does, too, as if it were the network's own last step."""
+        ...
+
     def __call__(self, raw: Tensor) -> Tensor:
         """Return the table."""
         ...
@@ -102,6 +107,7 @@ class Evidence:
     key: Hashable
     read: Callable[[Tensor], Tensor] = field(compare=False)  # (N, ...) -> (N, T)
     odds: bool = True
+    ruled: ClassVar[bool] = False
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Return the table."""

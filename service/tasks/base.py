@@ -21,6 +21,7 @@ class Answer:
     """The readout of networks that answer in tables: the answer itself."""
 
     key: str = "answer"
+    ruled: ClassVar[bool] = False
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Return the answer."""

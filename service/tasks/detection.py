@@ -33,6 +33,7 @@ class Likeness:
 
     boxes: tuple[Place, ...]  # in pixels of the input
     classes: tuple[int, ...]
+    ruled: ClassVar[bool] = False  # places of boxes are no amounts that could be shared out
 
     @property
     def key(self) -> Hashable:
@@ -54,6 +55,7 @@ class Surest:
     """The largest score of all detections: what stands for an answer where nothing is asked."""
 
     key: str = "surest"
+    ruled: ClassVar[bool] = False
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Return (N, 1) of (N, D, 6)."""

@@ -23,14 +23,18 @@ class Likeness(Target):
 
 @dataclass(frozen=True)
 class Cosines:
-    """The cosine between each row's embedding and those of some pictures."""
+    """The cosine between each row's embedding and those of some pictures: a norm, and a linear layer behind it.
+
+    By its derivative the relevance of a cosine would add up to nothing, as it is the same for all lengths.
+    """
 
     directions: Tensor = field(compare=False)  # (R, E) of length one
     key: Hashable = None
+    ruled: ClassVar[bool] = True
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Return (N, R) of (N, E)."""
-        return F.normalize(raw, dim=1) @ self.directions.to(raw).T
+        return F.linear(F.normalize(raw, dim=1), self.directions.to(raw))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Segments:
     classes: tuple[int, ...]
     weights: Tensor = field(compare=False)  # (T, H, W), each adding up to one
     key: Hashable = None
+    ruled: ClassVar[bool] = False
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Return (N, 2 T) of (N, K, H, W)."""
@@ -47,6 +48,7 @@ class Everywhere:
 
     task: "Segmentation"
     key: str = "everywhere"
+    ruled: ClassVar[bool] = False
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Return (N, 2 K) of (N, K, H, W): logits, and probabilities behind them."""

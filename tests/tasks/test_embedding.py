@@ -2,11 +2,16 @@
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from service.contract import Targets
 from service.errors import InvalidParameter, NotApplicable
+from service.explainers.gradient.deep_lift import DeepLIFT
 from service.explainers.gradient.saliency import Saliency
+from service.explainers.propagation.attn_lrp import AttnLRP
+from service.explainers.propagation.excitation_backprop import ExcitationBackprop
+from service.explainers.propagation.lrp import LRP
 from tests.tasks.conftest import SIZE, Trunk, pooled, target_of
 from tests.tasks.methods import check_methods
 
@@ -86,3 +91,41 @@ def test_outputs_of_length_one_are_an_embedding_without_anybody_saying_so(make, 
     assert subject.task.name == "embedding"
     assert not subject.facts.task_assumed
     assert subject.explain(Saliency(), x, [{"like": [0]}], pictures=pictures).maps[0].array.any()
+
+
+RULED = [
+    LRP(rules="epsilon"),
+    LRP(rules="z-plus"),
+    AttnLRP(),
+    ExcitationBackprop(),
+    DeepLIFT(),
+    DeepLIFT(baseline="grey"),
+]
+
+
+@pytest.fixture(scope="module")
+def unbiased(make):
+    """An embedding whose relevance no bias takes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        convolutions = [nn.Conv2d(3, 8, 5, 4, 2, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, bias=False)]
+        head = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 6, bias=False)]
+        return make(nn.Sequential(*convolutions, *head), "embedding")
+
+
+@pytest.mark.parametrize("method", RULED, ids=lambda method: method.name)
+def test_a_cosine_is_shared_out_as_a_norm_and_a_linear_layer(unbiased, x, pictures, method) -> None:
+    """By its derivative its relevance would add up to nothing, and its change to another one."""
+    asked = [{"like": [0]}, {"like": [1, 2]}]
+    ours, plain = (
+        explain(method, x, asked, pictures=pictures) for explain in (unbiased.explain, unbiased.explain_plainly)
+    )
+    for found in (ours, plain):
+        for m, lost in zip(found.maps, found.details.get("sum", [None] * 2), strict=True):
+            if m.completeness is None:
+                assert lost == pytest.approx(1, abs=1e-3)
+                continue
+            assert abs(m.completeness.change) > 1e-3
+            assert abs(m.completeness.residual) < 1e-2 * abs(m.completeness.change)
+    for a, b in zip(ours.maps, plain.maps, strict=True):
+        torch.testing.assert_close(a.array, b.array, rtol=1e-3, atol=1e-5)

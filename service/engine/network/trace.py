@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import checkpoint
 
-from service.contract import INPUT, Part, Relevance, Rescale, Trace, Tracing
+from service.contract import INPUT, Part, Relevance, Rescale, Rules, Trace, Tracing
 from service.engine.network.attention import ADDRESS, Attentions
 from service.engine.network.capture import ActivatedCapture, Done, Tape, recording
 from service.engine.network.forms.addresses import Addresses, Fold
 from service.engine.network.forms.failures import NoAnswer, checked
-from service.engine.network.rules import arrived, rule_mode
+from service.engine.network.rules import arrived, read, rule_mode
 from service.engine.network.variants import Variant
 from service.errors import NotApplicable
 
@@ -46,7 +46,7 @@ def trace_parts(
         given = leaf.clone() if leaf.requires_grad else leaf
         raw = _recorded(network.module, given, tape, tracing, addresses)
         _all_met(tape, len(leaf), addresses)
-        pieces = _pieces(parts, raw, tape, addresses)
+        pieces = _pieces(parts, raw, tape, addresses, tracing.rule)
         columns = [
             piece if isinstance(piece, Exception) else _columns(part, piece)
             for part, piece in zip(parts, pieces, strict=True)
@@ -150,7 +150,9 @@ def _reaching(name: str, gradient: Tensor | None, rows: slice, addresses: Addres
     return found
 
 
-def _pieces(parts: Sequence[Part], raw: Tensor | None, tape: Tape, addresses: Addresses) -> list[Trace | Exception]:
+def _pieces(
+    parts: Sequence[Part], raw: Tensor | None, tape: Tape, addresses: Addresses, rule: Rules | None
+) -> list[Trace | Exception]:
     """Return what each part's objective meets, or the error that its readout ended in."""
     found: list[Trace | Exception] = []
     start = 0
@@ -160,16 +162,19 @@ def _pieces(parts: Sequence[Part], raw: Tensor | None, tape: Tape, addresses: Ad
         start = rows.stop
         own = {name: a[rows] for name, a in kept.items()}
         try:
-            outputs = references = part.x.new_empty(len(part.x), 0)
-            if raw is not None:
-                outputs = raw[rows] if part.readout is None else part.readout(raw[rows])
-            if raw is not None and part.references is not None:
-                second = raw[len(raw) // 2 :][rows]
-                references = second if part.readout is None else part.readout(second)
+            nothing = part.x.new_empty(len(part.x), 0)
+            outputs, references = (nothing, nothing) if raw is None else _tables(part, raw, rows, rule)
             found.append(Trace(outputs, own, first=part.first, references=references))
         except Exception as error:
             found.append(error)
     return found
+
+
+def _tables(part: Part, raw: Tensor, rows: slice, rule: Rules | None) -> tuple[Tensor, Tensor]:
+    """Return the tables of a part's rows and of what these are compared with; of nothing it has no rows."""
+    both = raw[rows] if part.references is None else torch.cat([raw[rows], raw[len(raw) // 2 :][rows]])
+    table = read(part.readout, both, rule)
+    return table[: len(part.x)], table[len(part.x) :]
 
 
 def _recorded(module: nn.Module, x: Tensor, tape: Tape, tracing: Tracing, addresses: Addresses) -> Tensor | None:

@@ -4,10 +4,12 @@ A rule is a `TorchFunctionMode` around one forward, so that it meets functional 
 nothing is registered on the network.
 """
 
+from dataclasses import replace
+
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from service.contract import Relevance, Rescale, Rules
+from service.contract import Readout, Relevance, Rescale, Rule, Rules
 from service.engine.network.rules.rectifying import Rectifying
 from service.engine.network.rules.relevance import Sharing
 from service.engine.network.rules.rescaling import Rescaling
@@ -19,6 +21,21 @@ def rule_mode(rule: Rules, x: Tensor) -> TorchFunctionMode:
     if isinstance(rule, Relevance):
         return Sharing(rule, x)
     return Rescaling(len(x)) if isinstance(rule, Rescale) else Rectifying(rule)
+
+
+def read(readout: Readout | None, raw: Tensor, rule: Rules | None) -> Tensor:
+    """Return the table that a readout makes of answers, by the rule of a backward where that holds for it, too.
+
+    Args:
+        readout: None: the answers are one.
+        raw: the answers (N, ...); where a rule compares, those to the references are the second half.
+        rule: None: the derivative.
+    """
+    if readout is None or rule is None or not readout.ruled or isinstance(rule, Rule):
+        return raw if readout is None else readout(raw)
+    # No layer in it is the network's first one.
+    with rule_mode(replace(rule, first=None) if isinstance(rule, Relevance) else rule, raw):
+        return readout(raw)
 
 
 def arrived(rule: Rules | None, signal: Tensor, value: Tensor) -> Tensor:
