@@ -11,8 +11,8 @@ class Rule:
     """Another derivative of rectifiers.
 
     relu: at each ReLU, ReLU6 or clamp at zero, `deconvnet` keeps the positive part of the signal (Zeiler & Fergus
-    2014), `guided` that, where the rectifier is open (Springenberg et al. 2015), `linear` passes all of it, `leaky` all
-    where it is open and a hundredth where it is closed.
+    2014), `guided` that, where the rectifier is open (Springenberg et al. 2015), `linear` passes all of it, and at max
+    pools to all of a window, `leaky` all where it is open and a hundredth where it is closed.
     """
 
     relu: Literal["deconvnet", "guided", "linear", "leaky"]

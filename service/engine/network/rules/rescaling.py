@@ -4,7 +4,7 @@ The first half of a batch are pictures, the second half their references, in the
 with its own value; its slope at a picture is such that, for f(x) and f(x'), slope times (x - x') is f(x) - f(x').
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from service.engine.network.activations import activation_of
 from service.engine.network.rules.meeting import NORMS, Meeting
+from service.engine.network.rules.opening import opened
 from service.engine.network.rules.slopes import QUOTIENTS, answered, learns, sloped
 
 # Functions of single numbers beside the activations.
@@ -23,7 +24,10 @@ _POOLS: Mapping[str, Callable[..., Any]] = {
     "max_pool2d": F.max_pool2d,
     "adaptive_max_pool2d": F.adaptive_max_pool2d,
 }
+_DIVIDING: frozenset[Any] = frozenset({F.normalize, F.local_response_norm})  # by what they are made of
+_LENGTHS = frozenset({"norm", "linalg_norm", "linalg_vector_norm"})
 _LEAST = 1e-7  # of the largest input: a smaller difference has the derivative for its slope
+_SHORTEST = 1e-24  # of a squared length: the slope of a root at zero is infinite
 
 
 class Rescaling(Meeting):
@@ -53,6 +57,13 @@ class Rescaling(Meeting):
             return self._softmax(func, x, args[1:], kwargs)
         if name in NORMS:
             return NORMS[name](self._standardised, func(x.detach(), *args[1:], **kwargs), x, *args[1:], **kwargs)
+        if func in _DIVIDING:
+            with self:  # the quotient inside is met
+                return opened(func)(*args, **kwargs)
+        if func is F.rms_norm:
+            return self._rms_norm(func, *args, **kwargs)
+        if name in _LENGTHS:
+            return self._length(func, x, args[1:], kwargs)
         if name in _POOLS and not kwargs.get("return_indices", False) and len(args) < 7:
             own = {key: value for key, value in kwargs.items() if key != "return_indices"}
             return self._max_pool(lambda t: _POOLS[name](t, *args[1:], **own, return_indices=True), x)
@@ -88,6 +99,31 @@ class Rescaling(Meeting):
         centred = x - x.mean(axes, keepdim=True)
         variance = _crossed(torch.mul, centred, centred).mean(axes, keepdim=True)
         return _over(centred, self._rescaled(torch.sqrt, variance + eps))
+
+    def _rms_norm(
+        self,
+        func: Any,
+        x: Tensor,
+        normalized_shape: Sequence[int],
+        weight: Tensor | None = None,
+        eps: float | None = None,
+    ) -> Tensor:
+        """Return x over the root of its mean square."""
+        value: Tensor = func(x.detach(), normalized_shape, weight, eps)
+        mean = _crossed(torch.mul, x, x).mean(tuple(range(-len(normalized_shape), 0)), keepdim=True)
+        slope = _over(x, self._rescaled(torch.sqrt, mean + (torch.finfo(x.dtype).eps if eps is None else eps)))
+        return sloped(value, slope if weight is None else slope * weight)
+
+    def _length(self, func: Any, x: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """Return the root of a sum of squares over some axes, each of whose steps is rescaled; others as they are."""
+        given = dict(zip(("ord", "dim", "keepdim"), rest, strict=False)) | dict(kwargs)
+        order, axes = given.get("ord", given.get("p")), given.get("dim")
+        value: Tensor = func(x, *rest, **kwargs)
+        plane = func is torch.linalg.norm and not isinstance(axes, int)  # whose norm of order 2 is another one
+        if axes is None or order not in ((None, "fro") if plane else (None, 2, "fro")):
+            return value
+        squares = _crossed(torch.mul, x, x).sum(axes, keepdim=bool(given.get("keepdim", False)))
+        return sloped(value, self._rescaled(torch.sqrt, squares + _SHORTEST))
 
     def _max_pool(self, pool: Callable[[Tensor], tuple[Tensor, Tensor]], x: Tensor) -> Tensor:
         """Return maxima; the change is shared between both winners by way of the larger of both maxima."""

@@ -65,6 +65,19 @@ WHOLE = {
     "layer norm": nn.LayerNorm(8).double().requires_grad_(False),
     "group norm": nn.GroupNorm(2, 4).double().requires_grad_(False),
     "layer norm by names": lambda t: F.layer_norm(t, normalized_shape=(8,), eps=1e-3),
+    "rms norm": nn.RMSNorm(8).double().requires_grad_(False),
+    "rms norm with an epsilon": lambda t: F.rms_norm(t, (8, 8), eps=0.1),
+    "length one": lambda t: F.normalize(t, dim=-1),
+    "length one of several axes": lambda t: F.normalize(t, dim=(2, 3)),
+    "length": lambda t: t.norm(dim=1),
+    "length that is kept": lambda t: torch.linalg.norm(t, None, (2, 3), True),
+    "length of an axis": lambda t: torch.linalg.norm(t, 2, 3),
+    "length of vectors": lambda t: torch.linalg.vector_norm(t, dim=(1, 2), keepdim=True),
+    "global response norm": lambda t: (
+        t * (t.norm(p=2, dim=(2, 3), keepdim=True) / (1 + t.square().mean((1, 2, 3), keepdim=True)))
+    ),
+    "local response norm": nn.LocalResponseNorm(2, alpha=0.5),
+    "cosines": lambda t: F.normalize(t, dim=-1) @ F.normalize(t.flip(1), dim=-1).mT,
     "matrix product": lambda t: t @ t.mT,
     "attention": lambda t: F.scaled_dot_product_attention(t, t.flip(1), t.relu()),
 }
