@@ -90,7 +90,9 @@ class _Map:
     def again(self, x: Tensor, target: Target, seed: int | None = None) -> Map:
         """Explain a target alone, maybe of another picture."""
         assert self.entry.again is not None
-        return self.entry.again(x, Targets(self.trial.facts, [target]), seed).maps[0]
+        maps = self.entry.again(x, Targets(self.trial.facts, [target]), seed).maps
+        # A method without a choice of targets answers all of them, as RAM does.
+        return next((one for one in maps if one.target is not None and one.target.same(target)), maps[0])
 
 
 def _curves(of: _Map) -> wire.Curves:
@@ -131,7 +133,7 @@ def _random_logit(of: _Map) -> float:
     outputs, target = of.entry.explanation.outputs if of.entry.explanation is not None else None, of.target
     low = of.trial.facts.task.low(outputs) if outputs is not None and of.trial.readout is None else None
     if low is None:
-        raise ValueError(f"{of.trial.facts.task.name} has no other class whose map could be held against this one")
+        raise ValueError(f"no class of {of.trial.facts.name} has a map of its own that this one could be held against")
     if low.index == target.index:
         raise ValueError("the target is itself the class of rank 3K/4")
     found = likeness(of.trial.heat(of.map), of.trial.heat_of(of.again(of.trial.x, low)))

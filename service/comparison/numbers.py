@@ -74,12 +74,7 @@ class Trial:
 
     def number(self, target: Target | None) -> int | None:
         """Return the number of a map's target among those of the trial."""
-        same = [
-            i
-            for i, one in enumerate(self.targets)
-            if target is not None and (one.index, one.terms) == (target.index, target.terms)
-        ]
-        return same[0] if same else None
+        return next((i for i, one in enumerate(self.targets) if target is not None and one.same(target)), None)
 
     def gains(self, maps: Sequence[Map]) -> list[Gain]:
         """Return the gain of each map."""

@@ -38,6 +38,10 @@ class Target:
         weights = torch.tensor([weight for _, weight in self.terms], dtype=table.dtype, device=table.device)
         return table[..., columns] @ weights
 
+    def same(self, other: Target) -> bool:
+        """Whether another one is the same, however either was asked for."""
+        return (self.index, self.terms) == (other.index, other.terms)
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -204,7 +208,11 @@ class Task(Protocol):
         ...
 
     def low(self, outputs: Tensor) -> Target | None:
-        """Return a class that a picture hardly shows, given its row (K,): of rank 3K/4; None where there is none."""
+        """Return a class that a picture hardly shows, given its row (K,): of rank 3K/4; None where there is none.
+
+        Its map has to differ from that of the class which is there: of two classes that exclude each other it is that
+        one turned over, and None.
+        """
         ...
 
     def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:

@@ -49,8 +49,8 @@ class Classification(base.Table):
         return base.columns(readout, targets, read)
 
     def low(self, outputs: Tensor) -> Target | None:
-        """Return the class of rank 3K/4."""
-        return base.lowest_quarter(outputs)
+        """Return the class of rank 3K/4; None of two, as what speaks for one of them speaks against the other."""
+        return base.lowest_quarter(outputs) if len(outputs) > 2 else None
 
     def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:
         """Return the strongest classes, best first."""

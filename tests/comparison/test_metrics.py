@@ -1,11 +1,15 @@
 """Numbers on demand: each is there, or says why not."""
 
-from typing import get_args
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import pytest
+import torch
 
 from service.client import wire
 from service.comparison import metrics
+from service.contract import Explanation, Map, Target
+from service.faithfulness.gain import Gain
 
 ALL = list(get_args(wire.Metric))
 
@@ -62,3 +66,17 @@ def test_a_number_that_meets_a_defect_ends_no_other(compared, monkeypatch, caplo
     assert one.metrics[0].reasons == {"curves": "the server met a defect of its own; its log holds the cause"}
     assert one.metrics[0].sparsity is not None
     assert "defect while measuring 'curves' of 'saliency'" in caplog.text
+
+
+def test_a_map_moves_from_that_of_its_own_target() -> None:
+    """A method may answer more than it is asked about: RAM has a map of each value."""
+    values = [Target(0), Target(1)]
+    found = Explanation([Map("ram", torch.full((2, 2), i + 1.0), "signed", target=t) for i, t in enumerate(values)])
+    entry = metrics.Found("ram", explanation=found, again=lambda x, targets, seed: found)
+    trial: Any = SimpleNamespace(
+        x=torch.zeros(1, 3, 4, 4), facts=SimpleNamespace(std=(1.0,) * 3), targets=values, number=lambda t: t.index
+    )
+    asked: Any = None
+    for i in range(2):
+        of = metrics._Map(asked, entry, i, Gain(), trial, None)
+        assert metrics._stability(of).largest == 0

@@ -91,3 +91,11 @@ def test_a_low_class_is_one_of_rank_three_quarters(name) -> None:
         assert of.low(torch.tensor([1.0])) is None
     else:
         assert found is None
+
+
+def test_of_two_classes_that_exclude_each_other_neither_is_held_against_the_other() -> None:
+    """The probability of one is what the other one leaves: by any method its map is the same, turned over."""
+    two = torch.tensor([2.0, -1.0])
+    assert float(task("classification").scores(two, "probability").sum()) == pytest.approx(1)
+    assert task("classification").low(two) is None
+    assert task("multilabel").low(two) == Target(1)
