@@ -66,23 +66,24 @@ class FinerCAM(GradientCAM):
             fixed = targets.fixed(outputs)
             y = facts.task.scores(outputs, "logit")  # (n, K)
             own = fixed.columns(y)  # (n, T)
-            others = [y[:, found].mean(1) for found in self._references(y[0], own[0], fixed)]
+            others = [y[:, found].mean(1) for found in self._references(y[0], fixed)]
             return own - self.strength * torch.stack(others, 1)
 
         at = self._at_layer(probe, image, targets, contrast)
         y = facts.task.scores(at.outputs, "logit")
-        details = {"references": self._references(y, at.targets.columns(y), at.targets)}
+        details = {"references": self._references(y, at.targets)}
         cam = torch.einsum("tk,khw->thw", at.g.mean((2, 3)), at.a)
         if self.relu:
             return self._explained(probe, at, cam.relu(), details=details)
         return self._explained(probe, at, cam, "signed", details)
 
-    def _references(self, y: Tensor, own: Tensor, targets: Targets) -> list[list[int]]:
-        """Return the classes to compare each target with, given the clean picture's logits (K,) and targets' (T,)."""
+    def _references(self, y: Tensor, targets: Targets) -> list[list[int]]:
+        """Return the classes to compare each target with, given the clean picture's logits (K,)."""
         found = []
-        for target, value in zip(targets.chosen(y), own.detach(), strict=True):
+        for target in targets.chosen(y):
             taken = {target.index, *(column for column, _ in target.terms)}
-            nearest = (y.detach() - value).abs().argsort(stable=True).tolist()
+            # Also where it is held against others: its own logit, and not how far it is above theirs.
+            nearest = (y.detach() - y.detach()[target.index]).abs().argsort(stable=True).tolist()
             named = [one for one in self.references if one not in taken]
             rest = named if self.references else [one for one in nearest if one not in taken][: self.similar]
             if not rest:

@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -81,3 +83,12 @@ def test_what_cannot_be_compared_is_refused(small):
         subject.explain(FinerCAM(references=(1,)), x, [0, 1])
     with pytest.raises(NotApplicable, match=r"finer-cam compares classes, and regression .*use 'grad-cam'"):
         FinerCAM.require(small(tiny.regression, task="regression").facts)
+
+
+def test_a_contrast_is_compared_with_its_class_s_own_neighbours(small):
+    subject, x = small(tiny.classifier), tiny_input()
+    y, pairs = subject.plain(x)[0].tolist(), list(itertools.permutations(range(5), 2))
+    contrasts = [Target(one, ((one, 1.0), (other, -1.0))) for one, other in pairs]
+    found = subject.explain_plainly(FinerCAM(similar=1), x, contrasts).details["references"]
+    for (one, other), references in zip(pairs, found, strict=True):
+        assert references == [min({*range(5)} - {one, other}, key=lambda c: abs(y[c] - y[one]))]
