@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from service.contract import INPUT, Explanation, Facts, Map, Probe, Relevance, Rows, Share, Targets, Trace, Tracing
+from service.errors import InvalidParameter
 from service.explainers.base import LayerExplainer, explainer
 from service.explainers.fields import Layer
 
@@ -27,8 +28,12 @@ class ExcitationBackprop(LayerExplainer):
     x_i+ w_ij+ (and x_i- w_ij-, where inputs may be negative), and never to a bias: P(i) = sum_j P(i | j) P(j); at a sum
     in proportion to its positive terms, at a max pool to the winner. The map adds up a position's channels.
 
+    For a class that is held `against` others the map is by how much a walk from it comes past a position more probably
+    than, on average, one from the others (the contrast of section 3.3, with these for all other classes); 0 where it
+    does not. Nothing walks from a value that is to fall.
+
     `details.sum` is the probability that got to the layer, per target: 1, except where a neuron that was walked to has
-    no positive input.
+    no positive input. Of a contrast it is what the map adds up to.
     """
 
     layer: Layer = None
@@ -56,12 +61,21 @@ class ExcitationBackprop(LayerExplainer):
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one map >= 0 a target: (h, w) of the layer, or (H, W)."""
-        path = INPUT if self.at == "input" else probe.facts.layer(self.layer).path
-        probe.facts.require_gradient(self.name, path)
+        facts = probe.facts
+        path = INPUT if self.at == "input" else facts.layer(self.layer).path
+        facts.require_gradient(self.name, path)
+        for i, target in enumerate(targets.given or ()):
+            if target.terms and all(weight < 0 for _, weight in target.terms):
+                raise InvalidParameter.at(
+                    f"/targets/{i}",
+                    f"{self.name} walks from what raises {facts.label(target.index)!r}, and nothing walks from what "
+                    "lowers it; leave `direction` out, or use 'lrp', which shows both",
+                )
 
         def certain(seen: Trace) -> Tensor:
-            y = targets.scores(seen.outputs)
-            return y / torch.where(y.abs() < _LEAST, _LEAST, y).detach()  # relevance 1, whatever the logit
+            y = facts.task.scores(seen.outputs, facts.task.kinds[0])
+            one = y / torch.where(y.abs() < _LEAST, _LEAST, y).detach()  # relevance 1, whatever the logit
+            return targets.fixed(seen.outputs).columns(one)
 
         rule = Relevance(_PLUS, _PLUS, positive=True)
         trace = probe.trace(Rows.of(image), Tracing(wrt=(path,), rule=rule), certain)
@@ -71,6 +85,6 @@ class ExcitationBackprop(LayerExplainer):
             maps=[
                 Map(self.name, maps[i], target=t, layer=layer) for i, t in enumerate(targets.chosen(trace.outputs[0]))
             ],
-            details={"score": probe.facts.task.kinds[0], "sum": maps.sum((1, 2)).tolist()},
+            details={"score": facts.task.kinds[0], "sum": maps.sum((1, 2)).tolist()},
             outputs=trace.outputs[0],
         )

@@ -1,11 +1,13 @@
 import copy
+import itertools
 
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from service.errors import NotApplicable
+from service.contract import Target
+from service.errors import InvalidParameter, NotApplicable
 from service.explainers.propagation.excitation_backprop import ExcitationBackprop
 from tests import oracles, relevances, tiny
 from tests.explainers.conftest import assert_close, tiny_input
@@ -106,3 +108,21 @@ def test_equals_zennits_z_plus_without_biases(small):
         (expected,) = torch.autograd.grad(outputs, leaf, torch.eye(5).double()[[2]])
     found = subject.explain(ExcitationBackprop(at="input"), tiny_input(), [2]).maps[0].array
     assert_close(found, expected[0].sum(0).float(), 1e-4)
+
+
+@pytest.mark.parametrize("at", ["relu1", "input"])
+def test_a_contrast_is_the_difference_of_walks(small, at):
+    """Also where the class is less probable than those that it is held against, or its logit has another sign."""
+    subject, x = small(tiny.vgg), tiny_input()
+    contrasts = [Target(a, ((a, 1.0), (b, -0.5), (c, -0.5))) for a, b, c in itertools.permutations(range(4), 3)]
+    found = subject.explain_plainly(_ending(at), x, [*range(4), *contrasts]).maps
+    for m in found[4:]:
+        walks = sum(weight * found[column].array for column, weight in m.target.terms)
+        assert_close(m.array, walks.relu(), 1e-4)
+
+
+def test_nothing_walks_from_what_lowers_a_value(small):
+    subject = small(tiny.regression, task="regression")
+    with pytest.raises(InvalidParameter, match=r"nothing walks from what lowers it; .* use 'lrp'") as caught:
+        subject.explain_plainly(ExcitationBackprop(), tiny_input(), [0, Target(0, ((0, -1.0),))])
+    assert caught.value.errors[0].pointer == "/targets/1"
