@@ -63,8 +63,9 @@ class Rescale:
     """Differences to a reference instead of derivatives: DeepLIFT's rescale rule (Shrikumar et al. 2017, section 3.5).
 
     For `Pairs` of rows. A function of single numbers hands down its difference over that of its input; a max pool
-    shares the change between both winners; a product gives each factor the other one's mean; softmax and layer norm
-    are made of these. So the gradients times the difference of the inputs add up to the difference of the outputs.
+    shares the change between both winners; a product gives each factor the other one's mean; softmax, norms and
+    lengths are made of these. So the gradients times the difference of the inputs add up to the difference of the
+    outputs.
     """
 
 

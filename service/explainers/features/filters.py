@@ -37,6 +37,11 @@ def _fourier_scale(size: tuple[int, int]) -> Tensor:
     return frequency.reciprocal() / frequency.reciprocal().square().mean().sqrt()
 
 
+def _first(facts: Facts) -> str | None:
+    """Return the first convolution: the three channels of another one's kernels are no colours."""
+    return next((path for path, info in facts.layers.items() if info.kernel is not None), None)
+
+
 @explainer(
     "filters",
     reference="Erhan et al. 2009; Simonyan et al. 2014, section 2; Olah et al. 2017",
@@ -116,7 +121,7 @@ class Filters(LayerExplainer):
         check_channels(self.channels, info)
         painted = self._paint(probe, info)
         maps = list(painted.maps)
-        if info.kernel is not None and info.kernel[1] == 3 and len(facts.channels) == 3:
+        if info.path == _first(facts) and info.kernel is not None and info.kernel[1] == len(facts.channels) == 3:
             kernels = facts.coloured(probe.weight(info.path))
             maps += [
                 Map(

@@ -140,7 +140,7 @@ class DeconvNet(Explainer):
         """Return the box (x0, y0, x1, y1) of the input that each kept activation depends on.
 
         All channels of a position share their receptive field. Their gradients together, passed on whole through
-        every ReLU, reach all of it; where they do not vanish is the box.
+        every ReLU and to all of each max pool's window, reach all of it; where they do not vanish is the box.
         """
         whole = (0, 0, image.shape[3], image.shape[2])
         if self.keep == "channel":

@@ -136,3 +136,13 @@ def test_first_layer_kernels_are_shown(small):
     maps = subject.explain(Filters(layer="conv1", channels=(2, 5), steps=1), None).maps
     assert [m.name for m in maps[2:]] == ["kernel conv1 channel 2", "kernel conv1 channel 5"]
     assert torch.equal(maps[3].array, subject.plain.conv1.weight[5])
+
+
+def test_three_channels_of_another_layer_are_no_colours(small):
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        convolutions = [nn.Conv2d(3, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()]
+        return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).eval()
+
+    maps = small(network).explain(Filters(layer="2", channels=(0,), steps=1), None).maps
+    assert [m.name for m in maps] == ["filter 2 channel 0"]

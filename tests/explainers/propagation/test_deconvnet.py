@@ -265,14 +265,38 @@ def test_patch_is_the_receptive_field(small):
     subject, x = small(tiny.classifier), tiny_input()
     found = subject.explain(DeconvNet(channels=(2,), position=(7, 5)), x)
     x0, y0, x1, y1 = found.maps[0].patch
-    # A max pool passes the signal to the winner of its window only, so that a pixel at an edge may be missing.
-    assert 2 * 5 - 3 <= x0 <= 2 * 5 - 2
-    assert 2 * 7 - 3 <= y0 <= 2 * 7 - 2
-    assert 2 * 5 + 4 <= x1 <= 2 * 5 + 5
-    assert 2 * 7 + 4 <= y1 <= 2 * 7 + 5
+    assert (x0, y0, x1, y1) == (2 * 5 - 3, 2 * 7 - 3, 2 * 5 + 5, 2 * 7 + 5)
     outside = found.maps[0].array.clone()
     outside[:, y0:y1, x0:x1] = 0
     assert outside.eq(0).all()
+
+
+def test_patches_are_what_a_change_can_reach_whatever_has_won(small):
+    """Pools that overlap, are padded, and adapt: each pixel is changed by much, and the layer looked at."""
+
+    def network() -> nn.Module:
+        torch.manual_seed(0)
+        pools = [nn.MaxPool2d(3, 2, 1), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(4)]
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), *pools, nn.Flatten(), nn.Linear(64, 3)).eval()
+
+    subject = small(network, 16)
+    network = subject.plain[:6].double()
+    generator = torch.Generator().manual_seed(0)
+    reach = torch.zeros(16, 4, 4, 16)  # where each pixel changes something, by any of many pictures
+    for _ in range(8):
+        x = torch.randn(1, 3, 16, 16, generator=generator).double()
+        changed = x.repeat(256, 1, 1, 1)
+        for sign in (-50, 50):
+            rows = changed.clone()
+            rows[torch.arange(256), :, torch.arange(256) // 16, torch.arange(256) % 16] += sign
+            moved = ((network(rows) - network(x)).abs() > 1e-6).any(1)  # (256, 4, 4)
+            reach += moved.view(16, 16, 4, 4).permute(0, 2, 3, 1)
+    for row in range(4):
+        for column in range(4):
+            found = subject.explain(DeconvNet(layer="5", channels=(0,), position=(row, column)), tiny_input(16))
+            x0, y0, x1, y1 = found.maps[0].patch
+            ys, xs = reach[:, row, column].sum(1).nonzero(), reach[:, row, column].sum(0).nonzero()
+            assert (x0, y0, x1, y1) == (int(xs[0]), int(ys[0]), int(xs[-1]) + 1, int(ys[-1]) + 1)
 
 
 def test_position_outside_the_layer_is_refused(small):
