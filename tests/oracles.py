@@ -520,7 +520,7 @@ def masked_cam(case: Case, vary: Callable[[Tensor], Iterable[Tensor]] = lambda m
             if how["normalise"] == "after":
                 mask = unit_range(enlarge(plane, size, how["interpolation"]))
             else:
-                mask = enlarge(unit_range(plane), size, how["interpolation"])
+                mask = enlarge(unit_range(plane), size, how["interpolation"]).clamp(0, 1)
             yield from map(masked, vary(mask))
 
     cic = f(variations()).view(len(a), -1).mean(1) - reference

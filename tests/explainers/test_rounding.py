@@ -44,3 +44,44 @@ def test_rounding_is_not_shown_as_evidence(small):
             assert all(float(m.array.abs().max()) == 0 for m in found.maps), name
     found = registry()["rise"](masks=30).explain(probe, tiny_input(), Targets(subject.facts, [1, 3]))
     assert all(m.array.min() == m.array.max() for m in found.maps)
+
+
+COMPARE = {  # methods that show scores, or what they differ by, with what a test can pay for
+    **JUDGES,
+    "ablation-cam": {"layer": "relu2"},
+    "is-cam": {"layer": "relu2", "weights": "raw", "samples": 2},
+    "occlusion": {"window": 12, "stride": 10},
+    "partition-shap": {"evaluations": 40},
+    "recipro-cam": {"layer": "relu2"},
+    "rise": {"masks": 30},
+    "score-cam": {"layer": "relu2", "weights": "raw"},
+    "ss-cam": {"layer": "relu2", "weights": "raw", "samples": 2},
+}
+
+
+def test_rounding_is_shown_by_no_method_where_nothing_in_a_picture_matters(small):
+    subject = small(tiny.vgg)
+    with torch.no_grad():
+        subject.plain.fc.weight.zero_()  # of the plain copy, which is asked here
+    for name, params in COMPARE.items():
+        method = registry()[name](score="logit", **params)
+        for m in method.explain(
+            Unsteady(subject.plain, subject.facts), tiny_input(), Targets(subject.facts, [1, 3])
+        ).maps:
+            assert m.array.min() == m.array.max(), name
+
+
+class Blank(PlainProbe):
+    """A probe of a network that answers the picture itself, and every other one alike, up to rounding."""
+
+    def scores(self, rows, *, sketch=None):
+        noise = torch.randn(rows.count, 1, generator=torch.Generator().manual_seed(0))
+        found = 1 + ROUNDING / 20 * noise.expand(-1, self.facts.outputs)
+        return torch.cat([found[:1] + 1, found[1:]])
+
+
+def test_masks_that_all_score_the_same_tell_nothing(small):
+    subject = small(tiny.classifier)
+    method, probe = registry()["rise"](masks=30, score="logit"), Blank(subject.plain, subject.facts)
+    (one,) = method.explain(probe, tiny_input(), Targets(subject.facts, [1])).maps
+    assert one.array.min() == one.array.max()

@@ -9,6 +9,7 @@ from service.contract import At, Explanation, Facts, Kind, Map, Probe, Rows, Tar
 from service.explainers.base import LayerExplainer, explainer
 from service.explainers.cam.head import head_behind
 from service.explainers.fields import Layer, Relu, ScoreOf
+from service.explainers.rounding import steady
 
 
 @explainer(
@@ -51,6 +52,7 @@ class AblationCAM(LayerExplainer):
         def combine(without: Tensor) -> Explanation:
             """Return what the outputs (m, K) without each of the first m channels tell."""
             y = targets.scores(torch.cat([outputs[None].to(without), without]), self.score)  # (1 + m, T)
+            y = y if head is not None else steady(y)
             w = torch.zeros(len(a), y.shape[1], dtype=y.dtype, device=y.device)
             w[order[: len(without)]] = y[:1] - y[1:]
             details = {"drops": w.T.tolist(), "zero_channels": int((~living).sum()), "by_head": head is not None}

@@ -14,6 +14,7 @@ from service.contract import At, Explanation, Facts, Map, Probe, Rows, Targets, 
 from service.explainers.base import LayerExplainer, explainer
 from service.explainers.cam.head import head_behind
 from service.explainers.fields import Layer, ScoreOf
+from service.explainers.rounding import steady
 
 KERNELS = {"point": [0.0, 1.0, 0.0], "gaussian": [1.0, 2.0, 1.0]}  # along each axis, of what is left
 
@@ -62,7 +63,9 @@ class ReciproCAM(LayerExplainer):
         else:
             means = torch.einsum("chw,phw->pc", a[0].double(), m[:, 0].double()) / len(m)  # (hw, C)
             table = means @ head.weight.double().T + head.bias.double()
-        cam = targets.scores(table, self.score).T.reshape(-1, *a.shape[2:]).to(a)  # (T, h, w)
+        y = targets.scores(table, self.score)
+        y = y if head is not None else steady(y)
+        cam = y.T.reshape(-1, *a.shape[2:]).to(a)  # (T, h, w)
         return Explanation(
             maps=[
                 Map(self.name, cam[i], "signed", target=t, layer=path) for i, t in enumerate(targets.chosen(outputs))

@@ -13,6 +13,7 @@ from service.explainers.base import Explainer, explainer
 from service.explainers.baselines import baseline
 from service.explainers.blur import gaussian_blur
 from service.explainers.fields import ScoreOf
+from service.explainers.rounding import steady
 
 
 def starts(length: int, window: int, stride: int) -> list[int]:
@@ -94,7 +95,7 @@ class Occlusion(Explainer):
         unchanged[changed] = False
 
         def combine(outputs: Tensor) -> Explanation:
-            f = targets.scores(outputs, self.score).T  # (T, rows), the clean picture's first
+            f = steady(targets.scores(outputs, self.score)).T  # (T, rows), the clean picture's first
             known, drops = unchanged.clone(), f.new_zeros(len(f), len(boxes))
             known[changed[: len(outputs) - 1]] = True
             drops[:, changed[: len(outputs) - 1]] = f[:, :1] - f[:, 1:]

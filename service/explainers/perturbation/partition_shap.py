@@ -13,6 +13,7 @@ from service.contract import Box, Explanation, Facts, Map, Probe, Rows, Targets,
 from service.explainers.base import Explainer, explainer
 from service.explainers.baselines import baseline
 from service.explainers.fields import Hidden, ScoreOf
+from service.explainers.rounding import steady
 
 MOST_AT_ONCE = 16  # nodes of a tree that are split together: two rows each, which fill a batch
 Shown = tuple[Box, ...]  # disjoint rectangles of the picture; the filling shows elsewhere
@@ -122,7 +123,7 @@ class PartitionSHAP(Explainer):
         whole = (0, 0, width, height)
         ends = probe.scores(self._rows(probe.facts, image, [(whole,), ()]))
         targets = targets.fixed(ends)
-        clean, hidden = targets.scores(ends, self.score).double().tolist()
+        clean, hidden = steady(targets.scores(ends, self.score).double()).tolist()
         trees = [[Node(whole, (), 1.0, before, after)] for before, after in zip(hidden, clean, strict=True)]
         spent, avoided = [2] * len(trees), 0
 
@@ -140,7 +141,7 @@ class PartitionSHAP(Explainer):
                 break
             rows = list(dict.fromkeys(asked))
             outputs = probe.scores(self._rows(probe.facts, image, rows), sketch=lambda _: explanation())
-            f = targets.scores(torch.cat([ends[:1], outputs]), self.score).double()[1:].T.tolist()
+            f = steady(targets.scores(torch.cat([ends, outputs]), self.score).double())[2:].T.tolist()
             trees = [
                 split_up(nodes, some, dict(zip(rows, values, strict=True)))
                 for nodes, some, values in zip(trees, chosen, f, strict=True)
@@ -173,7 +174,7 @@ class PartitionSHAP(Explainer):
         avoided: int,
     ) -> Explanation:
         """Spread each node's value over its rectangle."""
-        clean, hidden = targets.scores(ends, self.score).double().cpu()
+        clean, hidden = steady(targets.scores(ends, self.score).double()).cpu()
         maps = torch.zeros(len(trees), *size, dtype=torch.float64)
         for spread, nodes in zip(maps, trees, strict=True):
             for node in nodes:

@@ -125,7 +125,7 @@ class RISE(Explainer):
         """Return the maps, given the outputs of the clean picture and of the first masks."""
         clean, *_ = scores = targets.scores(outputs, self.score).double().cpu()
         f = scores[1:]  # (n, T)
-        told = varies(scores)
+        told = varies(f) if len(f) else torch.zeros_like(clean, dtype=torch.bool)
         weights = torch.cat([f, torch.ones_like(f[:, :1])], 1)
         even = (torch.arange(len(f)) % 2 == 0)[:, None]
         # Of a pixel that no mask has shown nothing is known but what is known of all.

@@ -22,6 +22,7 @@ from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, Trac
 from service.explainers.base import LayerExplainer
 from service.explainers.cam.masking.enclosure import telling_order
 from service.explainers.fields import Layer, MaskSpace, ScoreOf
+from service.explainers.rounding import steady
 
 Interpolation = Literal["bilinear", "bilinear-corners", "bicubic", "nearest"]
 Normalise = Literal["after", "before"]
@@ -47,7 +48,7 @@ def enlarged(
         mode, corners = "bilinear", True
     align = {"align_corners": corners} if mode != "nearest" else {}
     masks = F.interpolate(scaled[:, None], size, mode=mode, **align)[:, 0]
-    return min_max(masks) if normalise == "after" else masks
+    return min_max(masks) if normalise == "after" else masks.clamp(0, 1)  # what is bicubic goes beyond
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,8 @@ class MaskedCAM(LayerExplainer):
         a = trace.activations[layer][0]  # (K, h, w)
         known = masks.of < len(f_mask)
         f_clean = targets.scores(trace.outputs, self.score)  # (1, T)
+        f = steady(torch.cat([f_clean, f_black, f_mask]))
+        f_clean, f_black, f_mask = f[:1], f[1:2], f[2:]
         cic = f_mask[masks.of[known]] - self._f_baseline(f_black, f_clean)  # (K, T)
         w = cic.softmax(0) if self.weights == "softmax" else cic
         cam = torch.einsum("kt,khw->thw", w, a[known]).relu()

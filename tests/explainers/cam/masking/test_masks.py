@@ -153,3 +153,11 @@ def test_what_was_asked_before_is_known_by_its_key(small):
     assert len({*varied, *different, keys(ScoreCAM(), tiny_input(seed=4))[0]}) == 8
     same = [{"score": "logit"}, {"baseline": "none"}, {"weights": "raw"}]  # what is made of outputs, not outputs
     assert {keys(ScoreCAM(**params))[0] for params in same} == {varied[0]}
+
+
+def test_masks_are_within_zero_and_one_however_maps_are_enlarged():
+    scaled = min_max(torch.rand(6, 4, 5, generator=torch.Generator().manual_seed(0)).round())
+    for interpolation in ("bilinear", "bilinear-corners", "bicubic", "nearest"):
+        for normalise in ("after", "before"):
+            found = enlarged(scaled, (23, 31), interpolation, normalise)
+            assert (float(found.min()), float(found.max())) == (0, 1)
