@@ -34,7 +34,8 @@ class CellMethod(Explainer):
                 f"{self.cells} cells a side are more than the pixels of the model's input ({height} x {width}); "
                 f"choose at most {min(height, width)}",
             )
-        y, x = (torch.arange(n, device=image.device) * self.cells // n for n in (height, width))
+        # A pixel is of the cell that its middle lies in, as where maps are enlarged.
+        y, x = ((2 * torch.arange(n, device=image.device) + 1) * self.cells // (2 * n) for n in (height, width))
         masks = dims[:, y[:, None] * self.cells + x].to(image)  # (n, H, W)
         nothing = dark(facts, image, self.space)
         # Where nothing is dimmed the picture stays as it is, to the last digit.

@@ -32,7 +32,8 @@ def oracle(case: Case) -> Tensor:
     how = {**DEFAULTS, **case.params}
     x, side = switches(how["samples"], how["cells"] ** 2, how["seed"]), how["cells"]
     black = case.colour(0.0) if how["space"] == "pixels" else torch.zeros(1, 3, 1, 1)
-    masks = [torch.nn.functional.interpolate(on.view(1, 1, side, side), case.x.shape[2:], mode="nearest") for on in x]
+    size = case.x.shape[2:]
+    masks = [torch.nn.functional.interpolate(on.view(1, 1, side, side), size, mode="nearest-exact") for on in x]
     pictures = (torch.where(mask == 1, case.x, black) for mask in masks)
     return matrices(x, oracles.scores_of(case.network, pictures, case.target, how["score"])).view(side, side).float()
 

@@ -20,7 +20,7 @@ def oracle(case: Case) -> Tensor:
     black = case.colour(0.0) if how["space"] == "pixels" else torch.zeros(1, 3, 1, 1)
 
     def dimmed(cells: Tensor) -> Tensor:
-        mask = torch.nn.functional.interpolate(cells.view(1, 1, how["cells"], how["cells"]), size, mode="nearest")
+        mask = torch.nn.functional.interpolate(cells.view(1, 1, how["cells"], how["cells"]), size, mode="nearest-exact")
         return black + (case.x - black) * mask
 
     def designs():
