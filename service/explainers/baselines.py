@@ -40,7 +40,7 @@ def _matrix(side: int, deviation: float) -> Tensor:
         return torch.eye(side, dtype=torch.float64)
     reach = int(4 * deviation + 0.5)  # beyond four deviations lie 6e-5 of a Gaussian
     steps = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-0.5 * (steps / deviation).double().square())
+    weights = torch.exp(-0.5 * (steps.double() / deviation).square())  # in which no deviation rounds to zero
     sources = (torch.arange(side)[:, None] + steps).clamp(0, side - 1)
     matrix = torch.zeros(side, side, dtype=torch.float64)
     return matrix.scatter_add_(1, sources, (weights / weights.sum()).expand(side, -1))

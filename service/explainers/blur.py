@@ -23,6 +23,6 @@ def gaussian_blur(x: Tensor, size: int, sigma: float) -> Tensor:
 
 def _kernel(x: Tensor, reach: int, sigma: float) -> Tensor:
     """Return the weights of one axis for each channel, (C, 1, 1, 2 reach + 1)."""
-    away = torch.arange(-reach, reach + 1, dtype=x.dtype, device=x.device)
+    away = torch.arange(-reach, reach + 1, dtype=torch.float64)  # in which no deviation is so small that it is zero
     kernel = (-0.5 * (away / sigma) ** 2).exp()
-    return (kernel / kernel.sum()).expand(x.shape[1], 1, 1, -1)
+    return (kernel / kernel.sum()).to(x).expand(x.shape[1], 1, 1, -1)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from annotated_types import Ge, Le
 from torch import Tensor, nn
 
 from service.contract import Explanation, Target, Targets
@@ -103,3 +104,36 @@ def test_a_target_s_map_does_not_hang_on_what_else_is_asked(asked, name):
 def test_a_square_may_show_the_blur_of_a_picture_that_is_smaller_than_it(asked, params):
     x = torch.randn(1, *INPUTS["tiny"], generator=torch.Generator().manual_seed(3))
     agree(*asked("tiny", "occlusion", x, [0, 2], **params))
+
+
+@pytest.mark.parametrize("given", [*INPUTS][1:])
+@pytest.mark.parametrize("name", [name for name, cls in registry().items() if "colours" in cls.model_fields])
+def test_a_map_adds_up_to_what_it_promises_whatever_it_shows_of_colours(asked, name, given):
+    x = torch.randn(1, *INPUTS[given], generator=torch.Generator().manual_seed(3))
+    for colours in ("sum", "absmax", "keep"):
+        (one,) = asked(given, name, x, [0], plainly=False, colours=colours)[0].maps
+        if one.completeness is not None:
+            told, added = one.completeness.change + one.completeness.residual, float(one.array.double().sum())
+            promised = one.completeness.promises.startswith("its sum")
+            assert promised == (abs(added - told) < 1e-3 * max(1, abs(told))), colours
+            assert promised or colours != "sum"
+
+
+def numbers() -> list[tuple[str, str, float]]:
+    """Return each method's parameters that may be any number within bounds, each with its least and largest value."""
+    found = []
+    for name, cls in registry().items():
+        for field, info in cls.model_fields.items():
+            bounds = {type(one): one for one in info.metadata}
+            if info.annotation is float and field != "smoothness":  # which takes time alone
+                least = bounds[Ge].ge if Ge in bounds else 1e-300
+                found += [(name, field, least), (name, field, bounds[Le].le if Le in bounds else 1 - 2**-53)]
+    return found
+
+
+@pytest.mark.parametrize(("name", "field", "value"), numbers())
+def test_numbers_at_the_ends_of_their_bounds_have_answers(asked, name, field, value):
+    for x in (torch.zeros(1, *INPUTS["plain"]), torch.randn(1, *INPUTS["plain"])):
+        found, _ = asked("plain", name, x, [0, 2], plainly=False, **{field: value})
+        assert all(torch.isfinite(m.array).all() for m in found.maps)
+        json.dumps(found.details, allow_nan=False)

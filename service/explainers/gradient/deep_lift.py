@@ -7,12 +7,12 @@ from service.contract import INPUT, Explanation, Facts, Kind, Map, Pairs, Probe,
 from service.explainers.base import Explainer, explainer
 from service.explainers.baselines import baseline
 from service.explainers.fields import Baselines, Colours
-from service.explainers.gradient.inputs import CHANGE, over_colours
+from service.explainers.gradient.inputs import change_promised, over_colours
 
 
 @explainer(
     "deep-lift",
-    reference="Shrikumar et al. 2017, sections 3.2 and 3.5.1",
+    reference="Shrikumar et al. 2017, sections 3.2, 3.5.1 and 3.5.2",
     requirement="Any differentiable model that takes several pictures at a time.",
     cost="2 forwards and 2 whole backwards per target, for each baseline",
     kind="signed",
@@ -67,4 +67,4 @@ class DeepLIFT(Explainer):
             },
             outputs=outputs,
         )
-        return found.adding_up(CHANGE, change.tolist(), missing.tolist())
+        return found.adding_up(change_promised(probe.facts, self.colours), change.tolist(), missing.tolist())

@@ -75,6 +75,16 @@ def over_colours(values: Tensor, colours: Colours) -> Tensor:
 
 
 CHANGE = "its sum over places and colours is f(x) - f(x'), what the score changes by from the baseline x'"
+BEFORE = f"before its colours are joined, left out or repeated, {CHANGE}"
+
+
+def change_promised(facts: Facts, colours: Colours) -> str:
+    """Return what values at the input add up to, whose colours are shown so: a map may not add up to it itself.
+
+    A picture of planes has those of red, green and blue: grey is in it three times, opacity is not.
+    """
+    whole = colours == "sum" or (colours == "keep" and sorted(facts.channels) == ["b", "g", "r"])
+    return CHANGE if whole else BEFORE
 
 
 class InputGradient(Explainer):
@@ -111,4 +121,4 @@ class InputGradient(Explainer):
         )
         if "completeness_residual" not in told:
             return found
-        return found.adding_up(CHANGE, told["change"], told["completeness_residual"])
+        return found.adding_up(change_promised(facts, colours), told["change"], told["completeness_residual"])

@@ -1,4 +1,4 @@
-"""Saliency: Simonyan et al. 2014, section 3; SmoothGrad: Smilkov et al. 2017, section 3.1."""
+"""Saliency: Simonyan et al. 2014, section 3; SmoothGrad: Smilkov et al. 2017, section 2.2."""
 
 from typing import Annotated, Literal
 

@@ -1,4 +1,4 @@
-"""SmoothGrad: Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise", section 3.1."""
+"""SmoothGrad: Smilkov et al. 2017, "SmoothGrad: removing noise by adding noise", section 2.2."""
 
 from typing import Annotated
 
@@ -13,7 +13,7 @@ from service.explainers.gradient.inputs import InputGradient, outputs_of, smooth
 
 @explainer(
     "smooth-grad",
-    reference="Smilkov et al. 2017, section 3.1",
+    reference="Smilkov et al. 2017, section 2.2",
     requirement="Any differentiable model.",
     cost="for each sample 1 forward and a whole backward per target; and 1 forward",
 )

@@ -54,8 +54,10 @@ class LIME(SegmentMethod):
     """
 
     samples: Annotated[int, Field(ge=16, le=8192, description="Pictures with some segments hidden.")] = 1000
-    width: Annotated[float, Field(gt=0, le=10, description="Width of the kernel of nearness, cosine distance.")] = 0.25
-    ridge: Annotated[float, Field(gt=0, le=100, description="Penalty on the coefficients' squares.")] = 1.0
+    width: Annotated[float, Field(ge=0.01, le=10, description="Width of the kernel of nearness, cosine distance.")] = (
+        0.25
+    )
+    ridge: Annotated[float, Field(ge=1e-6, le=100, description="Penalty on the coefficients' squares.")] = 1.0
     seed: Seed = 0
 
     def tolerates_reduced_precision(self) -> bool:

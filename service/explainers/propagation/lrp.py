@@ -50,7 +50,7 @@ class LRP(RelevanceExplainer):
         ),
     ] = "epsilon-plus"
     epsilon: Annotated[
-        float, Field(gt=0, le=10, description="How far divisors are moved away from zero; more makes sparser maps.")
+        float, Field(ge=1e-9, le=10, description="How far divisors are moved away from zero; more makes sparser maps.")
     ] = 1e-6
     gamma: Annotated[
         float, Field(ge=0, le=1000, description="How much more weights count that agree with the output, in `gamma`.")
