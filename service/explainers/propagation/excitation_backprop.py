@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from service.contract import INPUT, Explanation, Facts, Map, Probe, Relevance, Rows, Share, Targets, Trace, Tracing
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, NotApplicable
 from service.explainers.base import LayerExplainer, explainer
 from service.explainers.fields import Layer
 
@@ -49,11 +49,16 @@ class ExcitationBackprop(LayerExplainer):
 
     @classmethod
     def require(cls, facts: Facts) -> None:
-        """Need rectifiers, and a layer with maps that a gradient of the outputs gets to."""
+        """Need rectifiers, a layer with maps that a gradient of the outputs gets to, and outputs that are excited."""
         does = "walks from neuron to neuron by how much they excite each other, which rectifiers make them do"
         facts.require_rectifiers(cls.name, does, "'lrp', which needs none")
         facts.require_spatial(cls.name)
         facts.require_gradient(cls.name, None)
+        if facts.task.name == "embedding":
+            raise NotApplicable(
+                f"{cls.name} walks to what excites a neuron, and what {facts.name} has in common with another picture "
+                "may be coordinates below zero, which nothing excites; use 'lrp', which follows them, too"
+            )
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two, and all of it twice: rules take about as much again."""
