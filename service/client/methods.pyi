@@ -401,7 +401,8 @@ class ISCAM(Options, total=False):
     """
     baseline: Literal["black", "none", "input"]
     """X_b, whose score is taken off: what a mask of zeros leaves (`black`; under `space: pixels` an all-black
-    picture), nothing (CIC is the score itself), or the picture.
+    picture), nothing (CIC is the score itself), or the picture. A softmax does not see it: it changes the map with
+    `weights: raw` alone.
     """
     space: Literal["pixels", "normalised"]
     """Where a mask multiplies the picture: its `pixels` (0..1, before mean and deviation), so that what a mask hides
@@ -587,7 +588,8 @@ class ScoreCAM(Options, total=False):
     """
     baseline: Literal["black", "none", "input"]
     """X_b, whose score is taken off: what a mask of zeros leaves (`black`; under `space: pixels` an all-black
-    picture), nothing (CIC is the score itself), or the picture.
+    picture), nothing (CIC is the score itself), or the picture. A softmax does not see it: it changes the map with
+    `weights: raw` alone.
     """
     space: Literal["pixels", "normalised"]
     """Where a mask multiplies the picture: its `pixels` (0..1, before mean and deviation), so that what a mask hides
@@ -679,7 +681,8 @@ class SSCAM(Options, total=False):
     """
     baseline: Literal["black", "none", "input"]
     """X_b, whose score is taken off: what a mask of zeros leaves (`black`; under `space: pixels` an all-black
-    picture), nothing (CIC is the score itself), or the picture.
+    picture), nothing (CIC is the score itself), or the picture. A softmax does not see it: it changes the map with
+    `weights: raw` alone.
     """
     space: Literal["pixels", "normalised"]
     """Where a mask multiplies the picture: its `pixels` (0..1, before mean and deviation), so that what a mask hides

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -98,6 +98,15 @@ class Readout(Protocol):
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Return the table."""
+        ...
+
+
+@runtime_checkable
+class Placing(Protocol):
+    """A readout of answers that hold places beside amounts, as those of boxes: relevance is shared among amounts."""
+
+    def amounts(self, raw: Tensor) -> Tensor:
+        """Return answers whose places are constants."""
         ...
 
 

@@ -33,7 +33,7 @@ class Likeness:
 
     boxes: tuple[Place, ...]  # in pixels of the input
     classes: tuple[int, ...]
-    ruled: ClassVar[bool] = False  # places of boxes are no amounts that could be shared out
+    ruled: ClassVar[bool] = False
 
     @property
     def key(self) -> Hashable:
@@ -48,6 +48,13 @@ class Likeness:
         same = raw[:, :, None, 5] == raw.new_tensor(self.classes)  # (N, D, T)
         matched = overlap(raw[:, :, None, :4], wanted) * raw[:, :, None, 4] * same
         return matched.amax(1)
+
+    def amounts(self, raw: Tensor) -> Tensor:
+        """Return (N, D, 6) of which the scores alone are differentiated.
+
+        What a box's left and right edge would be given is of opposite sign, and many times what the score is given.
+        """
+        return torch.cat([raw[..., :4].detach(), raw[..., 4:]], -1)
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from service.contract import Relevance, Share
+from service.engine.network.rules import read
 from service.errors import CatalogError, InvalidParameter, NotApplicable
 from service.explainers.gradient.saliency import Saliency
-from service.tasks.detection import overlap
+from service.tasks.detection import Likeness, overlap
 from tests.tasks.conftest import SIZE, VIEW, Trunk
 from tests.tasks.methods import check_methods
 
@@ -245,3 +247,14 @@ def test_a_detector_that_finds_nothing_at_all_has_gradients_that_are_not_known(m
     assert "detects nothing" in found.found
     black = torch.full_like(x, -2.0) + 0.05 * torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
     assert subject.explain(Saliency(), black, [{"detection": 0}]).maps[0].array.any()
+
+
+def test_relevance_is_of_scores_and_not_of_places() -> None:
+    """The derivative is of both."""
+    raw = torch.tensor([[[2.0, 2, 12, 10, 0.7, 1], [3, 3, 9, 9, 0.9, 2]]], requires_grad=True)
+    readout = Likeness(((1.0, 1.0, 10.0, 12.0),), (1,))
+    for rule, places in ((None, True), (Relevance(), False), (Relevance(first=Share("flat")), False)):
+        table = read(readout, raw, rule)
+        (g,) = torch.autograd.grad(table.sum(), raw)
+        assert bool(g[..., :4].any()) == places
+        assert float((g * raw.detach())[..., 4].sum()) == pytest.approx(float(table.detach()))

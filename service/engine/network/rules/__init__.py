@@ -9,7 +9,7 @@ from dataclasses import replace
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from service.contract import Readout, Relevance, Rescale, Rule, Rules
+from service.contract import Placing, Readout, Relevance, Rescale, Rule, Rules
 from service.engine.network.rules.rectifying import Rectifying
 from service.engine.network.rules.relevance import Sharing
 from service.engine.network.rules.rescaling import Rescaling
@@ -31,6 +31,8 @@ def read(readout: Readout | None, raw: Tensor, rule: Rules | None) -> Tensor:
         raw: the answers (N, ...); where a rule compares, those to the references are the second half.
         rule: None: the derivative.
     """
+    if isinstance(rule, Relevance) and isinstance(readout, Placing):
+        raw = readout.amounts(raw)
     if readout is None or rule is None or not readout.ruled or isinstance(rule, Rule):
         return raw if readout is None else readout(raw)
     # No layer in it is the network's first one.

@@ -105,7 +105,8 @@ class MaskedCAM(LayerExplainer):
         Literal["black", "none", "input"],
         Field(
             description="X_b, whose score is taken off: what a mask of zeros leaves (`black`; under `space: pixels` an "
-            "all-black picture), nothing (CIC is the score itself), or the picture."
+            "all-black picture), nothing (CIC is the score itself), or the picture. A softmax does not see it: it "
+            "changes the map with `weights: raw` alone."
         ),
     ] = "black"
     space: MaskSpace = "pixels"
