@@ -33,6 +33,12 @@ class Queries:
             error = unread(scope["query_string"].decode("latin-1"), sends=scope["method"] == "POST")
             await refused(error, {}, scope, receive, send)
             return
+        if scope["type"] == "http" and len(scope["query_string"]) > _READ and _is_there(scope):
+            said = (
+                f"the address has {len(scope['query_string']):,} characters of parameters; at most {_READ:,} are read"
+            )
+            await refused(InvalidParameter(said), {}, scope, receive, send)
+            return
         await self.app(scope, receive, send)
 
 

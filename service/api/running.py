@@ -5,6 +5,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable
 from contextlib import AbstractContextManager, suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -26,6 +27,8 @@ from service.fair.threads import Threads
 from service.pipeline import Plan, Seen, geometry
 
 T = TypeVar("T")
+WHOLE = "heatlens.whole"
+"""In a scope: what is called once all of an answer is there, so that none of it waits for a client to take some."""
 _PROGRESS_S, _PARTIAL_S = 0.1, 0.5  # least time between two events of a kind
 _LEAVE_S = 1.0  # in which a stream ends by itself once its client has gone
 _SILENCE_S = 15.0  # after which a stream says that it is there: proxies end what is silent for a minute
@@ -108,20 +111,21 @@ class Work:
         """Whether there may be rough maps to show."""
         return self.run.sketch is not None and self._seen is not None
 
-    def partial(self) -> dict[str, Any] | None:
-        """Return what `wire.Partial` has beside the progress; None where there is nothing to show. Blocks."""
+    def partial(self, progress: dict[str, Any]) -> bytes | None:
+        """Return a `wire.Partial` with this progress; None where there is nothing to show. Blocks."""
         if (seen := self._seen) is None:
             return None
-        found = self.service.pipeline.sketch(self.plan, seen, self.run, self.format.needs)
-        if found is None:
+        sketched = self.service.pipeline.sketch(self.plan, seen, self.run, self.format.needs)
+        if sketched is None:
             return None
-        shown, error_bound = found
+        shown, error_bound = sketched
         image = geometry(seen.picture)
-        return {
+        found = {
             "image": image.model_dump() if image is not None else None,
             "maps": formats.maps(shown, self.plan.ask.output),
             "error_bound": error_bound,
         }
+        return formats.dumps(progress | found)
 
     def abandon(self, future: "asyncio.Future[Any]") -> None:
         """Free what the request holds; stop the work that is still under way."""
@@ -190,9 +194,12 @@ class Events(StreamingResponse):
     the frames of all that was under way, the picture among what they hold, to some later search for garbage.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None], media_type: str) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], media_type: str, end: Callable[[], None] = lambda: None
+    ) -> None:
+        """Take the events, and what ends the work behind them, also where none of them was asked for."""
         super().__init__(events, media_type=media_type, headers=_UNBUFFERED)
-        self._events = events
+        self._events, self._end = events, end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events, until the last one or until the client has gone."""
@@ -209,6 +216,7 @@ class Events(StreamingResponse):
             sending.cancel()  # where what it writes to tells nobody that the client has gone
             await _any(sending)
             await self._events.aclose()
+            self._end()
 
 
 def stream(request: Request, work: Work) -> Response:
@@ -225,6 +233,8 @@ def stream(request: Request, work: Work) -> Response:
 
     run.progress = progress
     future = work.start()
+    if (whole := request.scope.get(WHOLE)) is not None:
+        future.add_done_callback(lambda _: whole())
 
     async def events() -> AsyncGenerator[bytes, None]:
         watching = asyncio.ensure_future(gone(request))
@@ -254,18 +264,17 @@ def stream(request: Request, work: Work) -> Response:
                 now = state(run)
                 yield event("progress", formats.dumps(now), next(numbers))
                 if work.sketches and told - drawn >= _PARTIAL_S:
-                    drawing = asyncio.ensure_future(in_pool(work.service.pool, work.partial, run.caller))
+                    drawing = asyncio.ensure_future(in_pool(work.service.pool, partial(work.partial, now), run.caller))
                     drawing.add_done_callback(_drawn)
                     await _any(drawing, watching, future, timeout_s=run.time_left_s)
                     drawn = time.monotonic()
                     if (rough := _drawn(drawing)) is not None:
-                        yield event("partial", formats.dumps(now | rough), next(numbers))
+                        yield event("partial", rough, next(numbers))
             yield _last(request, future, next(numbers))
         finally:
             watching.cancel()
-            work.abandon(future)
 
-    return Events(events(), work.format.media_type)
+    return Events(events(), work.format.media_type, lambda: work.abandon(future))
 
 
 def _drawn(drawing: "asyncio.Future[Any]") -> Any:

@@ -17,22 +17,27 @@ from typing import Any
 
 import h11
 from starlette.types import Message, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.h11_impl import RequestResponseCycle
 
 from service.api.edge.addresses import HEALTH
 from service.api.observing.recording import REFUSED
+from service.api.running import WHOLE
 from service.errors import MalformedRequest, Overloaded, ServiceError, TooSlow
 from service.fair.portions import Portions
 from service.server import sockets
 from service.server.crowd import Crowd
 from service.server.gate import Gate
 from service.server.reading import HEAD, Reading
+from service.server.taking import Doors, Taking
 
 log = logging.getLogger("heatlens")
 _PORT = re.compile(r":\d+$")
 # Between two looks at how much of an answer was taken: a client's system takes it in bursts.
 _LOOK_S = 20.0
 _CLOSE = (b"connection", b"close")
+# Of a body that goes on behind its request's answer: bytes that are taken as they come, more than any request has, and
+# those a second of the rest. Who sends a hundred megabytes learns why they are refused, and costs next to nothing.
+_SPARE, _SPARE_RATE = 32 * 2**20, 16 * 2**20
 
 
 @dataclass
@@ -63,7 +68,7 @@ class Front:
     def __post_init__(self) -> None:
         """Begin with no connection."""
         self.open = Portions(self.connections)
-        self.gate = Gate()
+        self.gate, self.doors = Gate(), Doors()
 
     def let_in(self, new: "Connection") -> bool:
         """Count a new connection, in the place of another one where there are too many; return whether it may stay.
@@ -102,11 +107,14 @@ class Front:
             by[one.holder] -= unsent.pop(one)
 
 
-class Connection(H11Protocol):
+class Connection(Taking):
     """A connection whose head, whose answers and whose number are bounded."""
 
+    _kept = 0  # bytes that wait to be written
+    _full = False  # whether the client has to take some before more is written
+
     def __init__(self, front: Front, **uvicorns: Any) -> None:
-        super().__init__(**uvicorns)
+        super().__init__(front.doors, **uvicorns)
         self.front = front
         self.conn: Reading = Reading()
         self._application, self.app = self.app, self._answer
@@ -115,16 +123,16 @@ class Connection(H11Protocol):
         self._given = 0  # bytes of all answers
         self._left = self._taken = 0  # at the last look: bytes that the client had not, and had taken
         self._over = False  # whether a request is answered whose body still comes
+        self._spare = 0  # bytes of it since
         self._refused = False
         self._dropped = 0  # bytes that came after that
         self._broken: ServiceError | None = None  # why the body that is read ends before its end
         self._turn: asyncio.Future[None] | None = None  # that its request waits for
-        self.holder: Hashable = ""  # whom it counts for
 
     @property
     def unsent(self) -> int:
         """Bytes of an answer that the system has not taken."""
-        return self.transport.get_write_buffer_size()
+        return self.transport.get_write_buffer_size() + self._kept
 
     # Opening and closing
 
@@ -175,20 +183,25 @@ class Connection(H11Protocol):
 
     # Heads
 
-    def data_received(self, data: bytes) -> None:
-        """Read what has come in small pieces, as far as anybody waits for it."""
+    def take(self, data: bytes) -> float:
+        """Read what has come in small pieces, as far as anybody waits for it; slowly, where nobody does."""
         for start in range(0, len(data), HEAD):
             if self._refused:
                 self._dropped += len(data) - start
                 if self._dropped > HEAD:
                     self.flow.pause_reading()
                 break
-            super().data_received(data[start : start + HEAD])
+            super().take(data[start : start + HEAD])
         self._watch_head()
+        self._spare = self._spare + len(data) if self._over else 0
+        return len(data) / _SPARE_RATE if self._spare > _SPARE else 0.0
 
     def on_response_complete(self) -> None:
         """Rest after an answer, or take the next request."""
         self._watch_unsent()
+        if self._full:
+            self.flow.pause_writing()
+            self.front.bound()
         super().on_response_complete()
         self._watch_head()
 
@@ -244,22 +257,7 @@ class Connection(H11Protocol):
             self.end()
             return
         self.flow.pause_reading()
-        scope: Any = {
-            "type": "http",
-            "asgi": {"version": self.asgi_version, "spec_version": "2.3"},
-            "http_version": "1.1",
-            "server": self.server,
-            "client": self.client,
-            "scheme": self.scheme,
-            "method": "-",
-            "root_path": self.root_path,
-            "path": "",
-            "raw_path": b"",
-            "query_string": b"",
-            "headers": [_CLOSE],
-            "state": self.app_state.copy(),
-            REFUSED: error,
-        }
+        scope = _unread(self, error)
         self.cycle = RequestResponseCycle(
             scope=scope,
             conn=self.conn,
@@ -286,10 +284,18 @@ class Connection(H11Protocol):
             self.front.turns.drop(self.holder, self)
             if turn.cancelled():  # nobody is there to be answered
                 return
-        if scope["type"] == "http" and REFUSED not in scope and (error := self._mistake(scope)) is not None:
+        if REFUSED not in scope and (error := _mistake(scope, self.front.hosts)) is not None:
             scope[REFUSED] = error
             scope["headers"].append(_CLOSE)
-        await self._application(scope, partial(self._receive, receive), partial(self._send, send))
+        scope[WHOLE] = self.flow.resume_writing
+        try:
+            await self._application(scope, partial(self._receive, receive), partial(self._send, send))
+        finally:
+            cycle = self.cycle
+            over = cycle is not None and cycle.scope is scope and cycle.response_complete
+            if over:  # its connection may rest for a minute
+                scope.clear()
+                cycle.body, self.headers = bytearray(), []
 
     async def _receive(self, receive: Receive) -> Message:
         """Return what comes of a request.
@@ -302,32 +308,33 @@ class Connection(H11Protocol):
             raise self._broken
         return message
 
-    def _mistake(self, scope: Scope) -> ServiceError | None:
-        """Return what is wrong with a head that can be read in two ways, or is not meant for this server."""
-        names = {name for name, _ in scope["headers"]}
-        if {b"transfer-encoding", b"content-length"} <= names:
-            return MalformedRequest("Transfer-Encoding and Content-Length are both sent; send one (RFC 9112, 6.1)")
-        if scope["http_version"] not in ("1.0", "1.1"):
-            return MalformedRequest(f"HTTP/{scope['http_version']} is not spoken here; send HTTP/1.1")
-        if self.front.hosts and scope["path"] not in HEALTH:
-            host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
-            if _PORT.sub("", host.lower()) not in self.front.hosts:
-                return MalformedRequest(f"the server is not called {host[:100]!r}; name it in HEATLENS_ALLOWED_HOSTS")
-        return None
-
     # Answers
 
     async def _send(self, send: Send, message: Message) -> None:
-        """Write some of an answer, and count it in the same turn of the loop."""
+        """Write some of an answer, and count it in the same turn of the loop.
+
+        What is whole waits for no client: it takes memory in any case, and what is written is counted.
+        """
+        if not message.get("more_body", False):
+            self.flow.resume_writing()
+        self._kept = len(message.get("body", b""))
+        if self._full:
+            self.front.bound()
         await self.flow.drain()
-        self._given += len(message.get("body", b""))
+        self._given, self._kept = self._given + self._kept, 0
         await send(message)
 
     def pause_writing(self) -> None:
         """Wait until the client has taken more."""
+        self._full = True
         super().pause_writing()
         self._watch_unsent()
         self.front.bound()
+
+    def resume_writing(self) -> None:
+        """Go on: the client has taken some."""
+        self._full = False
+        super().resume_writing()
 
     def _watch_unsent(self) -> None:
         """Look from time to time whether the client takes what there is."""
@@ -348,3 +355,37 @@ class Connection(H11Protocol):
             self.give_up(f"its client took less than {self.front.rate:g} bytes a second")
         else:
             self._look_again(left)
+
+
+def _mistake(scope: Scope, hosts: frozenset[str]) -> ServiceError | None:
+    """Return what is wrong with a head that can be read in two ways, or is not meant for a server of these names."""
+    names = {name for name, _ in scope["headers"]}
+    if {b"transfer-encoding", b"content-length"} <= names:
+        return MalformedRequest("Transfer-Encoding and Content-Length are both sent; send one (RFC 9112, 6.1)")
+    if scope["http_version"] not in ("1.0", "1.1"):
+        return MalformedRequest(f"HTTP/{scope['http_version']} is not spoken here; send HTTP/1.1")
+    if hosts and scope["path"] not in HEALTH:
+        host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+        if _PORT.sub("", host.lower()) not in hosts:
+            return MalformedRequest(f"the server is not called {host[:100]!r}; name it in HEATLENS_ALLOWED_HOSTS")
+    return None
+
+
+def _unread(connection: Connection, error: ServiceError) -> Any:
+    """Return the scope of what is no request, with the error that it is answered by."""
+    return {
+        "type": "http",
+        "asgi": {"version": connection.asgi_version, "spec_version": "2.3"},
+        "http_version": "1.1",
+        "server": connection.server,
+        "client": connection.client,
+        "scheme": connection.scheme,
+        "method": "-",
+        "root_path": connection.root_path,
+        "path": "",
+        "raw_path": b"",
+        "query_string": b"",
+        "headers": [_CLOSE],
+        "state": connection.app_state.copy(),
+        REFUSED: error,
+    }

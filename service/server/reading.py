@@ -1,5 +1,7 @@
 """What a client sends, read as HTTP/1.1 in bounds: of a head, of chunks, and of what it sends before its turn."""
 
+import re
+
 import h11
 
 HEAD = 16 * 1024
@@ -7,6 +9,8 @@ HEAD = 16 * 1024
 
 h11 bounds a head only as long as it is not complete, and takes 15 microseconds for a chunk of one byte."""
 
+_LINES = 1500  # of one head: each takes h11 microseconds, and as much memory as a hundred letters
+_END = re.compile(rb"\n\r?\n")  # of a head, as h11 has it
 _AHEAD = 16 * 1024  # bytes behind a request that are taken before its answer is there
 _CHUNKS, _LEAST = 1_000, 64  # chunks of one body that may be as small as they like; more have to hold so many bytes
 
@@ -26,8 +30,11 @@ class Reading(h11.Connection):
         before somebody has sent much ahead.
 
         Raises:
-            h11.RemoteProtocolError: what was sent is no HTTP/1.1, or a body in too many chunks of too little.
+            h11.RemoteProtocolError: what was sent is no HTTP/1.1, a head of too many lines, or a body in too many
+                chunks of too little.
         """
+        if self.their_state is h11.IDLE:
+            self._check_lines()
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
@@ -46,3 +53,12 @@ class Reading(h11.Connection):
         elif event is h11.PAUSED and len(self.trailing_data[0]) <= _AHEAD:
             return h11.NEED_DATA
         return event
+
+    def _check_lines(self) -> None:
+        """Refuse a head of thousands of lines before they are taken apart."""
+        come = self.trailing_data[0]
+        end = _END.search(come)
+        lines = come.count(b"\n") if end is None else come.count(b"\n", 0, end.start()) + 1
+        if lines > _LINES:
+            self.mistake = f"the head has more than {_LINES:,} lines; send fewer headers"
+            raise h11.RemoteProtocolError(self.mistake)

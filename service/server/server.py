@@ -23,6 +23,7 @@ log = logging.getLogger("heatlens")
 DIED = 70  # exit status of a process whose engine has ended for good: EX_SOFTWARE of <sysexits.h>
 _LAST_S = 15.0  # after draining, for connections to close and threads to end
 _RESERVED = 96  # descriptors that are no connections: files, the listening socket, libraries
+_ACCEPTED, _QUEUED = 32, 2048  # connections that are taken in a round of the loop, and that the system keeps until then
 _HANG_UP = getattr(signal, "SIGHUP", None)  # there is none on Windows
 
 
@@ -57,6 +58,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,  # the application writes one line a request itself
                 server_header=False,
+                backlog=_ACCEPTED,  # which asyncio takes for both
                 proxy_headers=False,  # who a caller is, the connection says
                 # 65 s outlive the idle connections of the usual proxies, which close theirs after 60.
                 timeout_keep_alive=65,
@@ -71,6 +73,20 @@ class Server(uvicorn.Server):
             super().run(sockets)
         finally:
             self._ended.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen; connections that come at once are taken in a few at a time, and the others wait."""
+        await super().startup(sockets)
+        for listening in getattr(self, "servers", ()):
+            for one in listening.sockets:
+                with one.dup() as same:
+                    same.listen(_QUEUED)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell whoever waits still that nobody will answer, and close all connections."""
+        if (context := getattr(self.app.state, "context", None)) is not None:
+            context.device.close(wait=False)
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -45,3 +45,10 @@ def test_any_text_is_told(query: str) -> None:
     error = unread(query, sends=False)
     assert len(error.errors) <= 20
     assert "takes no parameters" in error.detail
+
+
+@pytest.mark.parametrize("path", [*FREE, "/"])
+def test_what_nobody_reads_has_its_bound(client: httpx.Client, path: str) -> None:
+    """To take parameters apart takes the loop milliseconds, and probes wait for nobody."""
+    found = problem(client.get(path + "?" + "a=&" * 2000), 422, "invalid-parameter")
+    assert "6,000 characters of parameters" in found.detail

@@ -7,6 +7,7 @@ import http.client
 import json
 import threading
 import weakref
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import httpx
@@ -209,6 +210,46 @@ def test_a_stream_whose_client_has_gone_leaves_no_garbage(monkeypatch):
         asyncio.run(exchange())
     finally:
         gc.enable()
+
+
+def test_the_work_behind_events_ends_also_where_none_was_asked_for():
+    """The head of an answer may wait behind another one that is not taken."""
+    ended = []
+
+    async def events():
+        yield b""
+
+    async def exchange(answer):
+        sending = asyncio.Event()
+
+        async def send(message):
+            sending.set()
+            await asyncio.Event().wait()
+
+        async def receive():
+            await sending.wait()
+            return {"type": "http.disconnect"}
+
+        await answer({"type": "http", "asgi": {"spec_version": "2.3"}}, receive, send)
+
+    asyncio.run(exchange(running.Events(events(), "text/event-stream", lambda: ended.append(True))))
+    assert ended == [True]
+
+
+def test_rough_maps_are_written_where_they_are_drawn():
+    """The loop only sends them: they may have a million values."""
+    work = running.Work.__new__(running.Work)
+    work._seen, work.run, work.format = SimpleNamespace(picture=None), None, SimpleNamespace(needs=None)
+    work.plan = SimpleNamespace(ask=SimpleNamespace(output=None))
+    work.service = SimpleNamespace(pipeline=SimpleNamespace(sketch=lambda *_: ((), 0.5)))
+    assert json.loads(work.partial({"passes_done": 1})) == {
+        "passes_done": 1,
+        "image": None,
+        "maps": [],
+        "error_bound": 0.5,
+    }
+    work.service.pipeline.sketch = lambda *_: None
+    assert work.partial({}) is None
 
 
 # Deadlines

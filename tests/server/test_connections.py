@@ -15,10 +15,11 @@ from types import SimpleNamespace
 
 import pytest
 from fastapi import FastAPI, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from service.api import problems
 from service.api.observing.recording import Recording
+from service.api.running import WHOLE
 from service.metrics import Metrics
 from service.server import connections
 from service.server.gate import Gate
@@ -65,6 +66,18 @@ def serving(**limits: object) -> Iterator[SimpleNamespace]:
         await waiting
         found.gone.release()
         return PlainTextResponse("")
+
+    @app.get("/streamed")
+    async def streamed(request: Request) -> Response:
+        async def pieces():
+            yield BIG[: 2**20]
+            found.begun.release()
+            there = asyncio.ensure_future(asyncio.to_thread(go.wait, 60))
+            there.add_done_callback(lambda _: request.scope[WHOLE]())
+            yield b"a little more"
+            yield BIG
+
+        return StreamingResponse(pieces())
 
     class Started(Server):
         async def startup(self, sockets=None):
@@ -162,6 +175,25 @@ def test_a_request_under_way_has_no_head_to_wait_for():
         assert rest(connection).endswith(b"held")
 
 
+def test_a_head_of_many_lines_is_refused():
+    with serving() as server:
+        found = problem(ask(server, b"GET /small HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 2000 + b"\r\n"))
+        assert (found["status"], "more than 1,500 lines" in found["detail"]) == (400, True)
+
+
+def test_a_connection_that_rests_keeps_nothing_of_its_last_request():
+    with serving() as server:
+        connection = connect(server)
+        sent = b"x" * 60_000
+        connection.sendall(NOWHERE.replace(b"1000000000", b"%d" % len(sent))[:-1] + sent)
+        missed(connection)
+        assert ask(server, CLOSE).endswith(b"small")  # by now all is over
+        resting = server.front.resting.first("127.0.0.1")
+        assert (resting.cycle.body, resting.cycle.scope, resting.headers) == (b"", {}, [])
+        connection.sendall(CLOSE)
+        assert rest(connection).endswith(b"small")
+
+
 @pytest.mark.parametrize("size", [66_000, 200_000])
 def test_a_heads_size_is_bounded_also_when_it_comes_in_one_piece(size):
     with serving() as server:
@@ -248,6 +280,21 @@ def test_the_rest_of_a_body_that_nobody_reads_has_its_time():
             for _ in range(10**7):  # no byte wins time
                 dripping.sendall(b"y")
         assert dripping.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or rest(dripping) == b""
+
+
+def test_who_sends_much_behind_a_refusal_is_read_slowly(monkeypatch):
+    monkeypatch.setattr(connections, "_SPARE", 1000)
+    one = connections.Connection.__new__(connections.Connection)
+    one._refused, one._over, one._spare = False, True, 0
+    one.conn = one._watch_head = lambda: None
+    one._unset_keepalive_if_required = one.handle_events = lambda: None
+    one.conn = SimpleNamespace(receive_data=lambda data: None)
+    assert one.take(b"x" * 1000) == 0.0  # as much as any body
+    assert one.take(b"x" * 4096) == 4096 / connections._SPARE_RATE
+    one._over = False  # its end has come
+    assert one.take(b"x" * 4096) == 0.0
+    one._over = True
+    assert one.take(b"x") == 0.0
 
 
 def test_who_sends_the_rest_of_a_body_that_nobody_reads_gives_way():
@@ -428,6 +475,36 @@ def test_an_answer_that_nobody_takes_is_given_up(monkeypatch, caplog, limits):
         assert len(rest(stalled)) < len(BIG)
         assert ask(server, CLOSE).endswith(b"small")
     assert "an answer was given up" in caplog.text
+
+
+@pytest.fixture
+def given_up(monkeypatch):
+    """What is set once an answer is given up."""
+    found, give_up = threading.Event(), connections.Connection.give_up
+    monkeypatch.setattr(connections.Connection, "give_up", lambda self, reason: (give_up(self, reason), found.set()))
+    return found
+
+
+def test_an_answer_behind_one_that_nobody_takes_is_counted_too(given_up):
+    with serving(unsent_mib=len(BIG) // 2**20 + 8) as server:
+        stalled = connect(server, small=True)
+        stalled.sendall(LIVE.replace(b"/small", b"/big"))
+        assert ask(server, CLOSE).endswith(b"small")
+        assert not given_up.is_set()
+        stalled.sendall(LIVE.replace(b"/small", b"/big"))
+        assert given_up.wait(60)
+        assert ask(server, CLOSE).endswith(b"small")
+
+
+def test_the_rest_of_a_stream_waits_for_nobody_once_all_of_it_is_there(given_up):
+    with serving(unsent_mib=len(BIG) // 2**20 - 1) as server:
+        stalled = connect(server, small=True)
+        stalled.sendall(LIVE.replace(b"/small", b"/streamed"))
+        server.begun.acquire()
+        assert ask(server, CLOSE).endswith(b"small")
+        assert not given_up.is_set()
+        server.go.set()
+        assert given_up.wait(60)
 
 
 def test_an_answer_that_is_taken_is_whole():

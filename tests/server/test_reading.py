@@ -57,3 +57,16 @@ def test_who_sends_ahead_is_paused_only_when_it_is_much():
     assert events(reading, get + b"G")[-1] is h11.NEED_DATA
     assert events(reading, b"E" * (16 * 1024 - 1))[-1] is h11.NEED_DATA
     assert events(reading, b"T")[-1] is h11.PAUSED
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\n"])
+def test_a_head_of_thousands_of_lines_is_refused_before_it_is_taken_apart(end):
+    line = b"GET / HTTP/1.1" + end + b"host: x" + end
+    reading = Reading()
+    behind = b"\n" * 1000  # which is no part of it
+    assert events(reading, line + (b"a: b" + end) * 1498 + end + behind)[0] is h11.Request
+    for sent in (line + (b"a: b" + end) * 1499 + end, line + (b"a: b" + end) * 1700):  # whole, or not yet
+        reading = Reading()
+        with pytest.raises(h11.RemoteProtocolError, match="more than 1,500 lines"):
+            events(reading, sent)
+        assert "send fewer headers" in reading.mistake

@@ -291,3 +291,34 @@ def test_signals_of_a_process(process, signals):
         ends = {answer.result(120)[-1] for answer in answers}
     assert ends == {"result"} if signals == 1 else "result" not in ends
     assert process.of.wait(60) == (0 if signals == 1 else 128 + signal.SIGTERM)
+
+
+def test_connections_that_come_at_once_are_taken_a_few_a_round_and_the_others_wait(monkeypatch):
+    """asyncio takes as many in one round as may wait, and nobody is answered meanwhile."""
+    waiting = []
+
+    class Listening(socket.socket):
+        def listen(self, backlog):
+            waiting.append(backlog)
+
+    async def started(self, sockets=None):
+        self.servers = [SimpleNamespace(sockets=[SimpleNamespace(dup=Listening)])]
+
+    monkeypatch.setattr(uvicorn.Server, "startup", started)
+    server = _server()
+    asyncio.run(server.startup())
+    assert server.config.backlog <= 64
+    assert waiting == [2048]
+
+
+def test_who_still_waits_when_the_drain_time_is_over_is_told(monkeypatch):
+    told, server = [], _server()
+
+    async def closed(self, sockets=None):
+        told.append("closed")
+
+    monkeypatch.setattr(uvicorn.Server, "shutdown", closed)
+    asyncio.run(server.shutdown())  # before the application has started
+    server.app.state.context = SimpleNamespace(device=SimpleNamespace(close=lambda wait: told.append(wait)))
+    asyncio.run(server.shutdown())
+    assert told == ["closed", False, "closed"]

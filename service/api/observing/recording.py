@@ -1,5 +1,6 @@
 """A record of each request: its id, its span, and how it ended, as a line of log and in metrics."""
 
+import asyncio
 import logging
 import re
 import time
@@ -17,11 +18,12 @@ from service.api import problems
 from service.api.edge.addresses import HEALTH
 from service.api.observing import tracing
 from service.engine.scheduler.run import Run
-from service.errors import ServiceError
+from service.errors import Draining, ServiceError
 from service.metrics import Metrics
 
 log = logging.getLogger("heatlens.access")
 REFUSED = "heatlens.refused"  # in a scope: the error that a request is answered by, unread
+_VERB = 32  # letters of what may be no verb at all
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADERS = {
     "x-content-type-options": "nosniff",
@@ -119,6 +121,12 @@ class Recording:
                 if begun:
                     raise
                 await answer(scope, receiving, sending)
+            except asyncio.CancelledError:  # the server ends, and waits no longer
+                said = Draining("the server has stopped before the request was answered; send it again")
+                answer = self._failed(known, said, scope["path"])
+                if not begun:
+                    await answer(scope, receiving, sending)
+                raise
             finally:
                 if span is not None:
                     words = {"method": known.method, "model": known.model, "model.version": known.version}
@@ -176,8 +184,8 @@ class Recording:
         line: dict[str, Any] = {
             "id": known.id,
             "client": scope["client"][0] if scope.get("client") else None,
-            "verb": scope["method"],
-            "path": scope["path"],
+            "verb": scope["method"][:_VERB],
+            "path": scope["path"][: problems.LONGEST],
             "status": known.status,
             "seconds": round(seconds, 4),
             "bytes_in": headers.get("content-length"),

@@ -153,12 +153,12 @@ class Device:
             self._claims.cancel(run)
             self._changed.notify()
 
-    def close(self) -> None:
-        """Stop the thread; whoever still waits gets an error."""
+    def close(self, *, wait: bool = True) -> None:
+        """Stop the thread, and `wait` for that; whoever still waits for work gets an error."""
         with self._changed:
             self._closed = self._closed or EngineUnavailable("the server is shutting down; send the request again")
             self._changed.notify()
-        if threading.current_thread() is not self._thread:
+        if wait and threading.current_thread() is not self._thread:
             self._thread.join()
 
     def memory_bytes(self) -> int:

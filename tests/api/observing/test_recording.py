@@ -1,5 +1,6 @@
 """What is known of a request afterwards: its id, a line of log, what it counts for, and its span."""
 
+import asyncio
 import http.client
 import itertools
 import json
@@ -14,7 +15,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from service import spans
+from service.api.observing.recording import Recording
 from service.app import create_app
+from service.metrics import Metrics
 from service.server.logs import JsonFormatter, TextFormatter, configure
 from service.settings import Settings
 from tests.api.conftest import PATIENCE_S, holding
@@ -348,3 +351,35 @@ def test_who_goes_away_is_counted_and_who_stays_is_not(own, body, access, accept
     assert access.get(timeout=PATIENCE_S).path == "/explain/occlusion"
     own.client.post("/explain/cam", json=body())
     assert _by(_counted(own.client, before), "cancelled_total", "method") == {"occlusion": 1}
+
+
+def test_a_line_of_log_holds_a_beginning_of_what_was_sent(client, access):
+    """Lines wait for whoever reads them."""
+    client.request("A" * 300, "/" + "%01" * 1000)
+    line = access.get(timeout=PATIENCE_S)
+    assert (line.status, line.verb, len(line.path)) == (404, "A" * 32, 256)
+
+
+def test_a_request_that_the_end_of_the_server_cuts_off_is_told_so():
+    """The server's own words for that are a 500 in plain text."""
+    metrics, sent = Metrics(), []
+
+    async def app(scope, receive, send):
+        await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message)
+
+    async def run():
+        scope = {"type": "http", "method": "POST", "path": "/predict", "headers": []}
+        asking = asyncio.ensure_future(Recording(app, metrics)(scope, None, send))
+        await asyncio.sleep(0)
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+    asyncio.run(run())
+    start, body = sent
+    assert (start["status"], dict(start["headers"])[b"retry-after"]) == (503, b"5")
+    assert json.loads(body["body"])["type"] == "urn:heatlens:problem:draining"
+    assert b'heatlens_refused_total{reason="draining"} 1.0' in metrics.exposition()[0]
