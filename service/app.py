@@ -62,7 +62,7 @@ def _api_keys(settings: Settings) -> tuple[Key, ...]:
     if settings.api_keys_file is None:
         return numbered(keys)
     try:
-        lines = of_file(settings.api_keys_file.read_text("utf-8"))
+        lines = of_file(settings.api_keys_file.read_text("utf-8-sig"))  # Windows' editors begin with a mark
     except OSError as error:
         raise CatalogError(f"api_keys_file {str(settings.api_keys_file)!r}: {error.strerror}") from None
     except ValueError as error:
@@ -182,7 +182,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             close(app.state.context, _LOADERS_S)
 
     # A redirect would go to whatever host the client has named.
-    app = FastAPI(title="heatlens", lifespan=lifespan, redirect_slashes=False, docs_url=None, redoc_url=None)
+    app = FastAPI(title="heatlens", lifespan=lifespan, redirect_slashes=False, openapi_url=None)
     app.include_router(routes.router())
     app.include_router(comparing.router())
     app.include_router(models.router)

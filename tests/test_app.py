@@ -69,6 +69,22 @@ def test_keys_come_from_the_setting_and_from_the_file(tmp_path):
     assert [answer.status_code for answer in answers] == [200, 200, 200, 401, 401]
 
 
+def test_a_files_byte_order_mark_is_no_part_of_a_key(tmp_path):
+    """Editors of Windows write one: the first key would be refused, and a comment would be one."""
+    for text, problem in (("first\r\nsecond\r\n", None), ("# ours\nfirst\n", "line 1 begins with #")):
+        (tmp_path / "keys").write_text(text, "utf-8-sig", newline="")
+        settings = Settings(catalog=CATALOG, api_keys_file=tmp_path / "keys")
+        if problem is not None:
+            with pytest.raises(CatalogError, match=problem):
+                create_app(settings)
+            continue
+        answers = _ask(
+            create_app(settings),
+            *(("GET", "/methods", {"authorization": f"Bearer {key}"}) for key in ("first", "second")),
+        )
+        assert [answer.status_code for answer in answers] == [200, 200]
+
+
 def test_a_file_without_keys_ends_the_start(tmp_path):
     """Otherwise everybody would be let in."""
     (tmp_path / "empty").write_text("\n")

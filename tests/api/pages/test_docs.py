@@ -1,17 +1,20 @@
 """The contract's page: all of it from here, behind any prefix, and under a policy that lets nothing else in."""
 
+import asyncio
 import hashlib
 import http.client
 import re
 import shutil
 import subprocess
+import threading
 from html.parser import HTMLParser
 from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
-from service.api.pages.docs import FOLDER
+from service.api.pages.docs import FOLDER, router
 from service.api.pages.files import CSP, files
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -95,3 +98,19 @@ def test_a_browser_shows_every_operation(client: httpx.Client, tmp_path: Path) -
     assert len(re.findall(r'class="opblock opblock-', shown.stdout)) == sum(len(item) for item in paths.values())
     assert "Authorize" in shown.stdout
     assert not re.findall(r".*CONSOLE.*", shown.stderr)  # where what the policy forbids would be told
+
+
+def test_the_contract_is_written_once_and_the_loop_goes_on_meanwhile() -> None:
+    app, threads = FastAPI(openapi_url=None), []
+    app.include_router(router)
+    app.openapi = lambda: threads.append(threading.get_ident()) or {"openapi": "3.1.0"}  # type: ignore[method-assign]
+
+    async def ask(under: str) -> list[bytes]:
+        transport = httpx.ASGITransport(app, root_path=under)
+        async with httpx.AsyncClient(transport=transport, base_url="http://host") as http:
+            return [answer.content for answer in await asyncio.gather(*(http.get("/openapi.json") for _ in range(3)))]
+
+    assert asyncio.run(ask("")) == [b'{"openapi":"3.1.0"}'] * 3
+    assert asyncio.run(ask("/under")) == [b'{"openapi":"3.1.0","servers":[{"url":"/under"}]}'] * 3
+    assert len(threads) == 2
+    assert threading.get_ident() not in threads
