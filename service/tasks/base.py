@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from service.contract import Asked, Clean, Evidence, Facts, Readout, Target
-from service.errors import InvalidParameter, did_you_mean, quoted
+from service.errors import InvalidParameter, did_you_mean, escaped, quoted
 
 _LONGEST = 256  # letters of a text that may be a label
 _FAR = 2.0**24  # pixels: no picture has as many on a side, and float32 tells all whole ones of them apart
@@ -108,7 +108,7 @@ def fields(asked: Mapping[str, Any], pointer: str, facts: Facts, required: str, 
     for name in asked:
         if name not in known:
             raise InvalidParameter.at(
-                f"{pointer}/{name}",
+                f"{pointer}/{escaped(name)}",
                 f"unknown field {quoted(name)}" + did_you_mean(str(name), known, then=has),
             )
     if required not in asked:

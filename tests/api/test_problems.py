@@ -80,3 +80,9 @@ def test_what_the_framework_refuses_is_a_problem_too() -> None:
     assert answers[405].headers["allow"] == "GET, HEAD"
     assert "use GET" in answers[405].json()["detail"]
     assert "path/value" in answers[422].json()["detail"]
+
+
+def test_whatever_stands_in_an_address_of_the_protocols_it_is_one_of_theirs() -> None:
+    response = problems.problem(InvalidParameter("why"), "/v2/models/a\nb")
+    assert response.headers["content-type"] == "application/json"
+    assert json.loads(response.body)["error"] == "Invalid parameter: why"

@@ -93,3 +93,9 @@ def test_a_box_of_numbers_that_are_none_is_refused(number) -> None:
     with pytest.raises(InvalidParameter, match="not finite") as caught:
         base.box([0, 0, number, 1], "/box")
     assert caught.value.errors[0].pointer == "/box"
+
+
+def test_a_fields_place_is_a_pointer_whatever_its_name() -> None:
+    with pytest.raises(InvalidParameter, match="unknown field") as caught:
+        base.fields({"class": 0, "a/b~c": 1}, "/targets/0", _facts(), "class")
+    assert caught.value.errors[0].pointer == "/targets/0/a~1b~0c"

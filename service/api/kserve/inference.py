@@ -42,6 +42,7 @@ class _Output:
     classes: int | None  # the strongest ones as text, instead of all numbers
     method: str | None  # that explains for it
     fields: dict[str, Any]  # of a question to that method
+    places: dict[str, str]  # where each of its parameters stands in the request, by its pointer in the question
 
 
 @dataclass(frozen=True)
@@ -255,16 +256,24 @@ def _output(name: str, own: dict[str, Any], shared: dict[str, Any], pointer: str
     read = (*_OUTPUTS, "method") if name == EXPLANATION else tuple(_OUTPUTS)
     named = {key: value for key, value in own.items() if key not in read}
     fields: dict[str, dict[str, Any]] = {}
+    places: dict[str, str] = {}
     if name == EXPLANATION:  # nothing is drawn of the others
         fields["output"] = _under(_DRAWN, shared) | _under(_DRAWN, named)
+        for where, of in (("/parameters", shared), (f"{pointer}/parameters", named)):
+            places |= {f"/output/{escaped(key)}": f"{where}/output.{escaped(key)}" for key in _under(_DRAWN, of)}
         named = {key: value for key, value in named.items() if not key.startswith(f"{_DRAWN}.")}
     if method is not None:
         fields["params"] = _under(method, shared) | _under(name, shared) | named
+        for first in (method, name):
+            places |= {
+                f"/params/{escaped(key)}": f"/parameters/{first}.{escaped(key)}" for key in _under(first, shared)
+            }
+        places |= {f"/params/{escaped(key)}": f"{pointer}/parameters/{escaped(key)}" for key in named}
     elif named:
         raise InvalidParameter.at(
             f"{pointer}/parameters", f"{name} takes no parameters but binary_data, classification"
         )
-    return _Output(name, pointer, binary if flag is None else flag, classes, method, fields)
+    return _Output(name, pointer, binary if flag is None else flag, classes, method, fields, places)
 
 
 def _under(prefix: str, parameters: dict[str, Any]) -> dict[str, Any]:
@@ -375,10 +384,11 @@ def _pointing(inputs: dict[str, Tensor], i: int, one: _Output) -> Callable[[str]
         if first in ("targets", "pictures") and first in inputs:
             place = inputs[first].pointer
             return f"{place}/data{rest and f'/{rest}'}" if inputs[first].datatype != "UINT8" else place
-        if first == "params":
-            return f"{one.pointer}/parameters/{rest}"
-        if first == _DRAWN:
-            return f"/parameters/{_DRAWN}.{rest}"
+        if first in ("params", _DRAWN):
+            name, slash, within = rest.partition("/")
+            if (own := one.places.get(f"/{first}/{name}")) is not None:
+                return own + slash + within
+            return f"/parameters/{_DRAWN}.{rest}" if first == _DRAWN else f"{one.pointer}/parameters/{rest}"
         return f"/parameters/{ {'timeout_s': 'timeout'}.get(first, inner.removeprefix('/')) }"
 
     return pointer

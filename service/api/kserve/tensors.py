@@ -34,6 +34,7 @@ DTYPES = {
 }
 _ITEMS = 2**18  # of JSON: room for the pixels of a small picture, of which there are better forms
 _RANK = 8  # dimensions at most
+_MOST = 2**40  # elements of whatever type, but for a dimension that is zero
 _ELEMENTS = 1024  # of type BYTES in one input
 _AT_ONCE = 2**16  # numbers that are written in one go
 _DIGITS = 19  # of a number of bytes
@@ -169,6 +170,8 @@ def _head(one: Any, pointer: str) -> tuple[str, str, tuple[int, ...], dict[str, 
     shape = shape if isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**31 for n in shape) else []
     if not 1 <= len(shape) <= _RANK:
         raise InvalidParameter.at(f"{pointer}/shape", f"a shape is a list of 1 to {_RANK} whole numbers")
+    if 0 in shape and math.prod(n or 1 for n in shape) > _MOST:  # no array has such a shape, empty as it would be
+        raise InvalidParameter.at(f"{pointer}/shape", "the shape holds nothing, and is larger than any")
     if parameters is not None and not isinstance(parameters, dict):
         raise InvalidParameter.at(f"{pointer}/parameters", "parameters are an object")
     return name, str(datatype), tuple(shape), dict(parameters or {})

@@ -110,7 +110,7 @@ def _instances(body: dict[str, Any], schema: type[wire.Request], model: str) -> 
     found = []
     for i, one in enumerate(sent):
         own = _fields(one, f"/instances/{i}")
-        pointer = _pointing(f"/instances/{i}", own)
+        pointer = _pointing(f"/instances/{i}", own, one)
         with placed(pointer):
             check(own)
         fields = shared | own
@@ -151,12 +151,17 @@ def _fields(one: Any, pointer: str) -> dict[str, Any]:
     return one | {"image": image["b64"]} if isinstance(image, Mapping) and set(image) == {"b64"} else dict(one)
 
 
-def _pointing(place: str, own: Mapping[str, Any]) -> Callable[[str], str]:
+def _pointing(place: str, own: Mapping[str, Any], sent: Any) -> Callable[[str], str]:
     """Return how a pointer into a question becomes one into the request: into its instance, or beside them all."""
+    image = sent.get("image") if isinstance(sent, Mapping) else None
+    at = "" if isinstance(sent, str) else "/b64" if set(sent) == {"b64"} else "/image"
+    at += "/b64" if isinstance(image, Mapping) and set(image) == {"b64"} else ""
 
     def pointer(inner: str) -> str:
         name = inner.split("/")[1] if inner else "image"
-        return place + inner if name in own or name == "image" else inner
+        if name == "image":
+            return place + at
+        return place + inner if name in own else inner
 
     return pointer
 

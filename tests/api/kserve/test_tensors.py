@@ -81,6 +81,12 @@ WRONG = {
     "shape": ([HEAD | {"shape": [-1], "data": [1, 2]}], b"", "/inputs/0/shape"),
     "bool shape": ([HEAD | {"shape": [True], "data": [1]}], b"", "/inputs/0/shape"),
     "count": ([HEAD | {"data": [1, 2, 3]}], b"", "/inputs/0/data"),
+    "huge and empty": ([HEAD | {"shape": [0, *[2**31 - 1] * 3], "data": []}], b"", "/inputs/0/shape"),
+    "huge, empty and binary": (
+        [HEAD | {"shape": [*[2**31 - 1] * 3, 0], "parameters": {"binary_data_size": 0}}],
+        b"",
+        "/inputs/0/shape",
+    ),
     "huge": ([HEAD | {"shape": [2**30, 2**30], "data": [1]}], b"", "/inputs/0/data"),
     "half": ([HEAD | {"datatype": "FP16", "data": [1, 2]}], b"", "/inputs/0/data"),
     "kind": ([HEAD | {"data": [1, "2"]}], b"", "/inputs/0/data"),

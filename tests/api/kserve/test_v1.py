@@ -58,7 +58,11 @@ WRONG = {
     "empty": ("predict", {"instances": []}, "/instances", 422),
     "many": ("predict", {"instances": [""] * 257}, "/instances", 422),
     "kind": ("predict", {"instances": [BASE64, 3]}, "/instances/1", 422),
-    "picture": ("predict", {"instances": [BASE64, "!"]}, "/instances/1/image", 422),
+    "picture": ("predict", {"instances": [BASE64, "!"]}, "/instances/1", 422),
+    "picture in an object": ("predict", {"instances": [{"b64": "!"}]}, "/instances/0/b64", 422),
+    "picture's object": ("explain", {"instances": [{"image": {"b64": "!"}}]}, "/instances/0/image/b64", 422),
+    "picture with a name": ("explain", {"instances": [{"image": "!"}]}, "/instances/0/image", 422),
+    "no picture": ("predict", {"instances": [{"timeout_s": 9}]}, "/instances/0/image", 422),
     "own field": ("explain", {"instances": [{"image": BASE64, "targets": [99]}]}, "/instances/0/targets/0", 422),
     "shared field that none takes": (
         "explain",

@@ -170,8 +170,20 @@ WRONG = {
     "output twice": ({"outputs": [{"name": "cam"}, {"name": "cam"}]}, "/outputs"),
     "outputs": ({"outputs": 3}, "/outputs"),
     "unknown parameter": (
-        {"parameters": {"cam.leyer": 1}, "outputs": [{"name": "cam"}]},
+        {"outputs": [{"name": "cam", "parameters": {"leyer": 1}}]},
         "/outputs/0/parameters/leyer",
+    ),
+    "unknown parameter for all": (
+        {"parameters": {"cam.leyer": 1}, "outputs": [{"name": "cam"}]},
+        "/parameters/cam.leyer",
+    ),
+    "parameter of an explanation": (
+        {"parameters": {"method": "cam", "cam.layer": "none"}, "outputs": [{"name": "explanation"}]},
+        "/parameters/cam.layer",
+    ),
+    "drawing of an explanation": (
+        {"outputs": [{"name": "explanation", "parameters": {"output.opacity": 2}}]},
+        "/outputs/0/parameters/output.opacity",
     ),
     "unread": ({"parameters": {"cam.layer": "conv1"}}, "/parameters/cam.layer"),
     "unread output": (
