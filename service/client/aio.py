@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import cache
 from importlib import metadata
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Self
 
 from . import errors, requests
-from .errors import ConnectionFailed, HeatlensError, Unavailable
+from .errors import ConnectionFailed, HeatlensError, InvalidRequest
 from .methods import typed
 from .pictures import Picture
 from .sending.asgi import Application, InProcess
@@ -34,6 +35,18 @@ def _agent() -> str:
         except metadata.PackageNotFoundError:
             continue
     return "heatlens-client"
+
+
+def _key(text: str) -> str:
+    """Return a key without what files end in.
+
+    Raises:
+        InvalidRequest: it is more than one line, and no header can hold it.
+    """
+    key = text.strip()
+    if not key or not key.isprintable():
+        raise InvalidRequest("api_key holds a character that no key has, as the end of a line; give one key alone")
+    return key
 
 
 class AsyncClient:
@@ -68,8 +81,9 @@ class AsyncClient:
 
         Raises:
             ConnectionFailed: `url` is no address.
+            InvalidRequest: `api_key` is no key.
         """
-        headers = {"user-agent": _agent()} | ({"authorization": f"Bearer {api_key}"} if api_key else {})
+        headers = {"user-agent": _agent()} | ({"authorization": f"Bearer {_key(api_key)}"} if api_key else {})
         transport = InProcess(app) if app is not None else transport
         self._transport = Transport(url, headers, max_retries, transport)
         self.url, self.timeout_s = url, timeout_s
@@ -142,7 +156,7 @@ class AsyncClient:
         running: dict[asyncio.Future[Explanation], Picture] = {}
         try:
             while True:
-                while len(running) < concurrency and (one := next(waiting, None)) is not None:
+                for one in islice(waiting, max(1, concurrency) - len(running)):
                     running[asyncio.ensure_future(self.explain(method, one, **options))] = one
                 if not running:
                     return
@@ -224,7 +238,7 @@ class AsyncClient:
         from . import wire
         from .answers import parsed
 
-        return parsed(wire.ModelInfo, await self._get(f"/models/{name}"))
+        return parsed(wire.ModelInfo, await self._get(f"/models/{requests.named(name)}"))
 
     async def layers(self, name: str) -> list[wire.LayerWire]:
         """Return a model's layers, in the order in which they answer.
@@ -235,7 +249,7 @@ class AsyncClient:
         from . import wire
         from .answers import parsed
 
-        return parsed(wire.LayerList, await self._get(f"/models/{name}/layers")).layers
+        return parsed(wire.LayerList, await self._get(f"/models/{requests.named(name)}/layers")).layers
 
     async def labels(self, name: str) -> list[str]:
         """Return the names of a model's outputs, in their order.
@@ -246,7 +260,7 @@ class AsyncClient:
         from . import wire
         from .answers import parsed
 
-        return parsed(wire.LabelList, await self._get(f"/models/{name}/labels")).labels
+        return parsed(wire.LabelList, await self._get(f"/models/{requests.named(name)}/labels")).labels
 
     async def colormaps(self) -> list[str]:
         """Return the names of all colour maps."""
@@ -271,7 +285,11 @@ class AsyncClient:
         query = {"model": model} if model is not None else {}
         try:
             await self._transport.send(Asked("GET", "/health/ready", query=query), self.timeout_s, retries=0)
-        except (Unavailable, ConnectionFailed, errors.DeadlineExceeded):
+        except (ConnectionFailed, errors.DeadlineExceeded):
+            return False
+        except HeatlensError as error:  # of what is busy or starting, and of proxies before it, the same
+            if not error.retriable:
+                raise
             return False
         return True
 
@@ -308,6 +326,7 @@ class AsyncWatch:
         self._transport, self._timeout_s = transport, timeout_s
         self._question = method, picture, options
         self._told: AsyncIterator[Progress] | None = None
+        self._turn = asyncio.Lock()  # what was broken off ends before all is closed
         self._result: Explanation | None = None
 
     async def __aenter__(self) -> Self:
@@ -318,7 +337,8 @@ class AsyncWatch:
     async def __aexit__(self, *_: object) -> None:
         """Stop the work, if it has not ended."""
         if self._told is not None:
-            await self._told.aclose()  # type: ignore[attr-defined]
+            async with self._turn:
+                await self._told.aclose()  # type: ignore[attr-defined]
 
     def __aiter__(self) -> Self:
         return self
@@ -326,7 +346,8 @@ class AsyncWatch:
     async def __anext__(self) -> Progress:
         if self._told is None:
             raise RuntimeError("enter it first: async with hl.watch(...) as run")
-        return await anext(self._told)
+        async with self._turn:
+            return await anext(self._told)
 
     @property
     def result(self) -> Explanation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from . import pictures
 from .errors import InvalidRequest
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
 JSON, EVENTS = "application/json", "text/event-stream"
+_DAY_S = 86_400.0  # the longest deadline that a server takes
 _TYPE = "application/octet-stream"  # the server looks at the bytes
 
 
@@ -30,7 +32,7 @@ def explain(method: str, picture: Picture | None, options: Mapping[str, Any], ac
     Raises:
         InvalidRequest: a picture that cannot be read.
     """
-    return _asked(f"/explain/{method}", picture, fields(options), accept, options.get("pictures") or ())
+    return _asked(f"/explain/{named(method)}", picture, fields(options), accept, options.get("pictures") or ())
 
 
 def compare(methods: Sequence[str | Mapping[str, Any]] | None, picture: Picture, options: Mapping[str, Any]) -> Asked:
@@ -79,6 +81,7 @@ def fields(options: Mapping[str, Any], kind: type[BaseModel] | None = None) -> d
         if name in ("params", "pictures") or (value is None and name in common.keys() | drawing.keys()):
             continue
         if name == "targets":
+            value = value.tolist() if hasattr(value, "tolist") else value  # an array's, of any number of dimensions
             sent[name] = [value] if isinstance(value, int | str | Mapping) else list(value)
         elif name in drawing:
             output[name] = value
@@ -87,6 +90,11 @@ def fields(options: Mapping[str, Any], kind: type[BaseModel] | None = None) -> d
         else:
             params[name] = value
     return sent | {"output": output} | ({"params": params} if params else {})
+
+
+def named(name: str) -> str:
+    """Return a name as a part of an address, whatever it is made of."""
+    return quote(name, safe="")
 
 
 def _asked(path: str, picture: Picture | None, sent: dict[str, Any], accept: str, further: Any = ()) -> Asked:
@@ -98,7 +106,7 @@ def _asked(path: str, picture: Picture | None, sent: dict[str, Any], accept: str
         files.insert(0, ("image", ("picture", data, _TYPE)))
 
     def body(left_s: float) -> dict[str, Any]:
-        request = json.dumps(sent | {"timeout_s": left_s}, default=_plain)
+        request = json.dumps(sent | {"timeout_s": min(left_s, _DAY_S)}, default=_plain)
         return {"files": [*files, ("request", (None, request, JSON))]}
 
     return Asked("POST", path, body, headers)

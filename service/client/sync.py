@@ -6,14 +6,10 @@ the request on the other side, too.
 
 from __future__ import annotations
 
-import asyncio
-import atexit
-import os
-import threading
-import weakref
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Self
 
 from .aio import URL, AsyncClient, AsyncWatch
 from .errors import HeatlensError
@@ -21,66 +17,13 @@ from .methods import typed
 from .pictures import Picture
 from .requests import JSON
 from .sending.asgi import Application
+from .sending.portal import Portal
 
 if TYPE_CHECKING:
     import httpx
 
     from . import wire
     from .answers import Comparison, Explanation, Predictions, Progress
-
-T = TypeVar("T")
-_PORTALS: weakref.WeakSet[_Portal] = weakref.WeakSet()  # closed with the process: nobody has to close a client
-
-
-class _Portal:
-    """An event loop in a thread, and the client that lives there; in a forked process new ones."""
-
-    def __init__(self, make: Callable[[], AsyncClient]) -> None:
-        self._make = make
-        self._turn = threading.Lock()
-        self._process: int | None = None
-        self._client = make()  # whose mistakes are told at once
-        self._made_in: int | None = os.getpid()
-        _PORTALS.add(self)
-
-    def start(self, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> Future[T]:
-        """Let the loop do what is asked of the client."""
-        with self._turn:
-            if self._process != os.getpid():  # threads do not outlive a fork
-                self._process = os.getpid()
-                self._loop = asyncio.new_event_loop()
-                if self._made_in != self._process:
-                    self._client, self._made_in = self._make(), self._process
-                self._thread = threading.Thread(target=self._loop.run_forever, name="heatlens-client", daemon=True)
-                self._thread.start()
-        if threading.current_thread() is self._thread:
-            raise RuntimeError("this would wait for itself; use AsyncClient in an event loop")
-        return asyncio.run_coroutine_threadsafe(work(self._client), self._loop)
-
-    def run(self, work: Callable[[AsyncClient], Coroutine[Any, Any, T]]) -> T:
-        """Return what that gives; whatever interrupts the waiting stops the work."""
-        future = self.start(work)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
-
-    def close(self) -> None:
-        """End the client, the loop and the thread."""
-        if self._process != os.getpid():
-            return
-        self.run(lambda client: client.close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-        self._process = self._made_in = None  # it may be used again
-
-
-@atexit.register
-def _close_all() -> None:
-    for portal in list(_PORTALS):
-        portal.close()
 
 
 class Client:
@@ -112,7 +55,7 @@ class Client:
             ConnectionFailed: `url` is no address.
         """
         self.url, self.timeout_s = url, timeout_s
-        self._portal = _Portal(
+        self._portal = Portal(
             lambda: AsyncClient(
                 url, app=app, api_key=api_key, timeout_s=timeout_s, max_retries=max_retries, transport=transport
             )
@@ -174,7 +117,7 @@ class Client:
         running: dict[Future[Explanation], Picture] = {}
         try:
             while True:
-                while len(running) < concurrency and (one := next(waiting, None)) is not None:
+                for one in islice(waiting, max(1, concurrency) - len(running)):
                     running[self._portal.start(_asking(method, one, options))] = one
                 if not running:
                     return
@@ -276,7 +219,9 @@ def _asking(method: str, picture: Picture, options: Any) -> Callable[[AsyncClien
 class Watch:
     """An explanation under way: iterate over its progress, then read its `result`."""
 
-    def __init__(self, portal: _Portal, method: str, picture: Picture | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self, portal: Portal[AsyncClient], method: str, picture: Picture | None, options: dict[str, Any]
+    ) -> None:
         self._portal = portal
         self._question = method, picture, options
         self._watch: AsyncWatch | None = None

@@ -298,3 +298,78 @@ def test_another_server_is_noticed():
 
     with pytest.raises(ServerFailed, match="is it heatlens"):
         asyncio.run(ask())
+
+
+PROGRESS = {"rows_done": 1, "rows_total": 2, "passes_done": 1, "passes_total": 2, "seconds_left": None}
+
+
+def heard(work, answer, **options):
+    """Do something with a client that is answered so; return the requests."""
+    seen = []
+
+    def answering(request):
+        seen.append(request)
+        return answer
+
+    async def ask():
+        async with AsyncClient(transport=httpx.MockTransport(answering), **options) as hl:
+            return await work(hl)
+
+    return asyncio.run(ask()), seen
+
+
+def test_a_key_may_come_of_a_file_and_have_any_letter():
+    for given, sent in (("secret\n", b"Bearer secret"), ("schl\u00fcssel", "Bearer schl\u00fcssel".encode())):
+        _, (request,) = heard(lambda hl: hl.ready(), httpx.Response(200), api_key=given)
+        assert dict(request.headers.raw)[b"authorization"] == sent
+    for given in ("one\ntwo", " "):
+        with pytest.raises(InvalidRequest, match="give one key alone"):
+            AsyncClient(api_key=given)
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_what_is_busy_or_starting_is_not_ready(status):
+    assert heard(lambda hl: hl.ready(), httpx.Response(status))[0] is False
+
+
+def test_a_name_is_one_part_of_an_address():
+    async def ask(hl):
+        for asked in (hl.model, hl.layers, hl.labels):
+            with pytest.raises(NotFound):
+                await asked("a/b?c#d")
+
+    _, seen = heard(ask, httpx.Response(404))
+    assert {request.url.raw_path.split(b"/")[2] for request in seen} == {b"a%2Fb%3Fc%23d"}
+
+
+def test_a_picture_that_is_none_ends_nothing():
+    async def ask(hl):
+        return [picture async for picture, _ in hl.explain_many("cam", [b"a", None, b"b"], concurrency=0)]
+
+    found, seen = heard(ask, httpx.Response(404))
+    assert (found, len(seen)) == ([b"a", None, b"b"], 3)
+
+
+def test_a_watch_that_is_broken_off_is_closed_whatever_is_under_way():
+    """As where a program is interrupted while it waits for the next event: what was cancelled takes a while to end."""
+
+    class Slow(httpx.AsyncByteStream):
+        async def __aiter__(self):
+            yield b"event: progress\ndata: " + json.dumps(PROGRESS).encode() + b"\n\n"
+            await asyncio.Event().wait()
+
+        async def aclose(self):
+            for _ in range(10):
+                await asyncio.sleep(0)
+            closed.append(True)
+
+    async def ask(hl):
+        async with hl.watch("cam", b"picture") as run:
+            await anext(run)
+            waiting = asyncio.ensure_future(anext(run))
+            await asyncio.sleep(0)
+            waiting.cancel()
+
+    closed = []
+    heard(ask, httpx.Response(200, stream=Slow()))
+    assert closed == [True]

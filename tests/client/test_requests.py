@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -34,6 +35,8 @@ def test_options_find_their_places():
     }
     assert requests.fields({"targets": [1, "a"]})["targets"] == [1, "a"]
     assert requests.fields({"targets": {"class": 1}})["targets"] == [{"class": 1}]
+    for one in (np.int64(1), np.array(1), np.array([1])):  # as argmax and argsort give them
+        assert requests.fields({"targets": one})["targets"] == [1]
 
 
 def test_the_service_reads_what_is_sent():
@@ -65,3 +68,12 @@ def test_a_comparison_names_its_methods():
 def test_what_no_request_can_hold_is_a_mistake():
     with pytest.raises(TypeError, match="nothing that a request can hold"):
         requests.explain("cam", b"x", {"layer": object()}).body(1.0)
+
+
+def test_a_time_without_end_is_as_long_as_a_server_takes():
+    asked = requests.explain("cam", b"picture", {})
+    assert json.loads(asked.body(float("inf"))["files"][-1][1][1])["timeout_s"] == 86_400
+
+
+def test_names_are_no_addresses():
+    assert requests.explain("cam?map=2/../x", b"picture", {}).path == "/explain/cam%3Fmap%3D2%2F..%2Fx"

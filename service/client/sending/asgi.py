@@ -36,7 +36,12 @@ class InProcess(httpx.AsyncBaseTransport):
         """
         async with self._starting:
             if self._lifespan is None:
-                self._lifespan = await _Lifespan(self.app).start()
+                self._lifespan = _Lifespan(self.app)
+            try:
+                await self._lifespan.start()
+            except httpx.ConnectError:
+                self._lifespan = None  # the next one tries again
+                raise
         if not isinstance(request.stream, httpx.AsyncByteStream):
             raise TypeError("an asynchronous client sends asynchronous bodies")
         exchange = _Exchange(self.app, _scope(request), b"".join([piece async for piece in request.stream]))
@@ -138,20 +143,21 @@ class _Lifespan:
         self._said: asyncio.Queue[Message] = asyncio.Queue()
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
         self._task = asyncio.ensure_future(app(scope, self._asked.get, self._said.put))
+        self._started = asyncio.ensure_future(self._step("startup"))
 
-    async def start(self) -> _Lifespan:
-        """Begin it.
+    async def start(self) -> None:
+        """Wait until it has begun; who is called off while it begins does not begin it twice.
 
         Raises:
             httpx.ConnectError: the application does not start.
         """
-        said = await self._step("startup")
+        said = await asyncio.shield(self._started)
         if said["type"] == "lifespan.startup.failed":
             raise httpx.ConnectError(f"the application does not start: {said.get('message', '')}")
-        return self
 
     async def stop(self) -> None:
         """End it."""
+        await asyncio.wait({self._started})
         await self._step("shutdown")
         await asyncio.wait({self._task})
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+_MARK = b"\xef\xbb\xbf"  # of byte order, that a stream may begin with
+
 
 @dataclass(frozen=True)
 class Event:
@@ -16,26 +18,30 @@ class Event:
 class Reader:
     """Takes a stream's bytes in whatever pieces, and gives the events that are whole."""
 
-    _rest: bytes = b""
+    _rest: list[bytes] = field(default_factory=list)  # of a line whose end has not come, in the pieces that it came in
     _name: str = ""
     _data: list[str] = field(default_factory=list)
     _id: str = ""
     _begun: bool = False
 
     def feed(self, piece: bytes) -> list[Event]:
-        """Return the events that a piece completes."""
+        """Return the events that a piece completes; what is no whole line yet is not looked at again."""
         if not piece:
             return []
-        data = self._rest + piece
         if not self._begun:
-            if len(data) < 3 and b"\xef\xbb\xbf".startswith(data):
-                self._rest = data  # it may be the beginning of a byte order mark
+            piece, self._rest = b"".join((*self._rest, piece)), []
+            if len(piece) < 3 and _MARK.startswith(piece):
+                self._rest = [piece]
                 return []
-            data, self._begun = data.removeprefix(b"\xef\xbb\xbf"), True
-        # What ends in a carriage return may go on with the line feed that belongs to it.
-        held = data.endswith(b"\r")
-        lines = data[: len(data) - held].replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest = lines.pop() + (b"\r" if held else b"")
+            piece, self._begun = piece.removeprefix(_MARK), True
+        if self._rest and self._rest[-1] == b"\r":  # which may go on with the line feed that belongs to it
+            piece = self._rest.pop() + piece
+        held = piece.endswith(b"\r")
+        *lines, begun = piece[: len(piece) - held].replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        if lines:
+            lines[0] = b"".join((*self._rest, lines[0]))
+            self._rest.clear()
+        self._rest += [begun, b"\r"] if held else [begun]
         return [event for line in lines if (event := self._line(line.decode("utf-8", "replace"))) is not None]
 
     def _line(self, line: str) -> Event | None:

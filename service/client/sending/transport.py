@@ -105,7 +105,8 @@ class Transport:
         """
         self.retries, self._pause = retries, pause
         try:
-            self._http = httpx.AsyncClient(base_url=url, headers=dict(headers), transport=transport)
+            said = [(name.encode("ascii"), value.encode()) for name, value in headers.items()]
+            self._http = httpx.AsyncClient(base_url=url, headers=said, transport=transport)
         except (httpx.InvalidURL, TypeError, ValueError) as error:
             raise ConnectionFailed(f"{url!r} is no address ({error}); write http://HOST:PORT") from None
         if self._http.base_url.scheme not in ("http", "https") or not self._http.base_url.host:
@@ -189,6 +190,8 @@ class _translated:  # noqa: N801 - read as a word: `with _translated(...)`
         said = f"{self.url}: {error or type(error).__name__}"
         if isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout | httpx.PoolTimeout):
             raise DeadlineExceeded(f"{said}: nothing came any more; raise timeout_s, or ask for less") from error
-        if isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol):
+        # What cannot be sent as it is cannot be sent another time either.
+        own = isinstance(error, httpx.UnsupportedProtocol | httpx.LocalProtocolError)
+        if isinstance(error, httpx.TransportError) and not own:
             raise ConnectionFailed(f"{said}; is the server running there?", retriable=True) from error
         raise ConnectionFailed(said) from error

@@ -89,3 +89,26 @@ def test_an_application_that_does_not_start_is_not_asked():
 
     with pytest.raises(httpx.ConnectError, match="no model"):
         ask(app, lambda http: http.get("/"))
+
+
+def test_who_is_called_off_while_an_application_starts_does_not_start_it_twice():
+    class Slow(App):
+        async def __call__(self, scope, receive, send):
+            if scope["type"] == "lifespan":
+                begun.append(scope)
+                starting.set()
+                await go.wait()
+            await super().__call__(scope, receive, send)
+
+    async def impatient(http):
+        first = asyncio.ensure_future(http.get("/"))
+        await starting.wait()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        go.set()
+        return await http.get("/")
+
+    begun, starting, go = [], asyncio.Event(), asyncio.Event()
+    assert ask(Slow(b"x"), impatient).content == b"x"
+    assert len(begun) == 1

@@ -28,3 +28,15 @@ def test_an_event_is_given_at_its_end_and_not_later():
     reader = Reader()
     assert reader.feed(b"data: x\n") == []
     assert reader.feed(b"\n") == [Event("message", "x", "")]
+
+
+def test_a_long_line_is_kept_as_it_came_until_it_ends():
+    """Results have tens of megabytes in one line: to look at all of it with each piece took twenty seconds."""
+    reader, size = Reader(), 1000
+    for i in range(1, 100):
+        assert reader.feed(b"x" * size) == []
+        assert [len(piece) for piece in reader._rest] == [size] * i
+    reader = Reader()
+    assert reader.feed(b"data: a\r") == []
+    assert reader.feed(b"\r") == reader.feed(b"") == []
+    assert reader.feed(b"\n") == [Event("message", "a", "")]

@@ -76,6 +76,7 @@ def test_what_may_pass_is_sent_again(failure):
         (httpx.Response(307, headers={"location": "https://host/predict"}), errors.ServerFailed),
         (httpx.ReadTimeout("silence"), errors.DeadlineExceeded),
         (httpx.UnsupportedProtocol("what is that"), errors.ConnectionFailed),
+        (httpx.LocalProtocolError("illegal header value"), errors.ConnectionFailed),
     ],
     ids=lambda value: str(getattr(value, "status_code", getattr(value, "__name__", type(value).__name__))),
 )
