@@ -50,13 +50,13 @@ def _settings(**given: Any) -> "Settings":
     """Make settings of the options that were given; what was not comes from HEATLENS_... or the defaults."""
     from pydantic import ValidationError
 
-    from service.settings import Settings
+    from service.settings import Settings, wrong
 
+    given = {name: value for name, value in given.items() if value not in (None, ())}
     try:
-        return Settings(**{name: value for name, value in given.items() if value not in (None, ())})
+        return Settings(**given)
     except ValidationError as error:
-        problems = "; ".join(f"--{e['loc'][0]}: {e['msg']} (got {e['input']!r})" for e in error.errors())
-        raise click.UsageError(problems) from None
+        raise click.UsageError(wrong(error, given)) from None
 
 
 @contextmanager

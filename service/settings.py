@@ -3,12 +3,12 @@
 It is read from environment variables `HEATLENS_...`; options of the command line win over them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import did_you_mean
@@ -66,7 +66,7 @@ class Settings(Pictures):
 
     model_config = SettingsConfigDict(env_prefix="HEATLENS_", extra="forbid", frozen=True)
 
-    host: Annotated[str, Field(description="Address to listen on.")] = "127.0.0.1"
+    host: Annotated[str, Field(min_length=1, description="Address to listen on.")] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, description="TCP port; 0 takes a free one.")] = 8000
     root_path: Annotated[
         str,
@@ -311,3 +311,13 @@ def unknown(names: Iterable[str]) -> list[str]:
     prefix, known = "HEATLENS_", [f"HEATLENS_{name.upper()}" for name in Settings.model_fields]
     wrong = sorted({name.upper() for name in names if name.upper().startswith(prefix)} - set(known))
     return [f"{name} is no setting and has no effect{did_you_mean(name, known)}" for name in wrong]
+
+
+def wrong(error: ValidationError, options: Container[str]) -> str:
+    """Return what is wrong with settings, each named by what it was set by: an option, or an environment variable."""
+    said = []
+    for one in error.errors():
+        name = str(one["loc"][0])
+        named = f"--{name.replace('_', '-')}" if name in options else f"HEATLENS_{name.upper()}"
+        said.append(f"{named}: {one['msg']} (got {one['input']!r})")
+    return "; ".join(said)

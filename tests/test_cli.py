@@ -297,7 +297,9 @@ def test_environment(cat: str) -> None:
     assert json.loads(output("predict", cat, "--json", env=env))["model"]["name"] == "tiny-vgg"
     small = env | {"HEATLENS_MAX_IMAGE_PIXELS": "2439"}
     assert "61 x 40 = 2,440 pixels and at most 2,439" in wrong(1, "predict", cat, env=small)
-    assert "port" in wrong(2, "models", env={"HEATLENS_PORT": "many"})
+    assert "HEATLENS_PORT: Input should be a valid integer" in wrong(2, "models", env={"HEATLENS_PORT": "many"})
+    for name, value in (("HEAD_TIMEOUT_S", "0"), ("HOST", ""), ("TRUSTED_PROXIES", "10.0.0.1/8")):
+        assert f"HEATLENS_{name}: " in wrong(2, "serve", env={f"HEATLENS_{name}": value})
 
 
 def test_help_names_the_defaults() -> None:

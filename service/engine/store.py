@@ -32,6 +32,7 @@ from service.process import leave_cores_to_the_device
 
 Status = Literal["loading", "ready", "failed"]
 log = logging.getLogger("heatlens")
+_FAILED_S = 3600  # after which to ask again for a model that has failed: it does not load before a restart
 _LOADERS = 3  # models that are loaded at once: one that takes long does not hold up the rest
 
 
@@ -176,7 +177,7 @@ class Store:
         if entry.model is not None:
             return entry.model
         if entry.status == "failed":
-            raise ModelUnavailable(f"model {entry.spec.name!r} failed to load: {entry.error}")
+            raise ModelUnavailable(f"model {entry.spec.name!r} failed to load: {entry.error}", retry_after_s=_FAILED_S)
         raise ModelUnavailable(f"model {entry.spec.name!r} is still loading; try again in a few seconds")
 
     def verdict(self, model: Model, method: str) -> Any:

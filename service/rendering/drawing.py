@@ -31,12 +31,24 @@ class OutputOptions(wire.OutputOptions):
     def _exists(cls, name: str | None) -> str | None:
         if name is not None:
             try:
-                cmap.Colormap(name)
+                _colormap(name)
             except (ValueError, TypeError, KeyError):
                 raise ValueError(
                     f"there is no colour map {name!r}; some are viridis, inferno, magma, turbo, RdBu_r, coolwarm"
                 ) from None
         return name
+
+
+def _colormap(name: str) -> cmap.Colormap:
+    """Return a colour map by its name, in capitals or not.
+
+    It is asked for by the one spelling that the catalogue has: of any other, the catalogue keeps a copy for ever.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    base = name.removesuffix("_r")
+    return cmap.Colormap(cmap.Colormap.catalog().resolve(base) + name[len(base) :])
 
 
 @dataclass(frozen=True)
@@ -114,7 +126,7 @@ def _levels(values: Floats, *, signed: bool) -> Bytes:
 @lru_cache(maxsize=64)
 def table(colormap: str) -> Bytes:
     """Return the 256 colours (256, 3) of a colour map."""
-    found = cmap.Colormap(colormap).lut(256)
+    found = _colormap(colormap).lut(256)
     found = found[np.arange(256) * len(found) // 256]  # a map of a few distinct colours has no more than these
     colours: Bytes = np.rint(found[:, :3] * 255).astype(np.uint8)
     return colours

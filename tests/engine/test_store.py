@@ -110,8 +110,9 @@ def test_what_cannot_be_loaded_leaves_the_others_serving(device):
     with _started(device, [_spec("wrong", wrong), _spec("broken", broken), _spec("one")]) as store:
         assert store.wait(60)
         assert [entry.status for entry in store.entries.values()] == ["failed", "failed", "ready"]
-        with pytest.raises(ModelUnavailable, match="failed to load: weights: there is no such file"):
+        with pytest.raises(ModelUnavailable, match="failed to load: weights: there is no such file") as raised:
             store.get("wrong")
+        assert raised.value.retry_after_s == 3600  # it does not load before a restart
         assert store.entry("broken").error == "ZeroDivisionError: theirs"
         assert store.get("one") is not None
 

@@ -223,3 +223,12 @@ def test_a_drawings_pixels_are_known_before_it_is_drawn(kind, shape, size) -> No
     alone, over = drawing.heatmap(heat, PICTURE, options), drawing.overlay(heat, PICTURE, options)
     for one in (alone, over or alone):
         assert one.width * one.height == drawing.extent(kind, shape, PICTURE, options)
+
+
+def test_a_colour_map_may_be_spelt_in_capitals_of_which_nothing_is_kept():
+    """The catalogue keeps what it was asked for under each spelling, and callers make up as many as they like."""
+    spelt = {"VIRIDIS", "ViRiDiS", "vIrIdIs"}
+    for name in spelt:
+        np.testing.assert_array_equal(drawing.table(OutputOptions(colormap=name).colormap), drawing.table("viridis"))
+        np.testing.assert_array_equal(drawing.table(f"{name}_r"), drawing.table("viridis")[::-1])
+    assert not spelt & cmap.Colormap.catalog()._loaded.keys()
