@@ -9,7 +9,7 @@ from collections.abc import Iterator
 _GIF_BLOCKS = 10_000  # before the first frame
 _TIFF_PARTS = 50_000  # strips, tiles, and entries of any other list
 METADATA_BYTES = 2**19
-_TIFFS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")
+TIFFS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 _SIZES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type: whole numbers
 _BYTES = (1, 2, 7)  # types of which a list is one piece: a colour profile, or text
@@ -97,7 +97,7 @@ def tile(data: bytes, max_pixels: int) -> int:
         Costly: they are much larger than the picture, or than pictures may be; or it lists very many parts.
         struct.error: it is damaged.
     """
-    if data[:4] not in _TIFFS:
+    if data[:4] not in TIFFS:
         return 0
     said: dict[int, list[int]] = {}
     for tag, value in _entries(data):

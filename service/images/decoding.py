@@ -52,6 +52,15 @@ _OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x93NUMPY", "a numpy array; save it as PNG"),
 )
 
+# How files of accepted types begin; what is cut off right behind that, or of an uncommon kind, no decoder knows again.
+_BEGINNINGS: tuple[tuple[bytes, str], ...] = (
+    (b"\x89PNG", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"GIF8", "GIF"),
+    (b"BM", "BMP"),
+    *((start, "TIFF") for start in declared.TIFFS),
+)
+
 
 def decode(
     data: bytes,
@@ -89,8 +98,8 @@ def decode(
             if data.startswith(b"\xff\xd8") and not _check_jpeg(data):
                 data = _ended(data, max_pixels, begin)
             image = _read(data, max_pixels, begin)
-            told = _warnings(image, window) or _warnings_of_colours(image, data, window)
-            if window is not None and transparency.deep_colours(data):
+            told = _warnings(image, window) or _warnings_of_colours(image, window)
+            if window is not None and transparency.deep_colours(image):
                 image = _windowed_colours(image, data, window)
             shown = _shown(_upright(image), window, opaque=_may_be_opaque(data), alpha=alpha)
             shown.info[_WARNINGS] = told
@@ -205,8 +214,18 @@ def _seen(data: bytes) -> str:
         return " (they look like an HTML page; send the picture that it shows)"
     if text.startswith((b"<svg", b"<?xml")) and b"<svg" in data[:4096].lower():
         return " (they look like an SVG drawing; draw it as PNG)"
+    if data[4:8] == b"ftyp" and data[8:12] in (b"avif", b"avis") and "AVIF" in FORMATS:
+        return " (they begin as AVIF does, and are damaged or cut off)"
     found = next((what for at, start, what in _OTHERS if data[at : at + len(start)] == start), None)
-    return f" (they look like {found})" if found else ""
+    if found:
+        return f" (they look like {found})"
+    own = next((name for start, name in _BEGINNINGS if data.startswith(start)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        own = "WEBP"
+    if own is None:
+        return ""
+    pixels = "its pixels are of an uncommon kind (TIFF may have any): save it with 8 or 16 bits, grey or in RGB"
+    return f" (they begin as {own} does, and are damaged or cut off{', or ' + pixels if own == 'TIFF' else ''})"
 
 
 # Files that are not as they should be
@@ -220,6 +239,7 @@ def _check_jpeg(data: bytes) -> bool:
 
     Raises:
         Costly: too many scans or segments, too much EXIF, or a coding other than baseline and progressive.
+        _Strange: its colours have more than 8 bits.
     """
     at, scans, segments, metadata = 2, 0, 0, 0
     while found := _MARKER.search(data, at):
@@ -234,6 +254,8 @@ def _check_jpeg(data: bytes) -> bool:
             raise Costly("it has very many scans or segments, or much EXIF")
         if 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             raise Costly("its JPEG coding is neither baseline nor progressive")
+        if 0xC0 <= marker <= 0xC2 and data[at + 2 : at + 3] not in (b"\x08", b""):
+            raise _Strange(f"the picture is a JPEG of {data[at + 2]} bits a colour; save it as one of 8, or as PNG")
         at += max(2, length)
     return False
 
@@ -303,7 +325,7 @@ def _windowed(image: Image.Image, window: tuple[float, float] | None) -> Image.I
 
 
 def _windowed_colours(image: Image.Image, data: bytes, window: tuple[float, float]) -> Image.Image:
-    """Return a PNG of 16 bits a colour as a window shows it; its transparency stays as it is."""
+    """Return a PNG or a TIFF of 16 bits a colour as a window shows it; its transparency stays as it is."""
     low, high = window
     values = transparency.values_of(data).astype(np.float32)
     shown = Image.fromarray(np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8))
@@ -313,8 +335,8 @@ def _windowed_colours(image: Image.Image, data: bytes, window: tuple[float, floa
     return shown
 
 
-def _warnings_of_colours(image: Image.Image, data: bytes, window: tuple[float, float] | None) -> tuple[str, ...]:
-    if window is not None or not transparency.deep_colours(data):
+def _warnings_of_colours(image: Image.Image, window: tuple[float, float] | None) -> tuple[str, ...]:
+    if window is not None or not transparency.deep_colours(image):
         return ()
     top = int(np.asarray(image)[..., :3].max(initial=0))  # the first of two bytes
     if top >= 2**6:

@@ -1,6 +1,8 @@
 """Pixels that are clear: where Pillow's modes do not say so, or not of the right ones."""
 
 import io
+import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -9,12 +11,15 @@ from PIL import Image
 
 Mask = npt.NDArray[np.bool_]
 _FRAME = "heatlens frame"  # a key of `Image.info`: the part of the screen that a first frame fills
+_COLOURS = "heatlens colours"  # another one: whether they have 16 bits
+_DEEP = re.compile(r"(RGB|RGBX|RGBA);16[BLN]")  # how these lie in a file
 _DEPTH = 24  # where a PNG says how many bits its values have
 
 
 def note(image: Image.Image) -> None:
-    """Write down, before a picture is loaded, what is gone afterwards: where a GIF's first frame lies."""
-    tile: Any = getattr(image, "tile", ())  # of what is still a file
+    """Write down, before a picture is loaded, what is gone afterwards: a GIF's first frame, and colours of 16 bits."""
+    tile: Any = _tiles(image)
+    image.info[_COLOURS] = bool(tile) and all(_DEEP.fullmatch(_rawmode(one)) for one in tile)
     if image.format == "GIF" and tile and tuple(tile[0][1]) != (0, 0, *image.size):
         image.info[_FRAME] = tuple(tile[0][1])
 
@@ -64,31 +69,50 @@ def without(image: Image.Image, clear: Mask) -> Image.Image:
     return found
 
 
-def deep_colours(data: bytes) -> bool:
-    """Whether a file is a PNG of colours of 16 bits."""
-    return data[:8] == b"\x89PNG\r\n\x1a\n" and data[_DEPTH : _DEPTH + 1] == b"\x10" and data[_DEPTH + 1] in (2, 6)
+def deep_colours(image: Image.Image) -> bool:
+    """Whether a picture that was noted is one of colours of 16 bits."""
+    return bool(image.info.get(_COLOURS))
 
 
 def values_of(data: bytes) -> npt.NDArray[np.uint16]:
-    """Return the colours (H, W, 3) of a PNG of 16 bits, as they stand in its file."""
-    mode = "RGBA" if data[_DEPTH + 1] == 6 else "RGB"
-    high, low = (_bytes_of(data, f"{mode};16{end}")[..., :3].astype(np.uint16) for end in "BL")
+    """Return the colours (H, W, 3) of a PNG or a TIFF of 16 bits, as they stand in its file."""
+    high, low = (_bytes_of(data, first=first)[..., :3].astype(np.uint16) for first in (True, False))
     return np.asarray(high << 8 | low, np.uint16)
 
 
 def _is(data: bytes, colour: tuple[int, ...]) -> Mask:
     """Return where a PNG of 16 bits has a colour, to the last bit."""
-    high, low = (_bytes_of(data, rawmode) for rawmode in ("RGB;16B", "RGB;16L"))
+    high, low = (_bytes_of(data, first=first) for first in (True, False))
     clear = np.array(colour, np.uint16)
     return np.asarray(((high == clear >> 8) & (low == clear & 255)).all(-1))
 
 
-def _bytes_of(data: bytes, rawmode: str) -> npt.NDArray[np.uint8]:
-    """Return one byte of each value (H, W, 3): Pillow keeps the first of two, which the rawmode says where it stands.
+def _tiles(image: Image.Image) -> list[Any]:
+    """Return the parts that a file's picture is decoded by."""
+    return list(getattr(image, "tile", ()))
 
-    Told that the order is the other one, it keeps the bytes that it drops otherwise.
+
+def _rawmode(tile: Any) -> str:
+    """Return how values lie in a part, such as `RGB;16B`, whose last letter is their order: B, L, or N for native."""
+    return str(tile.args[0] if isinstance(tile.args, tuple | list) and tile.args else tile.args)
+
+
+def _bytes_of(data: bytes, *, first: bool) -> npt.NDArray[np.uint8]:
+    """Return the more or the less significant byte of each value (H, W, C).
+
+    Pillow keeps the first of two, which the rawmode says where it stands. Told that the order is the other one, it
+    keeps the bytes that it drops otherwise.
     """
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        image.tile = [one._replace(args=rawmode) for one in image.tile]
+    with Image.open(io.BytesIO(data), formats=("PNG", "TIFF")) as image:
+        tiles: Any = image
+        tiles.tile = [_ordered(tile, first) for tile in _tiles(image)]
         image.load()
         return np.asarray(image)
+
+
+def _ordered(tile: Any, first: bool) -> Any:
+    mode = _rawmode(tile)
+    own = mode[-1] if mode[-1] != "N" else "L" if sys.byteorder == "little" else "B"
+    other = "L" if own == "B" else "B"
+    told = mode[:-1] + (own if first else other)
+    return tile._replace(args=told if isinstance(tile.args, str) else (told, *tile.args[1:]))

@@ -280,6 +280,9 @@ def test_values_below_zero_are_warned_of() -> None:
         (b"8BPS", "look like a Photoshop file"),
         (b"\0\0\0\x18ftypmp42", "look like a film or a picture of an unknown kind"),
         (b"PK\x03\x04", "look like a zip archive; send one picture of it"),
+        (b"\x89PNG\r\n\x1a\n", "begin as PNG does, and are damaged or cut off"),
+        (b"RIFF\x04\0\0\0WEBP", "begin as WEBP does, and are damaged or cut off"),
+        (b"II*\0\x08\0\0\0\0\0", "begin as TIFF does, .*uncommon kind .*: save it with 8 or 16 bits, grey or in RGB"),
     ],
 )
 def test_what_bytes_look_like_is_named(data: bytes, says: str) -> None:
@@ -386,3 +389,51 @@ def test_what_is_clear_stays_clear_under_a_window() -> None:
     found = np.asarray(read(colours16(values, 6), window=(0, 2000), alpha=True))
     assert found[..., 3].tolist() == [[0, 0, 255, 255]] * 4
     assert (found[:, 2:, :3] == 255).all()
+
+
+def test_jpeg_of_12_bits_is_named() -> None:
+    data = bytearray(encoded(PHOTOS["small"], "JPEG"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    with pytest.raises(UnprocessableImage, match="JPEG of 12 bits a colour; save it as one of 8, or as PNG"):
+        read(bytes(data))
+
+
+def tiff16(values: np.ndarray, order: str) -> bytes:
+    """Return a TIFF of RGB in 16 bits: its directory, its bits a value, its one strip."""
+    h, w, _ = values.shape
+    mark, raw = {"<": b"II*\0", ">": b"MM\0*"}[order], values.astype(f"{order}u2").tobytes()
+    at = 8 + 2 + 12 * 9 + 4
+    shorts = {256: w, 257: h, 259: 1, 262: 2, 277: 3, 278: h}
+    entries = {tag: struct.pack(f"{order}HHIH2x", tag, 3, 1, value) for tag, value in shorts.items()}
+    entries[258] = struct.pack(f"{order}HHII", 258, 3, 3, at)
+    entries[273] = struct.pack(f"{order}HHII", 273, 4, 1, at + 6)
+    entries[279] = struct.pack(f"{order}HHII", 279, 4, 1, len(raw))
+    listed = b"".join(entry for _, entry in sorted(entries.items()))
+    head = mark + struct.pack(f"{order}IH", 8, 9) + listed + struct.pack(f"{order}I3H", 0, 16, 16, 16)
+    return head + raw
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("packed", [None, "tiff_deflate"])
+def test_a_window_over_a_tiff_of_colours_of_12_bits(order: str, packed: str | None) -> None:
+    values = np.arange(4096 * 3).reshape(64, 64, 3) % 4096
+    data = tiff16(values, order) if packed is None else deflated(values, order)
+    found = read(data, window=(0, 4095))
+    np.testing.assert_array_equal(np.asarray(found), np.rint(values.astype(np.float32) / 4095 * 255))
+    assert "16 bits and no value above 4095" in warnings_of(read(data))[0]
+
+
+def deflated(values: np.ndarray, order: str) -> bytes:
+    """Return the same with its strip compressed, which another library reads."""
+    plain = tiff16(values, order)
+    at = 8 + 2 + 12 * 9 + 4 + 6
+    packed = zlib.compress(plain[at:])
+    head = bytearray(plain[:at])
+    for i in range(9):
+        entry = 10 + 12 * i
+        (tag,) = struct.unpack_from(f"{order}H", head, entry)
+        if tag == 259:
+            struct.pack_into(f"{order}H", head, entry + 8, 8)
+        if tag == 279:
+            struct.pack_into(f"{order}I", head, entry + 8, len(packed))
+    return bytes(head) + packed
