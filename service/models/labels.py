@@ -1,5 +1,6 @@
 """Labels: read from a file of lines, or of JSON; and ImageNet's."""
 
+import ast
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from service.errors import CatalogError
+
+# Of labels beside other things in a file.
+_USUAL = ("id2label", "idx_to_class", "class_names", "labels", "classes", "names", "categories", "class_to_idx")
 
 
 def imagenet_labels() -> tuple[str, ...]:
@@ -45,30 +49,52 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Return the labels in a file, in the order of outputs.
 
     A text file holds one a line; lines without text, blanks around and a byte-order mark count for nothing. A JSON file
-    holds a list, or an object from index to label (or from label to index), as servers of models use them.
+    holds a list, or an object from index to label (or from label to index), as servers of models use them, maybe beside
+    others under a usual name, as in a configuration. A dictionary or a list as Python prints them will do.
 
     Raises:
-        CatalogError: it cannot be read, or an index is missing; the message begins with the key.
+        CatalogError: it cannot be read, or an index is missing, or there is none; the message begins with the key.
     """
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         remedy = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
         raise CatalogError(f"labels: {str(path)!r} cannot be read ({type(error).__name__}){remedy}") from None
-    if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
+    told = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
+    if told or text.lstrip().startswith("["):
         try:
-            return _of_json(json.loads(text))
+            return _some(_of_json(_loaded(text)), path)
         except (ValueError, TypeError, KeyError) as error:
-            raise CatalogError(
-                f"labels: {str(path)!r} holds no labels that can be read ({error}); write a JSON list of strings, an "
-                'object from index to label ({"0": "cat", ...}), or a text file with one label a line'
-            ) from None
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+            if told:  # else a line may begin so
+                raise CatalogError(
+                    f"labels: {str(path)!r} holds no labels that can be read ({error}); write a JSON list of strings, "
+                    'an object from index to label ({"0": "cat", ...}), or a text file with one label a line'
+                ) from None
+    return _some(tuple(line.strip() for line in text.splitlines() if line.strip()), path)
+
+
+def _some(labels: tuple[str, ...], path: Path) -> tuple[str, ...]:
+    if not labels:
+        raise CatalogError(f"labels: {str(path)!r} holds none; write one label a line, or leave `labels` out")
+    return labels
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        try:
+            return ast.literal_eval(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise error from None
 
 
 def _of_json(found: Any) -> tuple[str, ...]:
-    if isinstance(found, Mapping) and len(found) == 1 and isinstance(next(iter(found.values())), Mapping | list):
-        found = next(iter(found.values()))  # {"id2label": {...}}
+    if isinstance(found, Mapping):
+        held = {name: value for name, value in found.items() if isinstance(value, Mapping | list)}
+        usual = [name for name in _USUAL if name in held]
+        if usual or len(found) == len(held) == 1:
+            found = held[usual[0] if usual else next(iter(held))]  # {"id2label": {...}}
     if isinstance(found, Mapping):
         if all(isinstance(value, int) for value in found.values()):
             found = {index: label for label, index in found.items()}

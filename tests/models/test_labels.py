@@ -25,6 +25,11 @@ EXPECTED = ("cat", "dog", "bird")
         ("l.json", b'{"id2label": {"0": "cat", "1": "dog", "2": "bird"}}'),
         ("l.json", b'\xef\xbb\xbf["cat", "dog", "bird"]'),
         ("l.txt", b'{"0": "cat", "1": "dog", "2": "bird"}'),
+        ("l.txt", b"{0: 'cat',\n 1: \"dog\",\n 2: 'bird'}"),  # as Python prints a dictionary
+        ("l.txt", b"['cat', 'dog', 'bird']"),
+        ("l.txt", b'["cat", "dog", "bird"]'),
+        ("l.json", b'{"id2label": {"0": "cat", "1": "dog", "2": "bird"}, "label2id": {"cat": 0}, "model_type": "vit"}'),
+        ("l.json", b'{"version": 2, "classes": ["cat", "dog", "bird"]}'),
     ],
 )
 def test_labels(tmp_path: Path, name: str, data: bytes) -> None:
@@ -47,6 +52,18 @@ def test_json_that_is_no_labels(tmp_path: Path, data: bytes, says: str) -> None:
     (tmp_path / "l.json").write_bytes(data)
     with pytest.raises(CatalogError, match=f"labels: .*l.json' .*{says}"):
         read_labels(tmp_path / "l.json")
+
+
+@pytest.mark.parametrize(("name", "data"), [("l.txt", b"\n \n"), ("l.json", b"[]"), ("l.json", b'{"classes": []}')])
+def test_files_without_labels(tmp_path: Path, name: str, data: bytes) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(CatalogError, match="holds none; write one label a line, or leave `labels` out"):
+        read_labels(tmp_path / name)
+
+
+def test_a_label_may_begin_with_a_bracket(tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text("[none]\ncat\n")
+    assert read_labels(tmp_path / "l.txt") == ("[none]", "cat")
 
 
 def test_imagenet() -> None:
