@@ -31,7 +31,8 @@ def fit(network: nn.Module, state: State, adapt: Callable[[Mapping[str, Any]], M
             if metadata is not None:
                 given._metadata = metadata  # type: ignore[attr-defined]
             try:
-                network.load_state_dict(given, strict=True, assign=_is_meta(network))
+                # Networks that load in a way of their own may know nothing of what is not needed here.
+                network.load_state_dict(given, strict=True, **({"assign": True} if _is_meta(network) else {}))
             except Exception as error:
                 last = last or error
             else:
@@ -213,7 +214,11 @@ def _misfit(network: nn.Module, state: State, error: Exception | None) -> str:
         "name the file that was saved from this architecture"
     )
     for name in sorted(shapes)[:1]:
-        text += f" ({name!r} is {tuple(values[name].shape)} in the file and {tuple(own[name].shape)} in the network"
-        heads = own[name].shape[1:] == values[name].shape[1:]
+        there, here = (getattr(held[name], "shape", None) for held in (values, own))
+        if there is None or here is None:
+            kinds = (type(held[name]).__name__ for held in (values, own))
+            return text + " ({!r} is a {} in the file and a {} in the network)".format(name, *kinds)
+        text += f" ({name!r} is {tuple(there)} in the file and {tuple(here)} in the network"
+        heads = here[1:] == there[1:]
         text += "; where these are classes, the network's arguments set how many)" if heads else ")"
     return text

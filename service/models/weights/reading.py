@@ -28,6 +28,8 @@ WRAPPERS = (
     *("network", "params", "weights", "module", "model_weights"),
 )
 
+_ARRAYS = (Tensor, np.ndarray)
+
 
 def averaged(key: str) -> bool:
     """Whether one of a key's words says that it is an average: `model_ema`, and not `semantic`."""
@@ -108,7 +110,10 @@ def read_weights(path: Path, *, allow_pickle: bool = False) -> State:
         others = _averages(raw)
         named = ", ".join(map(repr, others[:3]))
         said = [f"averaged weights under {named} are in no form that is read: the others are taken"] if others else []
-    return State(path, dict(one.values), one.versions or getattr(one.values, "_metadata", None), tuple(said))
+        if beside := ", ".join(map(repr, _beside(raw, one.values)[:3])):
+            said.append(f"the weights are those under {one.key!r}; others of the same names, {beside}, were left out")
+    values = {name: torch.as_tensor(v) if isinstance(v, np.ndarray) else v for name, v in one.values.items()}
+    return State(path, values, one.versions or getattr(one.values, "_metadata", None), tuple(said))
 
 
 class _Found(NamedTuple):
@@ -133,7 +138,7 @@ def _find(raw: Any, key: str = "", depth: int = 0) -> list[_Found]:
     for wrapper in WRAPPERS:
         if found := _find(raw.get(wrapper), f"{key}.{wrapper}".lstrip("."), depth + 1):
             return found
-    if raw and all(isinstance(name, str) for name in raw) and any(isinstance(value, Tensor) for value in raw.values()):
+    if raw and all(isinstance(name, str) for name in raw) and any(isinstance(v, _ARRAYS) for v in raw.values()):
         return [_Found(key, raw)]
     return [
         one
@@ -152,6 +157,19 @@ def _filled(average: _Found, others: list[_Found]) -> _Found:
     lacks = len(last.values) - len(average.values)
     rest = f"; {lacks} entries that are not averaged are those of {last.key or 'the file itself'!r}"
     return _Found(average.key, {**last.values, **average.values}, rest, getattr(last.values, "_metadata", None))
+
+
+def _beside(raw: Any, taken: Mapping[str, Any], key: str = "", depth: int = 0) -> list[str]:
+    """Return where a file holds other tensors of the very names that those have which are taken, but for averages."""
+    if not isinstance(raw, Mapping) or depth > 3:
+        return []
+    found = []
+    for name, value in raw.items():
+        place = f"{key}.{name}".lstrip(".")
+        if not isinstance(value, Mapping) or value is taken or not isinstance(name, str) or averaged(name):
+            continue
+        found += [place] if value.keys() == taken.keys() else _beside(value, taken, place, depth + 1)
+    return found
 
 
 def _averages(raw: Any, key: str = "", depth: int = 0) -> list[str]:

@@ -245,3 +245,25 @@ def test_letters_within_a_word_make_no_average(tmp_path: Path, prefix: str) -> N
     file(tmp_path, prefixed(prefix, trained(1)) | prefixed("instance.", trained(2)))
     with pytest.raises(CatalogError, match="several networks of this kind"):
         asked(tmp_path).build()
+
+
+@pytest.mark.parametrize("value", [None, 3.0, [1.0, 2.0]])
+def test_what_is_no_tensor_is_told_with_its_kind(tmp_path: Path, value: object) -> None:
+    file(tmp_path, {**trained(), "fc.bias": value})
+    with pytest.raises(
+        CatalogError, match=f"'fc.bias' is a {type(value).__name__} in the file and a Tensor in the netw"
+    ):
+        asked(tmp_path).build()
+
+
+class OwnLoading(nets.Small):
+    """Overrides PyTorch's loading as it was once."""
+
+    def load_state_dict(self, state_dict, strict=True):  # type: ignore[no-untyped-def,override]
+        return super().load_state_dict(state_dict, strict=strict)
+
+
+def test_a_network_may_load_in_a_way_of_its_own(tmp_path: Path) -> None:
+    network = OwnLoading()
+    assert fit(network, read_weights(file(tmp_path, trained()))) == ""
+    assert holds(network, trained())

@@ -88,6 +88,7 @@ WRAPPED: Mapping[str, Callable[[], Any]] = {
     "a numpy array": lambda: {"state_dict": trained(), "losses": np.arange(3.0)},
     "numbers among the weights": lambda: trained() | {"epoch": 3, "best": np.float32(0.5)},
     "parameters": lambda: {k: nn.Parameter(v, requires_grad=v.is_floating_point()) for k, v in trained().items()},
+    "arrays": lambda: {k: v.numpy() for k, v in trained().items()},
     "an ordered dict": lambda: OrderedDict(trained()),
     "half precision": lambda: (
         {k: v.to(torch.float16).to(torch.float32).half() for k, v in trained().items() if v.ndim}
@@ -109,6 +110,14 @@ def test_several_networks_in_one_file_are_named(tmp_path: Path) -> None:
     file(tmp_path, {"generator": trained(1), "discriminator": trained(2)})
     with pytest.raises(CatalogError, match="several state dicts, under 'generator', 'discriminator'; save the one"):
         asked(tmp_path).build()
+
+
+@pytest.mark.parametrize("key", ["best_state_dict", "net"])
+def test_others_of_the_same_names_are_not_passed_over_in_silence(tmp_path: Path, key: str) -> None:
+    file(tmp_path, {"model": trained(1), key: trained(2), "optimizer": {"state": {0: torch.ones(2)}}})
+    spec = asked(tmp_path)
+    assert holds(spec.build(), trained(1))
+    assert f"the weights are those under 'model'; others of the same names, {key!r}, were left out" in spec.said
 
 
 # Files
