@@ -124,12 +124,17 @@ def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
             *said,
             "an exported graph shows no layers: only methods without layers apply",
         ]
+    except (Exception, SystemExit) as error:  # of one whose class has a `train` or an `eval` of another meaning
+        refuses = (
+            f"its own train() or eval() raises {type(error).__name__}: its modules are told to evaluate without it"
+        )
+    else:
+        refuses = ""
     if training := [path or "the network itself" for path, module in network.named_modules() if module.training]:
         for module in network.modules():
             module.training = False
-        said.append(
-            f"eval() left {len(training)} modules in training mode (such as {training[0]!r}); they evaluate now"
-        )
+        left = f"eval() left {len(training)} modules in training mode (such as {training[0]!r}); they evaluate now"
+        said.append(refuses or left)
     if _record(network):
         said.append("weights that were made in inference mode are copied, so that gradients can pass by them")
     for parameter in network.parameters():

@@ -35,7 +35,8 @@ def lively(network: nn.Module, inputs: Tensor) -> nn.Module:
         norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         handles: list[Any] = []
         last: list[tuple[nn.Module, Tensor]] = []
-        network.eval()
+        for module in network.modules():  # not by `eval`, which may be the network's own
+            module.training = False
         for norm in norms:
             if norm.track_running_stats:
                 handles.append(norm.register_forward_pre_hook(_settle))

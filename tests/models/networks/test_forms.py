@@ -13,6 +13,7 @@ from torch import nn
 
 from service.errors import CatalogError
 from service.models.networks.forms import BlackBox, aside, served, unwrapped
+from service.models.networks.lively import lively
 from tests.models import nets
 
 X = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -105,6 +106,26 @@ def test_int8_is_served_as_it_is(name: str) -> None:
 def test_train_that_forgets_to_return() -> None:
     network, _ = served(seeded(nets.no_return), "m")
     torch.testing.assert_close(network(X), seeded(nets.small).eval()(X))
+
+
+class Trains(nets.Small):
+    """Has a training loop of its own under the name that evaluation mode is set by."""
+
+    def train(self, loader: Any, epochs: int = 1) -> Any:
+        return [batch for _ in range(epochs) for batch in loader]
+
+
+class Evals(nets.Small):
+    def eval(self, loader: Any) -> float:  # type: ignore[override]
+        return 0.5
+
+
+@pytest.mark.parametrize("made", [Trains, Evals])
+def test_train_and_eval_of_another_meaning(made: Any) -> None:
+    network, said = served(seeded(made), "m")
+    torch.testing.assert_close(network(X), seeded(nets.small).eval()(X))
+    assert said == ["its own train() or eval() raises TypeError: its modules are told to evaluate without it"]
+    assert lively(network, X) is network
 
 
 def test_eval_that_forgets() -> None:
