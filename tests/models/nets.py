@@ -35,6 +35,19 @@ class Small(nn.Module):
         return cls(classes)
 
 
+class Fractions(Small):
+    """Insists on values 0 to 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not 0 <= float(x.min()) <= float(x.max()) <= 1:
+            raise ValueError("values have to lie between 0 and 1")
+        return super().forward(x)
+
+
+def fractions() -> nn.Module:
+    return Fractions()
+
+
 def small(classes: int = 3) -> nn.Module:
     return Small(classes)
 

@@ -160,6 +160,11 @@ def _keyword(network: nn.Module) -> str | None:
 def _inputs(given: Tensor, network: nn.Module) -> Iterator[tuple[Tensor, str]]:
     """Yield inputs that a network may take instead, and what to do then."""
     n, channels, height, width = given.shape
+    yield given.sigmoid(), "it takes values 0 to 1; set mean = 0.0 and std = 1.0, or let its forward take others"
+    yield (
+        given.sigmoid() * 255,
+        "it takes values 0 to 255; set range = [0, 255], mean = 0.0 and std = 1.0, or let its forward take others",
+    )
     if isinstance(first := _first(network), nn.Conv2d) and first.in_channels not in (1, 3, 4):
         x = torch.zeros(n, first.in_channels, height, width, device=given.device)
         yield (

@@ -34,6 +34,8 @@ _OTHERS: Mapping[str, str] = {
     ".trt": "TensorRT",
     ".xml": "OpenVINO",
     ".caffemodel": "Caffe",
+    ".pte": "ExecuTorch",
+    ".ptl": "PyTorch Mobile",
 }
 
 
@@ -232,7 +234,7 @@ def named(source: str) -> str:
         last = source.partition(":")[2]
     else:
         last = re.sub(
-            r"\.(pt2|pt|pth|ts|torchscript|bin)$", "", source.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
+            r"\.(pt2|pt|pth|ts|torchscript|jit|bin)$", "", source.rstrip("/\\").replace("\\", "/").rpartition("/")[2]
         )
     return written(last)
 

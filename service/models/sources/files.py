@@ -16,7 +16,10 @@ from service.models.identity import content
 from service.models.sources.base import Network, Wish, importable
 from service.models.weights import kind, load
 
-_SUFFIXES = (".pt2", ".pt", ".pth", ".ts", ".torchscript", ".bin", ".ckpt", ".safetensors")
+_SUFFIXES = (
+    *(".pt2", ".pt", ".pth", ".ts", ".torchscript", ".jit", ".bin", ".ckpt", ".safetensors"),
+    *(".pth.tar", ".pt.tar", ".model"),
+)
 _DYNAMIC = (
     "export with dynamic_shapes: torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim('batch')},))"
 )

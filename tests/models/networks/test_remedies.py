@@ -44,6 +44,7 @@ CASES = {
     "in_a_list": "its forward takes a list of pictures; wrap it in a module whose forward takes the pictures, and re",
     "by_name": "takes its pictures by name alone; wrap it in a module whose forward takes the pictures, and returns",
     "on_its_own_device": "leave .cuda() and .to(...) out of it, and make tensors with device=x.device",
+    "fractions": "it takes values 0 to 1; set mean = 0.0 and std = 1.0",
     "four_at_once": "it takes batches of 4 and no others; write x.shape[0], or -1, where its forward has the number",
     "eight_at_once": "fails on fewer (shape '[8, 16]' is invalid for input of size",
     "four_traced": "it was exported for batches of 4; export it with dynamic_shapes",

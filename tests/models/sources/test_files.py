@@ -115,6 +115,7 @@ def test_class_of_a_pickled_module_beside_the_catalogue(
         ("m.pt2", b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS"),
         ("m.pt2", b"<html>", "an XML or HTML page"),
         ("m.pt2", b"rubbish", "holds weights and no network"),
+        ("best.pth.tar", b"rubbish", "holds weights and no network; name the network they are for, SOURCE="),
     ],
 )
 def test_files_that_are_none(tmp_path: Path, name: str, content: bytes | None, says: str) -> None:
