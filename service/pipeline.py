@@ -177,11 +177,14 @@ class Pipeline:
         view, transform = _view(seen, plan.model.facts), plan.model.spec.transform
         width, height = seen.picture.size if seen.picture is not None else (0, 0)
 
-        def further(i: int) -> tuple[Picture, Tensor]:
-            return self._seen(picture_bytes(plan.ask.further[i], f"/pictures/{i}"), transform, probe.run)
+        # Around a mask that is padded there is none of it, whatever the mean colour is.
+        dark = replace(transform, mean=(transform.range[0],) * len(transform.mean))
+
+        def further(i: int, how: Transform = transform) -> tuple[Picture, Tensor]:
+            return self._seen(picture_bytes(plan.ask.further[i], f"/pictures/{i}"), how, probe.run)
 
         def mask(i: int) -> Tensor:
-            picture, _ = further(i)
+            picture, _ = further(i, dark)
             if picture.size != (width, height):
                 mask_w, mask_h = picture.size
                 raise InvalidParameter.at(

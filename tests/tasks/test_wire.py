@@ -118,6 +118,16 @@ def test_methods_choose_for_those_who_name_nothing(client) -> None:
     assert refused.json()["type"].endswith("not-applicable")
 
 
+def test_around_a_mask_that_is_padded_there_is_none_of_it(client) -> None:
+    """The mean colour, which a padded picture has around it, is lighter than half in some models."""
+    targets = [{"class": 1, "region": {"mask": 0}}]
+    answer = _ask(
+        client, "/explain/saliency", "padded", targets=targets, pictures=[_text(Image.new("L", PICTURE.size))]
+    )
+    assert answer.status_code == 422, answer.text
+    assert "the mask is empty" in answer.json()["errors"][0]["detail"]
+
+
 SMALL = _text(_noise(1, (9, 9)))
 TWO = [_text(_noise(1)), _text(_noise(2))]
 
