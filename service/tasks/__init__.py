@@ -1,6 +1,7 @@
 """What a network's outputs mean: one file a task."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from service.contract import Scale, Task
 from service.errors import CatalogError, did_you_mean
@@ -33,3 +34,8 @@ def task(name: str, scale: Scale | None = None) -> Task:
     if scale is not None:
         raise CatalogError(f"task {name!r} has no scale; leave `scale` out, or name one of {', '.join(SCALED)}")
     return UNSCALED[name]
+
+
+def of_logits(found: Task) -> Task:
+    """Return a task with classes for the logits that its probabilities are made of."""
+    return replace(found, scale="logits") if isinstance(found, Segmentation) else task(found.name, "logits")

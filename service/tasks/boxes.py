@@ -1,10 +1,13 @@
 """Whether a detector's boxes are what they are taken for: places in pixels of the input, with scores 0 to 1."""
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from service.errors import CatalogError
 
 _TOLERANCE = 1e-3  # of a score, and in pixels
+_STEPS = ((256, 32), (64, 8), (0, 4))  # least side of an input, and pixels that networks of such inputs may go on by
 _SHARES = 1.5  # pixels within which no detector finds all that it finds
 
 
@@ -46,6 +49,74 @@ def check_boxes(raw: Tensor, size: tuple[int, int]) -> None:
             f"{int(outside.sum())} of {len(found)} boxes have their centre outside of the input of {height} x {width} "
             f"(such as {_told(corners[outside][0])}); let it return pixels of the input, and not of another size"
         )
+
+
+def shifts_of(size: tuple[int, int]) -> tuple[tuple[int, int], ...]:
+    """Return by how many pixels, (down, right), to move pictures of an input (H, W) for `check_moves`."""
+    step = next(step for side, step in _STEPS if min(size) >= side)
+    return (step, 2 * step), (-step, -2 * step)
+
+
+def check_moves(
+    before: Tensor, moved: Callable[[tuple[int, int]], Tensor], size: tuple[int, int], enough: int = 2
+) -> None:
+    """Check that boxes move as their pictures do; where they move in no way that is known, nothing is said.
+
+    Args:
+        before: detections (N, D, 6) in some pictures.
+        moved: (down, right) -> those in the same pictures, moved by so many pixels; it may raise anything.
+        size: (H, W) of the inputs.
+        enough: boxes that have to agree.
+
+    Raises:
+        CatalogError: they move as boxes do that are written in another way, and none as corners do.
+    """
+    ways: list[str] = []
+    for shift in shifts_of(size):
+        try:
+            after = moved(shift)
+        except (Exception, SystemExit):  # of the network's own
+            return
+        ways += [way for a, b in zip(before, after, strict=True) if (way := _way(a, b, shift, size))]
+        if "corners" in ways:
+            return
+    if len(ways) >= enough and len(set(ways)) == 1:
+        raise CatalogError(f"where a picture is moved, the surest box in it {_WRITTEN[ways[0]]}")
+
+
+# How boxes move that are no corners x0, y0, x1, y1, and what to do about it.
+_WRITTEN = {
+    "extents": "begins elsewhere and ends where it did, as one does of x, y, width and height; let it return x0, y0, "
+    "x1, y1, as torch.cat([b[:, :2], b[:, :2] + b[:, 2:]], 1) makes of x, y, width and height, and torch.cat([b[:, :2] "
+    "- b[:, 2:] / 2, b[:, :2] + b[:, 2:] / 2], 1) of a centre, width and height",
+    "rows first": "goes down where the picture goes to the right; let it return x0, y0, x1, y1, as b[:, [1, 0, 3, 2]] "
+    "makes of y0, x0, y1, x1",
+    "scaled": "moves by another length; let it return pixels of the input, and not of another size",
+}
+
+
+def _way(before: Tensor, after: Tensor, shift: tuple[int, int], size: tuple[int, int]) -> str | None:
+    """Return how the surest of one picture's detections (D, 6) moves with it; None where that tells nothing."""
+    there = [found[found[:, 4].argmax()] for found in (before, after) if len(found)]
+    if len(there) < 2 or min(float(box[4]) for box in there) <= 0 or there[0][5] != there[1][5]:
+        return None
+    (down, right), tolerance = shift, max(1.0, abs(shift[0]) / 10)
+    moved = (there[1][:4] - there[0][:4]).tolist()
+
+    def by(*expected: float) -> bool:
+        return all(abs(a - b) <= tolerance for a, b in zip(moved, expected, strict=True))
+
+    if by(right, down, right, down):
+        return "corners"
+    if by(down, right, down, right):
+        return "rows first"
+    # A box that is cut off at the border ends there in both pictures, too.
+    inside = all(float(box[2]) < size[1] - 1 and float(box[3]) < size[0] - 1 for box in there)
+    if inside and by(right, down, 0, 0):
+        return "extents"
+    factor = moved[0] / right
+    scaled = by(*(factor * length for length in (right, down, right, down)))
+    return "scaled" if scaled and min(factor, abs(factor - 1)) * abs(down) > 2 * tolerance else None
 
 
 def _told(box: Tensor) -> str:

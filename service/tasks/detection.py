@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from service.contract import Asked, Clean, Evidence, Facts, Prediction, Readout, Score, Target, View
-from service.errors import InvalidParameter, NotApplicable
+from service.errors import CatalogError, InvalidParameter, NotApplicable
 from service.tasks import base
 
 Place = tuple[float, float, float, float]
@@ -98,10 +98,18 @@ class Detection:
         return Surest()
 
     def outputs(self, raw: Tensor, labels: Sequence[str]) -> int:
-        """Return the number of classes that have a label; where none has, of those that were seen."""
-        if labels:
-            return len(labels)
-        return int(raw[..., 5].max()) + 1 if raw.numel() else 0
+        """Return the number of classes that have a label; where none has, of those that were seen.
+
+        Raises:
+            CatalogError: a class was seen that has none: labels may begin with the one of number 1.
+        """
+        seen = int(raw[..., 5].max()) + 1 if raw.numel() else 0
+        if labels and seen > len(labels):
+            raise CatalogError(
+                f"the network detects class {seen - 1}, and {len(labels)} labels name classes 0 to {len(labels) - 1}; "
+                "give one for each, from class 0 on: where classes are counted from 1, a first one such as 'background'"
+            )
+        return len(labels) if labels else seen
 
     def most_by_default(self, facts: Facts) -> int:
         """Return 1."""

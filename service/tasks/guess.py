@@ -9,12 +9,15 @@ from torch import Tensor
 from service.contract import Scale, Task
 from service.errors import CatalogError
 from service.tasks import task
-from service.tasks.boxes import check_boxes
+from service.tasks.boxes import check_boxes, check_moves
+from service.tasks.segmentation import Segmentation
 
 Ending = Literal["softmax", "sigmoid", "log_softmax", "logsigmoid", "linear"]
 """The last thing a network does: a function of its logits, or the linear map that makes them."""
 
 _TOLERANCE = 1e-4  # of a sum of probabilities, and of a length
+_ROUNDED = 0.05  # of a sum of probabilities at a pixel, which a floor or a resizing may have moved
+_TURNS = 4  # numbers of length one that may say how something is turned, as a quaternion does
 _TABLES = ("classification", "multilabel", "binary", "regression", "embedding")
 
 
@@ -38,6 +41,14 @@ class Numbers:
     # Whether answers stay between 0 and 1 whatever the network is given: small logits may happen to lie there.
     bounded: Callable[[], bool] = lambda: True
     size: tuple[int, int] | None = None  # (H, W) of the input, which boxes lie in; None: it is not known
+    rounding: float = 0.0  # of the format that the network answers in: how far a sum may be off, relative to it
+    # (down, right) -> boxes in the first and the last picture, moved by so many pixels; None: they are of one form.
+    moved: Callable[[tuple[int, int]], Tensor] | None = None
+
+    @property
+    def tolerance(self) -> float:
+        """How far from one sums and lengths may be."""
+        return max(_TOLERANCE, self.rounding)
 
     @property
     def told(self) -> str:
@@ -52,7 +63,7 @@ class Numbers:
 
     def add_up(self) -> bool:
         """Whether each picture's are the probabilities of classes that exclude each other."""
-        return self.raw.shape[1] > 1 and self.inside() and _one(self.raw.sum(1))
+        return self.raw.shape[1] > 1 and self.inside() and _one(self.raw.sum(1), self.tolerance)
 
     def floored(self) -> bool:
         """Whether each picture's are such probabilities, but for those that a floor has raised, as clamp(min=...) does.
@@ -70,7 +81,15 @@ class Numbers:
 
     def exponentials_add_up(self) -> bool:
         """Whether each picture's are the logarithms of such probabilities."""
-        return self.raw.shape[1] > 1 and bool((self.raw <= _TOLERANCE).all()) and _one(self.raw.exp().sum(1))
+        if self.raw.shape[1] < 2 or bool((self.raw > _TOLERANCE).any()):
+            return False
+        powers = self.raw.exp()
+        # What rounding does to each logarithm it does to its power times its size.
+        return _one(powers.sum(1), self.tolerance * max(1.0, float(-(self.raw * powers).sum(1).min())))
+
+    def apart(self) -> bool:
+        """Whether the probabilities of maps are those of classes of which each is there or not at a pixel."""
+        return self.raw.shape[1] > 1 and not _one(self.raw.sum(1), _ROUNDED)
 
 
 def meaning(numbers: Numbers, name: str | None, scale: Scale | None) -> Meaning:
@@ -84,6 +103,8 @@ def meaning(numbers: Numbers, name: str | None, scale: Scale | None) -> Meaning:
     if numbers.boxes:
         if numbers.size is not None:
             check_boxes(raw, numbers.size)
+            if numbers.moved is not None and raw.numel():
+                check_moves(raw[[0, -1]], numbers.moved, numbers.size)
         return Meaning(task("detection"), "boxes with a class and a score each")
     if name in ("regression", "embedding"):
         return Meaning(task(name, scale), f"{raw.shape[1]} numbers")
@@ -100,7 +121,18 @@ def meaning(numbers: Numbers, name: str | None, scale: Scale | None) -> Meaning:
             "independent classes; set task = 'multilabel', or scale = 'logits' to have their softmax all the same"
         )
     chosen = scale or found
+    if name == "segmentation":
+        return Meaning(
+            *_maps(numbers, chosen, f"{chosen}: {told}" if scale is None else f"{scale}, as declared; {told}")
+        )
     return Meaning(task(name, chosen), f"{chosen}: {told}" if scale is None else f"{scale}, as declared; {told}")
+
+
+def _maps(numbers: Numbers, scale: Scale, told: str) -> tuple[Task, str]:
+    """Return the task of maps of probabilities or logits, and what the numbers say."""
+    apart = scale == "probabilities" and numbers.apart()
+    beside = ", and a pixel's do not add up to 1: each class is there or not, whatever the others are" if apart else ""
+    return Segmentation(scale, apart), told + beside
 
 
 def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
@@ -108,7 +140,16 @@ def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
     found, told = _scale(numbers, exclusive=True)
     chosen = scale or found
     if raw.ndim == 4:
-        return Meaning(task("segmentation", chosen), f"maps of {raw.shape[1]} classes, {chosen}: {told}")
+        maps = _maps(numbers, chosen, f"maps of {raw.shape[1]} classes, {chosen}: {told}")
+        if raw.shape[1] > 1 or chosen != "logits" or numbers.ending == "linear" or bool((raw < 0).any()):
+            return Meaning(*maps)
+        return Meaning(
+            *maps,
+            "a map of numbers none of which is below 0 may be of measured values, such as depth: segmentation is "
+            "assumed",
+            "say so, as task = 'segmentation'; of measured values let it return what is asked about, as "
+            "y.mean((2, 3)), with task = 'regression'",
+        )
     if raw.shape[1] == 1:
         one = Meaning(task("binary", chosen), f"one output, {chosen}: {told}")
         if chosen != "logits":
@@ -121,8 +162,18 @@ def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
         )
     if numbers.add_up() or numbers.exponentials_add_up():
         return Meaning(task("classification", chosen), f"classes that exclude each other, {chosen}: {told}")
-    if scale is None and numbers.ending is None and _one(raw.norm(dim=1)):  # they may lie between 0 and 1 as well
-        return Meaning(task("embedding"), "each picture's numbers have length 1, as an embedding's")
+    if (
+        scale is None and numbers.ending is None and _one(raw.norm(dim=1), numbers.tolerance)
+    ):  # they may be in 0..1, too
+        told = "each picture's numbers have length 1, as an embedding's"
+        if raw.shape[1] > _TURNS:
+            return Meaning(task("embedding"), told)
+        return Meaning(
+            task("embedding"),
+            told,
+            "so few may be a direction or a quaternion, too: an embedding is assumed",
+            "say which, as task = 'embedding' or task = 'regression'",
+        )
     if chosen != "logits" and numbers.floored():
         return Meaning(
             task("classification", chosen),
@@ -164,9 +215,10 @@ def _check_shape(numbers: Numbers, name: str | None) -> None:
             "segmentation": (f"maps (N, K, H, W) = {tuple(numbers.raw.shape)}", "segmentation"),
             "detection": ("boxes", "detection"),
         }[shape]
+        number = ", let it return a number of them, as y.mean((2, 3))" if shape == "segmentation" else ""
         raise CatalogError(
-            f"task = {name!r}, and the network answers with {answers}; set task = {instead!r}, or name another item of "
-            "what it returns as `output`"
+            f"task = {name!r}, and the network answers with {answers}; set task = {instead!r}{number}, or name another "
+            "item of what it returns as `output`"
         )
     if name == "classification" and numbers.raw.shape[1] == 1:
         raise CatalogError(
@@ -183,5 +235,5 @@ def _check_scale(numbers: Numbers, scale: Scale) -> None:
         )
 
 
-def _one(sums: Tensor) -> bool:
-    return bool((sums - 1).abs().max() < _TOLERANCE)
+def _one(sums: Tensor, tolerance: float) -> bool:
+    return bool((sums - 1).abs().max() < tolerance)

@@ -59,12 +59,15 @@ class Everywhere:
 class Segmentation:
     """(N, K, H, W) of K classes that exclude each other at each pixel; of one class alone, whether it is there.
 
+    Where classes are `apart`, each is there or not at a pixel, whatever the others are: there from probability 1/2 on.
+
     A target is a class in a region that the clean picture fixes: its score is the mean over the region, so that it
     keeps the units of a pixel's score. Without a named target the largest class is explained where it wins; a class
     that is labelled as background only where no other is there.
     """
 
     scale: Scale = "logits"
+    apart: bool = False
     name: ClassVar[str] = "segmentation"
     measures: ClassVar[bool] = False
     looks: ClassVar[bool] = True
@@ -85,7 +88,7 @@ class Segmentation:
 
     def per_pixel(self, raw: Tensor, kind: Score) -> Tensor:
         """Return logits or probabilities (N, K, H, W)."""
-        return independent(raw, self.scale, kind) if raw.shape[1] == 1 else exclusive(raw, self.scale, kind, 1)
+        return independent(raw, self.scale, kind) if self._alone(raw) else exclusive(raw, self.scale, kind, 1)
 
     def scores(self, outputs: Tensor, kind: Score) -> Tensor:
         """Return the half of a table (..., 2 T) that holds this kind."""
@@ -102,10 +105,10 @@ class Segmentation:
 
     def bind(self, given: Sequence[Target] | None, facts: Facts, clean: Clean) -> tuple[Readout, tuple[Target, ...]]:
         """Fix each target's region on the clean picture."""
-        wins = self._wins(clean.answer)  # (H, W)
-        clean = replace(clean, mask=_pooled(clean.mask, (wins.shape[0], wins.shape[1])))
-        wanted = [t for t in given if isinstance(t, Segment)] if given is not None else [self._largest(wins, facts)]
-        weights = torch.stack([self._region(t, wins, f"/targets/{i}", facts, clean) for i, t in enumerate(wanted)]).to(
+        there = self._there(clean.answer)  # (K, H, W)
+        clean = replace(clean, mask=_pooled(clean.mask, (there.shape[1], there.shape[2])))
+        wanted = [t for t in given if isinstance(t, Segment)] if given is not None else [self._largest(there, facts)]
+        weights = torch.stack([self._region(t, there, f"/targets/{i}", facts, clean) for i, t in enumerate(wanted)]).to(
             clean.answer
         )
         chosen = tuple(t.index for t in wanted)
@@ -121,7 +124,9 @@ class Segmentation:
 
         def read(raw: Tensor) -> Tensor:
             logits = self.per_pixel(raw, "logit")
-            at = [(odds(logits, readout.classes[i], 1) * readout.weights[i].to(raw)).sum((1, 2)) for i in places]
+            own = [(i, readout.classes[i]) for i in places]
+            said = [(i, logits[:, c] if self._alone(raw) else odds(logits, c, 1)) for i, c in own]
+            at = [(one * readout.weights[i].to(raw)).sum((1, 2)) for i, one in said]
             return torch.stack(at, 1)
 
         return Evidence(("evidence", readout.key, tuple(places)), read)
@@ -132,42 +137,46 @@ class Segmentation:
 
     def predictions(self, answer: Tensor, facts: Facts, count: int, view: View | None = None) -> list[Prediction]:
         """Return the classes with the most pixels, and their shares of all."""
-        wins = self._wins(answer)
-        pixels = torch.bincount(wins[wins >= 0].flatten(), minlength=len(answer))
+        pixels = self._there(answer).sum((1, 2))
         best = [i for i in pixels.argsort(descending=True, stable=True).tolist() if pixels[i]][:count]
-        return [Prediction(i, facts.label(i), share=float(pixels[i]) / wins.numel()) for i in best]
+        return [Prediction(i, facts.label(i), share=float(pixels[i]) / answer[0].numel()) for i in best]
 
     def strength(self, target: Target, outputs: Tensor) -> float:
         """Return the class's mean probability in its region."""
         return float(target(self.scores(outputs, "probability")))
 
-    def _wins(self, answer: Tensor) -> Tensor:
-        """Return the class of each pixel, (H, W); -1 where the only class is not there."""
-        if len(answer) > 1:
-            return answer.argmax(0)
-        return (self.per_pixel(answer[None], "probability")[0, 0] > 0.5).long() - 1
+    def _alone(self, raw: Tensor) -> bool:
+        """Whether each class of answers (N, K, H, W) is there or not, whatever the others are."""
+        return self.apart or raw.shape[1] == 1
 
-    def _largest(self, wins: Tensor, facts: Facts) -> "Segment":
-        there, pixels = torch.unique(wins[wins >= 0], return_counts=True)
-        sizes = dict(zip(there.tolist(), pixels.tolist(), strict=True))
+    def _there(self, answer: Tensor) -> Tensor:
+        """Return at which pixels each class is, (K, H, W)."""
+        if self._alone(answer[None]):
+            return self.per_pixel(answer[None], "probability")[0] > 0.5
+        return torch.arange(len(answer), device=answer.device)[:, None, None] == answer.argmax(0)
+
+    def _largest(self, there: Tensor, facts: Facts) -> "Segment":
+        sizes = {i: size for i, size in enumerate(there.sum((1, 2)).tolist()) if size}
         objects = {i: size for i, size in sizes.items() if "background" not in facts.label(i).casefold()}
         chosen = objects or sizes
-        # Where the only class is nowhere, all of the picture is asked why it is not.
+        # Where no class is anywhere, all of the picture is asked why the first one is not.
         return Segment(max(chosen, key=chosen.__getitem__)) if chosen else Segment(0, region=(-1e9, -1e9, 1e9, 1e9))
 
-    def _region(self, target: "Segment", wins: Tensor, pointer: str, facts: Facts, clean: Clean) -> Tensor:
+    def _region(self, target: "Segment", there: Tensor, pointer: str, facts: Facts, clean: Clean) -> Tensor:
         """Return how much of each pixel of the answer (H, W) lies in a target's region."""
         if target.region == "predicted":
-            inside = (wins == target.index).float()
+            inside = there[target.index].float()
             problem = (
                 f"class {facts.label(target.index)!r} wins at no pixel of this picture; name a region: a box "
                 "[x0, y0, x1, y1] of the picture, or a mask"
             )
         elif isinstance(target.region, int):
             inside = clean.mask(target.region)
-            problem = "the mask is empty where the model sees the picture"
+            problem = (
+                "the mask is empty where the model sees the picture: what is lighter than half (above 127) is inside"
+            )
         else:
-            inside = covered(clean.view.to_input(target.region), clean.view.size, (wins.shape[0], wins.shape[1]))
+            inside = covered(clean.view.to_input(target.region), clean.view.size, (there.shape[1], there.shape[2]))
             problem = "the box lies outside the part of the picture that the model sees"
         if not float(inside.sum()) > 0:
             raise InvalidParameter.at(f"{pointer}/region", problem)

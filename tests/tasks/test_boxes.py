@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from service.errors import CatalogError
-from service.tasks.boxes import check_boxes
+from service.tasks.boxes import check_boxes, check_moves
 from service.tasks.guess import Numbers, meaning
 
 SIZE = (40, 60)
@@ -44,3 +44,59 @@ def test_what_is_written_otherwise_is_refused(how: str) -> None:
 def test_boxes_and_none_pass(raw: Tensor) -> None:
     check_boxes(raw, SIZE)
     assert meaning(Numbers(raw, boxes=True, size=SIZE), None, None).task.name == "detection"
+
+
+EXTENTS = torch.tensor([[5.0, 6.0, 21.0, 17.0], [8.0, 9.0, 30.0, 20.0]])  # x, y, width and height that pass for corners
+MOVES = {
+    "as corners": lambda down, right: (right, down, right, down),
+    "as extents": lambda down, right: (right, down, 0, 0),
+    "rows first": lambda down, right: (down, right, down, right),
+    "as of a larger picture": lambda down, right: (3 * right, 3 * down, 3 * right, 3 * down),
+    "not at all": lambda down, right: (0, 0, 0, 0),
+    "anyhow": lambda down, right: (1, -3, 5, 2),
+}
+SAYS = {
+    "as extents": "makes of x, y, width and height",
+    "rows first": r"b[:, [1, 0, 3, 2]]",
+    "as of a larger picture": "not of another size",
+}
+
+
+def _one(numbers: Tensor) -> Tensor:
+    """Return one detection in each of two pictures (2, 1, 6)."""
+    return torch.cat([numbers, torch.full((len(numbers), 1), 0.5), torch.ones(len(numbers), 1)], 1)[:, None]
+
+
+def _moved(how: str, boxes: Tensor = EXTENTS):
+    return lambda shift: _one(boxes + torch.tensor(MOVES[how](*shift)))
+
+
+@pytest.mark.parametrize("how", sorted(MOVES.keys() - SAYS.keys()))
+def test_boxes_that_move_as_pictures_do_or_in_no_known_way_pass(how: str) -> None:
+    numbers = Numbers(_one(EXTENTS), boxes=True, size=SIZE, moved=_moved(how))
+    assert meaning(numbers, None, None).task.name == "detection"
+
+
+@pytest.mark.parametrize("how", SAYS)
+def test_how_boxes_move_tells_how_they_are_written(how: str) -> None:
+    numbers = Numbers(_one(EXTENTS), boxes=True, size=SIZE, moved=_moved(how))
+    with pytest.raises(CatalogError) as raised:
+        meaning(numbers, None, None)
+    assert SAYS[how] in str(raised.value)
+
+
+def _fails(shift: tuple[int, int]) -> Tensor:
+    raise ValueError("it takes no such picture")
+
+
+def test_what_moves_in_two_ways_or_cannot_be_moved_passes() -> None:
+    mixed = torch.cat([_one(EXTENTS[:1] + 20), _one(EXTENTS[1:])])  # the first one is in another place each time
+    check_moves(_one(EXTENTS), lambda shift: torch.cat([mixed[:1], _moved("as corners")(shift)[1:]]), SIZE)
+    check_moves(_one(EXTENTS), lambda shift: torch.zeros(2, 0, 6), SIZE)
+    check_moves(_one(EXTENTS), _fails, SIZE)
+    check_moves(_one(EXTENTS[:1]), _moved("as extents", EXTENTS[:1]), SIZE, enough=3)
+
+
+def test_boxes_that_are_cut_off_at_the_border_pass() -> None:
+    cut = torch.tensor([[20.0, 15.0, 60.0, 40.0]]).repeat(2, 1)
+    check_moves(_one(cut), _moved("as extents", cut), SIZE)

@@ -100,6 +100,11 @@ def test_a_picture_without_detections(subject, x) -> None:
     assert targets.given[0].terms == ((0, 1.0),)
 
 
+def test_classes_without_a_label_are_refused(make) -> None:
+    with pytest.raises(CatalogError, match="detects class 2, and 2 labels name classes 0 to 1; give one for each"):
+        make(Trunk(_detect), "detection", labels=LABELS[1:])
+
+
 def test_overlap_is_intersection_over_union() -> None:
     a = torch.tensor([[0.0, 0, 4, 4], [0, 0, 4, 4], [0, 0, 4, 4], [1, 1, 1, 1]])
     b = torch.tensor([[0.0, 0, 4, 4], [2, 0, 6, 4], [5, 5, 6, 6], [0, 0, 4, 4]])

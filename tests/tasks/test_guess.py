@@ -11,6 +11,8 @@ MAPS = torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(1)) * 3
 RECTIFIED = (Y.abs() + 0.01) / (Y.abs() + 0.01).norm(dim=1, keepdim=True)
 FLOORED = (torch.randn(8, 400, generator=torch.Generator().manual_seed(2)) * 3).softmax(1).clamp(min=1e-3)
 SMALL = torch.rand(8, 5) * 0.5 + 0.1
+SHORT = torch.randn(8, 40, generator=torch.Generator().manual_seed(3)) * 2
+SURE = ("classification", "probabilities", False)
 
 GUESSED = {
     "softmax": (Numbers(Y.softmax(1)), "classification", "probabilities", False),
@@ -36,6 +38,18 @@ GUESSED = {
     "maps of a softmax": (Numbers(MAPS.softmax(1)), "segmentation", "probabilities", False),
     "maps of a log-softmax": (Numbers(MAPS.log_softmax(1)), "segmentation", "log-probabilities", False),
     "one map of a sigmoid": (Numbers(MAPS[:, :1].sigmoid()), "segmentation", "probabilities", False),
+    "maps of sigmoids": (Numbers(MAPS.sigmoid()), "segmentation", "probabilities", False),
+    "one map of logits": (Numbers(MAPS[:, :1]), "segmentation", "logits", False),
+    "one map of logits, all positive": (Numbers(MAPS[:, :1].abs(), ending="linear"), "segmentation", "logits", False),
+    "one map of depth": (Numbers(MAPS[:, :1].abs()), "segmentation", "logits", True),
+    "softmax in bfloat16": (Numbers(SHORT.softmax(1).bfloat16().float(), rounding=2**-7), *SURE),
+    "log-softmax in bfloat16": (
+        Numbers(SHORT.log_softmax(1).bfloat16().float(), rounding=2**-7),
+        "classification",
+        "log-probabilities",
+        False,
+    ),
+    "a quaternion": (Numbers(Y[:, :4] / Y[:, :4].norm(dim=1, keepdim=True)), "embedding", None, True),
     "boxes": (Numbers(torch.rand(8, 3, 6), boxes=True), "detection", None, False),
     # Logits of networks that were never trained may lie anywhere, also between 0 and 1.
     "small logits of a linear map": (Numbers(SMALL, ending="linear"), "classification", "logits", True),
@@ -100,3 +114,10 @@ def test_what_numbers_speak_against_is_refused_with_what_to_set(numbers, name, s
 def test_what_makes_the_answers_tells_where_all_lie_at_one_place(ending, says) -> None:
     raw = torch.full((4, 5), 1.0 if ending == "sigmoid" else 0.2)
     assert meaning(Numbers(raw, ending=ending), None, None).task.scale == says
+
+
+def test_only_maps_that_do_not_add_up_are_of_classes_apart() -> None:
+    raised = MAPS.softmax(1).clamp(min=1e-3)
+    for numbers, apart in ((MAPS.sigmoid(), True), (MAPS.softmax(1), False), (raised, False), (MAPS, False)):
+        for name in (None, "segmentation"):
+            assert meaning(Numbers(numbers), name, None).task.apart == apart

@@ -52,7 +52,7 @@ def test_the_default_is_the_largest_class_that_is_no_background(subject, x, wins
     check_methods(subject, x, None, _mean((wins == largest).float(), largest, "logit"), "logit")
     only = torch.zeros(4, 16, 16)
     only[0] = 9
-    assert subject.task._largest(subject.task._wins(only), subject.facts).index == 0
+    assert subject.task._largest(subject.task._there(only), subject.facts).index == 0
 
 
 def test_a_box_is_in_pixels_of_the_upload(subject, x) -> None:
@@ -192,3 +192,25 @@ def test_a_mask_is_decoded_once_however_many_targets_name_it(subject, x) -> None
     given = subject.task.read(asked, subject.facts, 2)
     subject.task.bind(given, subject.facts, Clean(subject.answer(x), VIEW, lambda i: x, mask))
     assert decoded == [0, 1]
+
+
+def test_classes_that_are_there_or_not_whatever_the_others_are(make, x) -> None:
+    """Sigmoids at each pixel: a class is where it is above one half, which may be nowhere, or where others are, too."""
+    bias = torch.tensor([0.5, 0.5, -0.3, -9.0])[:, None, None]
+    subject = make(Trunk(lambda t, a: (_maps(t, a) * 2 + bias).sigmoid()), "segmentation", labels=LABELS)
+    p = subject.plain(x)[0]
+    there = p > 0.5
+    assert (subject.task.apart, subject.task.scale) == (True, "logits")  # which stand before the sigmoid
+    assert (there[0] & there[1]).any()
+    assert not there[3].any()
+    shares = {one.index: one.share for one in subject.task.predictions(subject.answer(x), subject.facts, 4)}
+    expected = there.float().mean((1, 2)).tolist()
+    assert shares == pytest.approx({i: share for i, share in enumerate(expected) if share})
+    readout, targets = subject.asked(x, [{"class": 1}])
+    table = readout(subject.answer(x)[None])
+    score = subject.task.scores(table, "probability")[0]
+    assert float(targets.given[0](score)) == pytest.approx(float(p[1][there[1]].mean()), rel=1e-4)
+    odds = subject.task.evidence(readout, targets.given)(subject.answer(x)[None])
+    assert float(odds) == pytest.approx(float(p[1][there[1]].logit().mean()), rel=1e-3)
+    with pytest.raises(InvalidParameter, match="wins at no pixel"):
+        subject.asked(x, [{"class": "cow"}])

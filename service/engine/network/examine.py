@@ -25,7 +25,7 @@ from service.errors import CatalogError
 from service.images import Transform, photographs
 from service.models.networks.forms import BlackBox
 from service.models.spec import ModelSpec
-from service.tasks import task
+from service.tasks import of_logits
 from service.tasks.guess import Meaning, Numbers, meaning
 
 _LOUDER = 1e4  # times the deviation: what is bounded stays where it is
@@ -138,20 +138,20 @@ class _Examination:
             loud = self.answering.answers(self.answering.pictures * _LOUDER)
             return bool((loud >= -1e-4).all() and (loud <= 1 + 1e-4).all())
 
-        size = self.spec.transform.crop
-        numbers = Numbers(raw, self.answering.outlet.boxes, ending.name if ending else None, bounded, size)  # type: ignore[arg-type]
+        made_by, answering = ending.name if ending else None, self.answering
+        moved, size = answering.moved if answering.outlet.corners else None, self.spec.transform.crop
+        numbers = Numbers(raw, answering.outlet.boxes, made_by, bounded, size, answering.rounding, moved)  # type: ignore[arg-type]
         declared = self.spec.task.name if self.spec.task_known else None
         try:
             found = meaning(numbers, declared, self.spec.scale)
         except CatalogError as error:
             found_, _, remedy = str(error).partition("; ")
             raise self.checks.refused("task", found_, remedy or "set another task") from None
-        name = found.task.name
         if found.assumed:
-            self.checks.warn("task", f"{name}; {found.found}; {found.assumed}", found.remedy)
+            self.checks.warn("task", f"{found.task.name}; {found.found}; {found.assumed}", found.remedy)
         else:
             told = "as declared" if declared else "by its numbers"
-            self.checks.passed("task", f"{name}, {told}; {found.found}")
+            self.checks.passed("task", f"{found.task.name}, {told}; {found.found}")
         return found
 
     def _before_the_ending(self, raw: Tensor, watched: Watched | None, found: Meaning) -> tuple[Tensor, Meaning]:
@@ -159,7 +159,7 @@ class _Examination:
         ending = watched.endings.of(watched.returned) if watched is not None else None
         if ending is None or ending.name == "linear" or found.task.scale in (None, "logits"):
             return raw, found
-        logits = task(found.task.name, "logits")
+        logits = of_logits(found.task)
         try:
             before = self.answering.answers(self.answering.rows, ending.call)
         except (RuntimeError, ValueError, TypeError, IndexError):

@@ -56,8 +56,8 @@ class Batched:
 
     def __call__(self, held: Mapping[Any, Any]) -> Tensor:
         """Return (N, D, 6): x0, y0, x1, y1 in pixels of the input, score and class of each detection."""
-        scores: Tensor = held[self.scores]
-        return torch.cat([held[self.boxes], scores[:, :, None], held[self.labels][:, :, None].to(scores)], 2)
+        scores, labels = (held[key].float()[:, :, None] for key in (self.scores, self.labels))
+        return torch.cat([held[self.boxes].float(), scores, labels], 2)
 
     def __str__(self) -> str:
         return f"items {self.boxes!r}, {self.scores!r} and {self.labels!r} of what it returns, boxes"

@@ -17,7 +17,8 @@ from service.engine.network.forms.queries import Queries
 from service.errors import CatalogError, did_you_mean
 
 _USUAL = ("logits", "out")  # names of the answer among others
-_BOXES = {"boxes", "labels", "scores"}
+_BESIDE = ("scores", "labels")  # boxes, in this order
+_BOXES = ("boxes", *_BESIDE)
 _WANTED = (
     "a network has to return one tensor (N, K) of one row a picture, maps (N, K, H, W), a list of one dictionary of "
     "`boxes`, `labels` and `scores` a picture, or a dictionary, tuple or object that holds one of these"
@@ -50,6 +51,11 @@ class Outlet:
         if not isinstance(found, Tensor):
             raise TypeError(f"a {type(found).__name__} where a tensor was")
         return shaped(found, rows, self.axes)
+
+    @property
+    def corners(self) -> bool:
+        """Whether it returns boxes as they are taken, x0, y0, x1, y1 in pixels; those of queries are not."""
+        return self.boxes and not isinstance(self.reading, Queries)
 
     @property
     def plain(self) -> bool:
@@ -247,14 +253,18 @@ def _is_boxes(returned: Any, rows: int) -> bool:
     return (
         isinstance(returned, list | tuple)
         and len(returned) == rows
-        and all(isinstance(one, Mapping) and set(one) >= _BOXES for one in returned)
+        and all(isinstance(one, Mapping) and all(isinstance(one.get(n), Tensor) for n in _BOXES) for one in returned)
     )
 
 
 def padded(found: Sequence[Mapping[str, Tensor]]) -> Tensor:
-    """Return detections as (N, D, 6): x0, y0, x1, y1, score, class; zeros where a picture has fewer than D."""
+    """Return detections as (N, D, 6): x0, y0, x1, y1, score, class; zeros where a picture has fewer than D.
+
+    Where nothing is detected, boxes may have lost their axis of four. In half precision a class would be another one.
+    """
     rows = [
-        torch.cat([one["boxes"], one["scores"][:, None], one["labels"][:, None].to(one["scores"])], 1) for one in found
+        torch.cat([one["boxes"].float().reshape(-1, 4), *(one[n].float().reshape(-1, 1) for n in _BESIDE)], 1)
+        for one in found
     ]
     most = max(len(row) for row in rows)
     return torch.stack([F.pad(row, (0, 0, 0, most - len(row))) for row in rows])

@@ -50,7 +50,7 @@ class Queries:
 
     def __call__(self, held: Mapping[Any, Any]) -> Tensor:
         """Return (N, Q, 6): x0, y0, x1, y1 in pixels of the input, and score and number of each query's best class."""
-        logits: Tensor = held[self.logits]
+        logits: Tensor = held[self.logits].float()  # in half precision a class would be another one
         score, kind = (logits.softmax(2)[:, :, :-1] if self.nothing else logits.sigmoid()).max(2)
         centre, extent = held[_BOXES].split(2, 2)
         height, width = self.size

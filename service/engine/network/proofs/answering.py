@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from service.engine.network.forms.adapted import Adapted, cached, joined, released, usable
+from service.engine.network.forms.decisions import Decisions
 from service.engine.network.forms.generators import generators
 from service.engine.network.forms.outlet import Outlet, find
+from service.engine.network.forms.past import Past
 from service.engine.network.memory import counting
 from service.engine.network.proofs.checks import ALONE, REPEATS, Checks, difference, first_line, written
-from service.engine.network.proofs.decisions import Decisions
 from service.engine.network.proofs.grids import changed
 from service.engine.network.proofs.heads import widths
 from service.engine.network.proofs.watch import Changes, Watched, watch_changes, watch_gradients
@@ -46,6 +47,7 @@ class Answering:
             others: two more pictures, for a detector that finds nothing in these.
         """
         self.spec, self.network, self.checks, self.others = spec, network, checks, others
+        self.past = Past(network)
         self._show(pictures)
         self.outlet = Outlet()
         self.copies = False  # whether it writes to its input
@@ -54,6 +56,7 @@ class Answering:
         self.keeps = False  # whether it keeps tensors of a forward for later ones
         self.cut: int | None = None  # the call of a softmax or sigmoid that is left out
         self.as_it_is = True  # whether it returns its answer in the form that the engine takes
+        self.rounding = 0.0  # of the format that it answers in, relative
         self.row_bytes = 0  # of the tensors alive at the most crowded moment of one picture's forward
         self._last: Tensor | None = None
         self.failure: str | None = None  # why it cannot be run with gradients
@@ -74,7 +77,16 @@ class Answering:
         if not self._read(changes).numel() and self.others is not None:
             self._show(self.others())  # what a detector is made of shows where it detects something
             changes = self._first()
-        return self._alone(changes, before)
+        _check_made(self.checks, self.network, before)
+        changes, raw = self._alone(changes, before)
+
+        def off() -> float:
+            with torch.no_grad():
+                return self._off(self._once(self.pictures[1:].clone()), raw[-1:]) - 2 * self.rounding
+
+        if problem := self.past.problem(off, ALONE):
+            raise self.checks.refused(*problem)
+        return changes, raw
 
     def _show(self, pictures: Tensor) -> None:
         self.pictures, self.rows = pictures, torch.cat([changed(pictures[:1]), pictures[1:]])
@@ -99,6 +111,10 @@ class Answering:
         with torch.no_grad():
             found: Tensor = self._behind(cut)(x.clone())
         return found
+
+    def moved(self, shift: tuple[int, int]) -> Tensor:
+        """Return the answers to the two pictures, moved down and to the right; what leaves comes in again."""
+        return self.answers(self.pictures.roll(shift, (2, 3)))
 
     def changes(self, *, singly: bool) -> Changes:
         """Run all rows, watched."""
@@ -143,6 +159,7 @@ class Answering:
             kind = str(raw.dtype).removeprefix("torch.")
             told = "boxes with a class and a score each" if self.outlet.boxes else tuple(raw.shape[1:])
             self.checks.passed("answer", f"{self.outlet}: {told} a picture, {kind}")
+        self.rounding = torch.finfo(raw.dtype).eps if raw.is_floating_point() else 0.0
         return raw.float().clone()  # the network may write its next answer to the same place
 
     def watched(self) -> Watched | None:
@@ -174,23 +191,8 @@ class Answering:
         else:
             self.checks.passed("input", "it does not write to its input")
         self.keeps = usable(self.network) or self.keeps
-        if again > REPEATS:
-            names = written(before, self.network)
-            because = f" (its forward changes {names[0]!r})" if names else " (as dropout that never ends)"
-            raise self.checks.refused(
-                "repeatable",
-                f"the same picture twice gets two answers, {again:.0%} of the largest output apart{because}",
-                "let its forward draw nothing at random and keep nothing of one picture for the next",
-            )
-        if drawn:
-            self.checks.warn(
-                "repeatable",
-                f"its forward draws at random, though {2 + _DRAWS} answers to one picture were the same",
-                "let it draw nothing in evaluation mode: maps are made of many answers that have to go together",
-            )
-        else:
-            self.checks.passed("repeatable", "the same picture twice gets the same answer")
-        if not self.singly and off > ALONE:
+        _check_repeats(self.checks, again, drawn, written(before, self.network) if again > REPEATS else [])
+        if not self.singly and off > max(ALONE, 2 * self.rounding):
             self.one_at_a_time(
                 f"a picture's answer depends on the others in its batch (by {off:.0%} of the largest output)",
                 "make each row's answer of that row alone: no statistics over the batch, no step from one row to the "
@@ -251,6 +253,7 @@ class Answering:
         answer = self.outlet(returned, 1)
         self.as_it_is = self.as_it_is and _same_form(returned, answer)
         self.reuses = self.reuses or (self._last is not None and self._last.data_ptr() == answer.data_ptr())
+        self.past.note()
         self._last = answer  # as long as it is held, no other has its place but by the network's doing
         return answer.float().clone()
 
@@ -270,6 +273,34 @@ class Answering:
             whole = task("detection").whole
             a, b = whole(a), whole(b)
         return difference(a, b)
+
+
+def _check_made(checks: Checks, network: nn.Module, before: Mapping[str, tuple[float, float]]) -> None:
+    if made := [name for name, _ in network.named_parameters() if name not in before]:
+        raise checks.refused(
+            "weights",
+            f"its forward makes {len(made)} parameters (such as {made[0]!r}) for which no weights were loaded",
+            "make them in __init__, or run the network once in its factory and load the weights then",
+        )
+
+
+def _check_repeats(checks: Checks, again: float, drawn: bool, names: list[str]) -> None:
+    """Check two answers to one picture, so far apart, of a network that may draw and has written to what has names."""
+    if again > REPEATS:
+        because = f" (its forward changes {names[0]!r})" if names else " (as dropout that never ends)"
+        raise checks.refused(
+            "repeatable",
+            f"the same picture twice gets two answers, {again:.0%} of the largest output apart{because}",
+            "let its forward draw nothing at random and keep nothing of one picture for the next",
+        )
+    if drawn:
+        checks.warn(
+            "repeatable",
+            f"its forward draws at random, though {2 + _DRAWS} answers to one picture were the same",
+            "let it draw nothing in evaluation mode: maps are made of many answers that have to go together",
+        )
+    else:
+        checks.passed("repeatable", "the same picture twice gets the same answer")
 
 
 def _check_finite(checks: Checks, raw: Tensor) -> None:

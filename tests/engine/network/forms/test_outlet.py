@@ -52,6 +52,28 @@ def test_a_single_picture_whose_axis_was_squeezed_away_gets_it_back() -> None:
     assert torch.equal(one(TABLE[0, 0], 1), TABLE[:1, :1])
 
 
+def test_boxes_of_a_picture_in_which_there_is_nothing_may_have_no_axes() -> None:
+    none = {"boxes": torch.tensor([]), "labels": torch.tensor([]).long(), "scores": torch.tensor([])}
+    one = {"boxes": torch.ones(1, 4), "labels": torch.tensor([3]), "scores": torch.tensor([0.5])}
+    returned = [none, one]
+    raw = find(returned, 2, None, "mine")(returned, 2)
+    assert raw.tolist() == [[[0.0] * 6], [[1.0, 1, 1, 1, 0.5, 3]]]
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_scores_of_few_digits_leave_classes_as_they_are(kind) -> None:
+    boxes, scores, labels = torch.ones(2, 1, 4), torch.full((2, 1), 0.5, dtype=kind), torch.full((2, 1), 2049)
+    listed = [{"boxes": b, "scores": s, "labels": n} for b, s, n in zip(boxes, scores, labels, strict=True)]
+    for returned in (listed, {"boxes": boxes, "scores": scores, "labels": labels}):
+        assert (find(returned, 2, None, "mine")(returned, 2)[..., 5] == 2049).all()
+
+
+def test_boxes_with_names_of_classes_are_refused_with_what_to_return() -> None:
+    returned = [{"boxes": torch.ones(1, 4), "scores": torch.ones(1), "labels": ["cat"]}] * 2
+    with pytest.raises(CatalogError, match="`boxes`, `labels` and `scores`"):
+        find(returned, 2, None, "mine")
+
+
 def test_boxes_become_one_tensor_filled_up_with_zeros() -> None:
     def boxes(count):
         return {"boxes": torch.rand(count, 4), "labels": torch.arange(count), "scores": torch.rand(count)}

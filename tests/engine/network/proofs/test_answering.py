@@ -7,7 +7,7 @@ from torch import nn
 from service.engine.network.capture import install
 from service.engine.network.forms.adapted import Adapted
 from service.engine.network.proofs.answering import Answering
-from service.engine.network.proofs.checks import Checks, state
+from service.engine.network.proofs.checks import Checks, Refused, state
 from service.images import Transform
 from service.models.spec import ModelSpec
 from service.tasks import task
@@ -86,3 +86,53 @@ def test_why_gradients_fail_is_kept() -> None:
     answering.first(state(answering.network))
     assert answering.watched() is None
     assert "only for inference" in answering.failure
+
+
+class Keeps(nn.Module):
+    """Keeps something of what it was given."""
+
+    def __init__(self, how) -> None:
+        super().__init__()
+        self.inner, self.how, self.kept, self.head = tiny.classifier(), how, None, None
+        self.all = []
+        self.register_buffer("first", torch.zeros(1))
+
+    def forward(self, x):
+        y = self.inner(x)
+        if self.how == "as long as as many come" and (self.kept is None or self.kept.shape != y.shape):
+            self.kept = y.detach().clone()
+        if self.how == "what it sees first" and self.kept is None:
+            self.kept = y.detach().mean(0, keepdim=True)
+        if self.how == "what it sees first, in a buffer" and not self.first.any():
+            self.first.copy_(y.detach().std())
+        if self.how == "a table by size" and self.kept is None:
+            self.kept = torch.ones(1)
+        if self.how == "all":
+            self.all.append(y.detach())
+        if self.how == "a head" and self.head is None:
+            self.head = nn.Linear(5, 3)
+        y = y if self.kept is None else y * self.kept
+        return (y if self.head is None else self.head(y)) + self.first
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("as long as as many come", r"depends on those before it, by \d+% .*it keeps 'kept'"),
+        ("what it sees first", "it keeps 'kept'"),
+        ("what it sees first, in a buffer", "it keeps 'first'"),
+        ("all", "keeps more tensors with each picture .in 'all'.: memory would run out"),
+        ("a head", "makes 2 parameters .such as 'head.weight'. for which no weights were loaded"),
+    ],
+)
+def test_what_is_kept_of_pictures_is_refused(how, says) -> None:
+    answering = _answering(Keeps(how))
+    with pytest.raises(Refused, match=says):
+        answering.first(state(answering.network))
+
+
+def test_what_depends_on_no_picture_may_be_kept() -> None:
+    answering = _answering(Keeps("a table by size"))
+    _, raw = answering.first(state(answering.network))
+    torch.testing.assert_close(raw, answering.network(answering.rows))
+    assert answering.network.kept is not None

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from service.engine.network.proofs.decisions import Decisions
+from service.engine.network.forms.decisions import Decisions
 from tests import tiny
 
 X = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))

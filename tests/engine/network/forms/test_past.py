@@ -1,0 +1,74 @@
+"""What a network keeps is found wherever modules keep things, and can be put back."""
+
+from collections import deque
+
+import pytest
+import torch
+from torch import nn
+
+from service.engine.network.forms.past import Past
+
+
+class Holder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.BatchNorm1d(3)
+        self.tensor, self.count, self.name, self.nothing = torch.zeros(3), 3, "a", None
+        self.listed, self.named, self.queue = [torch.ones(2)], {"a": 1}, deque([1, 2])
+        self.several = {1, 2}
+
+
+def _append(holder):
+    holder.listed.append(torch.zeros(1))
+
+
+CHANGES = {
+    "tensor": lambda holder: holder.tensor.add_(1),
+    "count": lambda holder: setattr(holder, "count", 4),
+    "name": lambda holder: setattr(holder, "name", "b"),
+    "nothing": lambda holder: setattr(holder, "nothing", torch.ones(1)),
+    "listed": _append,
+    "named": lambda holder: holder.named.update(b=2),
+    "queue": lambda holder: holder.queue.append(3),
+    "several": lambda holder: holder.several.add(3),
+    "later": lambda holder: setattr(holder, "later", 1),
+    "inner.running_mean": lambda holder: holder.inner.running_mean.add_(1),
+    "inner.mask": lambda holder: holder.inner.register_buffer("mask", torch.ones(1)),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_is_found_and_put_back(name) -> None:
+    holder = Holder()
+    held = holder.listed, holder.tensor, holder.inner.running_mean
+    past = Past(holder)
+    assert past.changed() is None
+    CHANGES[name](holder)
+    assert past.changed() == name
+    past.restore()
+    assert past.changed() is None
+    assert all(a is b for a, b in zip(held, (holder.listed, holder.tensor, holder.inner.running_mean), strict=True))
+    assert not hasattr(holder, "later")
+    assert not holder.tensor.any()
+    assert len(holder.queue) == 2
+
+
+def test_the_same_again_is_no_change() -> None:
+    holder = Holder()
+    past = Past(holder)
+    holder.count, holder.name = 3, "a"
+    holder.register_forward_hook(lambda *_: None)
+    holder.eval()
+    assert past.changed() is None
+
+
+def test_more_with_each_picture_grows() -> None:
+    holder = Holder()
+    past = Past(holder)
+    past.note()
+    assert not past.grows
+    _append(holder)
+    past.note()
+    assert past.grows
+    past.note()
+    assert not past.grows
