@@ -11,7 +11,7 @@ from service.engine.scheduler.at import AtWork
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import CallWork, TraceWork
-from service.errors import InvalidParameter
+from service.errors import InvalidParameter, NotApplicable
 from service.explainers.base import registry
 from service.images import Transform
 from service.models.spec import ModelSpec
@@ -247,7 +247,7 @@ class Twice(torch.nn.Module):
         torch.nn.init.constant_(self.norm.running_mean, 0.5)
 
     def forward(self, x):
-        return self.fc(self.norm((self.input(x) + self.input(x.flip(3))).relu()).mean((2, 3)))
+        return self.fc(self.norm((self.input(x) + self.input(x / 2)).relu()).mean((2, 3)))
 
 
 class Once(Twice):
@@ -266,7 +266,7 @@ def test_a_layer_named_input_is_not_the_input(network, device):
     found, expected = (p.trace(Rows.of(x), tracing, lambda seen: seen.outputs[:, :1]) for p in (probe, plain))
     for name in (layer, INPUT):
         torch.testing.assert_close(found.gradients[name], expected.gradients[name])
-    torch.testing.assert_close(found.activations[layer], network.input(x if layer == "input" else x.flip(3)).detach())
+    torch.testing.assert_close(found.activations[layer], network.input(x if layer == "input" else x / 2).detach())
     assert torch.equal(probe.weight(layer), network.input.weight)
     assert torch.equal(probe.offset(layer), network.input.bias)
     for method in ("grad-cam", "feature-maps"):
@@ -361,3 +361,40 @@ def test_whatever_runs_a_network_on_a_callers_picture_is_watched(device, monkeyp
     assert {type(work) for work in works} == {CallWork, TraceWork, AtWork}
     assert sum(type(work) is CallWork for work in works) == 2
     assert all(work.watched for work in works)
+
+
+class Formats(torch.nn.Module):
+    """Computes a part in another format, as `autocast` in a forward does."""
+
+    def __init__(self, kind) -> None:
+        super().__init__()
+        self.maps = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, padding=1), torch.nn.ReLU())
+        self.cast, self.fc, self.kind = torch.nn.Identity(), torch.nn.Linear(6, 4), kind
+
+    def forward(self, x):
+        return self.fc(self.cast(self.maps(x).to(self.kind)).mean((2, 3)).float())
+
+
+LAYERED = [name for name, method in registry().items() if "layer" in method.model_fields]
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_what_layers_answer_in_other_formats_methods_see_in_float32(kind, device):
+    torch.manual_seed(0)
+    network = Formats(kind).eval()
+    transform = Transform(32, (32, 32), (0.5,) * 3, (0.25,) * 3)
+    spec = ModelSpec("formats", lambda: network, transform, task("classification"))
+    model = Model(spec, network, torch.device("cpu"))
+    assert model.facts.default_layer == "cast"
+    seen = 0
+    for name in LAYERED:
+        method = registry()[name]
+        few = {"samples": 5} if "samples" in method.model_fields else {}
+        try:
+            method.require(model.facts)
+        except NotApplicable:
+            continue
+        maps = method(**few).explain(ModelProbe(model, device, Run()), _noise(1), Targets(model.facts, [1])).maps
+        assert all(one.array.dtype == torch.float32 and one.array.isfinite().all() for one in maps), name
+        seen += 1
+    assert seen > 10

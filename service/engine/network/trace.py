@@ -12,7 +12,7 @@ from torch.utils import checkpoint
 from service.contract import INPUT, Part, Relevance, Rescale, Rules, Trace, Tracing
 from service.engine.network.attention import ADDRESS, Attentions
 from service.engine.network.capture import ActivatedCapture, Done, Tape, recording
-from service.engine.network.forms.addresses import Addresses, Fold
+from service.engine.network.forms.addresses import Addresses, Fold, single
 from service.engine.network.forms.failures import NoAnswer, checked
 from service.engine.network.rules import arrived, read, rule_mode
 from service.engine.network.variants import Variant
@@ -137,7 +137,7 @@ def _reaching(name: str, gradient: Tensor | None, rows: slice, addresses: Addres
     """
     if gradient is None:
         raise NotApplicable(_NOTHING.format(_place(name)))
-    own = addresses.rows(name, gradient)[rows]
+    own = single(addresses.rows(name, gradient))[rows]
     layout = addresses.layout(name)
     if layout is None:
         return own

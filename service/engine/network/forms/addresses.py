@@ -39,8 +39,8 @@ class Addresses:
     answer: tuple[int, ...] | None = None  # shape of one row's answer; None: whatever it is
 
     def maps(self, address: str, output: Tensor) -> Tensor:
-        """Return a layer's output, or the gradient there, as methods see it: (N, C, h, w) where it has maps."""
-        output, layout = self.rows(address, output), self.layout(address)
+        """Return a layer's output, as methods see it: in float32, and (N, C, h, w) where it has maps."""
+        output, layout = single(self.rows(address, output)), self.layout(address)
         return output if layout is None else layout.maps(output)
 
     def rows(self, address: str, output: Tensor) -> Tensor:
@@ -50,6 +50,11 @@ class Addresses:
     def layout(self, address: str) -> Layout | None:
         """Return how an output lies; None where methods see it as it is."""
         return self.layouts.get(address) or self.layouts.get(address.partition("+")[0])
+
+
+def single(output: Tensor) -> Tensor:
+    """Return numbers of whatever precision a part of a network computes in as float32; other kinds as they are."""
+    return output.float() if output.is_floating_point() else output
 
 
 def fold_of(alone: Tensor, many: tuple[int, ...], rows: int, first: Tensor | None) -> Fold | None:

@@ -8,6 +8,7 @@ named. Several squares have to agree, so that nothing is taken for a grid by cha
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from torch import Tensor
 
@@ -21,6 +22,8 @@ _PREFIXES = 9  # 0 to 8 leading tokens
 _ROUNDINGS = tuple(c / 8 for c in range(8, -25, -1))  # of patches side by side, padded, and of overlapping ones
 _PROPORTION = 0.7  # largest logarithm of a grid's proportions over the picture's: about twice as wide, or half
 _ENOUGH = 24  # places on an axis, three of them in a square: the others of large maps are looked at where these fail
+FINE = 4  # places on each axis, from which on squares are told apart for sure
+_ADDS_UP = 1e-3  # of a sum
 _STEP = 2.0  # that a square is brighter by, in deviations: far more than floating point loses on the way
 
 
@@ -56,6 +59,35 @@ def grid_of(output: Tensor, size: tuple[int, int]) -> Layout | None:
         if miss is not None and (best is None or (off, miss) < best[0]):
             best = (off, miss), layout
     return None if best is None else best[1]
+
+
+def elsewhere(maps: Tensor) -> bool:
+    """Whether maps (N, C, h, w) of `changed` pictures are none of the picture's places, though they have its axes.
+
+    A picture that was mirrored or turned on the way changes most where the square went; an attention of tokens to
+    tokens, each row of which adds up to one, has tokens on both axes.
+    """
+    if _adds_up(maps[:1, :1]) and _adds_up(maps[:1]):
+        return True
+    height, width = maps.shape[2:]
+    if min(height, width) < FINE or len(maps) <= len(SQUARES):
+        return False
+    places = _Changes(maps[: 1 + len(SQUARES)])._places(Layout("chw", (height, width)), 1)
+    if _miss(places, (height, width)) is not None:
+        return False
+    last = _CELLS - 1
+    turns = [
+        [
+            (last - y if up else y, last - x if across else x)
+            for y, x in (((j, i) if turned else (i, j)) for i, j in SQUARES)
+        ]
+        for turned, up, across in product((False, True), repeat=3)
+    ]
+    return any(_miss(places, (height, width), squares=squares) is not None for squares in turns[1:])
+
+
+def _adds_up(maps: Tensor) -> bool:
+    return maps.shape[3] > 1 and bool((maps >= 0).all() and ((maps.sum(3) - 1).abs() < _ADDS_UP).all())
 
 
 class _Changes:
@@ -126,13 +158,14 @@ def _of_patches(grid: Place, size: tuple[int, int]) -> bool:
     return False
 
 
-def _miss(places: Tensor, grid: Place, step: int = 1) -> float | None:
+def _miss(places: Tensor, grid: Place, step: int = 1, squares: Sequence[Place] = SQUARES) -> float | None:
     """Return how far off the largest changes are, in shares of the picture; None where too many are off.
 
     Args:
         places: changes (6, places), of every `step`-th place on both axes.
         grid: height and width of all of them.
         step: between places.
+        squares: where they should be.
     """
     (height, width), across = grid, -(-grid[1] // step)
     peaks = places.argmax(1).tolist()
@@ -141,7 +174,7 @@ def _miss(places: Tensor, grid: Place, step: int = 1) -> float | None:
             abs((peak // across * step + 0.5) / height - (i + 0.5) / _CELLS),
             abs((peak % across * step + 0.5) / width - (j + 0.5) / _CELLS),
         )
-        for peak, (i, j) in zip(peaks, SQUARES, strict=True)
+        for peak, (i, j) in zip(peaks, squares, strict=True)
     ]
     near = 1 / _CELLS + 0.5 * step / min(height, width)
     return sum(far) if sum(one <= near for one in far) >= _AGREEING else None

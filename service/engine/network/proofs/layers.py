@@ -1,5 +1,6 @@
 """A network's layers: their addresses, where the picture's places are in what they answer, and the default one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -9,7 +10,7 @@ from service.contract import LayerInfo, Layout
 from service.engine.network.forms.addresses import Fold, fold_of
 from service.engine.network.offsets import offset_of
 from service.engine.network.proofs.answering import Answering
-from service.engine.network.proofs.grids import Candidate, default_layer, follows, reach
+from service.engine.network.proofs.grids import FINE, Candidate, default_layer, follows, reach
 from service.engine.network.proofs.heads import Averaged
 from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes
 
@@ -82,12 +83,14 @@ def find_layers(
     candidates: list[Candidate] = []
     counts: dict[str, int] = {}
     before = 0  # places of the layer before
+    placed = _placed(changes.calls)
     for i, (name, call) in enumerate(zip(names, changes.calls, strict=True)):
         counts[call.path] = counts.get(call.path, 0) + 1
         seen = watched.calls[i] if watched is not None else call
         grows = call.aligned and follows(call.shape, other.get(f"{call.path}#{counts[call.path]}"))
         if not other and call.aligned and isinstance(call.module, _MAPS) and len(call.shape) == 3:
             grows = call.shape[1] == call.shape[2] > 1  # what it is like, where no other size can show it
+        grows = grows and placed and not call.elsewhere
         layout = Layout("chw", (call.shape[1], call.shape[2])) if grows else call.layout
         gradient = gradients[i] if gradients else None
         unknown = gradients is None and watched is not None
@@ -125,6 +128,15 @@ def find_layers(
     if found.default is not None and (watched is None or not watched.projects(names.index(found.default))):
         found.infos[found.default] = replace(found.infos[found.default], projects=False)
     return found
+
+
+def _placed(calls: Sequence[Call]) -> bool:
+    """Whether sizes that follow the input's are those of places: not where all that could be places shows none.
+
+    A network that looks at a spectrum of the picture has maps of frequencies.
+    """
+    fine = any(call.aligned and len(call.shape) == 3 and min(call.shape[1:]) >= FINE for call in calls)
+    return not fine or any(call.layout is not None for call in calls)
 
 
 def _projections(network: nn.Module) -> set[str]:

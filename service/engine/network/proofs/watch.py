@@ -16,7 +16,7 @@ from service.engine.network.capture import Tape, recording
 from service.engine.network.forms.adapted import Endings
 from service.engine.network.forms.addresses import sums
 from service.engine.network.proofs.attentions import Seen
-from service.engine.network.proofs.grids import grid_of
+from service.engine.network.proofs.grids import elsewhere, grid_of
 from service.engine.network.trace import straight
 
 Run = Callable[[Tensor], Any]
@@ -34,6 +34,7 @@ class Call:
     length: int = 0  # of the first axis
     first: Tensor | None = None  # sums of the first row's part, where rows are not the pictures
     layout: Layout | None = None  # where it is a grid
+    elsewhere: bool = False  # whether it has the axes of maps, and none of the picture's places
     pooled: Tensor | None = None  # its maps' means (N, C), and below those of their positive parts
     rectified: Tensor | None = None
     output: Tensor | None = None
@@ -88,6 +89,7 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[in
     def meet(call: Call, output: Tensor) -> None:
         seen = looks.at(output)
         call.layout, call.pooled, call.rectified = seen.layout, seen.pooled, seen.rectified
+        call.elsewhere = seen.elsewhere
 
     def observe(path: str, module: nn.Module, output: Tensor) -> None:
         count, length = 1 if singly else len(rows), output.shape[0] if output.ndim else 0
@@ -129,6 +131,7 @@ class _Look:
     layout: Layout | None = None
     pooled: Tensor | None = None
     rectified: Tensor | None = None
+    elsewhere: bool = False
 
 
 class _Looks:
@@ -160,11 +163,13 @@ class _Looks:
             maps = output  # its size may still follow the input's
         else:
             return _Look()
+        other = layout is None and elsewhere(maps)
         if self.widths is not None and maps.shape[1] not in self.widths:
-            return _Look(layout)
+            return _Look(layout, elsewhere=other)
+        maps = maps.float()  # parts of a network may compute in other formats, and its head in this one
         pooled = maps.mean((2, 3))
         # The positive part is half of the sum of a number and its size; `relu` would count as the network's own.
-        return _Look(layout, pooled, (pooled + maps.abs().mean((2, 3))) / 2)
+        return _Look(layout, pooled, (pooled + maps.abs().mean((2, 3))) / 2, other)
 
 
 def _keep(own: list[Tensor], path: str, module: nn.Module, output: Tensor) -> None:

@@ -5,7 +5,16 @@ import torch
 from torch import nn
 
 from service.contract import Layout
-from service.engine.network.proofs.grids import SQUARES, Candidate, changed, default_layer, follows, grid_of, reach
+from service.engine.network.proofs.grids import (
+    SQUARES,
+    Candidate,
+    changed,
+    default_layer,
+    elsewhere,
+    follows,
+    grid_of,
+    reach,
+)
 
 SIZE = 48, 64
 
@@ -34,6 +43,18 @@ def test_channels_first_last_and_places_in_one_axis(maps) -> None:
         assert layout.grid == (6, 8)
         assert torch.equal(layout.maps(output), maps)
     assert str(Layout("tokens", (6, 8), 2)) == "tokens+2"
+
+
+@pytest.mark.parametrize("turn", [lambda m: m.flip(3), lambda m: m.flip(2), lambda m: m.flip(2, 3), lambda m: m.mT])
+def test_what_is_mirrored_or_turned_is_elsewhere(maps, turn) -> None:
+    assert elsewhere(turn(maps))
+    assert not elsewhere(maps)
+
+
+def test_an_attention_of_tokens_to_tokens_is_elsewhere(maps) -> None:
+    tokens = maps.flatten(2).mT
+    assert elsewhere((tokens @ tokens.mT)[:, None].softmax(3))
+    assert not elsewhere(torch.zeros(7, 2, 6, 8))
 
 
 def test_channels_are_no_rows_of_a_grid(maps) -> None:

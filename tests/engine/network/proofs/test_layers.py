@@ -76,6 +76,53 @@ def test_maps_of_few_cells_follow_the_inputs_size() -> None:
     assert facts.layers["deep"].shape == (8, 2, 2)
 
 
+class Turned(nn.Module):
+    """Looks at its picture in another way, maybe beside how it is."""
+
+    def __init__(self, turn, *, beside=False) -> None:
+        super().__init__()
+        self.maps, self.fc = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Tanh()), nn.Linear(8, 4)
+        self.turn, self.beside = turn, beside
+
+    def forward(self, x):
+        seen = [x, self.turn(x)] if self.beside else [self.turn(x)]
+        return sum(self.fc(self.maps(one).square().mean((2, 3))) for one in seen)
+
+
+def _spectrum(x):
+    return torch.fft.fft2(x).abs().log1p()
+
+
+@pytest.mark.parametrize("turn", [lambda x: x.flip(3), lambda x: x.rot90(1, (2, 3)), _spectrum])
+def test_maps_of_other_places_than_the_pictures_are_none(turn) -> None:
+    facts = _facts(Turned(turn))
+    assert facts.default_layer is None
+    assert not any(info.spatial for info in facts.layers.values())
+    beside = _facts(Turned(lambda x: x.flip(3), beside=True))  # the picture and its mirror image, as at test time
+    assert beside.default_layer == "maps#1"
+    assert not beside.layers["maps#2"].spatial
+
+
+class Attending(nn.Module):
+    """Tokens of any number, and an attention whose parts are modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.softmax, self.fc = nn.Conv2d(3, 8, 4, 4), nn.Softmax(dim=-1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        tokens = self.patches(x).flatten(2).mT
+        attention = self.softmax((tokens @ tokens.mT)[:, None])
+        return self.fc((attention[:, 0] @ tokens).mean(1))
+
+
+def test_an_attention_is_no_maps_though_its_size_follows_the_inputs() -> None:
+    facts = _facts(Attending())
+    assert facts.layers["softmax"].shape == (1, 64, 64)
+    assert not facts.layers["softmax"].spatial
+    assert facts.default_layer == "patches"
+
+
 class Fewer(nn.Module):
     """Leaves every second token of a grid."""
 
