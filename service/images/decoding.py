@@ -36,6 +36,7 @@ _UPRIGHT: Mapping[int, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 _DEEP = ("I;16", "I;16L", "I;16B", "I", "F")
+_BITS, _PLANES = 258, 284  # tags of a TIFF
 _WARNINGS = "heatlens warnings"  # a key of `Image.info`
 _HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"heif")
 _OTHERS: tuple[tuple[int, bytes, str], ...] = (
@@ -198,10 +199,23 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
             begin(max(image.width * image.height, tile))
         elif image.width * image.height > canvas[0] * canvas[1]:
             raise Costly("it says of itself that it has fewer pixels than it has")
+        if any(tile[0] == "raw" for tile in getattr(image, "tile", ())):
+            _check_planes(image)
         transparency.note(image)
         file.reads_left = _READS_OF_GIF if image.format == "GIF" else _READS
         image.load()
         return image
+
+
+def _check_planes(image: Image.Image) -> None:
+    """Refuse colours of more than 8 bits in planes: where these are not compressed, Pillow takes bytes for pixels."""
+    tags: Mapping[int, object] = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    bits = tags.get(_BITS)
+    if tags.get(_PLANES) == 2 and isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8:
+        raise _Strange(
+            f"the picture is a TIFF of {max(bits)} bits a colour, each colour in a plane of its own; save it pixel by "
+            "pixel (planar configuration 1)"
+        )
 
 
 def _seen(data: bytes) -> str:
@@ -327,6 +341,7 @@ def _windowed(image: Image.Image, window: tuple[float, float] | None) -> Image.I
 def _windowed_colours(image: Image.Image, data: bytes, window: tuple[float, float]) -> Image.Image:
     """Return a PNG or a TIFF of 16 bits a colour as a window shows it; its transparency stays as it is."""
     low, high = window
+    _check_planes(image)
     values = transparency.values_of(data).astype(np.float32)
     shown = Image.fromarray(np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8))
     if image.mode == "RGBA":

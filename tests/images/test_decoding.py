@@ -398,18 +398,18 @@ def test_jpeg_of_12_bits_is_named() -> None:
         read(bytes(data))
 
 
-def tiff16(values: np.ndarray, order: str) -> bytes:
+def tiff16(values: np.ndarray, order: str, **more: int) -> bytes:
     """Return a TIFF of RGB in 16 bits: its directory, its bits a value, its one strip."""
     h, w, _ = values.shape
     mark, raw = {"<": b"II*\0", ">": b"MM\0*"}[order], values.astype(f"{order}u2").tobytes()
-    at = 8 + 2 + 12 * 9 + 4
-    shorts = {256: w, 257: h, 259: 1, 262: 2, 277: 3, 278: h}
+    at = 8 + 2 + 12 * (9 + len(more)) + 4
+    shorts = {256: w, 257: h, 259: 1, 262: 2, 277: 3, 278: h} | {int(tag[1:]): value for tag, value in more.items()}
     entries = {tag: struct.pack(f"{order}HHIH2x", tag, 3, 1, value) for tag, value in shorts.items()}
     entries[258] = struct.pack(f"{order}HHII", 258, 3, 3, at)
     entries[273] = struct.pack(f"{order}HHII", 273, 4, 1, at + 6)
     entries[279] = struct.pack(f"{order}HHII", 279, 4, 1, len(raw))
     listed = b"".join(entry for _, entry in sorted(entries.items()))
-    head = mark + struct.pack(f"{order}IH", 8, 9) + listed + struct.pack(f"{order}I3H", 0, 16, 16, 16)
+    head = mark + struct.pack(f"{order}IH", 8, len(entries)) + listed + struct.pack(f"{order}I3H", 0, 16, 16, 16)
     return head + raw
 
 
@@ -437,3 +437,11 @@ def deflated(values: np.ndarray, order: str) -> bytes:
         if tag == 279:
             struct.pack_into(f"{order}I", head, entry + 8, len(packed))
     return bytes(head) + packed
+
+
+def test_tiff_of_deep_colours_in_planes_of_their_own_is_refused() -> None:
+    data = tiff16(np.full((4, 4, 3), 2560), "<", _284=2)
+    with pytest.raises(
+        UnprocessableImage, match="TIFF of 16 bits a colour, each colour in a plane of its own; save it"
+    ):
+        read(data)
