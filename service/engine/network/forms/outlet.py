@@ -4,21 +4,18 @@ A network may return a tensor, or a dictionary, tuple or object that holds one; 
 (N, K, H, W); or a list of boxes, one dictionary a picture, as torchvision's detectors do; or queries, as DETR does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from service.engine.network.forms.batched import Batched
+from service.engine.network.forms.listed import Listed
 from service.engine.network.forms.queries import Queries
 from service.errors import CatalogError, did_you_mean
 
 _USUAL = ("logits", "out")  # names of the answer among others
-_BESIDE = ("scores", "labels")  # boxes, in this order
-_BOXES = ("boxes", *_BESIDE)
 _WANTED = (
     "a network has to return one tensor (N, K) of one row a picture, maps (N, K, H, W), a list of one dictionary of "
     "`boxes`, `labels` and `scores` a picture, or a dictionary, tuple or object that holds one of these"
@@ -37,17 +34,22 @@ class Outlet:
     """How to get from what a network returns to one tensor (N, ...)."""
 
     item: Item | None = None  # which item of what it returns; None: it returns the answer itself
-    boxes: bool = False
+    listed: Listed | None = None  # how to read boxes of one dictionary a picture
     axes: int = 2  # of the answer
     reading: Queries | Batched | None = None  # how to read boxes that are no list of dictionaries
+
+    @property
+    def boxes(self) -> bool:
+        """Whether its answers are boxes."""
+        return self.listed is not None or self.reading is not None
 
     def __call__(self, returned: Any, rows: int) -> Tensor:
         """Return the answer to so many rows: (N, K), (N, K, H, W), or (N, D, 6) of boxes."""
         if self.reading is not None:
             return self.reading(items(returned))
         found = returned if self.item is None else items(returned)[self.item]
-        if self.boxes:
-            return padded(found)
+        if self.listed is not None:
+            return self.listed(found)
         if not isinstance(found, Tensor):
             raise TypeError(f"a {type(found).__name__} where a tensor was")
         return shaped(found, rows, self.axes)
@@ -66,7 +68,8 @@ class Outlet:
         if self.reading is not None:
             return str(self.reading)
         where = "what it returns" if self.item is None else f"item {self.item!r} of what it returns"
-        return f"{where}, boxes" if self.boxes else where
+        named = "" if self.listed in (None, Listed()) else f" ({self.listed})"
+        return f"{where}, boxes{named}" if self.boxes else where
 
 
 def items(returned: Any) -> dict[Item, Any]:
@@ -102,24 +105,24 @@ def find(
         return _named(returned, rows, wanted, name, size)
     if isinstance(returned, Tensor):
         return _checked(Outlet(axes=_axes(returned, rows)), returned, rows, name, size)
-    if _is_boxes(returned, rows):
-        return Outlet(boxes=True)
+    if (listed := Listed.of(returned, rows)) is not None:
+        return Outlet(listed=listed)
     held = items(returned)
     queries = Queries.of(held, rows, size, labels, name)
     if queries is not None:
-        return Outlet(boxes=True, reading=queries)
+        return Outlet(reading=queries)
     for usual in _USUAL:
         if usual in held and isinstance(held[usual], Tensor):
             return _checked(Outlet(usual, axes=_axes(held[usual], rows)), held[usual], rows, name, size)
     batched = Batched.of(held, rows, name)
     if batched is not None:
-        return Outlet(boxes=True, reading=batched)
+        return Outlet(reading=batched)
     fitting = _fitting(held, rows)
     if len(fitting) == 1:
         return _checked(Outlet(fitting[0], axes=_axes(held[fitting[0]], rows)), held[fitting[0]], rows, name, size)
-    boxes = [key for key, value in held.items() if _is_boxes(value, rows)]
+    boxes = [(key, listed) for key, value in held.items() if (listed := Listed.of(value, rows)) is not None]
     if not fitting and len(boxes) == 1:
-        return Outlet(boxes[0], boxes=True)
+        return Outlet(boxes[0][0], listed=boxes[0][1])
     if not held:
         raise CatalogError(f"model {name!r} returned a {type(returned).__name__}; {_WANTED}")
     seen = ", ".join(f"{key!r} {_described(value)}" for key, value in held.items())
@@ -141,8 +144,8 @@ def _named(returned: Any, rows: int, wanted: Item, name: str, size: tuple[int, i
         near = did_you_mean(str(wanted), [key for key in held if isinstance(key, str)])
         raise CatalogError(f"model {name!r}: output = {wanted!r} is not among the items it returns: {there}{near}")
     found = held[wanted]
-    if _is_boxes(found, rows):
-        return Outlet(wanted, boxes=True)
+    if (listed := Listed.of(found, rows)) is not None:
+        return Outlet(wanted, listed=listed)
     if not isinstance(found, Tensor):
         raise CatalogError(f"model {name!r}: output = {wanted!r} is a {type(found).__name__}, and no tensor")
     return _checked(Outlet(wanted, axes=_axes(found, rows)), found, rows, name, size)
@@ -247,27 +250,6 @@ def shaped(found: Tensor, rows: int, axes: int) -> Tensor:
         if found.ndim and len(found) == rows and (width := _width(found)) is not None:
             return found.reshape(rows, width)
     raise ValueError(f"shape {tuple(found.shape)} for {rows} rows")
-
-
-def _is_boxes(returned: Any, rows: int) -> bool:
-    return (
-        isinstance(returned, list | tuple)
-        and len(returned) == rows
-        and all(isinstance(one, Mapping) and all(isinstance(one.get(n), Tensor) for n in _BOXES) for one in returned)
-    )
-
-
-def padded(found: Sequence[Mapping[str, Tensor]]) -> Tensor:
-    """Return detections as (N, D, 6): x0, y0, x1, y1, score, class; zeros where a picture has fewer than D.
-
-    Where nothing is detected, boxes may have lost their axis of four. In half precision a class would be another one.
-    """
-    rows = [
-        torch.cat([one["boxes"].float().reshape(-1, 4), *(one[n].float().reshape(-1, 1) for n in _BESIDE)], 1)
-        for one in found
-    ]
-    most = max(len(row) for row in rows)
-    return torch.stack([F.pad(row, (0, 0, 0, most - len(row))) for row in rows])
 
 
 def _described(value: Any) -> str:

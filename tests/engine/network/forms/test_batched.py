@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from service.engine.network.forms.batched import Batched
-from service.engine.network.forms.outlet import find, padded
+from service.engine.network.forms.listed import Listed
+from service.engine.network.forms.outlet import find
 from service.errors import CatalogError
 
 N, D = 3, 5
@@ -28,7 +29,7 @@ def test_it_is_what_a_list_of_dictionaries_is(how: str) -> None:
     rows = [{"boxes": BOXES[i], "scores": SCORES[i], "labels": LABELS[i]} for i in range(N)]
     outlet = find(RETURNED[how], N, None, "mine", (32, 32))
     assert outlet.boxes
-    assert torch.equal(outlet(RETURNED[how], N), padded(rows))
+    assert torch.equal(outlet(RETURNED[how], N), Listed()(rows))
     assert "boxes" in str(outlet)
 
 
