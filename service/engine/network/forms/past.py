@@ -2,13 +2,14 @@
 
 import copy
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from service.engine.network.forms.adapted import cached
+from service.models.networks.forms import BlackBox
 
 _EVERY = frozenset(nn.Module().__dict__)  # attributes that each module has, whatever it is
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
@@ -30,6 +31,8 @@ class Past:
             if not isinstance(module, torch.jit.ScriptModule)
             for holder in (module.__dict__, module._buffers)
         ]
+        # Of what is compiled, whose tensors never become others.
+        self._compiled = [(name, value, _copied(value)) for name, value in _buffers_inside(network)]
         self._counts: list[int] = []
 
     def changed(self) -> str | None:
@@ -39,7 +42,7 @@ class Past:
             for key in [*before, *(key for key in now if key not in before)]:
                 if key not in now or key not in before or _differs(*before[key], now[key]):
                     return f"{path}.{key}".strip(".")
-        return None
+        return next((name for name, value, copied in self._compiled if _differs(value, copied, value)), None)
 
     def restore(self) -> None:
         """Put all of it back."""
@@ -48,6 +51,8 @@ class Past:
                 del holder[key]
             for key, (value, copied) in before.items():
                 holder[key] = _restored(value, copied)
+        for _, value, copied in self._compiled:
+            _restored(value, copied)
 
     def note(self) -> None:
         """Count the tensors that are kept after a picture alone."""
@@ -88,6 +93,18 @@ class Past:
     def grows(self) -> bool:
         """Whether more was kept with each picture."""
         return len(self._counts) > 1 and all(b > a for a, b in zip(self._counts, self._counts[1:], strict=False))
+
+
+def _buffers_inside(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the buffers of a network's parts that are compiled."""
+    met: set[int] = set()
+    for path, module in network.named_modules():
+        inner = module.held[0] if isinstance(module, BlackBox) else module
+        if isinstance(inner, torch.jit.ScriptModule):
+            for name, value in inner.named_buffers():
+                if value.data_ptr() not in met:  # each is another object each time that it is asked for
+                    met.add(value.data_ptr())
+                    yield f"{path}.{name}".strip("."), value
 
 
 def _own(holder: dict[str, Any]) -> Iterable[tuple[str, Any]]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from service.engine.network.forms.past import Past
+from service.models.networks.forms import served
 
 
 class Holder(nn.Module):
@@ -72,3 +73,37 @@ def test_more_with_each_picture_grows() -> None:
     assert past.grows
     past.note()
     assert not past.grows
+
+
+class Compiled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        self.seen.add_(1)
+        return x + self.seen
+
+
+@pytest.mark.filterwarnings("ignore")  # that TorchScript is deprecated
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_is_compiled_keeps_its_buffers_where_they_are_found(inside) -> None:
+    scripted = torch.jit.script(Compiled())
+    network = nn.Sequential(nn.Identity(), scripted) if inside else served(scripted, "m")[0]
+    past = Past(network)
+    network(torch.zeros(1))
+    assert past.changed() == ("1.seen" if inside else "seen")
+    past.restore()
+    assert past.changed() is None
+    assert float(network(torch.zeros(1))) == 1
+
+
+def test_what_is_kept_is_a_problem_where_answers_depend_on_it() -> None:
+    holder = Holder()
+    past = Past(holder)
+    assert past.problem(lambda: float("nan"), 1e-3) is None
+    holder.count = 4
+    assert past.problem(lambda: 0.0, 1e-3) is None
+    for off in (0.5, float("nan")):
+        holder.count = 4
+        assert past.problem(lambda off=off: off, 1e-3)[0] == "repeatable"
