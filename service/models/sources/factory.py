@@ -3,6 +3,7 @@
 import copy
 import importlib
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -95,10 +96,19 @@ def _imported(address: str, folder: Path) -> Any:
             meant = colon(address, folder)
             known = _callables(found)
             near = suggested([meant]) if meant else did_you_mean(part, known, then=_has(known))
+            near = _hidden(module, folder) or near
             raise CatalogError(_not_there(address, error) + near) from None
     if not callable(found):
         raise CatalogError(f"{address!r} is a {type(found).__name__}; it has to be callable")
     return found
+
+
+def _hidden(module: str, folder: Path) -> str:
+    """Return what to do about a module beside the catalogue that another one of its name comes before, if there is."""
+    own, taken = folder.resolve() / f"{module.replace('.', '/')}.py", getattr(sys.modules.get(module), "__file__", None)
+    if not own.is_file() or taken is None or Path(taken).resolve() == own:
+        return ""
+    return f"; {own.name!r} beside the catalogue is hidden by {taken}, which has its name: rename yours"
 
 
 def _callables(found: Any) -> list[str]:

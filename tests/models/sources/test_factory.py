@@ -154,3 +154,15 @@ def test_preprocessing_is_assumed_and_said(tmp_path: Path) -> None:
         'fit = "crop"',
     )
     assert not spec.task_known
+
+
+def test_a_module_that_another_one_hides_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", [*sys.path])
+    (tmp_path / "code.py").write_text("from torch import nn\ndef net(): return nn.Linear(2, 3)\n")
+    with pytest.raises(
+        CatalogError, match=r"'code.py' beside the catalogue is hidden by .*code.py, which has its name"
+    ):
+        entry(tmp_path, "factory = 'code:net'\n")
+    (tmp_path / "code.py").unlink()
+    with pytest.raises(CatalogError, match=r"has no attribute 'net'.*it has "):
+        entry(tmp_path, "factory = 'code:net'\n")
