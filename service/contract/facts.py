@@ -138,6 +138,7 @@ class Facts:
     opaque: str | None = None  # why the operators of a part of it cannot be seen, which rules would have to meet
     no_gradient: str | None = None  # why no gradient of the outputs reaches the input
     no_attention: str | None = "it has none"  # why no attention has an address
+    singly: bool = False  # whether it is run on one picture at a time
     channels: str = "rgb"  # of the input, a letter each, in order: r, g, b; l is grey, a is opacity
 
     @property

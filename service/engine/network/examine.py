@@ -108,7 +108,7 @@ class _Examination:
         facts = self._with_attentions(self._facts(changes, raw, meant, found, layers), watched, gradients)
         if not meant.task.looks and raw.ndim == 2:
             facts = self._with_head(facts, layers, raw)
-        facts = replace(facts, checks=self.checks.finished())
+        facts = replace(facts, checks=self.checks.finished(), singly=answering.singly)
         layouts = {
             info.path: info.layout for info in facts.layers.values() if info.layout and info.layout.axes != "chw"
         }

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from service.contract import INPUT, Explanation, Facts, Kind, Map, Pairs, Probe, Rescale, Targets, Trace, Tracing
+from service.errors import NotApplicable
 from service.explainers.base import Explainer, explainer
 from service.explainers.baselines import baseline
 from service.explainers.fields import Baselines, Colours
@@ -34,9 +35,14 @@ class DeepLIFT(Explainer):
 
     @classmethod
     def require(cls, facts: Facts) -> None:
-        """Need a gradient at the input, and operators that can be seen."""
+        """Need a gradient at the input, operators that can be seen, and two pictures side by side."""
         facts.require_gradient(cls.name)
         facts.require_operators(cls.name)
+        if facts.singly:
+            raise NotApplicable(
+                f"{facts.name} takes one picture at a time, so that none can be held against another one inside of it; "
+                "use 'saliency', which needs no second picture"
+            )
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two."""

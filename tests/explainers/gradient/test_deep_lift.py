@@ -151,3 +151,5 @@ def test_one_picture_at_a_time_is_refused(small):
     subject = small(Single)
     with pytest.raises(NotApplicable, match=r"takes one picture at a time.*use 'saliency'"):
         subject.explain(DeepLIFT(), tiny_input(), [1])
+    with pytest.raises(NotApplicable, match=r"takes one picture at a time.*use 'saliency'"):  # and before it is asked
+        DeepLIFT.require(subject.facts)
