@@ -246,6 +246,7 @@ class Verifier:
             if one.method.takes_targets and picture.low is not None:
                 low.append(_alike(maps[-1], self._map(test.model, one, picture, picture.low, test.closing)))
         one.pairs.low = low or None
+        one.pairs.empty = sum(found is None or flat(found) for found in maps)
         return maps
 
     def _after(self, copy: _Copy, share: float, one: _Asked, before: Sequence[Tensor | None], test: _Test) -> None:

@@ -4,25 +4,29 @@ from service.sanity.verdict import Pairs, verdict
 
 
 @pytest.mark.parametrize(
-    ("permuted", "low", "expected"),
+    ("permuted", "low", "empty", "expected"),
     [
-        ([0.1] * 8, [0.2] * 8, "passes"),
-        ([-0.1, 0.1] * 4, None, "passes"),
-        ([0.6] * 8, [0.2] * 8, "fails"),
-        ([-0.6] * 8, [0.2] * 8, "fails"),  # turned over is the same map
-        ([0.1] * 8, [-0.95] * 8, "fails"),
-        ([0.4] * 8, [0.2] * 8, "depends"),
-        ([0.1] * 8, [0.8] * 8, "depends"),
-        ([0.1] * 3 + [None] * 5, [0.2] * 8, "fails"),
-        ([0.1] * 4 + [None] * 4, [0.2] * 8, "passes"),
-        ([None] * 8, None, "fails"),
-        ([0.1] * 8, [None] * 6 + [0.1] * 2, "fails"),
+        ([0.1] * 8, [0.2] * 8, 0, "passes"),
+        ([-0.1, 0.1] * 4, None, 0, "passes"),
+        ([0.6] * 8, [0.2] * 8, 0, "fails"),
+        ([-0.6] * 8, [0.2] * 8, 0, "fails"),  # turned over is the same map
+        ([0.1] * 8, [-0.95] * 8, 0, "fails"),
+        ([0.4] * 8, [0.2] * 8, 0, "depends"),
+        ([0.1] * 8, [0.8] * 8, 0, "depends"),
+        ([0.1] * 3 + [None] * 5, [0.2] * 8, 5, "fails"),
+        ([0.1] * 4 + [None] * 4, [0.2] * 8, 4, "passes"),
+        ([None] * 8, None, 8, "fails"),
+        # The network that has learnt nothing, or the class that is not there, has no map.
+        ([0.1] * 3 + [None] * 5, [0.2] * 8, 0, "depends"),
+        ([0.9] * 3 + [None] * 5, None, 2, "depends"),
+        ([None] * 8, None, 0, "depends"),
+        ([0.1] * 8, [None] * 6 + [0.1] * 2, 0, "depends"),
     ],
 )
-def test_verdicts(permuted, low, expected) -> None:  # type: ignore[no-untyped-def]
-    found = verdict(Pairs(permuted, [0.5] * 8, low))
+def test_verdicts(permuted, low, empty, expected) -> None:  # type: ignore[no-untyped-def]
+    found = verdict(Pairs(permuted, [0.5] * 8, low, empty=empty))
     assert found.verdict == expected
-    assert (found.reason is not None) == (expected == "fails")
+    assert (found.reason is not None) == (expected == "fails" or found.flat > 4)
     assert found.pictures == 8
 
 

@@ -124,7 +124,9 @@ class Sanity(Wire):
     """Whether a method's maps depend on what the network has learnt, and on the class: found beforehand."""
 
     verdict: Verdict
-    reason: Annotated[str | None, Field(description="Why it is not tested, or what a failure means.")] = None
+    reason: Annotated[
+        str | None, Field(description="Why it is not tested, what a failure means, or what was missing.")
+    ] = None
     mprt: Annotated[float | None, Field(description="Mean |Spearman| to maps of the network of permuted weights.")] = (
         None
     )
