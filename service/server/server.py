@@ -23,7 +23,7 @@ log = logging.getLogger("heatlens")
 DIED = 70  # exit status of a process whose engine has ended for good: EX_SOFTWARE of <sysexits.h>
 _LAST_S = 15.0  # after draining, for connections to close and threads to end
 _RESERVED = 96  # descriptors that are no connections: files, the listening socket, libraries
-_ACCEPTED, _QUEUED = 32, 2048  # connections that are taken in a round of the loop, and that the system keeps until then
+_ACCEPTED, _QUEUED = 128, 2048  # connections that are taken in a round of the loop, and that may wait until then
 _HANG_UP = getattr(signal, "SIGHUP", None)  # there is none on Windows
 
 

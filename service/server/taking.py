@@ -13,7 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from service.server.gate import Gate
 
 # Pieces of bodies that are looked at in a round of the loop: most take a fraction of a millisecond, and some take ten.
-_AT_ONCE = 8
+_AT_ONCE = 4
 
 
 class Doors:

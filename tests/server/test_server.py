@@ -307,7 +307,7 @@ def test_connections_that_come_at_once_are_taken_a_few_a_round_and_the_others_wa
     monkeypatch.setattr(uvicorn.Server, "startup", started)
     server = _server()
     asyncio.run(server.startup())
-    assert server.config.backlog <= 64
+    assert server.config.backlog <= 128
     assert waiting == [2048]
 
 

@@ -13,7 +13,7 @@ class Noted(Taking):
     """A connection that notes what it is given to look at, and what becomes of its transport."""
 
     def __init__(self, gate, holder, pause_s=0.0):
-        self._doors, self.holder, self.pause_s = SimpleNamespace(heads=gate, bodies=Gate(8)), holder, pause_s
+        self._doors, self.holder, self.pause_s = SimpleNamespace(heads=gate, bodies=Gate(4)), holder, pause_s
         self.conn = SimpleNamespace(their_state=h11.IDLE)
         self._come, self._awaited, self._resting = b"", None, None
         self.flow = SimpleNamespace(read_paused=False)
