@@ -12,15 +12,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.server.gate import Gate
 
-# Pieces of bodies that are looked at in a round of the loop: most take a fraction of a millisecond, and some take ten.
-_AT_ONCE = 4
+# Heads and pieces of bodies that are looked at in a round of the loop. Most take a tenth of a millisecond, and no one
+# takes more than a few; fewer would keep who sends a picture waiting beside those who send all the time.
+_HEADS, _PIECES = 16, 32
 
 
 class Doors:
-    """Where all connections wait to be looked at: of heads, no more are read in a round than requests may begin."""
+    """Where all connections wait to be looked at."""
 
     def __init__(self) -> None:
-        self.heads, self.bodies = Gate(), Gate(_AT_ONCE)
+        self.heads, self.bodies = Gate(_HEADS), Gate(_PIECES)
 
 
 class Taking(H11Protocol):

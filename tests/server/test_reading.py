@@ -70,3 +70,17 @@ def test_a_head_of_thousands_of_lines_is_refused_before_it_is_taken_apart(end):
         with pytest.raises(h11.RemoteProtocolError, match="more than 1,500 lines"):
             events(reading, sent)
         assert "send fewer headers" in reading.mistake
+
+
+@pytest.mark.parametrize("first", [b"", chunks(5, 3)], ids=["alone", "behind chunks"])
+@pytest.mark.parametrize("cut", [0, 2])
+def test_trailers_of_thousands_of_lines_are_refused_before_they_are_taken_apart(first, cut):
+    reading = Reading()
+    assert events(reading, HEAD + first + b"0\r\n" + b"a: b\r\n" * 1000 + b"\r\n")[-2] is h11.EndOfMessage
+    reading = Reading()
+    sent = HEAD + first + b"0\r\n" + b"a: b\r\n" * 1600
+    events(reading, sent[: len(HEAD + first) + cut])
+    with pytest.raises(h11.RemoteProtocolError, match="end of the body has more than 1,500 lines"):
+        events(reading, sent[len(HEAD + first) + cut :])
+    text = Reading()  # what a chunk holds is no trailer
+    assert events(text, HEAD + b"4000\r\n0\r\n" + b"\n" * (0x4000 - 3))[-1] is h11.NEED_DATA
