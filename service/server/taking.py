@@ -14,7 +14,7 @@ from service.server.gate import Gate
 
 # Heads and pieces of bodies that are looked at in a round of the loop. Most take a tenth of a millisecond, and no one
 # takes more than a few; fewer would keep who sends a picture waiting beside those who send all the time.
-_HEADS, _PIECES = 16, 32
+_HEADS, _PIECES = 48, 128
 
 
 class Doors:
