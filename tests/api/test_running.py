@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gc
 import http.client
+import itertools
 import json
 import threading
 import weakref
@@ -102,7 +103,8 @@ def test_a_stream_that_waits_says_that_it_is_there(held, body, monkeypatch, time
     asked = body(timeout_s=timeout_s) if timeout_s else body()
     with held.client.stream("POST", "/explain/occlusion", json=asked, headers=EVENTS) as response:
         lines = response.iter_lines()
-        assert [next(lines) for _ in range(4)] == [": still there", ""] * 2
+        # How far it is may be told in between, once.
+        assert list(itertools.islice(lines, 40)).count(": still there") > 10
         held.let()
         assert "event: result" in list(lines)
 
