@@ -10,5 +10,5 @@ export const html = htm.bind(h);
 let still = null;
 options.debounceRendering = (draw) => queueMicrotask(() => (still ? still.then(draw) : draw()));
 export const hold = (something) => {
-  still = Promise.race([something, new Promise((go) => setTimeout(go, 80))]).finally(() => (still = null));
+  still = Promise.race([something, new Promise((go) => setTimeout(go, 150))]).finally(() => (still = null));
 };
