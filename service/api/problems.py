@@ -15,9 +15,8 @@ from service.errors import InternalError, InvalidParameter, MethodNotAllowed, Mo
 
 log = logging.getLogger("heatlens")
 MEDIA_TYPE = "application/problem+json"
-_PROTOCOLS = re.compile(
-    r"/v[12](/.*)?", re.DOTALL
-)  # whose clients show a message only of JSON that says so, and of an `error`
+# Whose clients show a message only of JSON that says so, and of an `error`.
+_PROTOCOLS = re.compile(r"/v[12](/.*)?", re.DOTALL)
 OWN = (413, 415, 422)
 """Statuses of what is wrong with a picture itself, and will be again."""
 LONGEST = 256  # characters of what was sent that any answer repeats

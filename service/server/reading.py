@@ -46,11 +46,8 @@ class Reading(h11.Connection):
             raise error.with_traceback(None) from None  # h11's frames hold the error that holds them
         if isinstance(event, h11.Request):
             self._chunks = self._size = 0
-            self._chunked, self._between, self._trails = (
-                any(n == b"transfer-encoding" for n, _ in event.headers),
-                True,
-                False,
-            )
+            self._chunked = any(name == b"transfer-encoding" for name, _ in event.headers)
+            self._between, self._trails = True, False
         elif isinstance(event, h11.Data):
             self._chunks += event.chunk_start
             self._between = event.chunk_end
