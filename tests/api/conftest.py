@@ -7,6 +7,7 @@ import queue
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -145,10 +146,19 @@ def body(chelsea: bytes) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def access() -> Iterator["queue.Queue[Any]"]:
-    """Give the access log's records, as they are written: after the last byte of an answer."""
+    """Give the access log's records, as they are written: after the last byte of an answer.
+
+    So the line of an answer that a test before has read may be written only now: records of requests that began
+    earlier are left out.
+    """
     records: queue.Queue[Any] = queue.Queue()
-    log, handler = logging.getLogger("heatlens.access"), logging.Handler()
-    handler.emit = records.put  # type: ignore[method-assign]
+    log, handler, since = logging.getLogger("heatlens.access"), logging.Handler(), time.time()
+
+    def put(record: Any) -> None:
+        if record.created - record.seconds >= since - 1e-4:  # to which seconds are rounded
+            records.put(record)
+
+    handler.emit = put  # type: ignore[method-assign]
     level = log.level
     log.setLevel(logging.INFO)
     log.addHandler(handler)
