@@ -64,7 +64,8 @@ class Portal(Generic[C]):
         """End the client, the loop and the thread."""
         if self._process != os.getpid():
             return
-        self._end()
+        if self._end.detach() is not None:  # calling it does nothing once a process ends
+            _end(self._process, self._loop, self._client)
         self._thread.join()
         self._process = self._made_in = None  # it may be used again
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -43,6 +45,23 @@ def test_what_nobody_has_any_more_leaves_no_thread():
     thread.join(60)
     assert not thread.is_alive()
     assert closed == ["heatlens-client"]
+
+
+LEFT_OPEN = """
+import sys
+from service.client import Client, ConnectionFailed
+hl = Client("http://127.0.0.1:1", max_retries=0)
+try:
+    hl.version()
+except ConnectionFailed:
+    assert "torch" not in sys.modules  # whose import puts what is called at the end into another order
+    print("not there")
+"""
+
+
+def test_a_process_ends_whose_client_nobody_closed():
+    done = subprocess.run([sys.executable, "-c", LEFT_OPEN], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "not there\n", "")
 
 
 def test_an_interrupt_ends_what_was_waited_for(monkeypatch):
