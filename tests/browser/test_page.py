@@ -60,6 +60,8 @@ KEPT = """() => {
   };
 }"""
 
+EXPLAINED = '(count) => window.kept.filter(({ path }) => path.startsWith("/explain/")).length >= count'
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[httpx.Client]:
@@ -94,8 +96,12 @@ class Desk:
         """Keep what every request says, before anything is asked."""
         self.context.add_init_script(f"({KEPT})()")
 
-    def asked(self) -> list[dict[str, Any]]:
-        """Return what was asked since the last look: each request, with its path and its files' names."""
+    def asked(self, count: int = 0) -> list[dict[str, Any]]:
+        """Return what was asked since the last look: each request, with its path and its files' names.
+
+        What is shown may be the answer of before for a while: so it is waited for `count` explanations to be asked for.
+        """
+        self.page.wait_for_function(EXPLAINED, arg=count, timeout=PATIENCE_MS)
         found: list[dict[str, Any]] = self.page.evaluate("() => window.kept.splice(0)")
         return found
 
@@ -247,15 +253,15 @@ def test_a_value_is_asked_about_in_turn(bench: Desk) -> None:
     bench.keep()
     bench.open("#model=tiny-regression&sample=chelsea&m=saliency")
     bench.done(1)
-    bench.asked()
+    bench.asked(1)
     value = bench.page.locator(".predictions button").first
     asked = []
     for title, pressed in (("raises", "true"), ("lowers", "true"), ("all values", "false")):
         expect(value).to_have_attribute("title", re.compile(title))
         value.click()
         expect(value).to_have_attribute("aria-pressed", pressed)
+        (one,) = bench.asked(1)
         bench.done(1)
-        (one,) = bench.asked()
         asked.append(one.get("targets"))
     assert asked == [[{"output": 0, "direction": "up"}], [{"output": 0, "direction": "down"}], None]
 
@@ -409,10 +415,10 @@ def test_a_second_model_looks_at_whatever_picture_the_first_one_looks_at(bench: 
     bench.keep()
     bench.open("#sample=chelsea&m=grad-cam&model2=tiny-vgg&sample2=")
     bench.done(2)
-    bench.asked()
+    bench.asked(2)
     bench.page.locator(".choose").get_by_role("button", name="An astronaut").click()
+    asked = {(one["model"], one["names"]["image"]) for one in bench.asked(2)}
     bench.done(2)
-    asked = {(one["model"], one["names"]["image"]) for one in bench.asked()}
     assert asked == {("tiny", "astronaut.jpg"), ("tiny-vgg", "astronaut.jpg")}
     pictures = bench.page.locator(".canvas > img, .beside figure img")
     loaded = pictures.evaluate_all("(all) => Promise.all(all.map((one) => one.decode().then(() => one.src)))")
@@ -424,13 +430,14 @@ def test_a_second_picture_is_looked_at_by_whatever_model_looks_at_the_first(benc
     bench.keep()
     bench.open("#sample=chelsea&m=grad-cam&model2=tiny&sample2=coffee")
     bench.done(2)
+    bench.asked(2)
     bench.page.locator(".predictions button").nth(1).click()  # whose aim ends with the model
+    bench.asked(2)
     bench.done(2)
-    bench.asked()
     bench.page.get_by_label("Model", exact=True).select_option("tiny-vgg")
     expect(bench.page.locator(".beside .predictions li")).to_have_count(5)
+    asked = bench.asked(2)
     bench.done(2)
-    asked = bench.asked()
     assert {(one["model"], one["names"]["image"]) for one in asked} == {
         ("tiny-vgg", "chelsea.jpg"),
         ("tiny-vgg", "coffee.jpg"),
@@ -442,13 +449,14 @@ def test_an_aim_ends_with_its_picture_in_both_lanes(bench: Desk) -> None:
     bench.keep()
     bench.open("#sample=chelsea&m=grad-cam&model2=tiny&sample2=coffee")
     bench.done(2)
+    bench.asked(2)
     bench.page.locator(".predictions button").nth(1).click()
+    left, right = bench.asked(2)
     bench.done(2)
-    left, right = bench.asked()[-2:]
     assert left["targets"] == right["targets"]
     bench.page.locator(".choose").get_by_role("button", name="An astronaut").click()
+    asked = bench.asked(2)
     bench.done(2)
-    asked = bench.asked()
     assert {one["names"]["image"] for one in asked} == {"astronaut.jpg", "coffee.jpg"}
     assert not any("targets" in one for one in asked)
 
