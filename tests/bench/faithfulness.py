@@ -126,9 +126,8 @@ def steps(facts: Facts, pictures: Sequence[tuple[str, bytes]], results: Results)
     order = [
         *((one, cheap) for one in pictures[:few]),
         *((pictures[0], [name]) for name in dear),
-        *((one, cheap) for one in pictures[few:FEW]),
+        *((one, cheap) for one in pictures[few:]),
         *((one, [name]) for one in pictures[1:FEW] for name in dear),
-        *((one, cheap) for one in pictures[FEW:]),
     ]
     for (crop, png), names in order:
         left = [name for name in names if name not in results.crop(crop)["methods"]]

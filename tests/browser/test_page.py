@@ -420,10 +420,13 @@ def test_a_second_model_looks_at_whatever_picture_the_first_one_looks_at(bench: 
     asked = {(one["model"], one["names"]["image"]) for one in bench.asked(2)}
     bench.done(2)
     assert asked == {("tiny", "astronaut.jpg"), ("tiny-vgg", "astronaut.jpg")}
-    pictures = bench.page.locator(".canvas > img, .beside figure img")
-    loaded = pictures.evaluate_all("(all) => Promise.all(all.map((one) => one.decode().then(() => one.src)))")
-    assert len(loaded) == 3
-    assert len(set(loaded)) == 1
+    bench.page.wait_for_function(
+        """() => {
+          const shown = [...document.querySelectorAll(".canvas > img, .beside figure img")];
+          const loaded = shown.filter((one) => one.complete && one.naturalWidth && one.src === shown[0].src);
+          return shown.length === 3 && loaded.length === 3;
+        }"""
+    )
 
 
 def test_a_second_picture_is_looked_at_by_whatever_model_looks_at_the_first(bench: Desk) -> None:
