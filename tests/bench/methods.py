@@ -10,6 +10,7 @@ Needs captum and grad-cam, and for `rise` and `lrp` xaitk-saliency and zennit.
 import argparse
 import dataclasses
 import itertools
+import os
 import statistics
 import sys
 import threading
@@ -25,7 +26,7 @@ from service.contract import INPUT, Tracing
 from service.explainers.base import Explainer, method
 from service.explainers.cam.components import first_component
 from service.explainers.perturbation.kernel_shap import KernelSHAP
-from service.process import prepare_process, use_threads
+from service.process import ALL_THREADS, prepare_process, use_threads
 from tests.bench import peers
 from tests.bench.measure import Row, against, alternate, table
 from tests.bench.subject import EMBEDDED, Ours, Subject, ours, pictures, scratch
@@ -318,6 +319,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if unknown := {*given.races} - {*RACES}:
         parser.error(f"no such race: {', '.join(sorted(unknown))}")
+    if ALL_THREADS > 1:  # the device's thread has as many as the process began with
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"OMP_NUM_THREADS": "1"})
     prepare_process()
     use_threads(1)
     rows: list[Row] = []
