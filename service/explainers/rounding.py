@@ -1,9 +1,9 @@
-"""Scores of changed pictures that are one score but for rounding: what methods that compare scores may not read."""
+"""What is rounding and nothing else: scores that are one score but for it, and sums whose terms cancel but for it."""
 
 import torch
 from torch import Tensor
 
-ROUNDING = 1e-6  # of the largest score: what one picture's score differs by from batch to batch
+ROUNDING = 1e-6  # of the largest score: what one picture's score differs by from batch to batch; of a sum's terms
 
 
 def varies(f: Tensor) -> Tensor:
@@ -17,3 +17,26 @@ def steady(f: Tensor) -> Tensor:
     Rounding is no evidence, and a map of nothing else would be drawn like any other: in full colours.
     """
     return torch.where(varies(f), f, f[:1])
+
+
+def weighted(w: Tensor, a: Tensor) -> Tensor:
+    """Return the maps sum_k w_k A_k of weights (T, K) and maps (K, h, w), or a target's own (T, K, h, w): (T, h, w).
+
+    Where the terms cancel, as features behind a layer norm do under equal weights, what is left of them is rounding: a
+    map whose largest value is less than that is zero throughout.
+    """
+    dtype = torch.promote_types(w.dtype, a.dtype)
+    w, a = w.to(dtype), a.to(dtype)
+    equation = "tk,khw->thw" if a.ndim == 3 else "tk,tkhw->thw"
+    return _but_rounding(torch.einsum(equation, w, a), torch.einsum(equation, w.abs(), a.abs()))
+
+
+def added(parts: Tensor) -> Tensor:
+    """Return the sums over k of terms (T, K, h, w), which are zero where they cancel but for rounding: (T, h, w)."""
+    return _but_rounding(parts.sum(1), parts.abs().sum(1))
+
+
+def _but_rounding(sums: Tensor, terms: Tensor) -> Tensor:
+    """Return sums (T, h, w), each map zero where its largest value is nothing to that of its terms' magnitudes."""
+    told = sums.abs().amax((1, 2)) > ROUNDING * terms.amax((1, 2))
+    return sums * told[:, None, None]

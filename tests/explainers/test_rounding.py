@@ -1,8 +1,9 @@
 import torch
+from torch.testing import assert_close
 
 from service.contract import Targets
 from service.explainers.base import registry
-from service.explainers.rounding import ROUNDING, steady, varies
+from service.explainers.rounding import ROUNDING, added, steady, varies, weighted
 from tests import tiny
 from tests.explainers.conftest import tiny_input
 from tests.plain import PlainProbe
@@ -24,6 +25,21 @@ def test_rounding_is_no_variation():
 
 def test_scores_that_differ_by_rounding_alone_are_one():
     assert steady(F).tolist() == [[1.0, 100.0, 0.0, -5.0], [1.0, 100.0, 0.0, -5.1]]
+
+
+def test_terms_that_cancel_but_for_rounding_leave_nothing():
+    a = torch.randn(768, 4, 5, generator=torch.Generator().manual_seed(0))
+    a = a - a.mean(0)  # as a layer norm leaves features
+    w = torch.stack([torch.full((768,), 1 / 768), torch.linspace(0, 1, 768)])
+    expected = torch.einsum("tk,khw->thw", w.double(), a.double()).float()
+    assert torch.einsum("k,khw->hw", w[0], a).abs().max() > 0  # which would be drawn in full colours
+    for found in (weighted(w, a), weighted(w, a.expand(2, -1, -1, -1)), added(w[:, :, None, None] * a)):
+        assert not found[0].any()
+        assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+def test_weights_and_maps_may_be_of_different_formats():
+    assert_close(weighted(torch.ones(1, 2), torch.ones(2, 1, 1).double()), torch.full((1, 1, 1), 2.0).double())
 
 
 class Unsteady(PlainProbe):

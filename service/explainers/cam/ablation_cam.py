@@ -9,7 +9,7 @@ from service.contract import At, Explanation, Facts, Kind, Map, Probe, Rows, Tar
 from service.explainers.base import LayerExplainer, explainer
 from service.explainers.cam.head import head_behind
 from service.explainers.fields import Layer, Relu, ScoreOf
-from service.explainers.rounding import steady
+from service.explainers.rounding import steady, weighted
 
 
 @explainer(
@@ -75,7 +75,7 @@ class AblationCAM(LayerExplainer):
     def _explained(
         self, w: Tensor, a: Tensor, path: str, targets: Targets, outputs: Tensor, details: dict[str, Any]
     ) -> Explanation:
-        cam = torch.einsum("kt,khw->thw", w, a)
+        cam = weighted(w.T, a)
         cam = cam.relu() if self.relu else cam
         kind: Kind = "positive" if self.relu else "signed"
         return Explanation(

@@ -11,6 +11,7 @@ from service.errors import InvalidParameter, NotApplicable
 from service.explainers.base import explainer
 from service.explainers.cam.gradients import GradientCAM
 from service.explainers.fields import Relu
+from service.explainers.rounding import weighted
 
 
 @explainer(
@@ -72,7 +73,7 @@ class FinerCAM(GradientCAM):
         at = self._at_layer(probe, image, targets, contrast)
         y = facts.task.scores(at.outputs, "logit")
         details = {"references": self._references(y, at.targets)}
-        cam = torch.einsum("tk,khw->thw", at.g.mean((2, 3)), at.a)
+        cam = weighted(at.g.mean((2, 3)), at.a)
         if self.relu:
             return self._explained(probe, at, cam.relu(), details=details)
         return self._explained(probe, at, cam, "signed", details)

@@ -1,12 +1,12 @@
 """Grad-CAM: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks", section 3."""
 
-import torch
 from torch import Tensor
 
 from service.contract import Explanation, Probe, Targets
 from service.explainers.base import explainer
 from service.explainers.cam.gradients import GradientCAM
 from service.explainers.fields import Relu
+from service.explainers.rounding import weighted
 
 
 @explainer(
@@ -28,5 +28,5 @@ class GradCAM(GradientCAM):
         """Return one (h, w) map a target: >= 0, or signed without `relu`."""
         at = self._at_layer(probe, image, targets)
         alpha = at.g.mean((2, 3))  # (T, K)
-        cam = torch.einsum("tk,khw->thw", alpha, at.a)
+        cam = weighted(alpha, at.a)
         return self._explained(probe, at, cam.relu()) if self.relu else self._explained(probe, at, cam, "signed")

@@ -8,6 +8,7 @@ from torch import Tensor
 from service.contract import Explanation, Probe, Targets
 from service.explainers.base import explainer
 from service.explainers.cam.gradients import GradientCAM
+from service.explainers.rounding import weighted
 
 
 @explainer(
@@ -37,7 +38,7 @@ class GradCAMPlusPlus(GradientCAM):
         defined = divisor > 0
         alpha = torch.where(defined, 1 / torch.where(defined, divisor, 1), 0)
         w = (alpha * at.g.relu()).sum((2, 3))  # (T, K)
-        cam = torch.einsum("tk,khw->thw", w, at.a).relu()
+        cam = weighted(w, at.a).relu()
         return self._explained(probe, at, cam, details=divisors(divisor, at.g))
 
 

@@ -13,7 +13,7 @@ from service.explainers.baselines import baseline
 from service.explainers.cam.gradients import AtLayer, GradientCAM
 from service.explainers.cam.masking.masks import enlarged, min_max
 from service.explainers.fields import Relu, ScoreOf
-from service.explainers.rounding import steady
+from service.explainers.rounding import added, steady, weighted
 
 
 @explainer(
@@ -62,7 +62,7 @@ class GroupCAM(GradientCAM):
             groups, of = shown[: len(f) - 1].T
             w = torch.zeros_like(m[:, :, 0, 0])  # (T, L)
             w[of, groups] = f[torch.arange(1, len(f)), of] - f[0, of]
-            cam = torch.einsum("tl,tlhw->thw", w, m)
+            cam = weighted(w, m)
             details = {"score": self.score, "gains": w.tolist(), "groups": m.shape[1]}
             if self.relu:
                 return self._explained(probe, at, cam.relu(), details=details)
@@ -77,5 +77,5 @@ class GroupCAM(GradientCAM):
         """Return each target's and group's map in 0..1, (T, L, h, w)."""
         weighed = at.g.mean((2, 3))[:, :, None, None] * at.a  # (T, K, h, w)
         groups = torch.tensor_split(weighed, min(self.groups, weighed.shape[1]), 1)
-        summed = torch.stack([group.sum(1) for group in groups], 1).relu()
+        summed = torch.stack([added(group) for group in groups], 1).relu()
         return min_max(summed.flatten(0, 1)).view_as(summed)

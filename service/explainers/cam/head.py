@@ -1,10 +1,10 @@
 """Heads of averaged features: what CAM and RAM need, and what saves others their rows."""
 
-import torch
 from torch import Tensor
 
 from service.contract import Explanation, Facts, Head, Map, Probe, Rows, Targets, Tracing
 from service.errors import NotApplicable
+from service.explainers.rounding import weighted
 
 EXACT = 1e-5  # the residual of a head that is one up to rounding
 
@@ -51,7 +51,7 @@ def weighted_maps(name: str, probe: Probe, image: Tensor, head: Head, targets: T
     targets = targets.fixed(outputs)
     a = trace.activations[head.layer][0]  # (C, h, w)
     w, b = targets.columns(head.weight.T), targets.columns(head.bias)  # (C, T), (T,)
-    m = torch.einsum("ct,chw->thw", w, a)
+    m = weighted(w.T, a)
     change = targets.columns(outputs) - b
     missing = m.mean((1, 2)) - change
     found = Explanation(

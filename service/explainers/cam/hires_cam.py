@@ -9,6 +9,7 @@ from service.contract import Explanation, Probe, Targets
 from service.explainers.base import explainer
 from service.explainers.cam.gradients import GradientCAM
 from service.explainers.fields import Relu
+from service.explainers.rounding import added
 
 
 @explainer(
@@ -39,7 +40,7 @@ class HiResCAM(GradientCAM):
         """Return one signed (h, w) map a target; >= 0 with `relu` or `each`."""
         at = self._at_layer(probe, image, targets)
         parts = at.g * at.a  # (T, K, h, w)
-        cam = parts.relu().sum(1) if self.each else parts.sum(1)
+        cam = added(parts.relu() if self.each else parts)
         total = parts.sum((1, 2, 3))
         details = {
             "contribution": total.tolist(),

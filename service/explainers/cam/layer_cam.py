@@ -8,6 +8,7 @@ from service.contract import Explanation, Facts, Map, Probe, Targets
 from service.explainers.base import LayerExplainer, explainer
 from service.explainers.cam.gradients import at_layers
 from service.explainers.fields import Layers, layers_of
+from service.explainers.rounding import added
 
 GAMMA = 2.0  # of equation 9
 
@@ -43,7 +44,7 @@ class LayerCAM(LayerExplainer):
         """Return one (h, w) map >= 0 a target, as large as the largest layer."""
         layers = layers_of(self.layers, probe.facts)
         found = at_layers(probe, image, targets, [info.path for info in layers], self.name)
-        maps = [(at.g.relu() * at.a).sum(1).relu() for at in found]  # (T, h, w) each
+        maps = [added(at.g.relu() * at.a).relu() for at in found]  # (T, h, w) each
         cam = fused(maps) if len(maps) > 1 else maps[0]
         one = found[0]
         return Explanation(

@@ -13,6 +13,7 @@ from service.explainers.cam.grad_cam_plus_plus import divisors
 from service.explainers.cam.gradients import AtLayer, GradientCAM
 from service.explainers.fields import Seed
 from service.explainers.noise import noisy
+from service.explainers.rounding import weighted
 
 
 @explainer(
@@ -63,6 +64,6 @@ class SmoothGradCAMPlusPlus(GradientCAM):
         defined = divisor > 0
         alpha = torch.where(defined, m2 / torch.where(defined, divisor, 1), 0)
         w = (alpha * m1.relu()).sum((2, 3)).to(a)  # (T, K)
-        cam = torch.einsum("tk,khw->thw", w, a).relu()
+        cam = weighted(w, a).relu()
         at = AtLayer(layer, a, m1.to(a), outputs, targets)
         return self._explained(probe, at, cam, details=divisors(divisor / m2, m1))

@@ -6,6 +6,7 @@ from torch import Tensor
 from service.contract import Explanation, Probe, Targets
 from service.explainers.base import explainer
 from service.explainers.cam.gradients import GradientCAM
+from service.explainers.rounding import weighted
 
 
 @explainer(
@@ -30,7 +31,7 @@ class XGradCAM(GradientCAM):
         s = at.a.sum((1, 2))  # (K,)
         contribution = (at.g * at.a).sum((2, 3))  # (T, K)
         w = torch.where(s != 0, contribution / torch.where(s != 0, s, 1), 0)
-        cam = torch.einsum("tk,khw->thw", w, at.a)
+        cam = weighted(w, at.a)
         total = contribution.sum(1)
         undefined = (s == 0) & at.a.ne(0).any(2).any(1)
         details = {

@@ -1,6 +1,5 @@
 """Guided Grad-CAM: Selvaraju et al. 2017, "Grad-CAM: Visual Explanations from Deep Networks", section 3.2."""
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -8,6 +7,7 @@ from service.contract import Explanation, Facts, Probe, Targets
 from service.explainers.base import explainer
 from service.explainers.cam.gradients import GradientCAM
 from service.explainers.gradient.guidance import guided, require_rectifiers
+from service.explainers.rounding import weighted
 
 
 @explainer(
@@ -37,7 +37,7 @@ class GuidedGradCAM(GradientCAM):
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one signed picture (3, H, W) a target."""
         at = self._at_layer(probe, image, targets)
-        cam = torch.einsum("tk,khw->thw", at.g.mean((2, 3)), at.a).relu()
+        cam = weighted(at.g.mean((2, 3)), at.a).relu()
         large = F.interpolate(cam[:, None], image.shape[2:], mode="bilinear", align_corners=False)
         found = guided(probe, image, at.targets)
         return found.explained(self.name, probe.facts, found.gradient * large, at.layer)

@@ -22,7 +22,7 @@ from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, Trac
 from service.explainers.base import LayerExplainer
 from service.explainers.cam.masking.enclosure import telling_order
 from service.explainers.fields import Layer, MaskSpace, ScoreOf
-from service.explainers.rounding import steady
+from service.explainers.rounding import steady, weighted
 
 Interpolation = Literal["bilinear", "bilinear-corners", "bicubic", "nearest"]
 Normalise = Literal["after", "before"]
@@ -188,7 +188,7 @@ class MaskedCAM(LayerExplainer):
         f_clean, f_black, f_mask = f[:1], f[1:2], f[2:]
         cic = f_mask[masks.of[known]] - self._f_baseline(f_black, f_clean)  # (K, T)
         w = cic.softmax(0) if self.weights == "softmax" else cic
-        cam = torch.einsum("kt,khw->thw", w, a[known]).relu()
+        cam = weighted(w.T, a[known]).relu()
         return Explanation(
             maps=[Map(self.name, cam[i], target=t, layer=layer) for i, t in enumerate(targets.chosen(f_clean))],
             details=self._details(cic, masks, len(a)),
