@@ -14,6 +14,7 @@ from service.api.callers.keys import Key, numbered, of_file
 from service.api.comparing import route as comparing
 from service.api.context import Context
 from service.api.edge.addresses import FIRST, HEALTH
+from service.api.edge.nowhere import Nowhere
 from service.api.edge.packed import Packed
 from service.api.edge.rooted import Rooted
 from service.api.heads import Heads
@@ -198,6 +199,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(Queries, free={*_FREE, *(path for path in ours if path.startswith("/explain/"))})
     app.add_middleware(Refusing, work=lambda path: ours.get(path) or kserve.work(path))
     origins = _origins(settings)
+    app.add_middleware(Nowhere)
     app.add_middleware(CrossSite, origins=origins)
     keys = _api_keys(settings)
     if keys:

@@ -8,7 +8,6 @@ gets a problem document, a request id, a line of log and a count, too.
 
 import asyncio
 import logging
-import re
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -24,14 +23,13 @@ from service.api.observing.recording import REFUSED
 from service.api.running import WHOLE
 from service.errors import MalformedRequest, Overloaded, ServiceError, TooSlow
 from service.fair.portions import Portions
-from service.server import sockets
+from service.server import sockets, targets
 from service.server.crowd import Crowd
 from service.server.gate import Gate
 from service.server.reading import HEAD, Reading
 from service.server.taking import Doors, Taking
 
 log = logging.getLogger("heatlens")
-_PORT = re.compile(r":\d+$")
 # Between two looks at how much of an answer was taken: a client's system takes it in bursts.
 _LOOK_S = 20.0
 _CLOSE = (b"connection", b"close")
@@ -276,6 +274,7 @@ class Connection(Taking):
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to the application in its caller's turn, with its error where its head contradicts itself."""
+        error = None if REFUSED in scope else targets.mistake(scope, self.front.hosts)
         if scope.get("path") not in HEALTH and (turn := self.front.gate.enter(self.holder)) is not None:
             self._turn = turn
             self.front.turns.add(self.holder, self)
@@ -284,7 +283,7 @@ class Connection(Taking):
             self.front.turns.drop(self.holder, self)
             if turn.cancelled():  # nobody is there to be answered
                 return
-        if REFUSED not in scope and (error := _mistake(scope, self.front.hosts)) is not None:
+        if error is not None:
             scope[REFUSED] = error
             scope["headers"].append(_CLOSE)
         scope[WHOLE] = self.flow.resume_writing
@@ -355,20 +354,6 @@ class Connection(Taking):
             self.give_up(f"its client took less than {self.front.rate:g} bytes a second")
         else:
             self._look_again(left)
-
-
-def _mistake(scope: Scope, hosts: frozenset[str]) -> ServiceError | None:
-    """Return what is wrong with a head that can be read in two ways, or is not meant for a server of these names."""
-    names = {name for name, _ in scope["headers"]}
-    if {b"transfer-encoding", b"content-length"} <= names:
-        return MalformedRequest("Transfer-Encoding and Content-Length are both sent; send one (RFC 9112, 6.1)")
-    if scope["http_version"] not in ("1.0", "1.1"):
-        return MalformedRequest(f"HTTP/{scope['http_version']} is not spoken here; send HTTP/1.1")
-    if hosts and scope["path"] not in HEALTH:
-        host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
-        if _PORT.sub("", host.lower()) not in hosts:
-            return MalformedRequest(f"the server is not called {host[:100]!r}; name it in HEATLENS_ALLOWED_HOSTS")
-    return None
 
 
 def _unread(connection: Connection, error: ServiceError) -> Any:
