@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from service.errors import ServiceError, TooLarge, UnprocessableImage, UnsupportedMediaType
 from service.images import bmp, declared, transparency
+from service.images.containers import avif
 from service.images.declared import METADATA_BYTES, Costly
 
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
@@ -192,11 +193,17 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
     if canvas is not None:  # there is memory for all of it before anybody can ask for its size
         _count(*canvas, max_pixels)
         begin(canvas[0] * canvas[1])
+    coded = avif.coded(data) if avif.begins(data) else []
     file = _File(data)
     with Image.open(file, formats=formats()) as image:
         if canvas is None:
             _count(*image.size, max_pixels)
-            begin(max(image.width * image.height, tile))
+            if image.format == "AVIF":
+                for one in coded:
+                    _count(*one.size, max_pixels)
+                if (lie := avif.contradiction(coded)) is not None:
+                    raise _Strange(f"{lie}; save the picture again")
+            begin(max(image.width * image.height, tile, *(one.pixels for one in coded)))
         elif image.width * image.height > canvas[0] * canvas[1]:
             raise Costly("it says of itself that it has fewer pixels than it has")
         if any(tile[0] == "raw" for tile in getattr(image, "tile", ())):
