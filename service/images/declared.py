@@ -22,6 +22,10 @@ class Costly(Exception):
     """A file that would take much longer, or much more memory, than its size and pixels tell."""
 
 
+class Strange(Exception):
+    """A file that is not shown here, for the reason that it says: a whole sentence with its remedy."""
+
+
 def canvas(data: bytes) -> tuple[int, int] | None:
     """Return the size of a canvas (width, height) whose decoder makes it when a file is opened; None for other files.
 

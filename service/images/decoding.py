@@ -2,7 +2,6 @@
 
 import importlib.util
 import io
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -12,21 +11,19 @@ from PIL import Image, UnidentifiedImageError, features
 
 from service.errors import ServiceError, TooLarge, UnprocessableImage, UnsupportedMediaType
 from service.images import bmp, declared, transparency
-from service.images.containers import avif
-from service.images.declared import METADATA_BYTES, Costly
+from service.images.containers import avif, jpeg, png
+from service.images.declared import METADATA_BYTES, Costly, Strange
 
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 if features.check("avif"):
     FORMATS += ("AVIF",)
 # Pillow has a limit of its own, in the whole process; here pixels are counted before any is decoded.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow reads these formats' small parts one by one in Python, and goes over a JPEG once a scan: a file may be made so
-# that a few bytes cost seconds. No program writes pictures that come near these bounds.
+# Pillow reads these formats' small parts one by one in Python: a file may be made so that a few bytes cost seconds. No
+# program writes pictures that come near these bounds.
 _READS_OF_HEADER, _READS = 10_000, 60_000
 _READS_OF_GIF = 250_000  # which is made of blocks of at most 255 bytes
-_JPEG_SCANS, _JPEG_SEGMENTS = 32, 10_000
 _RUN_LENGTH_PIXELS = 4_000_000
-_MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xfe]")
 _UPRIGHT: Mapping[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -97,9 +94,10 @@ def decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # none of Pillow's warnings matters: pixels are counted here
-            if data.startswith(b"\xff\xd8") and not _check_jpeg(data):
-                data = _ended(data, max_pixels, begin)
-            image = _read(data, max_pixels, begin)
+            whole = jpeg.Whole(data) if data.startswith(b"\xff\xd8") else None
+            image = _read(whole.data if whole is not None else data, max_pixels, begin)
+            if whole is not None and whole.is_in_doubt(image):
+                whole.check(image, _open(whole.filled(), max_pixels, begin))
             told = _warnings(image, window) or _warnings_of_colours(image, window)
             if window is not None and transparency.deep_colours(image):
                 image = _windowed_colours(image, data, window)
@@ -114,7 +112,7 @@ def decode(
         raise
     except Costly as error:
         raise UnprocessableImage(f"the image cannot be decoded at a reasonable cost ({error}): save it again") from None
-    except _Strange as error:
+    except Strange as error:
         raise UnprocessableImage(str(error)) from None
     except Exception as error:  # decoders raise almost anything on damaged files
         raise UnprocessableImage(
@@ -136,10 +134,6 @@ def formats() -> tuple[str, ...]:
 
     register_heif_opener(thumbnails=False)
     return (*FORMATS, "HEIF")
-
-
-class _Strange(Exception):
-    """A sound file of a kind of colours that is not shown here."""
 
 
 class _File(io.BytesIO):
@@ -202,7 +196,7 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
                 for one in coded:
                     _count(*one.size, max_pixels)
                 if (lie := avif.contradiction(coded)) is not None:
-                    raise _Strange(f"{lie}; save the picture again")
+                    raise Strange(f"{lie}; save the picture again")
             begin(max(image.width * image.height, tile, *(one.pixels for one in coded)))
         elif image.width * image.height > canvas[0] * canvas[1]:
             raise Costly("it says of itself that it has fewer pixels than it has")
@@ -211,6 +205,8 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
         transparency.note(image)
         file.reads_left = _READS_OF_GIF if image.format == "GIF" else _READS
         image.load()
+        if image.format == "PNG" and png.lacks_rows(data, image):
+            raise OSError("rows are missing")
         return image
 
 
@@ -219,7 +215,7 @@ def _check_planes(image: Image.Image) -> None:
     tags: Mapping[int, object] = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
     bits = tags.get(_BITS)
     if tags.get(_PLANES) == 2 and isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8:
-        raise _Strange(
+        raise Strange(
             f"the picture is a TIFF of {max(bits)} bits a colour, each colour in a plane of its own; save it pixel by "
             "pixel (planar configuration 1)"
         )
@@ -249,51 +245,6 @@ def _seen(data: bytes) -> str:
     return f" (they begin as {own} does, and are damaged or cut off{', or ' + pixels if own == 'TIFF' else ''})"
 
 
-# Files that are not as they should be
-
-
-def _check_jpeg(data: bytes) -> bool:
-    """Follow a JPEG's markers as its decoder will, and refuse what no camera or program writes.
-
-    Returns:
-        Whether it has an end.
-
-    Raises:
-        Costly: too many scans or segments, too much EXIF, or a coding other than baseline and progressive.
-        _Strange: its colours have more than 8 bits.
-    """
-    at, scans, segments, metadata = 2, 0, 0, 0
-    while found := _MARKER.search(data, at):
-        at, marker = found.end(), data[found.end() - 1]
-        if marker == 0xD9:  # the end
-            return True
-        length = int.from_bytes(data[at : at + 2], "big")
-        segments += 1
-        scans += marker == 0xDA
-        metadata += length if marker == 0xE1 and data[at + 2 : at + 6] == b"Exif" else 0
-        if scans > _JPEG_SCANS or segments > _JPEG_SEGMENTS or metadata > METADATA_BYTES:
-            raise Costly("it has very many scans or segments, or much EXIF")
-        if 0xC3 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            raise Costly("its JPEG coding is neither baseline nor progressive")
-        if 0xC0 <= marker <= 0xC2 and data[at + 2 : at + 3] not in (b"\x08", b""):
-            raise _Strange(f"the picture is a JPEG of {data[at + 2]} bits a colour; save it as one of 8, or as PNG")
-        at += max(2, length)
-    return False
-
-
-def _ended(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> bytes:
-    """Return a JPEG without end with one, where nothing but the end is missing.
-
-    Decoders make something up for blocks that are missing. Where none is, bytes that follow the last block change no
-    pixel.
-    """
-    data = data.removesuffix(b"\xff")
-    whole, filled = data + b"\xff\xd9", data + b"\x55" * 4096 + b"\xff\xd9"
-    if _open(whole, max_pixels, begin).tobytes() != _open(filled, max_pixels, begin).tobytes():
-        raise OSError("blocks are missing")
-    return whole
-
-
 def _upright(image: Image.Image) -> Image.Image:
     """Apply the orientation that EXIF or XMP tells; the rest of them is not read, as it may be anything."""
     if any(len(image.info.get(key) or "") > METADATA_BYTES for key in ("exif", "Raw profile type exif")):
@@ -316,7 +267,7 @@ def _shown(image: Image.Image, window: tuple[float, float] | None, *, opaque: bo
             return shown
         image = transparency.without(shown, clear)
     if image.mode in ("LAB", "HSV"):
-        raise _Strange(f"the picture's colours are {image.mode}; save it as RGB")
+        raise Strange(f"the picture's colours are {image.mode}; save it as RGB")
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
