@@ -108,7 +108,7 @@ class _Exchange(httpx.AsyncByteStream):
                 self._messages.get_nowait()
             getting = asyncio.ensure_future(self._messages.get())
             await asyncio.wait({self._task, getting}, return_when=asyncio.FIRST_COMPLETED)
-            getting.cancel()
+            await _called_off(getting)
         if not self._task.cancelled():
             self._task.exception()  # which is for its own log
 
@@ -127,12 +127,19 @@ class _Exchange(httpx.AsyncByteStream):
             if getting.done():
                 return getting.result()
         finally:
-            getting.cancel()
+            await _called_off(getting)
         with suppress(asyncio.QueueEmpty):
             return self._messages.get_nowait()
         if (error := self._task.exception()) is not None:
             raise httpx.RemoteProtocolError(f"the application failed: {error!r}") from error
         return None
+
+
+async def _called_off(task: asyncio.Future[Any]) -> None:
+    """Cancel what nobody waits for any more, and leave nothing of it to a loop that may be about to end."""
+    if not task.done():
+        task.cancel()
+        await asyncio.wait({task})
 
 
 class _Lifespan:
