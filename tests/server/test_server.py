@@ -137,12 +137,16 @@ def test_a_server_whose_engine_has_ended_ends_and_says_so(caplog):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal here")
 def test_a_terminal_that_hangs_up_drains():
-    server = _server(admission := Admission())
-    with server.capture_signals():
-        os.kill(os.getpid(), signal.SIGHUP)
-        assert admission.asked.wait(30)
-        _drained(admission)
-    assert server.should_exit
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves have been started to stay
+    try:
+        server = _server(admission := Admission())
+        with server.capture_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert admission.asked.wait(30)
+            _drained(admission)
+        assert server.should_exit
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal here")
