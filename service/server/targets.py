@@ -29,10 +29,8 @@ def mistake(scope: Scope, hosts: frozenset[str]) -> ServiceError | None:
     """
     if scope["http_version"] not in ("1.0", "1.1"):
         return MalformedRequest(f"HTTP/{scope['http_version']} is not spoken here; send HTTP/1.1")
-    try:
-        _place(scope)
-    except MalformedRequest as error:
-        return error
+    if (misplaced := _place(scope)) is not None:
+        return misplaced
     names = {name for name, _ in scope["headers"]}
     if {b"transfer-encoding", b"content-length"} <= names:
         return MalformedRequest("Transfer-Encoding and Content-Length are both sent; send one (RFC 9112, 6.1)")
@@ -43,29 +41,31 @@ def mistake(scope: Scope, hosts: frozenset[str]) -> ServiceError | None:
     return None
 
 
-def _place(scope: Scope) -> None:
+def _place(scope: Scope) -> ServiceError | None:
     """Have a scope's path be a path, and its `Host` what counts for it.
 
-    Raises:
-        MalformedRequest: the target is none, or none that the verb goes with.
+    Returns:
+        What is wrong with a target that is none, or none that the verb goes with. It is not raised: the scope keeps it,
+        and a trace would hold the scope, until Python searches everything that lives.
     """
     target, verb = scope["raw_path"], scope["method"]
     if verb == "CONNECT":
         if not _AUTHORITY.fullmatch(target) or not target.rpartition(b":")[2].isdigit():
-            raise MalformedRequest("CONNECT names a host and its port (RFC 9112, 3.2.3); this server opens no tunnels")
+            return MalformedRequest("CONNECT names a host and its port (RFC 9112, 3.2.3); this server opens no tunnels")
         _name(scope, target)
     elif found := _ADDRESS.fullmatch(target):
         scheme, authority, path = found.groups()
         if scheme.lower().decode() != scope["scheme"]:  # whoever ends the TLS in front sends a path
-            raise MalformedRequest(f"{scope['scheme']} is spoken on this connection; send the path alone as target")
+            return MalformedRequest(f"{scope['scheme']} is spoken on this connection; send the path alone as target")
         if not _AUTHORITY.fullmatch(authority):
-            raise MalformedRequest(f"the target names no host: {quoted(authority.decode('latin-1'))}; send its path")
+            return MalformedRequest(f"the target names no host: {quoted(authority.decode('latin-1'))}; send its path")
         whole = verb == "OPTIONS" and path is None and not scope["query_string"]  # RFC 9112, 3.2.4
         scope["raw_path"] = b"*" if whole else path or b"/"
         scope["path"] = unquote(scope["raw_path"].decode("ascii"))
         _name(scope, authority)
     elif not target.startswith(b"/") and (target, verb) != (b"*", "OPTIONS"):
-        raise MalformedRequest("the target is no path; send one that begins with / (RFC 9112, 3.2)")
+        return MalformedRequest("the target is no path; send one that begins with / (RFC 9112, 3.2)")
+    return None
 
 
 def _name(scope: Scope, authority: bytes) -> None:

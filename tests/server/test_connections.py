@@ -616,8 +616,14 @@ def test_a_client_that_resets_is_forgotten():
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"GET /sm", LIVE, CLOSE, NOWHERE, b"NONSENSE\r\n\r\n", b"GET /small HTTP/9.9\r\n\r\n"],
-    ids=["nothing", "half a head", "a request", "a last one", "no address", "no HTTP", "no version"],
+    [
+        *(b"", b"GET /sm", LIVE, CLOSE, NOWHERE, b"NONSENSE\r\n\r\n", b"GET /small HTTP/9.9\r\n\r\n"),
+        *(LIVE.replace(b"/small", target) for target in (b"small", b"http://x/small", b"https://x/small")),
+    ],
+    ids=[
+        *("nothing", "half a head", "a request", "a last one", "no address", "no HTTP", "no version"),
+        *("no path", "a whole address", "another scheme"),
+    ],
 )
 def test_nothing_of_a_connection_waits_for_the_garbage_collector(data, monkeypatch):
     """It searches what lives and all that has been and gone: for as long as that takes, nobody gets anything."""
