@@ -31,15 +31,18 @@ Axes = Literal["chw", "hwc", "tokens", "ct"]
 class Layout:
     """How an output holds maps: which of its axes are channels, and which positions.
 
-    `chw` (N, C, h, w); `hwc` (N, h, w, C); `tokens` (N, prefix + h * w, C), row by row behind tokens without a place;
-    `ct` (N, C, h * w).
+    `chw` (N, C, h, w); `hwc` (N, h, w, C); `tokens` (N, prefix + h * w + suffix, C), row by row among tokens without a
+    place; `ct` (N, C, h * w).
     """
 
     axes: Axes
     grid: tuple[int, int]  # (h, w)
     prefix: int = 0  # leading tokens that have no place, such as a class token
+    suffix: int = 0  # the same behind those that have one
 
     def __str__(self) -> str:
+        if self.suffix:
+            return f"{self.axes}+{self.prefix}+{self.suffix}"
         return f"{self.axes}+{self.prefix}" if self.prefix else self.axes
 
     def maps(self, output: Tensor) -> Tensor:
@@ -87,6 +90,7 @@ class LayerInfo:
     projects: bool = True  # whether a gradient of what it answers gets from there to the input
     folded: bool = False  # whether it answers to each picture in several parts, the first axis of `shape`
     apart: bool = True  # whether what it answers to each picture of a batch can be told from the others'
+    turned: bool = False  # whether the pictures of a batch are not on its first axis, as in tokens (T, N, C)
     attention: Attention | None = None  # where the address is of attention probabilities, of shape (heads, T, T)
 
     @property

@@ -164,7 +164,10 @@ class LayerWire(Wire):
     shape: Annotated[list[int], Field(description="Of the output, without the batch.")]
     spatial: Annotated[bool, Field(description="Whether it has maps over the picture.")]
     layout: Annotated[
-        str | None, Field(description="How it holds them: chw, hwc, tokens, tokens+N behind N others, ct.")
+        str | None,
+        Field(
+            description="How it holds them: chw, hwc, ct, tokens, tokens+N behind N others, tokens+N+M with M behind."
+        ),
     ]
     default: bool
     followed_by: Annotated[str | None, Field(description="Activation function that takes this output directly.")]

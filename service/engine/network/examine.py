@@ -105,7 +105,7 @@ class _Examination:
             self.checks.warn("state", told, "keep nothing of one picture for the next")
         else:
             self.checks.passed("state", "a forward changes no parameter and no buffer")
-        facts = self._with_attentions(self._facts(changes, raw, meant, found, layers), watched, gradients)
+        facts = self._with_attentions(self._facts(changes, raw, meant, found, layers), watched, layers.gradients)
         if not meant.task.looks and raw.ndim == 2:
             facts = self._with_head(facts, layers, raw)
         facts = replace(facts, checks=self.checks.finished(), singly=answering.singly)
@@ -279,11 +279,11 @@ class _Examination:
         else:
             self.checks.passed("layer-gradients", "a gradient of the outputs gets to each layer with maps")
 
-    def _with_attentions(self, facts: Facts, watched: Watched | None, gradients: list[Tensor | None] | None) -> Facts:
+    def _with_attentions(self, facts: Facts, watched: Watched | None, gradients: list[Tensor | None]) -> Facts:
         """Give every attention over all tokens an address, or say why there is none."""
         if watched is None:
             return replace(facts, no_attention=f"what happens inside was not seen: {self.no_gradient}")
-        attentions, why = find_attentions(watched.attentions, facts.layers, gradients or ())
+        attentions, why = find_attentions(watched.attentions, facts.layers, gradients)
         if attentions:
             self.checks.passed("attention", f"{len(attentions)} attentions span all tokens")
         return replace(facts, layers={**facts.layers, **attentions}, no_attention=why)

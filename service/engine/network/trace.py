@@ -142,7 +142,7 @@ def _reaching(name: str, gradient: Tensor | None, rows: slice, addresses: Addres
     if layout is None:
         return own
     found = layout.maps(own)
-    if layout.prefix and not found.any() and own.any():
+    if (layout.prefix or layout.suffix) and not found.any() and own.any():
         raise NotApplicable(
             f"behind layer {name!r} only the token that has no place in the picture is read, so that no gradient of "
             "what is asked gets to the others; name an earlier layer, or leave `layer` out"

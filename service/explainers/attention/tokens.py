@@ -42,7 +42,9 @@ def placed(row: Tensor, attention: Attention) -> float:
 
 def reading(attention: Attention) -> list[int] | str:
     """Return which tokens the outputs are made of, for people."""
-    return list(attention.read) if attention.read[0] < attention.layout.prefix else "patches"
+    layout = attention.layout
+    places = range(layout.prefix, layout.prefix + layout.grid[0] * layout.grid[1])
+    return "patches" if attention.read[0] in places else list(attention.read)
 
 
 def start(facts: Facts, path: str, device: torch.device) -> Tensor:

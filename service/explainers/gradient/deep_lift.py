@@ -43,6 +43,12 @@ class DeepLIFT(Explainer):
                 f"{facts.name} takes one picture at a time, so that none can be held against another one inside of it; "
                 "use 'saliency', which needs no second picture"
             )
+        if turned := [info.path for info in facts.layers.values() if info.turned]:
+            raise NotApplicable(
+                f"{cls.name} holds the first half of a batch against the second, and layer {turned[0]!r} of "
+                f"{facts.name} has the pictures of a batch on another axis than its first; use "
+                "'integrated-gradients', or give its layers of sequences batch_first=True"
+            )
 
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two."""

@@ -100,11 +100,15 @@ def test_heads_and_default_layers_are_found_by_numbers(device, name):
 class Grid(nn.Module):
     """Convolutions whose maps go on in another layout, and a head that reads all of them."""
 
-    def __init__(self, layout: str, prefix: int = 0) -> None:
+    def __init__(self, layout: str, prefix: int = 0, suffix: int = 0) -> None:
         super().__init__()
-        self.layout, self.prefix = layout, prefix
+        self.layout, self.prefix, self.suffix = layout, prefix, suffix
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1))
         self.mixed, self.last, self.fc = nn.Identity(), nn.Linear(8, 8), nn.Linear(8, 5)
+
+    def without_place(self, tokens, count):
+        own = tokens[:, :1].expand(-1, count, -1) * 0.5
+        return own if not self.suffix else torch.full_like(own, 0.5)  # as what was learnt is, whatever the picture
 
     def forward(self, x):
         a = self.stem(x).tanh()
@@ -113,7 +117,10 @@ class Grid(nn.Module):
         if self.layout == "ct":
             return self.fc(self.mixed(a.flatten(2)).square().mean(2))
         tokens = a.flatten(2).mT
-        tokens = torch.cat([tokens[:, :1].expand(-1, self.prefix, -1) * 0.5, tokens], 1)
+        before, behind = (self.without_place(tokens, count) for count in (self.prefix, self.suffix))
+        tokens = torch.cat([before, tokens, behind], 1)
+        if self.layout == "sequence first":
+            return self.fc(self.last(self.mixed(tokens.transpose(0, 1)).square()).mean(0).tanh())
         read = self.last(self.mixed(tokens).square())  # a linear projection is no layer to look at
         return self.fc((read if self.layout == "all tokens" else read[:, 1:]).mean(1).tanh())
 
@@ -129,11 +136,16 @@ class Grid(nn.Module):
         ("all tokens", 2, "tokens+2"),
         ("tokens", 5, "tokens+5"),
         ("tokens", 8, "tokens+8"),
+        ("all tokens", (0, 1), "tokens+0+1"),
+        ("tokens", (1, 4), "tokens+1+4"),
+        ("sequence first", 0, "tokens"),
+        ("sequence first", (1, 2), "tokens+1+2"),
     ],
 )
 def test_methods_see_maps_whatever_the_layout(device, layout, prefix, found, size):
     torch.manual_seed(0)
-    network = Grid(layout, prefix).eval()
+    before, behind = prefix if isinstance(prefix, tuple) else (prefix, 0)
+    network = Grid(layout, before, behind).eval()
     plain = copy.deepcopy(network)
     spec = ModelSpec("grid", lambda: network, Transform(size[0], size, (0.5,) * 3, (0.2,) * 3), task("classification"))
     model = device.call(lambda: Model(spec, network, device.device))
@@ -149,14 +161,15 @@ def test_methods_see_maps_whatever_the_layout(device, layout, prefix, found, siz
     a_in, plain.stem = a, nn.Identity()
     plain.forward = lambda maps: Grid.forward(plain, maps.atanh())
     (g,) = torch.autograd.grad(plain(a_in)[0, 2], a)
-    if prefix:  # leading tokens are made of the first place: what they say is not said at that place
+    if prefix:  # tokens without a place are made of the first place: what they say is not said at that place
         with torch.no_grad():
             tokens = a.flatten(2).mT
-            tokens = torch.cat([tokens[:, :1].expand(-1, prefix, -1) * 0.5, tokens], 1)
+            own = [plain.without_place(tokens, count) for count in (before, behind)]
+            tokens = torch.cat([own[0], tokens, own[1]], 1)
         tokens.requires_grad_()
         read = plain.last(tokens.square())
-        y = plain.fc((read if layout == "all tokens" else read[:, 1:]).mean(1).tanh())
-        g = torch.autograd.grad(y[0, 2], tokens)[0][:, prefix:].mT.reshape(a.shape)
+        y = plain.fc((read[:, 1:] if layout == "tokens" else read).mean(1).tanh())
+        g = torch.autograd.grad(y[0, 2], tokens)[0][:, before : tokens.shape[1] - behind].mT.reshape(a.shape)
     expected = torch.einsum("c,chw->hw", g[0].mean((1, 2)), a[0].detach()).relu()
     torch.testing.assert_close(cam, expected, rtol=1e-4, atol=1e-6)
     score_cam = ScoreCAM().explain(probe, x, Targets(model.facts, [2])).maps[0].array

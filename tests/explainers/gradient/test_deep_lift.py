@@ -153,3 +153,18 @@ def test_one_picture_at_a_time_is_refused(small):
         subject.explain(DeepLIFT(), tiny_input(), [1])
     with pytest.raises(NotApplicable, match=r"takes one picture at a time.*use 'saliency'"):  # and before it is asked
         DeepLIFT.require(subject.facts)
+
+
+def test_layers_with_the_pictures_on_another_axis_are_refused(small):
+    """Halves of their first axis are halves of their tokens: what they would say is no comparison of two pictures."""
+
+    class Turned(tiny.Tokens):
+        """Tokens first, as sequences lie by default."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            t = self.norm(self.patches(x).flatten(2).permute(2, 0, 1))
+            return self.fc(nn.functional.gelu(t).mean(0))
+
+    subject = small(Turned)
+    with pytest.raises(NotApplicable, match=r"another axis than its first.*use 'integrated-gradients'.*batch_first"):
+        DeepLIFT.require(subject.facts)

@@ -23,6 +23,10 @@ class Fold:
         output = output.movedim(self.axis, 0)
         return output.reshape(-1, self.parts, *output.shape[1:]) if self.parts > 1 else output
 
+    def back(self, rows: Tensor) -> Tensor:
+        """Return rows (N, ...), one a picture, as the layer answers with them, where there is one part of each."""
+        return rows.movedim(0, self.axis)
+
     def count(self, output: Tensor) -> int:
         """Return how many pictures lie in an output; -1 where parts are left over."""
         length = output.shape[self.axis] if self.axis < output.ndim else -1
@@ -46,6 +50,10 @@ class Addresses:
     def rows(self, address: str, output: Tensor) -> Tensor:
         """Return a layer's output, or the gradient there, with one row a picture."""
         return self.folds[address].rows(output) if address in self.folds else output
+
+    def back(self, address: str, rows: Tensor) -> Tensor:
+        """Return rows of pictures as a layer answers with them."""
+        return self.folds[address].back(rows) if address in self.folds else rows
 
     def layout(self, address: str) -> Layout | None:
         """Return how an output lies; None where methods see it as it is."""

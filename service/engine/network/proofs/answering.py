@@ -12,8 +12,8 @@ from service.engine.network.forms.generators import generators
 from service.engine.network.forms.outlet import Outlet, find
 from service.engine.network.forms.past import Past
 from service.engine.network.memory import counting
+from service.engine.network.places.grids import changed
 from service.engine.network.proofs.checks import ALONE, REPEATS, Checks, difference, first_line, written
-from service.engine.network.proofs.grids import changed
 from service.engine.network.proofs.heads import widths
 from service.engine.network.proofs.watch import Changes, Watched, watch_changes, watch_gradients
 from service.errors import CatalogError

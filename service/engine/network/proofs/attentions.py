@@ -72,13 +72,13 @@ def _read(
     read: tuple[int, ...] = ()
     for info, gradient in zip(infos.values(), gradients, strict=False):
         own = info.layout
-        if own is None or own.axes != "tokens" or own.prefix + own.grid[0] * own.grid[1] != tokens:
+        if own is None or own.axes != "tokens" or own.prefix + own.grid[0] * own.grid[1] + own.suffix != tokens:
             continue
         if gradient is None and layout is not None:
             continue  # nothing is read from this one
-        places = range(own.prefix, tokens)
+        places = range(own.prefix, tokens - own.suffix)
         layout, read = own, tuple(places)
         if gradient is not None and gradient.ndim == 3 and gradient.shape[1] == tokens:
             some = gradient.abs().amax((0, 2)) > 0
-            read = tuple(i for i in range(own.prefix) if some[i]) or read
+            read = tuple(i for i in range(tokens) if i not in places and some[i]) or read
     return layout, read

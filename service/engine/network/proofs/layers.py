@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from service.contract import LayerInfo, Layout
 from service.engine.network.forms.addresses import Fold, fold_of
 from service.engine.network.offsets import offset_of
+from service.engine.network.places.grids import FINE, Candidate, default_layer, follows, reach
 from service.engine.network.proofs.answering import Answering
-from service.engine.network.proofs.grids import FINE, Candidate, default_layer, follows, reach
 from service.engine.network.proofs.heads import Averaged
 from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes
 
 RELU = "+relu"
+_SECOND = Fold(1)  # pictures on the second axis, behind that of their tokens
 _SCALES = 4  # detections of a size each, that a detector's layers are looked at for
 _OTHER = 64  # pixels between the widths of the two input sizes
 _BESIDE = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.Dropout, nn.Identity)  # a linear layer, part of it
@@ -31,6 +32,7 @@ class Layers:
     averaged: list[Averaged] = field(default_factory=list)
     folds: dict[str, Fold] = field(default_factory=dict)  # of those whose rows are not the pictures
     same: dict[str, int] = field(default_factory=dict)  # equal for two names of one tensor
+    gradients: list[Tensor | None] = field(default_factory=list)  # of the score at each, with one row a picture
 
 
 def parts(watched: Watched | None, boxes: bool) -> frozenset[int] | None:
@@ -83,20 +85,28 @@ def find_layers(
     candidates: list[Candidate] = []
     counts: dict[str, int] = {}
     before = 0  # places of the layer before
-    placed = _placed(changes.calls)
+    placed, rows = _placed(changes.calls), 1 if answering.singly else len(answering.rows)
     for i, (name, call) in enumerate(zip(names, changes.calls, strict=True)):
         counts[call.path] = counts.get(call.path, 0) + 1
         seen = watched.calls[i] if watched is not None else call
+        gradient = gradients[i] if gradients else None
+        fold = _fold(call, watched.leaves[i], rows) if watched is not None else None
+        if call.turned is not None and fold != Fold():
+            call = call.turned if fold == _SECOND else replace(call, layout=None, pooled=None)
+            gradient = gradient.transpose(0, 1) if fold == _SECOND and gradient is not None else gradient
+        found.gradients.append(gradient)
         grows = call.aligned and follows(call.shape, other.get(f"{call.path}#{counts[call.path]}"))
         if not other and call.aligned and isinstance(call.module, _MAPS) and len(call.shape) == 3:
             grows = call.shape[1] == call.shape[2] > 1  # what it is like, where no other size can show it
         grows = grows and placed and not call.elsewhere
         layout = Layout("chw", (call.shape[1], call.shape[2])) if grows else call.layout
-        gradient = gradients[i] if gradients else None
         unknown = gradients is None and watched is not None
         found.infos[name] = _info(name, call, seen, layout, unknown or gradient is not None)
-        if watched is not None and found.infos[name].gradient and offset_of(call.module) is not None:
-            found.infos[name] = _folded(found, call, watched.leaves[i], 1 if answering.singly else len(answering.rows))
+        kept = found.infos[name].gradient and offset_of(call.module) is not None
+        if watched is not None and (kept or (fold == _SECOND and layout is not None)):
+            found.infos[name] = _folded(found, fold, watched.leaves[i])
+        if fold is not None and fold.axis:
+            found.infos[name] = replace(found.infos[name], turned=True)
         found.same[name] = seen.same if watched is not None else i
         if layout is None:
             continue
@@ -167,18 +177,23 @@ def _at_another_size(answering: Answering) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def _folded(found: Layers, call: Call, one: Tensor, rows: int) -> LayerInfo:
-    """Find out how pictures lie in what a layer answered to rows, and to the first of them; return the last one's info.
+def _fold(call: Call, one: Tensor, rows: int) -> Fold | None:
+    """Find out how pictures lie in what a layer answered to rows, and to one of them; None where that is not known."""
+    if call.turned is not None and rows == one.shape[1] == 1 != len(one):
+        return _SECOND
+    return fold_of(one, (call.length, *call.shape), rows, call.first)
 
-    It is taken note of where the first axis is not theirs.
-    """
+
+def _folded(found: Layers, fold: Fold | None, one: Tensor) -> LayerInfo:
+    """Take note of how pictures lie in what a layer answers, where the first axis is not theirs; return its info."""
     name, info = next(reversed(found.infos.items()))
-    fold = fold_of(one, (call.length, *call.shape), rows, call.first)
     if fold is None:
         return replace(info, apart=False)
     if fold == Fold():
         return info
     found.folds[name] = fold
+    if info.spatial:
+        return info
     return replace(info, shape=tuple(fold.rows(one).shape[1:]), folded=fold.parts > 1)
 
 

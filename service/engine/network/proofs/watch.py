@@ -1,7 +1,7 @@
 """Forwards that are watched: what each module answers, and what becomes of it."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,8 +15,9 @@ from service.engine.network.activations import Activations
 from service.engine.network.capture import Tape, recording
 from service.engine.network.forms.adapted import Endings
 from service.engine.network.forms.addresses import sums
+from service.engine.network.places.grids import elsewhere, seen_of, told
+from service.engine.network.places.tokens import Open
 from service.engine.network.proofs.attentions import Seen
-from service.engine.network.proofs.grids import elsewhere, grid_of
 from service.engine.network.trace import straight
 
 Run = Callable[[Tensor], Any]
@@ -41,6 +42,7 @@ class Call:
     same: int = 0  # equal for calls that answered with the same tensor
     followed_by: str | None = None
     only_pool: bool = False  # whether a pooling function made it
+    turned: "Call | None" = None  # the same, if its second axis is the pictures': (T, N, C)
 
 
 @dataclass
@@ -84,12 +86,17 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[in
     """
     looks = _Looks(len(rows), (rows.shape[2], rows.shape[3]), widths)
     calls: list[Call] = []
+    seen: dict[int, tuple[Call, _Look]] = {}
     watch = Activations(1) if singly else Activations(len(rows), lambda x: looks.at(x).layout)
 
     def meet(call: Call, output: Tensor) -> None:
-        seen = looks.at(output)
-        call.layout, call.pooled, call.rectified = seen.layout, seen.pooled, seen.rectified
-        call.elsewhere = seen.elsewhere
+        if output.ndim == 3 and output.shape[1] == len(rows):
+            call.turned = Call(call.path, call.module, (len(output), *output.shape[2:]), length=len(rows))
+            meet_rows(call.turned, output.transpose(0, 1))
+        meet_rows(call, output)
+
+    def meet_rows(call: Call, output: Tensor) -> None:
+        seen[id(call)] = call, looks.at(output)
 
     def observe(path: str, module: nn.Module, output: Tensor) -> None:
         count, length = 1 if singly else len(rows), output.shape[0] if output.ndim else 0
@@ -117,7 +124,17 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[in
                 calls.clear()  # which modules are called depends on the picture
             for call, *outputs in zip(calls, *answers, strict=False):
                 if len({output.shape for output in outputs}) == 1:
-                    meet(call, torch.cat(outputs))
+                    axis = 1 if outputs[0].ndim == 3 and outputs[0].shape[0] != 1 == outputs[0].shape[1] else 0
+                    meet(call, torch.cat(outputs, axis))
+    holding = told([look.opened for _, look in seen.values() if look.opened is not None])
+    for call, look in seen.values():
+        look = next((look.ways[way] for way in holding if way in look.ways), look)
+        call.layout, call.pooled, call.rectified, call.elsewhere = (
+            look.layout,
+            look.pooled,
+            look.rectified,
+            look.elsewhere,
+        )
     if singly:
         watch.rectifiers //= len(rows) + 1
         watch.max_pools //= len(rows) + 1
@@ -132,6 +149,8 @@ class _Look:
     pooled: Tensor | None = None
     rectified: Tensor | None = None
     elsewhere: bool = False
+    opened: Open | None = None  # tokens that stand in one of some ways, which all layers together tell
+    ways: "Mapping[Layout, _Look]" = field(default_factory=dict)  # what is seen with each of them
 
 
 class _Looks:
@@ -156,14 +175,18 @@ class _Looks:
     def _look(self, output: Tensor) -> _Look:
         if not output.ndim or len(output) != self.rows:
             return _Look()
-        layout = grid_of(output, self.size)
+        layout = seen_of(output, self.size)
+        if isinstance(layout, Open):
+            return _Look(opened=layout, ways={way: self._averaged(way, way.maps(output)) for way in layout.ways})
         if layout is not None:
             maps = layout.maps(output)
         elif output.ndim == 4 and output.is_floating_point():
             maps = output  # its size may still follow the input's
         else:
             return _Look()
-        other = layout is None and elsewhere(maps)
+        return self._averaged(layout, maps, other=layout is None and elsewhere(maps))
+
+    def _averaged(self, layout: Layout | None, maps: Tensor, *, other: bool = False) -> _Look:
         if self.widths is not None and maps.shape[1] not in self.widths:
             return _Look(layout, elsewhere=other)
         maps = maps.float()  # parts of a network may compute in other formats, and its head in this one

@@ -125,9 +125,13 @@ class Tails:
         return met[0]
 
     def _filled(self, layer: str, output: Tensor, maps: Tensor) -> Tensor:
-        """Return maps (n, C, h, w) as the layer answers with them."""
+        """Return maps (n, C, h, w) as the layer answers with them, but for the axis of pictures: it is the first."""
         layout = self.addresses.layout(layer) or Layout("chw", (maps.shape[2], maps.shape[3]))
-        return layout.filled(output, maps.to(output))
+        return layout.filled(self.addresses.rows(layer, output), maps.to(output))
+
+    def _given(self, layer: str, rows: Tensor) -> Tensor:
+        """Return rows as the layer answers with them, in a copy, which the network may write to."""
+        return self.addresses.back(layer, rows).clone()
 
     def _replayed(self, layer: str, prefix: Prefix, rows: Tensor, *, expands: bool) -> Tensor:
         """Run what is behind the layer."""
@@ -135,7 +139,7 @@ class Tails:
 
         def reached(_: Tensor) -> Tensor:
             replaying.over = True
-            return rows.clone()  # which the network may write to
+            return self._given(layer, rows)
 
         with self._quiet(), self._started(layer, reached, replaying):
             outputs = self.module(prefix.image)  # of which nothing is computed
@@ -144,7 +148,7 @@ class Tails:
     def _whole(self, layer: str, images: Tensor, rows: Tensor) -> Tensor:
         """Run all of the network on a picture for each row."""
         given = images.clone()
-        with self._quiet(), self._started(layer, lambda _: rows.clone()):
+        with self._quiet(), self._started(layer, lambda _: self._given(layer, rows)):
             outputs = self.module(given)
         return checked(outputs, len(rows), self.addresses.answer).float()
 
@@ -172,8 +176,7 @@ class Tails:
             mine, theirs = self._prefix(layer, picture, Noting()), self._prefix(layer, other, Noting())
         except (Exception, SystemExit):  # it does not run under a mode
             return Way(False)
-        layout = self.addresses.layout(layer)
-        maps = layout.maps(mine.output) if layout is not None else mine.output
+        maps = self.addresses.maps(layer, mine.output)
         generator = torch.Generator().manual_seed(0)
         shares = torch.rand(_ROWS, 1, *maps.shape[2:], generator=generator).to(maps)
         rows = self._filled(layer, mine.output, maps * shares)

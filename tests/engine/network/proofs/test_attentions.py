@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import torch
 
 from service.contract import LayerInfo, Layout
@@ -55,3 +57,12 @@ def test_reasons_why_there_is_none():
     assert "where its 9 tokens are" in why(Seen({"attention#1": (2, 9, 9)}))
     clash = {**LAYERS, "attention#1": LayerInfo("attention#1", "Attention", (7, 8), False)}
     assert "'attention#1'" in why(HERE, clash)
+
+
+def test_a_class_token_behind_the_patches_is_what_is_read():
+    behind = Layout("tokens", (2, 3), 0, 1)
+    layers = {name: replace(info, layout=behind) if info.layout == TOKENS else info for name, info in LAYERS.items()}
+    found, _ = find_attentions(HERE, layers, _gradients(6))
+    assert (found["attention#1"].attention.layout, found["attention#1"].attention.read) == (behind, (6,))
+    found, _ = find_attentions(HERE, layers, _gradients(0, 3))
+    assert found["attention#1"].attention.read == (0, 1, 2, 3, 4, 5)

@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from service.engine.network.capture import install
-from service.engine.network.proofs.grids import changed
+from service.engine.network.places.grids import changed
 from service.engine.network.proofs.watch import addresses, shapes, watch_changes, watch_gradients
 from tests import tiny
 

@@ -222,3 +222,32 @@ def test_a_network_that_goes_another_way_is_run_as_a_whole(small):
     with pytest.raises(AnotherWay):
         tails._replayed("second", prefix, rows.build(0, ROWS), expands=False)
     assert_equal(tails.outputs("second", [(prefix, rows.build(0, ROWS))]), expected)
+
+
+class SequenceFirst(tiny.Tokens):
+    """What `tiny.tokens` computes, with tokens on the first axis, as `nn.TransformerEncoder` has them by default."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        t = self.patches(x).flatten(2).permute(2, 0, 1)
+        mixed = self.mix(*[t.transpose(0, 1)] * 3, need_weights=False)[0].transpose(0, 1)
+        return self.fc(nn.functional.gelu(self.norm(t + mixed)).mean(0))
+
+
+def sequence_first() -> nn.Module:
+    return tiny._seeded(SequenceFirst)
+
+
+def test_rows_start_at_layers_that_have_the_pictures_on_their_second_axis(small):
+    """Each picture's answer is its own, alone and among others, and that of the twin with pictures first."""
+    turned, plain = small(sequence_first), small(tiny.tokens)
+    x = tiny_input()
+    assert turned.facts.layers["norm"].turned
+    assert not plain.facts.layers["norm"].turned
+    assert turned.facts.layers["norm"].layout == plain.facts.layers["norm"].layout
+    rows, same = at(turned, "norm", x), at(plain, "norm", x)
+    torch.testing.assert_close(rows.build(0, ROWS), same.build(0, ROWS), rtol=1e-5, atol=1e-5)
+    found = turned.probe().scores(rows)
+    torch.testing.assert_close(found, plain.probe().scores(same), rtol=1e-4, atol=1e-5)
+    one = rows.build(1, 2)
+    alone = turned.probe().scores(At(1, lambda i, j: one, None, x, "norm"))
+    torch.testing.assert_close(alone, found[1:2], rtol=1e-4, atol=1e-5)

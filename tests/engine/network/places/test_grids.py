@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from service.contract import Layout
-from service.engine.network.proofs.grids import (
+from service.engine.network.places.grids import (
     SQUARES,
     Candidate,
     changed,
@@ -34,6 +34,16 @@ def test_tokens_behind_leading_ones(maps, prefix) -> None:
     layout = grid_of(tokens, SIZE)
     assert layout == Layout("tokens", (6, 8), prefix)
     assert torch.equal(layout.maps(tokens), maps)
+
+
+@pytest.mark.parametrize(("before", "behind"), [(0, 1), (0, 4), (1, 4), (4, 4), (5, 4), (8, 8)])
+def test_tokens_without_a_place_on_either_side(maps, before, behind) -> None:
+    own = torch.randn(7, before + behind, 12)
+    tokens = torch.cat([own[:, :before], maps.flatten(2).mT, own[:, before:]], 1)
+    layout = grid_of(tokens, SIZE)
+    assert layout == Layout("tokens", (6, 8), before, behind)
+    assert torch.equal(layout.maps(tokens), maps)
+    assert str(layout) == f"tokens+{before}+{behind}"
 
 
 def test_channels_first_last_and_places_in_one_axis(maps) -> None:
@@ -86,8 +96,11 @@ def test_a_row_of_tokens_is_no_leading_ones() -> None:
 def test_grids_of_patches(grid, size) -> None:
     places = torch.zeros(7, 1 + grid[0] * grid[1], 5)
     for one, (i, j) in enumerate(SQUARES, 1):
-        y, x = (int((k + 0.5) / 8 * n) for k, n in zip((i, j), grid, strict=True))
-        places[one, 1 + y * grid[1] + x] = 1
+        y, x = (
+            slice(start := round(k / 8 * n), max(start + 1, round((k + 1) / 8 * n)))
+            for k, n in zip((i, j), grid, strict=True)
+        )
+        places[one, 1:].view(*grid, 5)[y, x] = 1
     assert grid_of(places, size) == Layout("tokens", grid, 1)
 
 

@@ -1,24 +1,25 @@
 """Where in an output the picture's places are, found by changing one square of the picture at a time.
 
 An output is a grid where it changes most at the place of the square that was changed: as (C, h, w), as (h, w, C), as
-tokens behind a few leading ones that have no place, or as (C, h * w). One input size is enough, and no architecture is
-named. Several squares have to agree, so that nothing is taken for a grid by chance.
+tokens among a few before and behind them that have no place, or as (C, h * w). One input size is enough, and no
+architecture is named. Several squares have to agree, so that nothing is taken for a grid by chance.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 from torch import Tensor
 
 from service.contract import Layout
+from service.engine.network.places import tokens
+from service.engine.network.places.tokens import EXTRA, FEW, Open, fits_of, unmoved
 
 Place = tuple[int, int]
 SQUARES: tuple[Place, ...] = ((1, 1), (1, 6), (6, 1), (6, 6), (2, 4), (4, 2))  # row and column, of 8 x 8
 _CELLS = 8
 _AGREEING = 5  # squares at whose place an output has to change most
-_PREFIXES = 9  # 0 to 8 leading tokens
 _ROUNDINGS = tuple(c / 8 for c in range(8, -25, -1))  # of patches side by side, padded, and of overlapping ones
 _PROPORTION = 0.7  # largest logarithm of a grid's proportions over the picture's: about twice as wide, or half
 _ENOUGH = 24  # places on an axis, three of them in a square: the others of large maps are looked at where these fail
@@ -38,26 +39,52 @@ def changed(picture: Tensor) -> Tensor:
     return rows
 
 
+def told(met: Iterable[Open]) -> set[Layout]:
+    """Return the ways that hold of such answers of one network, in which some tokens have no place."""
+    return tokens.told(met, SQUARES, _CELLS)
+
+
 def grid_of(output: Tensor, size: tuple[int, int]) -> Layout | None:
     """Return how an output (N, ...) of `changed` pictures of that size holds a grid; None where it holds none.
 
     Rows behind those of `changed` do not count.
     """
+    found = seen_of(output, size)
+    if isinstance(found, Open):
+        return next((way for way in told([found]) if way in found.ways), None)
+    return found
+
+
+def seen_of(output: Tensor, size: tuple[int, int]) -> Layout | Open | None:
+    """Return how an output (N, ...) holds a grid, as `grid_of`; None where it holds none.
+
+    Where some tokens have no place, it is open on which side these stand.
+    """
     rows = 1 + len(SQUARES)
     if output.ndim not in (3, 4) or not output.is_floating_point() or len(output) < rows:
         return None
-    best: tuple[tuple[float, float], Layout] | None = None
+    best: tuple[tuple[float, float], Layout | Open] | None = None
     found = _Changes(output[:rows])
     for layout in _layouts(output.shape, size):
-        if min(layout.grid) < 2:
-            continue
+        if min(layout.grid) < 2 or (layout.suffix > FEW and best is not None):
+            continue  # few tokens without a place are likelier than many around a smaller grid
         # A row more or less of leading tokens moves all places by little: proportions tell such grids apart.
         off = round(abs(math.log(layout.grid[0] * size[1] / (layout.grid[1] * size[0]))), 1)
         if off > _PROPORTION or (best is not None and off > best[0][0]):
             continue  # before any number is looked at
-        miss = found.miss(layout)
-        if miss is not None and (best is None or (off, miss) < best[0]):
-            best = (off, miss), layout
+        ways = list(tokens.sides(layout.grid, layout.suffix)) if layout.suffix else [layout]
+        misses = {way: miss for way in ways if (miss := found.miss(way)) is not None}
+        if not misses:
+            continue
+        seen: Layout | Open = layout
+        miss = next(iter(misses.values()))
+        if layout.suffix:
+            fits = fits_of(found.tokens(), ways, SQUARES, _CELLS)
+            certain = unmoved(output[0], output[-1], ways) if len(output) > rows else None
+            seen = Open(tuple(misses), fits, certain)
+            miss = misses.get(max(ways, key=fits.__getitem__), max(misses.values()))
+        if best is None or (off, miss) < best[0]:
+            best = (off, miss), seen
     return None if best is None else best[1]
 
 
@@ -109,6 +136,10 @@ class _Changes:
         miss = _miss(self._places(layout, step), layout.grid, step)
         return _miss(self._places(layout, 1), layout.grid) if miss is None and step > 1 else miss
 
+    def tokens(self) -> Tensor:
+        """Return the changes (6, T) of an output (7, T, C), of all tokens."""
+        return self._places(Layout("tokens", (1, self.output.shape[1])), 1)
+
     def _places(self, layout: Layout, step: int) -> Tensor:
         """Return the changes (6, places), of every so manieth place on both axes."""
         axis = {"chw": 1, "hwc": 3, "tokens": 2, "ct": 1}[layout.axes]
@@ -118,18 +149,20 @@ class _Changes:
                 seen = seen[:, :, ::step, ::step] if axis == 1 else seen[:, ::step, ::step]
             self._summed[axis, step] = (seen[1:] - seen[:1]).abs_().sum(axis)
         places = self._summed[axis, step]
-        return (places[:, layout.prefix :] if layout.axes == "tokens" else places).flatten(1)
+        if layout.axes == "tokens":
+            places = places[:, layout.prefix : layout.prefix + layout.grid[0] * layout.grid[1]]
+        return places.flatten(1)
 
 
 def _layouts(shape: Sequence[int], size: tuple[int, int]) -> Iterator[Layout]:
-    """Yield the layouts that a shape allows."""
+    """Yield the layouts that a shape allows; where some tokens have no place, they may be on either side."""
     if len(shape) == 4:
         yield Layout("chw", (shape[2], shape[3]))
         yield Layout("hwc", (shape[1], shape[2]))
         return
-    for prefix in range(_PREFIXES):
-        if grid := _grid(shape[1] - prefix, size):
-            yield Layout("tokens", grid, prefix)
+    for extra in range(EXTRA + 1):
+        if grid := _grid(shape[1] - extra, size):
+            yield Layout("tokens", grid, suffix=extra)
     if grid := _grid(shape[2], size):
         yield Layout("ct", grid)
 

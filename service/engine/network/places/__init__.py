@@ -1,0 +1,1 @@
+"""Where in what a network answers inside the picture's places are."""
