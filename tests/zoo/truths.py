@@ -32,7 +32,9 @@ class Place:
 
     path: str  # of the module
     call: int = 1
-    layout: str = "chw"  # axes, and how many leading tokens have no place: `tokens+1`
+    layout: str = (
+        "chw"  # axes, and how many tokens before and behind the others have no place: `tokens+1`, `tokens+1+4`
+    )
     grid: tuple[int, int] = (1, 1)
     rectified: bool = False  # whether what a ReLU makes of it is meant
 
@@ -47,24 +49,27 @@ class Place:
 
     def maps(self, output: Tensor) -> Tensor:
         """Return an output as (N, C, h, w)."""
-        axes, _, prefix = self.layout.partition("+")
+        axes, first = self._axes()
         h, w = self.grid
         if axes == "hwc":
             return output.permute(0, 3, 1, 2)
         if axes == "tokens":
-            first = int(prefix or 0)
             return output[:, first : first + h * w].transpose(1, 2).reshape(len(output), -1, h, w)
         return output if axes == "chw" else output.reshape(*output.shape[:2], h, w)
 
     def answer(self, maps: Tensor, output: Tensor) -> Tensor:
         """Return maps as the layer answers with them, beside what of its output has no place."""
-        axes, _, prefix = self.layout.partition("+")
+        axes, first = self._axes()
         if axes == "hwc":
             return maps.permute(0, 2, 3, 1)
         if axes == "tokens":
-            first, tokens = int(prefix or 0), maps.flatten(2).transpose(1, 2)
+            tokens = maps.flatten(2).transpose(1, 2)
             return torch.cat([output[:, :first], tokens, output[:, first + tokens.shape[1] :]], 1)
         return maps if axes == "chw" else maps.flatten(2)
+
+    def _axes(self) -> tuple[str, int]:
+        axes, *beside = self.layout.split("+")
+        return axes, int(beside[0]) if beside else 0
 
 
 class Tapped(nn.Module):

@@ -79,9 +79,9 @@ def seen_of(output: Tensor, size: tuple[int, int]) -> Layout | Open | None:
         seen: Layout | Open = layout
         miss = next(iter(misses.values()))
         if layout.suffix:
-            fits = fits_of(found.tokens(), ways, SQUARES, _CELLS)
+            fits, likeness = fits_of(found.tokens(), ways, SQUARES, _CELLS)
             certain = unmoved(output[0], output[-1], ways) if len(output) > rows else None
-            seen = Open(tuple(misses), fits, certain)
+            seen = Open(tuple(misses), fits, likeness, certain)
             miss = misses.get(max(ways, key=fits.__getitem__), max(misses.values()))
         if best is None or (off, miss) < best[0]:
             best = (off, miss), seen

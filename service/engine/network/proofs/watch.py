@@ -126,7 +126,9 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[in
                 if len({output.shape for output in outputs}) == 1:
                     axis = 1 if outputs[0].ndim == 3 and outputs[0].shape[0] != 1 == outputs[0].shape[1] else 0
                     meet(call, torch.cat(outputs, axis))
-    holding = told([look.opened for _, look in seen.values() if look.opened is not None])
+    whole = {call.shape[0] for call, look in seen.values() if look.layout is not None and look.layout.axes == "tokens"}
+    # As many tokens as a grid elsewhere in the network has are no smaller grid among some without a place.
+    holding = told([look.opened for call, look in seen.values() if look.opened and call.shape[0] not in whole])
     for call, look in seen.values():
         look = next((look.ways[way] for way in holding if way in look.ways), look)
         call.layout, call.pooled, call.rectified, call.elsewhere = (
