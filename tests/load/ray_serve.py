@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import count
 from typing import Any
 
 import httpx
@@ -35,9 +36,13 @@ from tests.load.traffic import meanwhile
 
 METHODS = ["cam", "grad-cam", "occlusion", "saliency", "score-cam", "integrated-gradients"]
 LONG = {"params": {"window": 8, "stride": 1, "score": "logit"}, "model": "tiny-vgg"}  # 625 passes
-PICTURES = [
-    encoded(Image.fromarray(np.random.default_rng(i).integers(0, 255, (40, 61, 3), np.uint8))) for i in range(20)
-]
+
+
+def _picture(seed: int) -> bytes:
+    return encoded(Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 61, 3), np.uint8)))
+
+
+PICTURES = [_picture(i) for i in range(20)]
 ENVIRONMENT = {
     "HEATLENS_CATALOG": str(CATALOG),
     "HEATLENS_DEVICE": "cpu",
@@ -72,9 +77,9 @@ def _body(method: str, picture: bytes, **more: Any) -> dict[str, Any]:
     return fields(method) | {"image": base64.b64encode(picture).decode()} | more
 
 
-def same(address: str, count: int = 1000) -> list[str]:
+def same(address: str, requests: int = 1000) -> list[str]:
     """Mixed requests over two replicas are the serial truth."""
-    asked = [(METHODS[i % len(METHODS)], i % len(PICTURES)) for i in range(count)]
+    asked = [(METHODS[i % len(METHODS)], i % len(PICTURES)) for i in range(requests)]
     with serving(Settings(catalog=CATALOG, device="cpu", tune=False)) as one:
         truth = {
             key: one.post(f"/explain/{key[0]}", json=_body(key[0], PICTURES[key[1]])).json()["maps"]
@@ -193,16 +198,17 @@ def scaled(address: str) -> list[str]:
         name="heatlens",
     )
     statuses, stopped, begun = Counter[int](), threading.Event(), time.monotonic()
+    seeds = count(len(PICTURES))  # what was asked before would be known, and nothing would wait
 
-    def ask(i: int, least: bool) -> None:
+    def ask(least: bool) -> None:
         with httpx.Client(base_url=address, timeout=300) as client:
             while not stopped.is_set() or least:
-                body = _body("occlusion", PICTURES[i], **LONG, targets=[int(time.monotonic() * 1000) % 5])
+                body = _body("occlusion", _picture(next(seeds)), **LONG)
                 statuses[client.post("/explain/occlusion", json=body).status_code] += 1
                 least = False
 
     seen = [f"{_running()} at 0 s"]
-    threads = [threading.Thread(target=ask, args=(i, True)) for i in range(18)]
+    threads = [threading.Thread(target=ask, args=(True,)) for _ in range(18)]
     for thread in threads:
         thread.start()
     seen.append(_reached(2, begun))
@@ -219,13 +225,13 @@ def _running() -> int:
     return deployment.replica_states.get("RUNNING", 0)
 
 
-def _reached(count: int, begun: float, patience_s: float = 120) -> str:
+def _reached(replicas: int, begun: float, patience_s: float = 120) -> str:
     until = time.monotonic() + patience_s
     while time.monotonic() < until:
-        if _running() == count:
-            return f"{count} at {time.monotonic() - begun:.0f} s"
+        if _running() == replicas:
+            return f"{replicas} at {time.monotonic() - begun:.0f} s"
         time.sleep(0.5)
-    return f"{count} never"
+    return f"{replicas} never"
 
 
 def affinity(address: str) -> list[str]:
