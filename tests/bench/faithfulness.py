@@ -3,8 +3,9 @@
 Of each of forty crops of scikit-image's photographs (three of which are the package's), or of `--photographs DIR`: each
 method's gain over random maps, whether it beats the bell in the middle of the picture, and what it costs; and once, its
 sanity. All of that is kept in a file (`--out`) as it is found and gone on with, so that a run may be cut into several:
-`--seconds` ends one, and whatever kills one costs a method of a crop. What tells most comes first. `--write` puts the
-table of what is there into the README, and measures nothing.
+`--seconds` ends one, and whatever kills one costs a method of a crop. What tells most comes first. `--measured` has the
+server find its fastest way in float32 first, in a few minutes, runtimes that are installed among them. `--write` puts
+the table of what is there into the README, and measures nothing.
 """
 
 import argparse
@@ -255,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--photographs", type=Path, metavar="DIR", help="other photographs")
     parser.add_argument("--seconds", type=float, default=1e9, help="begin nothing after so long")
     parser.add_argument("--only", choices=("gain", "sanity"), help="one of both")
+    parser.add_argument("--measured", action="store_true", help="measure the network's variants first")
     parser.add_argument("--write", action="store_true", help="write the table into the README, and measure nothing")
     options = parser.parse_args(arguments)
     results = Results(options.out)
@@ -263,10 +265,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     prepare_process()
     until = time.monotonic() + options.seconds
-    service = build(Settings(model=(EMBEDDED,), tune=False))
+    service = build(Settings(model=(EMBEDDED,), tune=options.measured, precision="fp32"))
     try:
         service.store.start()
         service.store.wait()
+        if options.measured and (slow := service.store.join(1200)):
+            raise TimeoutError(f"{', '.join(slow)} went on for twenty minutes")
         results.of(service.store.get(None).version)
         work: dict[str, Callable[[], None]] = {
             "gain": lambda: measure(service, results, list(crops(options.photographs))[:CROPS], until),
