@@ -11,7 +11,18 @@ _TIFF_PARTS = 50_000  # strips, tiles, and entries of any other list
 METADATA_BYTES = 2**19
 TIFFS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
-_SIZES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # by type: whole numbers
+WHOLE_NUMBERS = {
+    1: "B",
+    3: "H",
+    4: "I",
+    6: "b",
+    8: "h",
+    9: "i",
+    13: "I",
+    16: "Q",
+    17: "q",
+    18: "Q",
+}  # by type: whole numbers
 _BYTES = (1, 2, 7)  # types of which a list is one piece: a colour profile, or text
 _TILE = 2**20  # pixels that a tile may have, whatever the picture has
 _TILE_SHARE = 4  # pictures that a tile may cover
@@ -24,6 +35,13 @@ class Costly(Exception):
 
 class Strange(Exception):
     """A file that is not shown here, for the reason that it says: a whole sentence with its remedy."""
+
+
+class Lacking(Strange):
+    """A file that says that it has what it has not; a decoder would make it up."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"the picture lacks {what} that its file says it has; it is damaged or cut off: save it again")
 
 
 def canvas(data: bytes) -> tuple[int, int] | None:
@@ -57,6 +75,7 @@ def _gif(data: bytes) -> tuple[int, int]:
     """Return the size of a GIF's screen, which its first frame may enlarge."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + (3 << (flags & 7) + 1 if flags & 128 else 0)
+    blocks = _Blocks(data)
     for _ in range(_GIF_BLOCKS):
         kind, at = data[at : at + 1], at + 1
         if kind in (b"", b";"):
@@ -65,33 +84,51 @@ def _gif(data: bytes) -> tuple[int, int]:
             x, y, w, h = struct.unpack_from("<HHHH", data, at)
             return max(width, x + w), max(height, y + h)
         if kind == b"!":
-            at = _extended(data, at)
+            at = blocks.behind(at)
     else:
         raise Costly("it is made of very many small parts")
     return width, height
 
 
-def _extended(data: bytes, at: int) -> int:
-    """Return where an extension ends."""
-    label = data[at]
-    block, at = _block(data, at + 1)
-    if label == 254:  # a comment, which ends at its first block of no bytes
+class _Blocks:
+    """The blocks before a GIF's first frame, each of at most 255 bytes.
+
+    They are counted, and so are the bytes of comments: Pillow puts a comment together block by block, and copies all
+    that it has for each.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._left, self._comments = _GIF_BLOCKS, METADATA_BYTES
+
+    def behind(self, at: int) -> int:
+        """Return where an extension ends.
+
+        Raises:
+            Costly: there are very many blocks, or very long comments.
+        """
+        label = self._data[at]
+        block, at = self._next(at + 1)
+        if label == 254:  # a comment, which ends at its first block of no bytes
+            while block:
+                self._comments -= len(block)
+                block, at = self._next(at)
+            return at
+        # Of any other one the first block may have no bytes, and does not end it.
+        if label == 255 and block.startswith(b"NETSCAPE2.0"):
+            _, at = self._next(at)
+        block, at = self._next(at)
         while block:
-            block, at = _block(data, at)
+            block, at = self._next(at)
         return at
-    # Of any other one the first block may have no bytes, and does not end it.
-    if label == 255 and block.startswith(b"NETSCAPE2.0"):
-        _, at = _block(data, at)
-    block, at = _block(data, at)
-    while block:
-        block, at = _block(data, at)
-    return at
 
-
-def _block(data: bytes, at: int) -> tuple[bytes, int]:
-    """Return a block of at most 255 bytes, and what follows it."""
-    length = data[at] if at < len(data) else 0
-    return data[at + 1 : at + 1 + length], at + 1 + length
+    def _next(self, at: int) -> tuple[bytes, int]:
+        """Return a block, and what follows it."""
+        self._left -= 1
+        if self._left < 0 or self._comments < 0:
+            raise Costly("it is made of very many small parts, or of a very long comment")
+        length = self._data[at] if at < len(self._data) else 0
+        return self._data[at + 1 : at + 1 + length], at + 1 + length
 
 
 def tile(data: bytes, max_pixels: int) -> int:
@@ -135,5 +172,8 @@ def _entries(data: bytes) -> Iterator[tuple[int, int]]:
             tag, kind, count = struct.unpack_from(order + ("HHQ" if large else "HHI"), data, where)
             if count > max(_TIFF_PARTS, METADATA_BYTES if kind in _BYTES else 0):
                 raise Costly("it is made of very many small parts")
-            if count == 1 and kind in _SIZES and (large or struct.calcsize(order + _SIZES[kind]) <= 4):
-                yield tag, struct.unpack_from(order + _SIZES[kind], data, where + length - (8 if large else 4))[0]
+            if count == 1 and kind in WHOLE_NUMBERS and (large or struct.calcsize(order + WHOLE_NUMBERS[kind]) <= 4):
+                yield (
+                    tag,
+                    struct.unpack_from(order + WHOLE_NUMBERS[kind], data, where + length - (8 if large else 4))[0],
+                )

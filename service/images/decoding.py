@@ -3,7 +3,7 @@
 import importlib.util
 import io
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
 import numpy as np
@@ -11,8 +11,9 @@ from PIL import Image, UnidentifiedImageError, features
 
 from service.errors import ServiceError, TooLarge, UnprocessableImage, UnsupportedMediaType
 from service.images import bmp, declared, transparency
-from service.images.containers import avif, jpeg, png
-from service.images.declared import METADATA_BYTES, Costly, Strange
+from service.images.containers import avif, jpeg, png, tiff
+from service.images.containers.continued import differ
+from service.images.declared import METADATA_BYTES, Costly, Lacking, Strange
 
 FORMATS: tuple[str, ...] = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 if features.check("avif"):
@@ -96,9 +97,12 @@ def decode(
             warnings.simplefilter("ignore")  # none of Pillow's warnings matters: pixels are counted here
             whole = jpeg.Whole(data) if data.startswith(b"\xff\xd8") else None
             image = _read(whole.data if whole is not None else data, max_pixels, begin)
-            if whole is not None and whole.is_in_doubt(image):
-                whole.check(image, _open(whole.filled(), max_pixels, begin))
+            for other in _continued(data, whole, image):
+                if differ(image, _open(other, max_pixels, begin)):
+                    raise Lacking("pixels")
             told = _warnings(image, window) or _warnings_of_colours(image, window)
+            if whole is not None and whole.is_partial:
+                told += ("the picture is a JPEG that ends before all of it is told, and is seen blurred",)
             if window is not None and transparency.deep_colours(image):
                 image = _windowed_colours(image, data, window)
             shown = _shown(_upright(image), window, opaque=_may_be_opaque(data), alpha=alpha)
@@ -168,6 +172,14 @@ def _read(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
     return bmp.unmasked(data, said)
 
 
+def _continued(data: bytes, whole: jpeg.Whole | None, image: Image.Image) -> Iterator[bytes]:
+    """Give files that show the same picture unless some of it is missing; none where that is known without."""
+    if whole is not None:
+        return iter([whole.continued()] if whole.is_in_doubt(image) else [])
+    layout = tiff.layout(data)
+    return tiff.continued(layout) if layout is not None else iter(())
+
+
 def _may_be_opaque(data: bytes) -> bool:
     """Whether a picture that is clear everywhere is taken for one without transparency."""
     said = bmp.header(data)
@@ -202,11 +214,13 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
             raise Costly("it says of itself that it has fewer pixels than it has")
         if any(tile[0] == "raw" for tile in getattr(image, "tile", ())):
             _check_planes(image)
+        if (layout := tiff.layout(data)) is not None:
+            tiff.check(layout)
         transparency.note(image)
         file.reads_left = _READS_OF_GIF if image.format == "GIF" else _READS
         image.load()
         if image.format == "PNG" and png.lacks_rows(data, image):
-            raise OSError("rows are missing")
+            raise Lacking("rows")
         return image
 
 

@@ -131,6 +131,8 @@ def seeds() -> dict[str, bytes]:
         found[f"TIFF {mode}"] = _file(made if mode == "I;16" else made.convert(mode), "TIFF")
     for compression in ("tiff_lzw", "tiff_deflate", "packbits", "jpeg"):
         found[f"TIFF {compression}"] = _file(photo, "TIFF", compression=compression)
+    for compression in ("group3", "group4"):
+        found[f"TIFF {compression}"] = _file(photo.convert("1"), "TIFF", compression=compression)
     found["TIFF of pages"] = _file(photo.copy(), "TIFF", save_all=True, append_images=[other.copy()])
     for name, kept in (("RGB", photo), ("RGBA", clear)):
         found[f"AVIF {name}"] = _file(kept, "AVIF", exif=exif)
@@ -226,6 +228,23 @@ def _filled(head: bytes, part: bytes, tail: bytes) -> bytes:
     return head + part * ((_BYTES - len(head) - len(tail)) // len(part)) + tail
 
 
+def _riff(part: bytes, data: bytes) -> bytes:
+    """Return a WebP that goes on with a chunk again and again."""
+    filled = _filled(data, part, b"")
+    return filled[:4] + struct.pack("<I", len(filled) - 8) + filled[8:]
+
+
+def _webp_frame() -> bytes:
+    """Return a frame of an animated WebP, of one pixel."""
+    still = _file(Image.new("RGB", (1, 1)), "WEBP", lossless=True)[12:]
+    return b"ANMF" + struct.pack("<I", 16 + len(still)) + bytes(16) + still
+
+
+def _boxes(count: int) -> bytes:
+    """Return boxes of an AVIF, each in the one before."""
+    return b"".join(struct.pack(">I4s", 8 * (count - i), b"moov") for i in range(count))
+
+
 def _exif(entries: list[tuple[int, int, int, int]], size: int) -> bytes:
     return png(4, 4, zlib.compress(bytes(52)), chunk(b"eXIf", tiff(entries, b"\1\0\0\0" * (size // 4))))
 
@@ -280,7 +299,18 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "JPEG of empty segments": lambda: _filled(SOI, segment(0xE5, b""), seeds()["JPEG RGB"][2:]),
     "JPEG of scans, 25 MP": lambda: _progressive(_SIDE, _SIDE, 300_000),
     "JPEG of scans, 1 MP": lambda: _progressive(1000, 1000, 500_000),
-    "JPEG of 32 scans, 25 MP": lambda: _progressive(_SIDE, _SIDE, 31),
+    "JPEG of 24 scans, 25 MP": lambda: _progressive(_SIDE, _SIDE, 23),
+    "JPEG of Photoshop's resources": lambda: _filled(
+        SOI, segment(0xED, b"Photoshop 3.0\0" + b"8BIM\0\1\0\0\0\0\0\0" * 5000), seeds()["JPEG RGB"][2:]
+    ),
+    "JPEG of tables": lambda: _filled(SOI, segment(0xDB, (b"\0" + bytes([1] * 64)) * 1000), seeds()["JPEG RGB"][2:]),
+    "JPEG of profiles": lambda: _filled(
+        SOI, segment(0xE2, b"ICC_PROFILE\0\1\1" + bytes(2000)), seeds()["JPEG RGB"][2:]
+    ),
+    "JPEG of packets": lambda: _filled(
+        SOI, segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + bytes(65_000)), seeds()["JPEG RGB"][2:]
+    ),
+    "JPEG of restarts": lambda: _filled(seeds()["JPEG 4:4:4 restarts"][:-2], b"\xff\xd0", b"\xff\xd9"),
     "JPEG of 25 MP, progressive": lambda: _turned("JPEG", progressive=True, quality=80),
     "JPEG of 25 MP": lambda: _turned("JPEG", quality=80),
     "WebP of 25 MP": lambda: _file(Image.new("RGBA", (_SIDE, _SIDE)), "WEBP", quality=1, method=0),
@@ -288,7 +318,18 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "GIF of a comment": lambda: _filled(gif(1, 1)[:19] + b"!\xfe", b"\1a", b"\0" + gif(1, 1)[19:]),
     "GIF of comments": lambda: _filled(gif(1, 1)[:19], b"!\xfe\1a\0", gif(1, 1)[19:]),
     "GIF of extensions": lambda: _filled(gif(1, 1)[:19], b"!\1\0", gif(1, 1)[19:]),
+    "GIF of one comment of full blocks": lambda: _filled(
+        gif(1, 1)[:19] + b"!\xfe", b"\xff" + bytes(255), b"\0" + gif(1, 1)[19:]
+    ),
+    "GIF of an extension of full blocks": lambda: _filled(
+        gif(1, 1)[:19] + b"!\xff", b"\xff" + bytes(255), b"\0" + gif(1, 1)[19:]
+    ),
+    "GIF of blocks behind": lambda: _filled(gif(1, 1)[:-1], b"!\1\1a\0", b";"),
     "GIF of small blocks": lambda: gif(_SIDE, _SIDE, lzw=b"\2" + b"\1\4" * 8_000_000 + b"\0"),
+    "WebP of a million chunks": lambda: _riff(b"teSt\0\0\0\0", seeds()["WEBP EXIF"]),
+    "WebP of very many frames": lambda: _riff(_webp_frame(), seeds()["WebP animated"]),
+    "AVIF of a million boxes": lambda: _filled(seeds()["AVIF RGB"], b"\0\0\0\x08free", b""),
+    "AVIF of boxes in boxes": lambda: seeds()["AVIF RGB"] + _boxes(2**20),
     "BMP of 25 MP, RLE8 runs of 1": lambda: bmp(_SIDE, _SIDE, b"\1\1" * 8_000_000, bits=8, compression=1),
     "BMP of 25 MP, RLE4": lambda: bmp(_SIDE, _SIDE, b"\xff\x12" * 8_000_000, bits=4, compression=2),
     "BMP of 25 MP, RLE8 line ends": lambda: bmp(_SIDE, _SIDE, b"\1\1\0\0" * 4_000_000, bits=8, compression=1),
@@ -299,6 +340,10 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "TIFF of a long list": lambda: tiff([(256, 4, 1, 1), (257, 4, 1, 1), (700, 3, 8_000_000, 60)], bytes(2**24 - 99)),
     "TIFF of pages that go round": lambda: tiff([(256, 4, 1, 8)] * 9)[:-4] + struct.pack("<I", 8),
     "TIFF of 60,000 entries": lambda: tiff([(256, 4, 1, 8)] * 60_000),
+    "TIFF of 25 MP, fax": lambda: _file(Image.new("1", (_SIDE, _SIDE)), "TIFF", compression="group4"),
+    "TIFF of a long EXIF": lambda: _file(
+        Image.new("L", (8, 8)), "TIFF", tiffinfo={34665: {i: (i % 9, i) for i in range(50_000)}}
+    ),
     "TIFF of 25 MP, deflate": lambda: _file(Image.new("RGB", (_SIDE, _SIDE)), "TIFF", compression="tiff_deflate"),
     "TIFF of 25 MP, JPEG": lambda: _file(Image.new("RGB", (_SIDE, _SIDE)), "TIFF", compression="jpeg"),
     "TIFF of 16 bits, 8 MP": lambda: _file(Image.new("I;16", (2800, 2800)), "TIFF", compression="tiff_lzw"),

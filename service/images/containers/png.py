@@ -9,6 +9,7 @@ from PIL import Image
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the kind of colour
 # Of an interlaced picture's passes: first column and row, and steps between columns and rows (PNG, 8.2).
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_INTERLACED = 28  # where a file says whether it is
 _PIECE = 2**16  # bytes that are inflated at a time
 
 
@@ -16,7 +17,8 @@ def lacks_rows(data: bytes, image: Image.Image) -> bool:
     """Whether rows are missing of what a PNG was decoded to, whose last ones are then zero throughout."""
     width, height = image.size
     last = (image.crop((0, row, width, row + 1)) for row in range(max(0, height - 2), height))
-    if all(any(row.tobytes()) for row in last):
+    alone = height == 1 and data[_INTERLACED] != 0  # several passes are in one row
+    if not alone and all(any(row.tobytes()) for row in last):
         return False
     left = _size(data)
     inflate = zlib.decompressobj()
