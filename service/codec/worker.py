@@ -150,10 +150,24 @@ def settle(limits: Limits) -> None:
         Path("/proc/self/oom_score_adj").write_text(_FIRST_TO_GO, "ascii")
 
 
+def keep_apart() -> None:
+    """Have only Python write to the server's standard error.
+
+    What decodes a TIFF writes a line there for each row that it cannot read, of which a small file has millions.
+    """
+    with suppress(OSError):  # it may be closed
+        own = os.dup(2)
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+        sys.stderr = os.fdopen(own, "w", buffering=1, errors="backslashreplace")
+
+
 def main(arguments: list[str]) -> None:
     """Serve: descriptors of the connection and of the shared memory, and the limits in JSON."""
     connection, memory, said = arguments
     limits = Limits(**json.loads(said))
+    keep_apart()
     settle(limits)
     Desk(Channel(socket.socket(fileno=int(connection)), int(memory)), limits).serve()
     sys.stdout.flush()

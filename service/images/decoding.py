@@ -1,6 +1,5 @@
 """Bytes to a picture, with every limit on pictures' files enforced here."""
 
-import importlib.util
 import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +10,8 @@ from PIL import Image, UnidentifiedImageError, features
 
 from service.errors import ServiceError, TooLarge, UnprocessableImage, UnsupportedMediaType
 from service.images import bmp, declared, transparency
-from service.images.containers import avif, jpeg, png, tiff
+from service.images.containers import avif, heic, jpeg, png, tiff
+from service.images.containers.boxes import Coded, contradiction
 from service.images.containers.continued import differ
 from service.images.declared import METADATA_BYTES, Costly, Lacking, Strange
 
@@ -37,7 +37,6 @@ _UPRIGHT: Mapping[int, Image.Transpose] = {
 _DEEP = ("I;16", "I;16L", "I;16B", "I", "F")
 _BITS, _PLANES = 258, 284  # tags of a TIFF
 _WARNINGS = "heatlens warnings"  # a key of `Image.info`
-_HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"heif")
 _OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (128, b"DICM", "a DICOM file; export the picture from it as PNG (16 bits, and `window` in the catalogue)"),
     (0, b"%PDF", "a PDF document; export a page of it as PNG"),
@@ -132,11 +131,11 @@ def warnings_of(image: Image.Image) -> tuple[str, ...]:
 @cache
 def formats() -> tuple[str, ...]:
     """Return the formats that are read: `FORMATS`, and HEIF where its decoder is installed."""
-    if importlib.util.find_spec("pi_heif") is None:
+    try:
+        from pi_heif import register_heif_opener
+    except ImportError:  # not installed, or not for this machine
         return FORMATS
-    from pi_heif import register_heif_opener
-
-    register_heif_opener(thumbnails=False)
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
     return (*FORMATS, "HEIF")
 
 
@@ -176,6 +175,9 @@ def _continued(data: bytes, whole: jpeg.Whole | None, image: Image.Image) -> Ite
     """Give files that show the same picture unless some of it is missing; none where that is known without."""
     if whole is not None:
         return iter([whole.continued()] if whole.is_in_doubt(image) else [])
+    if image.format == "HEIF":
+        other = heic.continued(data)
+        return iter([other] if other is not None else [])
     layout = tiff.layout(data)
     return tiff.continued(layout) if layout is not None else iter(())
 
@@ -199,16 +201,11 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
     if canvas is not None:  # there is memory for all of it before anybody can ask for its size
         _count(*canvas, max_pixels)
         begin(canvas[0] * canvas[1])
-    coded = avif.coded(data) if avif.begins(data) else []
     file = _File(data)
     with Image.open(file, formats=formats()) as image:
         if canvas is None:
             _count(*image.size, max_pixels)
-            if image.format == "AVIF":
-                for one in coded:
-                    _count(*one.size, max_pixels)
-                if (lie := avif.contradiction(coded)) is not None:
-                    raise Strange(f"{lie}; save the picture again")
+            coded = _coded(data, image.format, max_pixels)
             begin(max(image.width * image.height, tile, *(one.pixels for one in coded)))
         elif image.width * image.height > canvas[0] * canvas[1]:
             raise Costly("it says of itself that it has fewer pixels than it has")
@@ -224,6 +221,24 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
         return image
 
 
+def _coded(data: bytes, kind: str | None, max_pixels: int) -> list[Coded]:
+    """Return the coded pictures of a file whose container tells their sizes, too; none of other files.
+
+    Raises:
+        TooLarge: one of them has more pixels than allowed, and than the container says.
+        Strange: it has another size than the container says.
+    """
+    if kind not in ("AVIF", "HEIF"):
+        return []
+    coded = avif.coded(data) if kind == "AVIF" else heic.coded(data)
+    for one in coded:
+        if one.said is None or not one.is_of(one.said):
+            _count(*one.size, max_pixels)
+    if (lie := contradiction(coded)) is not None:
+        raise Strange(f"{lie}; save the picture again")
+    return coded
+
+
 def _check_planes(image: Image.Image) -> None:
     """Refuse colours of more than 8 bits in planes: where these are not compressed, Pillow takes bytes for pixels."""
     tags: Mapping[int, object] = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
@@ -237,7 +252,7 @@ def _check_planes(image: Image.Image) -> None:
 
 def _seen(data: bytes) -> str:
     """Return what bytes seem to be, where they are known."""
-    if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+    if data[4:8] == b"ftyp" and data[8:12] in (*heic.BRANDS, b"heif"):
         install = "; this server reads no HEIC: install heatlens[heif] on it, or save the picture as JPEG"
         return f" (they look like a HEIC picture, damaged{'' if 'HEIF' in formats() else install})"
     text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -323,6 +338,9 @@ def _windowed_colours(image: Image.Image, data: bytes, window: tuple[float, floa
 
 
 def _warnings_of_colours(image: Image.Image, window: tuple[float, float] | None) -> tuple[str, ...]:
+    bits = image.info.get("bit_depth", 8) if image.format == "HEIF" and image.mode not in _DEEP else 8
+    if window is not None and bits > 8:
+        return (f"the picture is a HEIC of {bits} bits a colour, over which no window is laid; send it as PNG",)
     if window is not None or not transparency.deep_colours(image):
         return ()
     top = int(np.asarray(image)[..., :3].max(initial=0))  # the first of two bytes

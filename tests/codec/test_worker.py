@@ -41,6 +41,11 @@ def test_a_job_that_sleeps_is_ended() -> None:
     assert run(f"\n{program}").returncode == -signal.SIGALRM
 
 
+def test_only_python_writes_to_the_servers_log() -> None:
+    program = "import os; worker.keep_apart(); os.write(2, b'a line of a decoder'); print('told', file=sys.stderr)"
+    assert run(program).stderr == "told\n"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems do not count such memory")
 def test_it_takes_no_more_memory_than_pictures_may() -> None:
     program = (

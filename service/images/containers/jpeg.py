@@ -98,13 +98,14 @@ class Whole:
         pieces, at = [], 0
         for start, end in self._coded:
             coded = self.data[start:end]
-            if sum(coded.count(mark) for mark in _RESTART) > _RESTARTS:
+            marks = sum(coded.count(mark) for mark in _RESTART)
+            if marks > _RESTARTS:
                 raise Costly("it is made of very many small parts")
-            if self._restarts:
+            if marks:
                 for mark in _RESTART:
                     coded = coded.replace(mark, _OF_RESTART + mark)
             pieces += [self.data[at:start], coded, filling]
-            if self._restarts:  # its decoder waits for one of them
+            if marks or self._restarts:  # its decoder waits for one of them; tables in a TIFF may say so
                 pieces += [mark + _OF_RESTART for mark in 2 * _RESTART]
             at = end
         return b"".join((*pieces, self.data[at:]))

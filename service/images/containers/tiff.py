@@ -22,13 +22,15 @@ _STREAM, _STREAM_BYTES, _SUBSAMPLING = 513, 514, 530
 _SHAPE = (_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOURS, _ORDER, _SAMPLES, _ROWS, _PLANES, _FAX, _MORE_SAMPLES)
 _DATA = (_STRIPS, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _STREAM, _STREAM_BYTES, _SUBSAMPLING)
 _RAW, _RUNS, _GROUP_3, _GROUP_4, _OLD_JPEG, _JPEG, _RUNS_OF_WORDS = 1, 2, 3, 4, 6, 7, 32771
+_FAXES = (_RUNS, _GROUP_3, _GROUP_4)
+_FAX_ROWS = 2**16  # each of which its decoder may write a line about
 _YCBCR = 6
 _MARKERS = 60_000  # of all JPEGs in one file
 _OF_PART = FILLING[:512]
 _TAIL = 64  # bytes at the end of a fax's code in which its end is marked
 # A line's end is a one behind eleven noughts or more (ITU-T T.4, 4.1.2). One ends a page of Group 4, where no lines are
 # marked, and two of them, with nothing between but a bit that tells how the next line is coded, one of Group 3.
-_ENDS = {_GROUP_3: re.compile("0{11,}1(1?0{11,}1)+"), _GROUP_4: re.compile("0{11,}1")}
+_ENDS = {_GROUP_3: re.compile("0{11}1(1?0{11,}1)+"), _GROUP_4: re.compile("0{11}1")}
 _LINE = b"\x00\x18"  # such a one, and a bit more
 _TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -158,6 +160,12 @@ def check(found: Layout) -> None:
         Strange: they have another size than the file says, or lie as no decoder here reads them.
         Costly: they are made of very many parts.
     """
+    if found.compression == _RUNS_OF_WORDS:  # which its decoder takes for others, as words lie in its memory
+        raise Strange(
+            f"the picture is a TIFF of a fax's runs in words (compression {_RUNS_OF_WORDS}); save it with Group 4"
+        )
+    if found.compression in _FAXES and found.one(_HEIGHT, 0) > _FAX_ROWS:
+        raise Costly("a fax's page of so many rows")
     if found.compression == _RAW:
         _check_raw(found)
     elif found.compression == _JPEG:
@@ -170,7 +178,7 @@ def continued(found: Layout) -> Iterator[bytes]:
         yield _with(found, [one.continued(_OF_PART) for one in _jpegs(found)])
     elif found.compression == _OLD_JPEG:
         yield _with_stream(found)
-    elif found.compression in (_RUNS, _GROUP_3, _GROUP_4, _RUNS_OF_WORDS):
+    elif found.compression in _FAXES:
         for filling in (FILLING[:1024], bytes(255 - byte for byte in FILLING[:1024])):
             yield _with(found, [_faxed(found, part, filling) for part in _parts(found)])
 

@@ -10,7 +10,8 @@ from PIL import AvifImagePlugin, Image
 
 from service.errors import ServiceError, TooLarge, UnprocessableImage
 from service.images import decode
-from service.images.containers.avif import Coded, coded, contradiction
+from service.images.containers.avif import coded
+from service.images.containers.boxes import Coded, contradiction
 from service.images.declared import Costly
 from tests.conftest import encoded
 

@@ -142,6 +142,7 @@ def test_more_rows_than_there_are(kind, rows):
             "says 32 x 32 pixels of its tile 1, and 24 x 32 are coded in it",
         ),
         (KINDS["JPEG"].having([one[:-40] for one in KINDS["JPEG"].parts]), "lacks pixels that its file says it has"),
+        (faxes("tiff_raw_16"), r"a fax's runs in words \(compression 32771\); save it with Group 4"),
         (KINDS["group4"].saying(_257=200, _278=70), "lacks pixels"),
         (
             tiff(PICTURE[::2, ::2], rows=40).saying(_256=96, _257=80, _278=80, _262=6),
@@ -181,7 +182,7 @@ def test_pixels_are_not_decoded_where_bytes_are_missing(monkeypatch):
         read(file.file())
 
 
-@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt", "tiff_raw_16"])
+@pytest.mark.parametrize("compression", ["group3", "group4", "tiff_ccitt"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_page_by_fax_of_any_kind_is_shown(compression, turned):
     """The last rows of a page are white, and their code is that of nothing but white."""
@@ -196,6 +197,15 @@ def test_a_page_by_fax_of_any_kind_is_shown(compression, turned):
         cut = file.having([*file.parts[:-1], file.parts[-1][: len(file.parts[-1]) // 2]])
         with pytest.raises(UnprocessableImage):
             read(cut.file())
+
+
+def test_a_page_whose_code_ends_in_noughts_is_whole():
+    """They stand before those that mark its end, and belong to its last row."""
+    for width in range(60, 70):
+        page = np.add.outer(np.arange(40) // 5, np.arange(width) // 9) % 3 > 0
+        for compression in ("group3", "group4"):
+            data = encoded(Image.fromarray(page), "TIFF", compression=compression, tiffinfo={278: 7})
+            np.testing.assert_array_equal(read(data)[..., 0] > 0, page)
 
 
 def old_jpeg(stream: bytes, strips: bool = False) -> bytes:

@@ -1,0 +1,197 @@
+"""HEIC: what it codes is told before any of it is decoded, and what it lacks is not made up."""
+
+import base64
+import struct
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from service.errors import TooLarge, UnprocessableImage, UnsupportedMediaType
+from service.images import decode
+from service.images.containers.boxes import Coded, contradiction
+from service.images.containers.heic import begins, coded, continued
+from service.images.declared import Costly
+from service.images.decoding import formats
+
+HEIC_PICTURE = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ACJpbG9jAAAAAERAAAEAAQAAAAABoQABAAAAAAAAAGoAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRt"
+    "AAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMA"
+    "AAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5j"
+    "bHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBp"
+    "eGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAAHJtZGF0AAAAZigBrxOA+BDhp//8TSj/+nXPD9PMiYn/+tNSR/hU"
+    "O//WicPySkWzrHl9nv8H4h1KpEq3xpK+HfM2sf+d4tvFAhneIy6JZXLEP+zlxMa+qdw77mN6fapRbf83mqG4xuGn3Gx6O58SuA=="
+)
+"""64 x 48 pixels of 64 x 64 that are coded, red to the left and blue to the right, by another encoder than x265."""
+
+
+def read(data: bytes, **more: object) -> Image.Image:
+    pytest.importorskip("pi_heif")
+    return decode(data, **({"max_bytes": 2**22, "max_pixels": 2**20} | more))  # type: ignore[arg-type]
+
+
+def saying(width: int, height: int) -> bytes:
+    at = HEIC_PICTURE.index(b"ispe") + 8
+    return HEIC_PICTURE[:at] + struct.pack(">II", width, height) + HEIC_PICTURE[at + 8 :]
+
+
+def shorter(size: int) -> bytes:
+    """Return the picture whose last piece has fewer bytes, as its container says, too."""
+    start = HEIC_PICTURE.index(b"mdat") + 4
+    (whole,) = struct.unpack_from(">I", HEIC_PICTURE, start)
+    assert start + 4 + whole == len(HEIC_PICTURE)
+    listed = HEIC_PICTURE.index(struct.pack(">I", 4 + whole))  # of the item, in the list of places
+    head = HEIC_PICTURE[:listed] + struct.pack(">I", 4 + size) + HEIC_PICTURE[listed + 4 : start]
+    return head + struct.pack(">I", size) + HEIC_PICTURE[start + 4 :][:size].ljust(whole, b"\0")
+
+
+def test_a_picture_is_shown() -> None:
+    found = read(HEIC_PICTURE)
+    assert "HEIF" in formats()
+    assert found.size == (64, 48)
+    assert found.getpixel((8, 24)) == pytest.approx((255, 0, 0), abs=12)
+    assert found.getpixel((56, 24)) == pytest.approx((0, 0, 255), abs=12)
+
+
+def test_what_is_coded_is_told() -> None:
+    assert begins(HEIC_PICTURE)
+    assert coded(HEIC_PICTURE) == [Coded((64, 64), (64, 64))]
+    assert contradiction(coded(HEIC_PICTURE)) is None
+    assert not begins(b"\0\0\0\x18ftypavif")
+
+
+@pytest.mark.parametrize("said", [(65, 64), (64, 65), (640, 640)])
+def test_a_lie_is_refused_undecoded_and_both_sizes_told(said) -> None:
+    begun: list[int] = []
+    with pytest.raises(UnprocessableImage, match=f"says {said[0]} x {said[1]} pixels, and 64 x 64 are coded in it"):
+        read(saying(*said), begin=begun.append)
+    assert not begun
+
+
+def test_the_limit_counts_what_is_coded_where_more_is_coded_than_said() -> None:
+    with pytest.raises(TooLarge, match="64 x 64 = 4,096 pixels and at most 4,095"):
+        read(saying(65, 64), max_pixels=4095)
+    begun: list[int] = []
+    assert read(HEIC_PICTURE, max_pixels=64 * 48, begin=begun.append).size == (64, 48)
+    assert set(begun) == {64 * 64}
+
+
+@pytest.mark.parametrize("tenth", range(1, 10))
+def test_one_that_is_cut_off_is_refused(tenth) -> None:
+    with pytest.raises((UnprocessableImage, UnsupportedMediaType)):
+        read(HEIC_PICTURE[: len(HEIC_PICTURE) * tenth // 10])
+    size = len(HEIC_PICTURE) - HEIC_PICTURE.index(b"mdat") - 8
+    cut = shorter(size * tenth // 10)
+    if tenth < 8:
+        with pytest.raises(UnprocessableImage, match="lacks pixels that its file says it has"):
+            read(cut)
+    else:  # its encoder ends with bytes that say nothing
+        assert np.array_equal(np.asarray(read(cut)), np.asarray(read(HEIC_PICTURE)))
+    assert np.array_equal(np.asarray(read(shorter(size))), np.asarray(read(HEIC_PICTURE)))
+
+
+def test_what_goes_on_has_all_that_it_had() -> None:
+    other = continued(HEIC_PICTURE)
+    assert other is not None
+    assert coded(other) == coded(HEIC_PICTURE)
+    piece = HEIC_PICTURE[HEIC_PICTURE.index(b"mdat") + 8 :]
+    at = other.index(piece, len(HEIC_PICTURE))
+    assert struct.unpack_from(">I", other, at - 4) == (len(other) - at,)
+    assert len(other) - at > len(piece) + 4000
+
+
+def bits(*fields: tuple[int, int]) -> bytes:
+    """Return numbers, each of so many bits, as bytes, with a three wherever two noughts would end a piece."""
+    text = "".join(f"{value:0{count}b}" for value, count in fields if count)
+    raw = int(text.ljust(-(-len(text) // 8) * 8, "0"), 2).to_bytes(-(-len(text) // 8), "big")
+    found = bytearray()
+    for byte in raw:
+        if byte <= 3 and found[-2:] == b"\0\0":
+            found.append(3)
+        found.append(byte)
+    return bytes(found)
+
+
+def numbers(*values: int) -> list[tuple[int, int]]:
+    """Return whole numbers of as many bits as they need (H.265, 9.2)."""
+    return [(value + 1, 2 * (value + 1).bit_length() - 1) for value in values]
+
+
+def with_set(header: bytes) -> bytes:
+    """Return the picture with another sequence parameter set in its configuration."""
+    at = HEIC_PICTURE.index(b"hvcC") + 4
+    end = at - 8 + int.from_bytes(HEIC_PICTURE[at - 8 : at - 4], "big")
+    one = b"\x42\x01" + header
+    more = HEIC_PICTURE[at : at + 22] + b"\x01\xa1\0\x01" + struct.pack(">H", len(one)) + one
+    old = end - at
+    data = HEIC_PICTURE[: at - 8] + struct.pack(">I4s", 8 + len(more), b"hvcC") + more + HEIC_PICTURE[end:]
+    for name in (b"meta", b"iprp", b"ipco"):
+        place = data.index(name) - 4
+        (size,) = struct.unpack_from(">I", data, place)
+        data = data[:place] + struct.pack(">I", size + len(more) - old) + data[place + 4 :]
+    return data
+
+
+@given(st.data())
+def test_a_sequences_header_is_read_as_it_is_written(data: st.DataObject) -> None:
+    """H.265, 7.3.2.2 and 7.3.3, written out as they stand there."""
+    flag = st.integers(0, 1)
+    layers, width, height = (
+        data.draw(st.integers(0, 6)),
+        data.draw(st.integers(1, 70_000)),
+        data.draw(st.integers(1, 99)),
+    )
+    fields = [(0, 4), (layers, 3), (1, 1), (1, 88), (90, 8)]
+    has = [(data.draw(flag), data.draw(flag)) for _ in range(layers)]
+    fields += [one for pair in has for one in ((pair[0], 1), (pair[1], 1))]
+    fields += [(0, 2)] * (8 - layers) if layers else []
+    for profile, level in has:
+        fields += [(5, 88)] * profile + [(9, 8)] * level
+    chroma = data.draw(st.integers(0, 3))
+    fields += numbers(data.draw(st.integers(0, 15)), chroma) + [(0, 1)] * (chroma == 3) + numbers(width, height)
+    (found,) = coded(with_set(bits(*fields, (1, 1), (0, 64))))
+    assert found.size == max([(width, height), (0, 0)], key=lambda size: size[0] * size[1])
+
+
+def box(kind: bytes, *inner: bytes) -> bytes:
+    inside = b"".join(inner)
+    return struct.pack(">I4s", 8 + len(inside), kind) + inside
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "size"),
+    [
+        (b"grid", struct.pack(">BBBBHH", 0, 0, 1, 1, 900, 700), (900, 700)),
+        (b"grid", struct.pack(">BBBBII", 0, 1, 1, 1, 90_000, 70_000), (90_000, 70_000)),
+        (b"iovl", struct.pack(">BBHHHHHHhh", 0, 0, 0, 0, 0, 0, 800, 600, 0, 0), (800, 600)),
+    ],
+)
+def test_the_canvas_of_what_is_made_of_others_counts(kind, data, size) -> None:
+    item = box(b"infe", struct.pack(">IHH4s", 2 << 24, 1, 0, kind), b"\0")
+    listed = box(b"iinf", struct.pack(">IH", 0, 1), item)
+    places = box(b"iloc", struct.pack(">BBHHH", 1, 0, 0, 0x4400, 1), struct.pack(">HHHHII", 1, 1, 0, 1, 0, len(data)))
+    said = box(
+        b"iprp",
+        box(b"ipco", box(b"ispe", struct.pack(">III", 0, 8, 8))),
+        box(b"ipma", struct.pack(">IIHBB", 0, 1, 1, 1, 1)),
+    )
+    file = box(b"meta", bytes(4), listed, places, said, box(b"idat", data))
+    assert coded(file) == [Coded(size, (8, 8))]
+    assert (
+        contradiction(coded(file)) == f"the picture's file says 8 x 8 pixels, and {size[0]} x {size[1]} are coded in it"
+    )
+
+
+@given(st.data())
+def test_damage_raises_only_what_decoding_knows(data: st.DataObject) -> None:
+    damaged = bytearray(HEIC_PICTURE)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    damaged = damaged[: data.draw(st.integers(8, len(damaged)))]
+    with suppress(Costly, struct.error, IndexError):
+        coded(bytes(damaged))
+        continued(bytes(damaged))
