@@ -99,6 +99,8 @@ def decode(
             for other in _continued(data, whole, image):
                 if differ(image, _open(other, max_pixels, begin)):
                     raise Lacking("pixels")
+            if image.format == "HEIF" and heic.may_lack_tiles(data, image):
+                _check_tiles(data, max_pixels, begin)
             told = _warnings(image, window) or _warnings_of_colours(image, window)
             if whole is not None and whole.is_partial:
                 told += ("the picture is a JPEG that ends before all of it is told, and is seen blurred",)
@@ -180,6 +182,14 @@ def _continued(data: bytes, whole: jpeg.Whole | None, image: Image.Image) -> Ite
         return iter([other] if other is not None else [])
     layout = tiff.layout(data)
     return tiff.continued(layout) if layout is not None else iter(())
+
+
+def _check_tiles(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> None:
+    for other in heic.alone(data):
+        try:
+            _open(other, max_pixels, begin)
+        except (OSError, ValueError):
+            raise Lacking("tiles") from None
 
 
 def _may_be_opaque(data: bytes) -> bool:

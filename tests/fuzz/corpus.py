@@ -10,6 +10,8 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from tests.images.files import HEIC
+
 SOI, SIGNATURE = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
 
@@ -157,6 +159,7 @@ def seeds() -> dict[str, bytes]:
     )
     found["BMP 16-bit"] = bmp(4, 4, bytes(32), bits=16)
     found["BMP upside down"] = bmp(4, -4, bytes(48))
+    found["HEIC"] = HEIC
     return found | _polyglots(found) | _sizes()
 
 

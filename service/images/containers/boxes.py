@@ -213,7 +213,7 @@ def moved(data: bytes, others: Mapping[int, bytes]) -> bytes | None:
     """
     parts = Parts(data)
     changed, more = bytearray(data), []
-    end = len(data)
+    end = len(data) + 8
     for kind, start, last in parts.boxes(0, len(data)):
         if kind != b"meta":
             continue
@@ -229,7 +229,8 @@ def moved(data: bytes, others: Mapping[int, bytes]) -> bytes | None:
                         changed[first + at : first + at + size] = value.to_bytes(size, "big")
                 more.append(others[item])
                 end += len(others[item])
-    return bytes(changed) + b"".join(more)
+    behind = b"".join(more)
+    return bytes(changed) + struct.pack(">I4s", 8 + len(behind), b"mdat") + behind
 
 
 def _associated(box: bytes) -> dict[int, list[int]]:

@@ -7,6 +7,9 @@ sequence parameter set (ITU-T H.265, 7.3.2.2), and each that is made of others i
 import struct
 from collections.abc import Collection, Iterator
 
+import numpy as np
+from PIL import Image
+
 from service.images.containers.boxes import Bits, Coded, Item, Parts, items, moved
 from service.images.containers.continued import FILLING
 from service.images.declared import Costly
@@ -18,6 +21,8 @@ _MOST = 1  # bytes that a pixel is coded in
 _PIECE = 2**24 - 2**16  # bytes of one: its decoder takes none of 2^24
 _FIRST_OTHER = 32  # of pieces that code no part of a picture
 _HEADER = 256  # bytes of it in which a size is told
+_STEP = 16  # pixels; tiles have more
+_GREEN = range(130, 142)  # of a pixel whose brightness and colours are nought
 _FIRST_SETS = 22  # bytes of a configuration (ISO/IEC 14496-15, 8.3.3.1) before its sets
 
 
@@ -60,6 +65,41 @@ def continued(data: bytes) -> bytes | None:
         longer = [(piece + filling)[: max(most, len(piece))] if _codes(piece) else piece for piece in pieces]
         others[one.number] = b"".join(len(piece).to_bytes(length, "big") + piece for piece in longer)
     return moved(data, others)
+
+
+def may_lack_tiles(data: bytes, image: Image.Image) -> bool:
+    """Whether a picture that is laid out of others shows what a decoder lays where it cannot read one: noughts."""
+    if not any(True for _ in _items(Parts(data), _MADE)):
+        return False
+    values = np.asarray(image)[_STEP // 2 :: _STEP, _STEP // 2 :: _STEP]
+    if values.ndim == 2:
+        return bool((values == 0).any())
+    red, green, blue = (values[..., i] for i in range(3))
+    noughts = (red == 0) & (green >= _GREEN.start) & (green < _GREEN.stop) & (blue == 0)
+    return bool((noughts | (values[..., -1] == 0) if image.mode == "RGBA" else noughts).any())
+
+
+def alone(data: bytes) -> Iterator[bytes]:
+    """Give a file for each coded picture; a decoder tells of none that it cannot read where others are beside it."""
+    parts = Parts(data)
+    for one in _items(parts, _CODED):
+        own = [_box(kind, data[start:end]) for kind, start, end in one.properties if kind in (b"hvcC", b"ispe")]
+        entry = _box(b"infe", struct.pack(">IHH4sx", 2 << 24, 1, 0, one.kind))
+        has = struct.pack(">IIHB", 0, 1, 1, len(own)) + bytes(range(1, 1 + len(own)))
+        boxes = [
+            _box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            _box(b"pitm", struct.pack(">IH", 0, 1)),
+            _box(b"iinf", struct.pack(">IH", 0, 1), entry),
+            _box(b"iprp", _box(b"ipco", *own), _box(b"ipma", has)),
+            _box(b"iloc", struct.pack(">IHHHHHHII", 1 << 24, 0x4400, 1, 1, 1, 0, 1, 0, len(one.data))),
+            _box(b"idat", one.data),
+        ]
+        yield _box(b"ftyp", b"heic", bytes(4), b"mif1heic") + _box(b"meta", bytes(4), *boxes)
+
+
+def _box(kind: bytes, *inner: bytes) -> bytes:
+    inside = b"".join(inner)
+    return struct.pack(">I4s", 8 + len(inside), kind) + inside
 
 
 def _codes(piece: bytes) -> bool:

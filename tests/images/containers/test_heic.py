@@ -1,6 +1,5 @@
 """HEIC: what it codes is told before any of it is decoded, and what it lacks is not made up."""
 
-import base64
 import struct
 from contextlib import suppress
 
@@ -12,21 +11,12 @@ from PIL import Image
 
 from service.errors import TooLarge, UnprocessableImage, UnsupportedMediaType
 from service.images import decode
+from service.images.containers import heic
 from service.images.containers.boxes import Coded, contradiction
 from service.images.containers.heic import begins, coded, continued
 from service.images.declared import Costly
 from service.images.decoding import formats
-
-HEIC_PICTURE = base64.b64decode(
-    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
-    "ACJpbG9jAAAAAERAAAEAAQAAAAABoQABAAAAAAAAAGoAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRt"
-    "AAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMA"
-    "AAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5j"
-    "bHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBp"
-    "eGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAAHJtZGF0AAAAZigBrxOA+BDhp//8TSj/+nXPD9PMiYn/+tNSR/hU"
-    "O//WicPySkWzrHl9nv8H4h1KpEq3xpK+HfM2sf+d4tvFAhneIy6JZXLEP+zlxMa+qdw77mN6fapRbf83mqG4xuGn3Gx6O58SuA=="
-)
-"""64 x 48 pixels of 64 x 64 that are coded, red to the left and blue to the right, by another encoder than x265."""
+from tests.images.files import HEIC
 
 
 def read(data: bytes, **more: object) -> Image.Image:
@@ -35,22 +25,67 @@ def read(data: bytes, **more: object) -> Image.Image:
 
 
 def saying(width: int, height: int) -> bytes:
-    at = HEIC_PICTURE.index(b"ispe") + 8
-    return HEIC_PICTURE[:at] + struct.pack(">II", width, height) + HEIC_PICTURE[at + 8 :]
+    at = HEIC.index(b"ispe") + 8
+    return HEIC[:at] + struct.pack(">II", width, height) + HEIC[at + 8 :]
 
 
 def shorter(size: int) -> bytes:
     """Return the picture whose last piece has fewer bytes, as its container says, too."""
-    start = HEIC_PICTURE.index(b"mdat") + 4
-    (whole,) = struct.unpack_from(">I", HEIC_PICTURE, start)
-    assert start + 4 + whole == len(HEIC_PICTURE)
-    listed = HEIC_PICTURE.index(struct.pack(">I", 4 + whole))  # of the item, in the list of places
-    head = HEIC_PICTURE[:listed] + struct.pack(">I", 4 + size) + HEIC_PICTURE[listed + 4 : start]
-    return head + struct.pack(">I", size) + HEIC_PICTURE[start + 4 :][:size].ljust(whole, b"\0")
+    start = HEIC.index(b"mdat") + 4
+    (whole,) = struct.unpack_from(">I", HEIC, start)
+    assert start + 4 + whole == len(HEIC)
+    listed = HEIC.index(struct.pack(">I", 4 + whole))  # of the item, in the list of places
+    head = HEIC[:listed] + struct.pack(">I", 4 + size) + HEIC[listed + 4 : start]
+    return head + struct.pack(">I", size) + HEIC[start + 4 :][:size].ljust(whole, b"\0")
+
+
+def box(kind: bytes, *inner: bytes) -> bytes:
+    inside = b"".join(inner)
+    return struct.pack(">I4s", 8 + len(inside), kind) + inside
+
+
+PIECE = HEIC[HEIC.index(b"mdat") + 4 :]
+
+
+def grid(*tiles: bytes) -> bytes:
+    """Return a picture of 64 x 64 tiles beside one another."""
+    at = HEIC.index(b"hvcC") - 4
+    configuration = HEIC[at : at + int.from_bytes(HEIC[at : at + 4], "big")]
+    size, ids = (64 * len(tiles), 64), range(2, 2 + len(tiles))
+    described = struct.pack(">BBBBHH", 0, 0, 0, len(tiles) - 1, *size)
+    entries = [
+        box(b"infe", struct.pack(">IHH4sx", 2 << 24 | (i > 1), i, 0, kind))
+        for i, kind in [(1, b"grid"), *((i, b"hvc1") for i in ids)]
+    ]
+    sizes = [box(b"ispe", struct.pack(">III", 0, *one)) for one in ((64, 64), size)]
+    has = struct.pack(">IIHBB", 0, 1 + len(tiles), 1, 1, 3) + b"".join(struct.pack(">HBBB", i, 2, 0x81, 2) for i in ids)
+    made_of = struct.pack(f">HH{len(tiles)}H", 1, len(tiles), *ids)
+
+    def head(start: int) -> bytes:
+        starts = np.cumsum([start, *map(len, tiles)]).tolist()
+        places = [
+            (1, 1, 0, 1, 0, len(described)),
+            *((i, 0, 0, 1, a, len(one)) for i, a, one in zip(ids, starts, tiles, strict=False)),
+        ]
+        listed = struct.pack(">BBHHH", 1, 0, 0, 0x4400, len(places)) + b"".join(
+            struct.pack(">HHHHII", *one) for one in places
+        )
+        boxes = [
+            box(b"hdlr", bytes(8), b"pict", bytes(13)),
+            box(b"pitm", struct.pack(">IH", 0, 1)),
+            box(b"iloc", listed),
+            box(b"iinf", struct.pack(">IH", 0, len(entries)), *entries),
+            box(b"iref", bytes(4), box(b"dimg", made_of)),
+            box(b"iprp", box(b"ipco", configuration, *sizes), box(b"ipma", has)),
+            box(b"idat", described),
+        ]
+        return box(b"ftyp", b"heic", bytes(4), b"mif1heic") + box(b"meta", bytes(4), *boxes)
+
+    return head(len(head(0)) + 8) + box(b"mdat", *tiles)
 
 
 def test_a_picture_is_shown() -> None:
-    found = read(HEIC_PICTURE)
+    found = read(HEIC)
     assert "HEIF" in formats()
     assert found.size == (64, 48)
     assert found.getpixel((8, 24)) == pytest.approx((255, 0, 0), abs=12)
@@ -58,9 +93,9 @@ def test_a_picture_is_shown() -> None:
 
 
 def test_what_is_coded_is_told() -> None:
-    assert begins(HEIC_PICTURE)
-    assert coded(HEIC_PICTURE) == [Coded((64, 64), (64, 64))]
-    assert contradiction(coded(HEIC_PICTURE)) is None
+    assert begins(HEIC)
+    assert coded(HEIC) == [Coded((64, 64), (64, 64))]
+    assert contradiction(coded(HEIC)) is None
     assert not begins(b"\0\0\0\x18ftypavif")
 
 
@@ -76,30 +111,67 @@ def test_the_limit_counts_what_is_coded_where_more_is_coded_than_said() -> None:
     with pytest.raises(TooLarge, match="64 x 64 = 4,096 pixels and at most 4,095"):
         read(saying(65, 64), max_pixels=4095)
     begun: list[int] = []
-    assert read(HEIC_PICTURE, max_pixels=64 * 48, begin=begun.append).size == (64, 48)
+    assert read(HEIC, max_pixels=64 * 48, begin=begun.append).size == (64, 48)
     assert set(begun) == {64 * 64}
 
 
 @pytest.mark.parametrize("tenth", range(1, 10))
 def test_one_that_is_cut_off_is_refused(tenth) -> None:
     with pytest.raises((UnprocessableImage, UnsupportedMediaType)):
-        read(HEIC_PICTURE[: len(HEIC_PICTURE) * tenth // 10])
-    size = len(HEIC_PICTURE) - HEIC_PICTURE.index(b"mdat") - 8
+        read(HEIC[: len(HEIC) * tenth // 10])
+    size = len(HEIC) - HEIC.index(b"mdat") - 8
     cut = shorter(size * tenth // 10)
     if tenth < 8:
         with pytest.raises(UnprocessableImage, match="lacks pixels that its file says it has"):
             read(cut)
     else:  # its encoder ends with bytes that say nothing
-        assert np.array_equal(np.asarray(read(cut)), np.asarray(read(HEIC_PICTURE)))
-    assert np.array_equal(np.asarray(read(shorter(size))), np.asarray(read(HEIC_PICTURE)))
+        assert np.array_equal(np.asarray(read(cut)), np.asarray(read(HEIC)))
+    assert np.array_equal(np.asarray(read(shorter(size))), np.asarray(read(HEIC)))
+
+
+def test_tiles_are_shown_and_counted() -> None:
+    assert coded(grid(PIECE, PIECE)) == [Coded((128, 64), (128, 64)), *[Coded((64, 64), (64, 64))] * 2]
+    found = read(grid(PIECE, PIECE))
+    assert found.size == (128, 64)
+    for x, colour in ((8, (255, 0, 0)), (56, (0, 0, 255)), (72, (255, 0, 0)), (120, (0, 0, 255))):
+        assert found.getpixel((x, 30)) == pytest.approx(colour, abs=12)
+
+
+@pytest.mark.parametrize(
+    ("tile", "lacks"),
+    [
+        (struct.pack(">I", 50) + PIECE[4:54], "pixels"),
+        (b"", "(pixels|tiles)"),
+        (struct.pack(">I", 40) + bytes(40), "tiles"),
+        (struct.pack(">I", 2) + b"\x4e\x01", "tiles"),  # words about a picture, and none
+    ],
+)
+def test_a_tile_that_cannot_be_read_is_told(tile, lacks) -> None:
+    """Where there are others, its decoder leaves it green."""
+    for tiles in ((PIECE, tile), (tile, PIECE)):
+        with pytest.raises(UnprocessableImage, match=f"lacks {lacks} that its file says it has"):
+            read(grid(*tiles))
+
+
+def test_a_green_tile_is_no_missing_one(monkeypatch) -> None:
+    monkeypatch.setattr(heic, "may_lack_tiles", lambda data, image: True)
+    assert read(grid(PIECE, PIECE)).size == (128, 64)
+
+
+def test_each_picture_stands_alone() -> None:
+    alone = list(heic.alone(grid(PIECE, PIECE)))
+    assert [coded(one) for one in alone] == [[Coded((64, 64), (64, 64))]] * 2
+    assert not heic.may_lack_tiles(alone[0], Image.new("RGB", (64, 64)))
+    assert heic.may_lack_tiles(grid(PIECE), Image.new("L", (64, 64)))
+    assert not heic.may_lack_tiles(grid(PIECE), Image.new("RGB", (64, 64)))
 
 
 def test_what_goes_on_has_all_that_it_had() -> None:
-    other = continued(HEIC_PICTURE)
+    other = continued(HEIC)
     assert other is not None
-    assert coded(other) == coded(HEIC_PICTURE)
-    piece = HEIC_PICTURE[HEIC_PICTURE.index(b"mdat") + 8 :]
-    at = other.index(piece, len(HEIC_PICTURE))
+    assert coded(other) == coded(HEIC)
+    piece = HEIC[HEIC.index(b"mdat") + 8 :]
+    at = other.index(piece, len(HEIC))
     assert struct.unpack_from(">I", other, at - 4) == (len(other) - at,)
     assert len(other) - at > len(piece) + 4000
 
@@ -123,12 +195,12 @@ def numbers(*values: int) -> list[tuple[int, int]]:
 
 def with_set(header: bytes) -> bytes:
     """Return the picture with another sequence parameter set in its configuration."""
-    at = HEIC_PICTURE.index(b"hvcC") + 4
-    end = at - 8 + int.from_bytes(HEIC_PICTURE[at - 8 : at - 4], "big")
+    at = HEIC.index(b"hvcC") + 4
+    end = at - 8 + int.from_bytes(HEIC[at - 8 : at - 4], "big")
     one = b"\x42\x01" + header
-    more = HEIC_PICTURE[at : at + 22] + b"\x01\xa1\0\x01" + struct.pack(">H", len(one)) + one
+    more = HEIC[at : at + 22] + b"\x01\xa1\0\x01" + struct.pack(">H", len(one)) + one
     old = end - at
-    data = HEIC_PICTURE[: at - 8] + struct.pack(">I4s", 8 + len(more), b"hvcC") + more + HEIC_PICTURE[end:]
+    data = HEIC[: at - 8] + struct.pack(">I4s", 8 + len(more), b"hvcC") + more + HEIC[end:]
     for name in (b"meta", b"iprp", b"ipco"):
         place = data.index(name) - 4
         (size,) = struct.unpack_from(">I", data, place)
@@ -157,11 +229,6 @@ def test_a_sequences_header_is_read_as_it_is_written(data: st.DataObject) -> Non
     assert found.size == max([(width, height), (0, 0)], key=lambda size: size[0] * size[1])
 
 
-def box(kind: bytes, *inner: bytes) -> bytes:
-    inside = b"".join(inner)
-    return struct.pack(">I4s", 8 + len(inside), kind) + inside
-
-
 @pytest.mark.parametrize(
     ("kind", "data", "size"),
     [
@@ -188,7 +255,7 @@ def test_the_canvas_of_what_is_made_of_others_counts(kind, data, size) -> None:
 
 @given(st.data())
 def test_damage_raises_only_what_decoding_knows(data: st.DataObject) -> None:
-    damaged = bytearray(HEIC_PICTURE)
+    damaged = bytearray(HEIC)
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     damaged = damaged[: data.draw(st.integers(8, len(damaged)))]
