@@ -264,7 +264,7 @@ def _seen(data: bytes) -> str:
     """Return what bytes seem to be, where they are known."""
     if data[4:8] == b"ftyp" and data[8:12] in (*heic.BRANDS, b"heif"):
         install = "; this server reads no HEIC: install heatlens[heif] on it, or save the picture as JPEG"
-        return f" (they look like a HEIC picture, damaged{'' if 'HEIF' in formats() else install})"
+        return f" (they look like a HEIC picture{', damaged or cut off' if 'HEIF' in formats() else install})"
     text = data[:512].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith((b"<!doctype html", b"<html")):
         return " (they look like an HTML page; send the picture that it shows)"

@@ -10,7 +10,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from tests.images.files import HEIC
+from tests.images.files import HEIC, Tiff
 
 SOI, SIGNATURE = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
@@ -248,6 +248,14 @@ def _boxes(count: int) -> bytes:
     return b"".join(struct.pack(">I4s", 8 * (count - i), b"moov") for i in range(count))
 
 
+def _jpeg_strips(count: int) -> bytes:
+    """Return a TIFF of JPEGs of eight rows each."""
+    one = _file(Image.new("L", (40, 8), 99), "JPEG")
+    tags = {256: 40, 257: 8 * count, 258: 8, 259: 7, 262: 1, 277: 1, 278: 8}
+    numbers = {tag: (4, struct.pack("<I", value)) for tag, value in tags.items()}
+    return Tiff("<", False, numbers | {273: (4, b"")}, (one,) * count).file()
+
+
 def _exif(entries: list[tuple[int, int, int, int]], size: int) -> bytes:
     return png(4, 4, zlib.compress(bytes(52)), chunk(b"eXIf", tiff(entries, b"\1\0\0\0" * (size // 4))))
 
@@ -344,6 +352,10 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "TIFF of pages that go round": lambda: tiff([(256, 4, 1, 8)] * 9)[:-4] + struct.pack("<I", 8),
     "TIFF of 60,000 entries": lambda: tiff([(256, 4, 1, 8)] * 60_000),
     "TIFF of 25 MP, fax": lambda: _file(Image.new("1", (_SIDE, _SIDE)), "TIFF", compression="group4"),
+    "TIFF of 10,000 strips, fax": lambda: _file(
+        Image.new("1", (100, 10_000)), "TIFF", compression="group4", tiffinfo={278: 1}
+    ),
+    "TIFF of 3,000 strips, JPEG": lambda: _jpeg_strips(3_000),
     "TIFF of a long EXIF": lambda: _file(
         Image.new("L", (8, 8)), "TIFF", tiffinfo={34665: {i: (i % 9, i) for i in range(50_000)}}
     ),

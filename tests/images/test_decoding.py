@@ -295,7 +295,8 @@ HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(400)
 def test_heic_without_its_decoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "formats", lambda: FORMATS)
     with pytest.raises(
-        UnsupportedMediaType, match=r"look like a HEIC picture.*install heatlens\[heif\] on it, or save"
+        UnsupportedMediaType,
+        match=r"look like a HEIC picture; this server reads no HEIC: install heatlens\[heif\] on it, or save",
     ):
         read(HEIC)
 

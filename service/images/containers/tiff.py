@@ -9,7 +9,7 @@ import struct
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from service.images.containers.continued import FILLING
 from service.images.containers.jpeg import Whole
@@ -23,9 +23,10 @@ _SHAPE = (_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOURS, _ORDER, _SAMPLES, _ROW
 _DATA = (_STRIPS, _STRIP_BYTES, _TILE_WIDTH, _TILE_HEIGHT, _TILES, _TILE_BYTES, _STREAM, _STREAM_BYTES, _SUBSAMPLING)
 _RAW, _RUNS, _GROUP_3, _GROUP_4, _OLD_JPEG, _JPEG, _RUNS_OF_WORDS = 1, 2, 3, 4, 6, 7, 32771
 _FAXES = (_RUNS, _GROUP_3, _GROUP_4)
+_FAX_PARTS = 10_000
 _FAX_ROWS = 2**16  # each of which its decoder may write a line about
 _YCBCR = 6
-_MARKERS = 60_000  # of all JPEGs in one file
+_MARKERS = 20_000  # of all JPEGs in one file
 _OF_PART = FILLING[:512]
 _TAIL = 64  # bytes at the end of a fax's code in which its end is marked
 # A line's end is a one behind eleven noughts or more (ITU-T T.4, 4.1.2). One ends a page of Group 4, where no lines are
@@ -166,6 +167,8 @@ def check(found: Layout) -> None:
         )
     if found.compression in _FAXES and found.one(_HEIGHT, 0) > _FAX_ROWS:
         raise Costly("a fax's page of so many rows")
+    if found.compression in _FAXES and len(found.parts) > _FAX_PARTS:
+        raise Costly("it is made of very many small parts")
     if found.compression == _RAW:
         _check_raw(found)
     elif found.compression == _JPEG:
@@ -179,7 +182,7 @@ def continued(found: Layout) -> Iterator[bytes]:
     elif found.compression == _OLD_JPEG:
         yield _with_stream(found)
     elif found.compression in _FAXES:
-        for filling in (FILLING[:1024], bytes(255 - byte for byte in FILLING[:1024])):
+        for filling in (FILLING[:256], bytes(255 - byte for byte in FILLING[:256])):
             yield _with(found, [_faxed(found, part, filling) for part in _parts(found)])
 
 
@@ -250,17 +253,25 @@ def _with_stream(found: Layout) -> bytes:
 def _faxed(found: Layout, code: bytes, filling: bytes) -> bytes:
     """Return codes of a fax machine that go on, where an end is marked behind what comes before it."""
     turned = found.one(_ORDER, 1) == 2
-    tail = code[-_TAIL:]
-    bits = "".join(f"{byte:08b}"[:: -1 if turned else 1] for byte in tail)
+    tail = code[-_TAIL:].translate(_TURNED) if turned else code[-_TAIL:]
+    bits = _bits(tail)
     ends = _ENDS.get(found.compression)
     marked = ends.search(bits) if ends is not None else None
-    if marked is not None:
-        bits = bits[: marked.start()]
-    lines = b"".join(_LINE + filling[i : i + _TAIL] for i in range(_TAIL, len(filling), _TAIL))
-    bits += "".join(f"{byte:08b}" for byte in filling[:_TAIL] + lines)
+    bits = (bits if marked is None else bits[: marked.start()]) + _lines(filling)
     bits += "0" * (-len(bits) % 8)
     more = int(bits, 2).to_bytes(len(bits) // 8, "big")
     return code[: len(code) - len(tail)] + (more.translate(_TURNED) if turned else more)
+
+
+def _bits(data: bytes) -> str:
+    return f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}" if data else ""
+
+
+@cache
+def _lines(filling: bytes) -> str:
+    """Return bits that are another line than whichever one is not whole, and lines."""
+    first, *others = (filling[i : i + _TAIL] for i in range(0, len(filling), _TAIL))
+    return _bits(first + b"".join(_LINE + one for one in others))
 
 
 def _with(found: Layout, parts: Sequence[bytes]) -> bytes:

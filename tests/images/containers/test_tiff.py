@@ -227,5 +227,15 @@ def test_the_older_way_to_hold_jpeg():
             read(old_jpeg(stream[: len(stream) * tenth // 10]))
 
 
+def test_a_fax_of_very_many_rows_or_strips_is_refused_before_it_is_decoded(monkeypatch):
+    """Its decoder writes a line about each row that it cannot read."""
+    file = faxes("group4")
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(UnprocessableImage, match="a fax's page of so many rows"):
+        read(file.saying(_256=8, _257=2**16 + 1).file())
+    with pytest.raises(UnprocessableImage, match="very many small parts"):
+        read(file.saying(_256=8, _257=20_000, _278=1).having([b"\0"] * 20_000).file())
+
+
 def test_other_files_have_no_layout():
     assert layout(encoded(Image.new("L", (3, 3)), "PNG")) is None
