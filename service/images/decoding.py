@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -211,12 +211,14 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
     if canvas is not None:  # there is memory for all of it before anybody can ask for its size
         _count(*canvas, max_pixels)
         begin(canvas[0] * canvas[1])
+    coded = _coded(data)  # first of all: what reads the file then takes whatever it is made of
     file = _File(data)
     with Image.open(file, formats=formats()) as image:
         if canvas is None:
             _count(*image.size, max_pixels)
-            coded = _coded(data, image.format, max_pixels)
-            begin(max(image.width * image.height, tile, *(one.pixels for one in coded)))
+            pictures = coded.get(image.format or "", [])
+            _check_coded(pictures, max_pixels, needed=image.format in coded)
+            begin(max(image.width * image.height, tile, *(one.pixels for one in pictures)))
         elif image.width * image.height > canvas[0] * canvas[1]:
             raise Costly("it says of itself that it has fewer pixels than it has")
         if any(tile[0] == "raw" for tile in getattr(image, "tile", ())):
@@ -231,22 +233,26 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
         return image
 
 
-def _coded(data: bytes, kind: str | None, max_pixels: int) -> list[Coded]:
-    """Return the coded pictures of a file whose container tells their sizes, too; none of other files.
+def _coded(data: bytes) -> dict[str, list[Coded]]:
+    """Return the coded pictures of a file whose container tells their sizes, too, by what the file may be."""
+    found = {"AVIF": avif.coded(data)} if avif.begins(data) else {}
+    if heic.begins(data) and "HEIF" in formats():
+        found["HEIF"] = heic.coded(data)
+    return found
+
+
+def _check_coded(coded: Sequence[Coded], max_pixels: int, *, needed: bool) -> None:
+    """Hold coded pictures to the limit, and to what their container says of them.
 
     Raises:
         TooLarge: one of them has more pixels than allowed, and than the container says.
-        Strange: it has another size than the container says.
+        Strange: it has another size than the container says; or there are none where some are `needed`.
     """
-    if kind not in ("AVIF", "HEIF"):
-        return []
-    coded = avif.coded(data) if kind == "AVIF" else heic.coded(data)
     for one in coded:
         if one.said is None or not one.is_of(one.said):
             _count(*one.size, max_pixels)
-    if (lie := contradiction(coded)) is not None:
+    if needed and (lie := contradiction(coded)) is not None:
         raise Strange(f"{lie}; save the picture again")
-    return coded
 
 
 def _check_planes(image: Image.Image) -> None:

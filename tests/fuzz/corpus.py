@@ -340,6 +340,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "WebP of a million chunks": lambda: _riff(b"teSt\0\0\0\0", seeds()["WEBP EXIF"]),
     "WebP of very many frames": lambda: _riff(_webp_frame(), seeds()["WebP animated"]),
     "AVIF of a million boxes": lambda: _filled(seeds()["AVIF RGB"], b"\0\0\0\x08free", b""),
+    "HEIC of a million boxes": lambda: _filled(seeds()["HEIC"], b"\0\0\0\x08free", b""),
     "AVIF of boxes in boxes": lambda: seeds()["AVIF RGB"] + _boxes(2**20),
     "BMP of 25 MP, RLE8 runs of 1": lambda: bmp(_SIDE, _SIDE, b"\1\1" * 8_000_000, bits=8, compression=1),
     "BMP of 25 MP, RLE4": lambda: bmp(_SIDE, _SIDE, b"\xff\x12" * 8_000_000, bits=4, compression=2),

@@ -18,6 +18,12 @@ COSTLY = [
     "JPEG of scans, 1 MP",
     "GIF of a comment",
     "GIF of comments",
+    "GIF of extensions",
+    "GIF of one comment of full blocks",
+    "GIF of an extension of full blocks",
+    "JPEG of Photoshop's resources",
+    "JPEG of tables",
+    "AVIF of a million boxes",
     "BMP of 25 MP, RLE8 line ends",
 ]
 

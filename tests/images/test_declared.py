@@ -120,6 +120,23 @@ def test_a_gif_of_very_many_blocks_is_refused() -> None:
         read(gif((1, 1), (0, 0, 1, 1), b"!\xfe\x00" * 20_000))
 
 
+@pytest.mark.parametrize(
+    ("label", "block", "most"),
+    [
+        (b"\xfe", b"\1a", 9_990),
+        (b"\1", b"\1a", 9_990),
+        (b"\xff", b"\xff" + bytes(255), 9_990),
+        (b"\xfe", b"\xff" + bytes(255), 2050),
+    ],
+    ids=["comment", "text", "long", "long comment"],
+)
+def test_blocks_within_one_extension_are_counted_too(label, block, most) -> None:
+    """Of a long comment there are fewer: Pillow copies all that it has of it for each."""
+    assert declared.canvas(gif((5, 4), (0, 0, 5, 4), b"!" + label + block * most + b"\0")) == (5, 4)
+    with pytest.raises(declared.Costly, match="very many small parts, or of a very long comment"):
+        declared.canvas(gif((5, 4), (0, 0, 5, 4), b"!" + label + block * (most + 20) + b"\0"))
+
+
 @pytest.mark.parametrize(("order", "large"), [("<", False), (">", False), ("<", True)])
 def test_a_tile_much_larger_than_its_picture_is_refused(order, large) -> None:
     for size, side in (((64, 64), 1040), ((600, 600), 1216), ((1100, 1100), 1504)):
