@@ -26,7 +26,7 @@ _FAXES = (_RUNS, _GROUP_3, _GROUP_4)
 _FAX_PARTS = 10_000
 _FAX_ROWS = 2**16  # each of which its decoder may write a line about
 _YCBCR = 6
-_MARKERS = 20_000  # of all JPEGs in one file
+_MARKERS = 25_000  # of all JPEGs in one file
 _OF_PART = FILLING[:512]
 _TAIL = 64  # bytes at the end of a fax's code in which its end is marked
 # A line's end is a one behind eleven noughts or more (ITU-T T.4, 4.1.2). One ends a page of Group 4, where no lines are
