@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     prepare_process()
     until = time.monotonic() + options.seconds
-    service = build(Settings(model=(EMBEDDED,), tune=options.measured, precision="fp32"))
+    service = build(Settings(model=(EMBEDDED,), tune=options.measured, precision="fp32", verify=False))
     try:
         service.store.start()
         service.store.wait()
