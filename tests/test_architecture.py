@@ -27,7 +27,7 @@ def _unknown(faults):
     return [fault for fault in faults if not fault.startswith(KNOWN)]
 
 
-@pytest.mark.parametrize("rule", ["arrows", "foreign", "circles", "sizes", "untested", "careless"])
+@pytest.mark.parametrize("rule", ["arrows", "foreign", "circles", "sizes", "untested", "careless", "asking"])
 def test_the_house_keeps_its_rules(rule):
     assert _unknown(getattr(HOUSE, rule)()) == []
 
@@ -260,6 +260,23 @@ def test_a_test_that_sleeps_or_returns_is_found(planted):
         }
     )
     assert list(house.careless()) == ["tests/a/test_a.py test_a returns (line 4)", "tests/a/test_a.py sleeps (line 7)"]
+
+
+def test_who_asks_a_network_itself_is_found(planted):
+    house = planted(
+        {
+            "service/models/networks/holding.py": "network.eval()\n",
+            "service/models/embedded/own.py": "network.state_dict()\n",
+            "service/engine/a.py": "import inspect\nx = [*network.body.parameters()]\nf(network.modules)\n"
+            "inspect.signature(f).parameters.values()\n",
+            "service/sanity/a.py": "for m in network.modules():\n    m.train()\n",
+        }
+    )
+    assert sorted(house.asking()) == [
+        "service.engine.a calls network.body.parameters (line 2)",
+        "service.sanity.a calls m.train (line 2)",
+        "service.sanity.a calls network.modules (line 1)",
+    ]
 
 
 def test_every_part_of_the_table_can_be_reached():

@@ -14,6 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from service.models.networks import holding
+
+_FEW = 256  # numbers of a tensor, all of which count
+_STEPS = tuple(prime**0.5 for prime in (2, 3, 5, 7, 11, 13, 17, 19))
 # Libraries that sources know by name: another version of one of them is the same model.
 _LIBRARIES = ("torch", "torchvision", "timm", "transformers", "numpy", "PIL", "safetensors", "service")
 
@@ -26,9 +30,40 @@ def digest(network: nn.Module) -> str:
 def version(network: nn.Module, identity: bytes) -> str:
     """Return `sha256:...` over a model's identity and the names, types, shapes and values of all that it keeps."""
     sha = hashlib.sha256(identity)
-    for piece in _pieces(dict(network.state_dict())):
+    for piece in _held(network):
         sha.update(piece)
     return f"sha256:{sha.hexdigest()}"
+
+
+def _held(network: nn.Module) -> Iterator[bytes]:
+    """Yield the content of a network's state, and of what PyTorch does not count as such where it keeps any."""
+    state = holding.state(network)
+    yield from _pieces(dict(state))
+    for path, module in holding.unregistered(network):
+        yield path.encode()
+        yield from _pieces(dict(holding.state(module)))
+    known = {id(value) for value in state.values()}
+    for name, value in sorted(holding.kept(network).items()):
+        if id(value) not in known:
+            yield name.encode()
+            yield from _computed(value)
+
+
+def _computed(value: Tensor) -> Iterator[bytes]:
+    """Yield the content of a tensor that each machine may compute anew, with other last digits.
+
+    A few numbers count as they are. Of more, sums with weights of either sign do, in three digits of the tensor's
+    length: other numbers have other sums, and last digits change none of them but by a rare accident.
+    """
+    dense = value.is_floating_point() and value.layout == torch.strided and not value.is_meta
+    if not dense or value.numel() <= _FEW or not torch.isfinite(value).all():
+        yield from _tensor(value.detach())
+        return
+    numbers = value.detach().reshape(-1).double().cpu()
+    length = float(numbers.norm())
+    place = torch.arange(1, len(numbers) + 1, dtype=torch.float64)
+    sums = [float((numbers * (place * step).frac().sub(0.5)).sum()) / max(length, 1e-300) for step in _STEPS]
+    yield f"{value.dtype} {tuple(value.shape)} {length:.2e} {[round(one, 3) + 0.0 for one in sums]};".encode()
 
 
 def _pieces(value: Any) -> Iterator[bytes]:

@@ -7,10 +7,12 @@ with nothing. Batch norms are re-estimated, or what passes them would be far fro
 import torch
 from torch import Tensor, nn
 
+from service.models.networks import holding
+
 
 def layers(network: nn.Module) -> list[nn.Module]:
     """Return the modules that have parameters of their own, in the order in which they are defined."""
-    return [module for module in network.modules() if next(module.parameters(recurse=False), None) is not None]
+    return [module for _, module in holding.modules(network) if holding.weights(module)]
 
 
 def permute(network: nn.Module, share: float, pictures: Tensor, seed: int = 0) -> None:
@@ -29,7 +31,7 @@ def permute(network: nn.Module, share: float, pictures: Tensor, seed: int = 0) -
     with torch.no_grad():
         for i, module in enumerate(found):
             random = torch.Generator().manual_seed(seed * 1_000_003 + i)
-            for weights in module.parameters(recurse=False):
+            for _, weights in holding.weights(module):
                 order = torch.randperm(weights.numel(), generator=random).to(weights.device)
                 if i >= first:
                     weights.copy_(weights.reshape(-1)[order].view_as(weights))
@@ -38,7 +40,11 @@ def permute(network: nn.Module, share: float, pictures: Tensor, seed: int = 0) -
 
 def reestimate(network: nn.Module, pictures: Tensor) -> None:
     """Let batch norms keep the means and variances of what passes them for some pictures, and nothing older."""
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    norms = [
+        m
+        for _, m in holding.modules(network)
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -46,10 +52,10 @@ def reestimate(network: nn.Module, pictures: Tensor) -> None:
         for norm in norms:
             norm.reset_running_stats()
             norm.momentum = None  # the mean over all batches
-            norm.train()
+            norm.training = True
         with torch.no_grad():
             network(pictures)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            norm.eval()
+            norm.training = False

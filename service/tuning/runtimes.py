@@ -17,6 +17,7 @@ from service.engine.network.runtimes.kinds import KINDS, Kind
 from service.engine.network.runtimes.running import Runtime, opened
 from service.engine.network.variants import Variant
 from service.images import photographs
+from service.models.networks.holding import parameters
 
 log = logging.getLogger("heatlens")
 _MOST_BYTES = 2**31 - 2**27  # of a network's parameters: a file of one message holds no more
@@ -42,7 +43,7 @@ class Runtimes:
         """
         if model.device.type != "cpu" or model.examined.keeps or model.examined.singly or compiles(model.module):
             return  # what is exported is a function of one batch alone
-        if sum(p.nbytes for p in model.module.parameters()) > _MOST_BYTES:
+        if sum(value.nbytes for value in parameters(model.module).values()) > _MOST_BYTES:
             return
         for kind in KINDS:
             if kind.installed() and not closing.is_set():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from service.engine.network.activations import activation_of
+from service.models.networks import holding
 
 
 class Done(Exception):
@@ -91,14 +92,14 @@ def _hook(path: str, module: nn.Module, _: Any, output: Any) -> Any:
 
 def install(module: nn.Module) -> None:
     """Install the recording hook on every submodule, once and for all; compiled ones have no inside."""
-    for path, child in module.named_modules():
+    for path, child in holding.modules(module):
         if path and not isinstance(child, torch.jit.ScriptModule):
             child.register_forward_hook(partial(_hook, path))
 
 
 def uninstall(module: nn.Module) -> nn.Module:
     """Remove the recording hooks, as from a copy that will never be recorded."""
-    for child in module.modules():
+    for _, child in holding.modules(module):
         for key, hook in list(child._forward_hooks.items()):
             if isinstance(hook, partial) and hook.func is _hook:
                 del child._forward_hooks[key]

@@ -23,6 +23,7 @@ from service.engine.network.trace import trace_parts
 from service.engine.network.variants import Variant
 from service.errors import CatalogError
 from service.images import Transform, photographs
+from service.models.networks import holding
 from service.models.networks.forms import BlackBox
 from service.models.spec import ModelSpec
 from service.tasks import of_logits
@@ -323,7 +324,7 @@ class _Examination:
             return None
         if isinstance(self.network, BlackBox):
             return f"{self.network.form}, so that nothing inside of it can be seen"
-        if any(isinstance(module, torch.jit.ScriptModule) for module in self.network.modules()):
+        if any(isinstance(module, torch.jit.ScriptModule) for _, module in holding.modules(self.network)):
             return "what is inside of it is compiled by TorchScript, which shows no layers"
         return "its forward calls none of its modules, so that nothing inside of it has an address"
 
@@ -331,15 +332,15 @@ class _Examination:
 def _why_opaque(network: nn.Module) -> str | None:
     if isinstance(network, BlackBox):
         return f"{network.form}, so that its operators cannot be seen"
-    for path, module in network.named_modules():
+    for path, module in holding.modules(network):
         if isinstance(module, torch.jit.ScriptModule | BlackBox):
             return f"its part {path!r} is compiled, so that the operators in there cannot be seen"
     return None
 
 
 def _why_no_gradient(network: nn.Module) -> str:
-    if any(isinstance(m, torch.jit.ScriptModule | BlackBox) for m in network.modules()):
+    if any(isinstance(m, torch.jit.ScriptModule | BlackBox) for _, m in holding.modules(network)):
         return "a part that TorchScript or torch.export has compiled passes none on"
-    if any("quantized" in type(m).__module__ for m in network.modules()):
+    if any("quantized" in type(m).__module__ for _, m in holding.modules(network)):
         return "it computes with whole numbers (int8), which have no gradient"
     return "something in its forward passes none on (no_grad, inference_mode, detach, .data, argmax)"

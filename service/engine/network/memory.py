@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from service.contract import Trace
 from service.engine.network.dispatch import Dispatch
+from service.models.networks import holding
 from service.process import out_of_memory
 
 _KINDS = 1024  # of traces that are known at once: callers name layers as they like
@@ -46,7 +47,7 @@ class _Live(Dispatch):  # type: ignore[no-untyped-call]
 
 def counting(module: nn.Module) -> _Live:
     """Return a block whose `peak` is the bytes of the tensors made in it that are alive at its most crowded moment."""
-    return _Live([*module.parameters(), *module.buffers()])  # views of these are not made by a forward
+    return _Live(holding.tensors(module).values())  # views of these are not made by a forward
 
 
 def live_bytes(module: nn.Module, x: Tensor) -> int:

@@ -22,6 +22,7 @@ from service.engine.network.variants import EXACT, Variant, candidates
 from service.errors import NotApplicable
 from service.models.identity import version
 from service.models.networks.forms import served
+from service.models.networks.holding import modules
 from service.models.spec import ModelSpec
 from service.precision import Precision
 
@@ -40,7 +41,7 @@ class Model:
         self.facts, self.module = self.examined.facts, self.examined.module
         if devices.elsewhere(device):
             self.facts = self._proved_here()
-        self.modules = dict(self.module.named_modules())
+        self.modules = dict(modules(self.module))
         # What rows are sent through, by precision; others than this one are made when first asked for.
         self.variants: dict[Precision, Variant] = {"fp32": Variant("plain", self.module)}
         self.traced: Variant | None = None  # for gradients of the default layer, where a copy agrees

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from service.engine.network.capture import uninstall
-from service.engine.network.forms.adapted import cached
 from service.engine.network.forms.failures import checked
 from service.engine.network.runtimes.graphs import Recorded, bucket
 from service.engine.network.runtimes.running import Runtime
 from service.errors import InvalidParameter
+from service.models.networks import holding
 from service.precision import DTYPES, Precision
 
 EXACT = 1e-5  # largest difference of the outputs, relative to the largest output
@@ -81,7 +81,8 @@ def fold_batch_norms(module: nn.Module, x: Tensor) -> tuple[nn.Module, frozenset
         if id(given) in produced:
             pairs.append((produced[id(given)][0], name))
 
-    for name, child in folded.named_modules():
+    known = dict(holding.modules(folded))
+    for name, child in known.items():
         if isinstance(child, nn.Conv2d):
             handles.append(child.register_forward_hook(lambda _, __, output, name=name: after(name, output)))
         elif isinstance(child, nn.BatchNorm2d):
@@ -93,22 +94,16 @@ def fold_batch_norms(module: nn.Module, x: Tensor) -> tuple[nn.Module, frozenset
     pairs = [
         (convolution, norm)
         for convolution, norm in pairs
-        if calls.count(convolution) == calls.count(norm) == 1
-        and isinstance(folded.get_submodule(norm).running_var, Tensor)
+        if calls.count(convolution) == calls.count(norm) == 1 and isinstance(known[norm].running_var, Tensor)
     ]
     for convolution, norm in pairs:
-        conv, bn = folded.get_submodule(convolution), folded.get_submodule(norm)
+        conv, bn = known[convolution], known[norm]
         if not (isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)):
             raise TypeError(f"{convolution!r} and {norm!r} are no convolution and its norm")
         # In float64, so that the folded weights are off by their last bit and no more.
-        _replace(folded, convolution, fuse_conv_bn_eval(conv.double(), bn.double()).float())
-        _replace(folded, norm, nn.Identity())
-    return folded.requires_grad_(False), frozenset(convolution for convolution, _ in pairs)
-
-
-def _replace(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
+        holding.replace(folded, convolution, fuse_conv_bn_eval(conv.double(), bn.double()).float())
+        holding.replace(folded, norm, nn.Identity())
+    return holding.fixed(folded), frozenset(convolution for convolution, _ in pairs)
 
 
 def candidates(module: nn.Module, x: Tensor, precision: Precision) -> list[Variant]:
@@ -168,7 +163,7 @@ def unmeasured(module: nn.Module, x: Tensor) -> Variant | None:
     where no copy does, or where there is nothing to gain: kernels of convolutions take maps channels last, matrices
     do not care.
     """
-    if sum(isinstance(child, nn.Conv2d) for child in module.modules()) < 2:
+    if sum(isinstance(child, nn.Conv2d) for _, child in holding.modules(module)) < 2:
         return None
     with torch.no_grad():
         expected = module(x)
@@ -190,9 +185,8 @@ def _off(found: Tensor, expected: Tensor) -> float:
 
 
 def _held(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-    yield from (value for _, _, value in cached(module))
+    yield from holding.tensors(module).values()
+    yield from holding.kept(module).values()
 
 
 def _same(found: Tensor, expected: Tensor) -> bool:
@@ -221,9 +215,11 @@ def _copies(module: nn.Module, x: Tensor, expected: Tensor) -> Iterator[tuple[st
 
 def _converted(copied: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return a copy in another precision, and what it keeps of earlier forwards with it."""
-    for holder, key, value in list(cached(copied)):
-        if value.is_floating_point():
-            holder[key] = value.to(dtype)
-    if dtype is not torch.float32:  # which it has already; complex numbers would lose their imaginary part
-        copied = copied.to(dtype)
-    return copied.to(memory_format=torch.channels_last)
+    if dtype is not torch.float32:  # which it has already
+        holding.cast(copied, dtype)
+
+    def last(value: Tensor) -> Tensor:
+        return value.to(memory_format=torch.channels_last) if value.ndim == 4 else value
+
+    holding.apply(copied, last, attributes=False)
+    return copied

@@ -14,12 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from service.errors import CatalogError
+from service.models.networks import holding
 
 _WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
 _LESS = (torch.float16, torch.bfloat16, torch.float64)
 
 
-class BlackBox(nn.Module):
+class BlackBox(holding.Sealed):
     """A network that shows no modules: only its outputs can be asked for, and its input's gradient where one passes.
 
     TorchScript and exported graphs have no hooks, and refuse `eval` or `requires_grad_`; this one takes them.
@@ -41,10 +42,10 @@ class BlackBox(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's own state."""
-        return self.held[0].state_dict(*args, **kwargs)
+        return holding.state(self.held[0])
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "BlackBox":
-        self.held[0]._apply(fn)
+        holding.apply(self.held[0], fn)
         return self
 
     def __deepcopy__(self, memo: Any) -> "BlackBox":
@@ -55,13 +56,7 @@ class BlackBox(nn.Module):
         buffer = io.BytesIO()
         torch.jit.save(inner, buffer)
         buffer.seek(0)
-        return BlackBox(_still(torch.jit.load(buffer)))  # type: ignore[no-untyped-call]
-
-
-def _still(network: Any) -> Any:
-    for parameter in network.parameters():
-        parameter.requires_grad = False
-    return network
+        return BlackBox(holding.fixed(torch.jit.load(buffer)))  # type: ignore[no-untyped-call]
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
@@ -70,12 +65,12 @@ def unwrapped(network: nn.Module) -> nn.Module:
         network = inner
     if isinstance(network, torch.jit.ScriptModule):
         return network
-    for module in list(network.modules()):
-        if getattr(module, "_compiled_call_impl", None) is not None:
+    for _, module in holding.modules(network):
+        if module.__dict__.get("_compiled_call_impl") is not None:
             module._compiled_call_impl = None
-        for name, child in list(module.named_children()):
-            if _inside(child) is not None:
-                setattr(module, name, unwrapped(child))
+        for part in (*holding.parts(module), *holding.beside(module)):
+            if _inside(part.module) is not None:
+                part.replaced(unwrapped(part.module))
     return network
 
 
@@ -83,7 +78,7 @@ def _inside(network: nn.Module) -> nn.Module | None:
     if isinstance(network, _WRAPPERS):
         inner: nn.Module = network.module
         return inner
-    return network.__dict__.get("_orig_mod") or network._modules.get("_orig_mod") if _compiled(network) else None
+    return network.__dict__.get("_orig_mod", network._modules.get("_orig_mod")) if _compiled(network) else None
 
 
 def _compiled(network: nn.Module) -> bool:
@@ -110,42 +105,38 @@ def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
         said.append(f"{type(network).__name__} around the network was taken off")
     network = plain
     _check_weights(network, name)
-    tensors = [*network.parameters(), *network.buffers()]
+    tensors = holding.tensors(network).values()
     if kinds := sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.dtype in _LESS}):
-        network = network.float()
+        holding.cast(network, torch.float32)
         said.append(f"its {' and '.join(kinds)} weights are computed with in float32")
-    if isinstance(network, torch.jit.ScriptModule):
-        network.eval()
-        return BlackBox(_still(network)), [*said, "TorchScript shows no layers: only methods without layers apply"]
-    try:
-        network.eval()  # what it returns does not matter: people forget to return the module
-    except NotImplementedError:  # of torch.export
-        return BlackBox(_still(network)), [
-            *said,
-            "an exported graph shows no layers: only methods without layers apply",
-        ]
-    except (Exception, SystemExit) as error:  # of one whose class has a `train` or an `eval` of another meaning
-        refuses = (
-            f"its own train() or eval() raises {type(error).__name__}: its modules are told to evaluate without it"
+    raised, training = holding.evaluating(network)
+    exported = isinstance(network, torch.fx.GraphModule) and isinstance(raised, NotImplementedError)
+    if exported or isinstance(network, torch.jit.ScriptModule):
+        what = "an exported graph" if exported else "TorchScript"
+        said.append(f"{what} shows no layers: only methods without layers apply")
+        return BlackBox(holding.fixed(network)), said
+    if training and raised is not None:
+        said.append(
+            f"its own train() or eval() raises {type(raised).__name__}: its modules are told to evaluate without it"
         )
-    else:
-        refuses = ""
-    if training := [path or "the network itself" for path, module in network.named_modules() if module.training]:
-        for module in network.modules():
-            module.training = False
+    elif training:
         left = f"eval() left {len(training)} modules in training mode (such as {training[0]!r}); they evaluate now"
-        said.append(refuses or left)
+        said.append(left)
+    if strangers := holding.unregistered(network):
+        said.append(
+            f"{len(strangers)} of its modules lie in plain attributes, lists or dictionaries (such as "
+            f"{strangers[0][0]!r}), where PyTorch does not look: they are evaluated and counted like the others, and "
+            "no weights file reaches them"
+        )
     if _record(network):
         said.append("weights that were made in inference mode are copied, so that gradients can pass by them")
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    return network, said
+    return holding.fixed(network), said
 
 
 def _record(network: nn.Module) -> bool:
     """Let gradients pass by weights that were made in inference mode; return whether there are any."""
     copies: dict[int, Tensor] = {}  # of each tensor one: some are the weights of several modules
-    for module in network.modules():
+    for _, module in holding.modules(network):
         for name, parameter in module._parameters.items():
             if parameter is not None and parameter.is_inference():
                 copied = copies.setdefault(id(parameter), nn.Parameter(parameter.clone(), requires_grad=False))
@@ -168,14 +159,18 @@ def _instead(returned: object) -> str:
 
 
 def _check_weights(network: nn.Module, name: str) -> None:
-    lazy = [path for path, module in network.named_modules() if getattr(module, "has_uninitialized_params", bool)()]
+    lazy = [
+        (path, module)
+        for path, module in holding.modules(network)
+        if any(torch.nn.parameter.is_lazy(value) for _, value in holding.own(module))
+    ]
     if lazy:
-        kind = type(network.get_submodule(lazy[0])).__name__
+        path, kind = lazy[0][0], type(lazy[0][1]).__name__
         raise CatalogError(
-            f"model {name!r}: the size of {len(lazy)} lazy layers is not known yet (such as {lazy[0]!r}, a {kind}); "
+            f"model {name!r}: the size of {len(lazy)} lazy layers is not known yet (such as {path!r}, a {kind}); "
             "run the network once on an input in its factory, or load its weights"
         )
-    if any(t.is_meta for t in (*network.parameters(), *network.buffers())):
+    if any(t.is_meta for t in holding.tensors(network).values()):
         raise CatalogError(
             f"model {name!r}: its parameters lie on the meta device and have no values; make it on the CPU, or name a "
             "weights file"

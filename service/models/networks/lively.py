@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.models.networks import holding
+
 _LEAST = 0.05  # deviation over places and pictures under which a layer's output counts as vanished
 _MOST = 50.0
 _SPREAD = 2.0
@@ -32,15 +34,15 @@ def lively(network: nn.Module, inputs: Tensor) -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         _wake(network)
-        norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        modules = [module for _, module in holding.modules(network)]
+        norms = [module for module in modules if isinstance(module, nn.modules.batchnorm._BatchNorm)]
         handles: list[Any] = []
         last: list[tuple[nn.Module, Tensor]] = []
-        for module in network.modules():  # not by `eval`, which may be the network's own
-            module.training = False
+        holding.evaluating(network)
         for norm in norms:
             if norm.track_running_stats:
                 handles.append(norm.register_forward_pre_hook(_settle))
-        for module in network.modules():
+        for module in modules:
             if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d):
                 handles.append(module.register_forward_hook(_scaled()))
                 handles.append(module.register_forward_hook(lambda layer, _, output: last.append((layer, output))))
@@ -61,13 +63,13 @@ def _spread(layer: nn.Module, outputs: Tensor) -> None:
     """Scale a last layer so that its outputs spread by `_SPREAD` over classes, or over pictures."""
     deviation = float(outputs.std(1).mean() if outputs[0].numel() > 1 else outputs.std())
     if deviation > 1e-12:
-        for parameter in layer.parameters(recurse=False):
+        for _, parameter in holding.weights(layer):
             parameter.mul_(_SPREAD / deviation)
 
 
 def _wake(network: nn.Module) -> None:
-    for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
+    for _, module in holding.modules(network):
+        for name, parameter in holding.weights(module):
             if (
                 not parameter.is_floating_point()
                 or parameter.numel() < 2

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from service.errors import CatalogError
 from service.images import Transform
+from service.models.networks import holding
 from service.models.networks.forms import BlackBox
 
 _PATIENCE_S = 20.0
@@ -32,7 +33,7 @@ def refusal(name: str, transform: Transform, network: nn.Module, error: BaseExce
         network: it.
         error: what it raised.
     """
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    device = next((value.device for value in holding.tensors(network).values()), torch.device("cpu"))
     size = (2, len(transform.channels), *transform.crop)
     given = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(device)
     if isinstance(error, CatalogError):  # it answers, and with nothing that can be explained
@@ -223,7 +224,7 @@ def _inputs(given: Tensor, network: nn.Module) -> Iterator[tuple[Tensor, str]]:
 
 def _first(network: nn.Module) -> nn.Module | None:
     layers = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    return next((module for module in network.modules() if isinstance(module, layers)), None)
+    return next((module for _, module in holding.modules(network) if isinstance(module, layers)), None)
 
 
 def _other_inputs(network: nn.Module) -> list[str]:

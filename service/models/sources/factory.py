@@ -15,6 +15,7 @@ from service.errors import CatalogError, did_you_mean, suggested
 from service.models.arguments import refused
 from service.models.identity import code
 from service.models.networks.forms import undisturbed
+from service.models.networks.holding import modules
 from service.models.sources.base import Network, Wish, colon, fitted, importable, seeded
 
 ADDRESS = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -50,7 +51,7 @@ class Factory:
             return fitted(built, wish.state(wish.file), said) if wish.file and isinstance(built, nn.Module) else built
 
         def identity(network: nn.Module) -> Any:
-            classes = {type(module) for module in network.modules()}
+            classes = {type(module) for _, module in modules(network)}
             return ["factory", text, dict(wish.arguments), code([found, *classes])]
 
         return Network(text, build, identity, words=f"{text}, weights: {wish.weights}")

@@ -13,6 +13,7 @@ from torch import nn
 
 from service.errors import CatalogError
 from service.models.identity import content
+from service.models.networks.holding import modules
 from service.models.sources.base import Network, Wish, importable
 from service.models.weights import kind, load
 
@@ -91,7 +92,7 @@ def _exported(path: Path) -> nn.Module:
                 "export "
                 "it again with this version of PyTorch"
             ) from None
-    for module in network.modules():  # shapes that were met at the export, in tensors that cannot be copied
+    for _, module in modules(network):  # shapes that were met at the export, in tensors that cannot be copied
         for node in getattr(getattr(module, "graph", None), "nodes", ()):
             node.meta.pop("val", None)
     for node in network.input_placeholders:

@@ -19,6 +19,7 @@ from service.errors import CatalogError, did_you_mean
 from service.images import Interpolation
 from service.models.arguments import calling
 from service.models.measured import Floats, measured
+from service.models.networks import holding
 from service.models.sources.base import Network, Wish, fitted, seeded
 
 _PREFIX = "hf/"
@@ -223,7 +224,7 @@ def _build(text: str, place: str, kind: Any, config: Any, wish: Wish, said: list
             loaded, found = kind.from_pretrained(None, config=config, state_dict=dict(values), output_loading_info=True)
             if found["missing_keys"] or found.get("mismatched_keys"):
                 raise ValueError("not all of them")
-            state: Mapping[str, Any] = loaded.state_dict()
+            state: Mapping[str, Any] = holding.state(loaded)
             return state
 
         return fitted(network, wish.state(wish.file), said, convert)

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from service.errors import CatalogError
+from service.models.networks import holding
 from service.models.weights.reading import State, averaged
 
 _COMPILED = frozenset({"_orig_mod"})
@@ -26,29 +28,65 @@ def fit(network: nn.Module, state: State, adapt: Callable[[Mapping[str, Any]], M
     """
     last: Exception | None = None
     for values, versions, said in _readings(network, state, adapt):
-        for metadata in (versions, getattr(network.state_dict(), "_metadata", None)):
+        for metadata in (versions, getattr(holding.state(network), "_metadata", None)):
             given = OrderedDict(values)
             if metadata is not None:
                 given._metadata = metadata  # type: ignore[attr-defined]
             try:
-                # Networks that load in a way of their own may know nothing of what is not needed here.
-                network.load_state_dict(given, strict=True, **({"assign": True} if _is_meta(network) else {}))
+                return "; ".join(filter(None, (said, _loaded(network, given))))
             except Exception as error:
                 last = last or error
-            else:
-                return said
     raise CatalogError(_misfit(network, state, last)) from None
 
 
-def _is_meta(network: nn.Module) -> bool:
-    return any(parameter.is_meta for parameter in network.parameters())
+def _loaded(network: nn.Module, given: "OrderedDict[str, Any]") -> str:
+    """Load values under a network's own names; return what is worth saying of it, or nothing.
+
+    Raises:
+        Exception: they do not fit, or the network's own loading leaves it as it was.
+    """
+    meta = any(value.is_meta for value in holding.parameters(network).values())
+    # Networks that load in a way of their own may know nothing of what is not needed here.
+    options = {"assign": True} if meta else {}
+    if "load_state_dict" not in vars(network) and type(network).load_state_dict is nn.Module.load_state_dict:
+        network.load_state_dict(given, strict=True, **options)
+        return ""
+    before = {} if meta else {name: value.detach().clone() for name, value in _values(network)}
+    raised: Exception | None = None
+    try:
+        network.load_state_dict(given, strict=True, **options)
+    except Exception as error:
+        raised = error
+    own = dict(_values(network))
+    left = [name for name, value in before.items() if _same(own[name], value) and not _same(given.get(name), value)]
+    if raised is None and not left:
+        return ""
+    try:
+        nn.Module.load_state_dict(network, given, strict=True, **options)
+    except Exception as error:
+        if raised is not None or len(left) == len(before):
+            raise (raised or error) from None
+        return f"its own load_state_dict() left {len(left)} of its tensors as they were (such as {left[0]!r})"
+    return "PyTorch's own load_state_dict() was used, as the network's does not load all of it"
+
+
+def _values(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a network that weights are loaded into, but for counters, by name."""
+    for name, value in holding.state(network).items():
+        plain = isinstance(value, Tensor) and not (value.is_quantized or torch.nn.parameter.is_lazy(value))
+        if plain and not name.endswith("num_batches_tracked"):
+            yield name, value
+
+
+def _same(a: Any, b: Tensor) -> bool:
+    return isinstance(a, Tensor) and a.shape == b.shape and torch.equal(a.detach().to(b), b)
 
 
 def _readings(
     network: nn.Module, state: State, adapt: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None
 ) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any] | None, str]]:
     """Yield a state dict under the names that the network may have for it, likely ones first, and modules' versions."""
-    own = list(network.state_dict())
+    own = list(holding.state(network))
     if not own or any(name in state.values for name in own):  # an attempt that must fail may leave a network changed
         yield state.values, state.metadata, ""
     tensors = {name: value for name, value in state.values.items() if isinstance(value, Tensor)}
@@ -100,7 +138,7 @@ def _versions(metadata: Mapping[str, Any], prefix: str) -> dict[str, Any]:
 def _tied(network: nn.Module) -> dict[str, tuple[str, ...]]:
     """Return the other names of each tensor that has several in a network."""
     names: dict[int, list[str]] = {}
-    for name, value in network.state_dict(keep_vars=True).items():
+    for name, value in holding.state(network).items():
         if isinstance(value, Tensor):
             names.setdefault(id(value), []).append(name)
     return {name: tuple(n for n in same if n != name) for same in names.values() if len(same) > 1 for name in same}
@@ -188,7 +226,7 @@ def _prefixes(own: list[str], speaking: list[str], given: list[str]) -> list[tup
 
 
 def _misfit(network: nn.Module, state: State, error: Exception | None) -> str:
-    own = network.state_dict()
+    own = holding.state(network)
     values = dict(state.values)
     tied = _tied(network)
     absent = sorted(own.keys() - values.keys())
@@ -216,7 +254,8 @@ def _misfit(network: nn.Module, state: State, error: Exception | None) -> str:
     for name in sorted(shapes)[:1]:
         there, here = (getattr(held[name], "shape", None) for held in (values, own))
         if there is None or here is None:
-            kinds = (type(held[name]).__name__ for held in (values, own))
+            held = (values[name], own[name])
+            kinds = ("Tensor" if isinstance(value, Tensor) else type(value).__name__ for value in held)
             return text + " ({!r} is a {} in the file and a {} in the network)".format(name, *kinds)
         text += f" ({name!r} is {tuple(there)} in the file and {tuple(here)} in the network"
         heads = here[1:] == there[1:]

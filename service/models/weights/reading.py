@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import CatalogError
+from service.models.networks import holding
 from service.models.weights.kinds import ASKED, kind, why
 
 # Of a key: an average of the weights over the training is what its author evaluates, and comes first.
@@ -126,7 +127,7 @@ class _Found(NamedTuple):
 def _find(raw: Any, key: str = "", depth: int = 0) -> list[_Found]:
     """Return the state dicts inside of what a file holds; one where a usual wrapper or the file itself is it."""
     if isinstance(raw, nn.Module):
-        return [_Found(key, raw.state_dict())]
+        return [_Found(key, holding.state(raw))]
     if isinstance(raw, list | tuple) and depth == 0:
         raw = {str(i): value for i, value in enumerate(raw) if isinstance(value, Mapping)}
     if not isinstance(raw, Mapping) or depth > 3:

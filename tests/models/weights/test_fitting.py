@@ -11,6 +11,7 @@ from torchvision import models as torchvision_models
 
 from service.errors import CatalogError
 from service.models.catalogue import requested
+from service.models.networks import holding
 from service.models.weights import State as Kept
 from service.models.weights import fit, read_weights
 from tests.models import nets
@@ -266,4 +267,52 @@ class OwnLoading(nets.Small):
 def test_a_network_may_load_in_a_way_of_its_own(tmp_path: Path) -> None:
     network = OwnLoading()
     assert fit(network, read_weights(file(tmp_path, trained()))) == ""
+    assert holds(network, trained())
+
+
+class Lenient(nets.Small):
+    """Loads what fits, says nothing of the rest, and keeps less than it has."""
+
+    def load_state_dict(self, state_dict, strict=True):  # type: ignore[no-untyped-def,override]
+        return super().load_state_dict(state_dict, strict=False)
+
+    def state_dict(self, path):  # type: ignore[no-untyped-def,override]
+        raise AssertionError("not asked")
+
+    def parameters(self, groups):  # type: ignore[no-untyped-def,override]
+        raise AssertionError("not asked")
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "net."])
+def test_a_network_that_says_nothing_of_what_does_not_fit(tmp_path: Path, prefix: str) -> None:
+    network = Lenient()
+    fit(network, read_weights(file(tmp_path, prefixed(prefix))))
+    assert all(torch.equal(held, trained()[name]) for name, held in holding.state(network).items())
+
+
+def test_what_a_network_takes_nothing_of_is_refused(tmp_path: Path) -> None:
+    strangers = {f"other{i}": value for i, value in enumerate(trained().values())}
+    with pytest.raises(CatalogError, match=r"does not fit the network: keys .* missing"):
+        fit(Lenient(), read_weights(file(tmp_path, strangers)))
+
+
+def test_what_a_network_of_its_own_way_leaves_out_is_told(tmp_path: Path) -> None:
+    body = {name: value for name, value in trained().items() if not name.startswith("fc.")}
+    network = Lenient()
+    said = fit(network, read_weights(file(tmp_path, body)))
+    assert "left 2 of its tensors as they were (such as 'fc.weight')" in said
+    assert torch.equal(network.conv1.weight, body["conv1.weight"])
+
+
+class Elsewhere(nets.Small):
+    """Its loading is for the files of its own training."""
+
+    def load_state_dict(self, path):  # type: ignore[no-untyped-def,override]
+        raise FileNotFoundError(path)
+
+
+def test_a_loading_of_another_meaning_is_not_needed(tmp_path: Path) -> None:
+    network = Elsewhere()
+    said = fit(network, read_weights(file(tmp_path, trained())))
+    assert "PyTorch's own load_state_dict() was used" in said
     assert holds(network, trained())

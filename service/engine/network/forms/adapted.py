@@ -1,7 +1,7 @@
 """A network as the engine takes it: one tensor out, in float32 and in evaluation mode, whatever it was wrapped in."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from service.engine.network.forms.outlet import Outlet
 from service.models.networks.forms import BlackBox, served
+from service.models.networks.holding import Around, apply, attributes, modules, moved
 
 _ENDINGS: dict[Any, str] = {
     function: name
@@ -59,13 +60,13 @@ def prepared(module: nn.Module, device: torch.device, name: str) -> tuple[nn.Mod
     network, said = served(module, name)
     if _bake(network):
         said.append("weights that a reparametrisation computes anew in each forward are computed once")
-    return network.to(device), said
+    return moved(network, device), said
 
 
 def _bake(module: nn.Module) -> bool:
     """Let computed weights be what they are in evaluation mode, which can be copied; return whether there are any."""
     found = False
-    for child in module.modules():
+    for _, child in modules(module):
         if isinstance(child, torch.jit.ScriptModule):
             continue
         if parametrize.is_parametrized(child):
@@ -87,7 +88,7 @@ def _bake(module: nn.Module) -> bool:
 
 def compiles(module: nn.Module) -> bool:
     """Whether first forwards of a network may take long, because parts of it are compiled then."""
-    if any(isinstance(child, torch.jit.ScriptModule | BlackBox) for child in module.modules()):
+    if any(isinstance(child, torch.jit.ScriptModule | BlackBox) for _, child in modules(module)):
         return True
     compiler = sys.modules.get("torch._dynamo.utils")  # where a function of somebody's is compiled, no module shows it
     return compiler is not None and bool(compiler.counters["frames"])
@@ -164,10 +165,9 @@ class Endings(TorchFunctionMode):
         return Ending(name, call, given)
 
 
-class Adapted(nn.Module):
+class Adapted(Around):
     """A network behind an outlet. Its modules have the addresses that they have in the network itself."""
 
-    network: nn.Module
     outlet: Outlet
     cut: int | None
     copies: bool
@@ -201,7 +201,7 @@ class Adapted(nn.Module):
         self.training = False
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Adapted":
-        self.network._apply(fn)  # type: ignore[no-untyped-call]
+        apply(self.network, fn)
         return self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -222,30 +222,10 @@ def joined(answers: list[Tensor]) -> Tensor:
     return torch.cat(answers)
 
 
-def cached(module: nn.Module, *, buffers: bool = False) -> Iterator[tuple[Any, Any, Tensor]]:
-    """Yield the tensors that modules keep beside parameters and, without `buffers`, these: (holder, key, tensor)."""
-    for child in module.modules():
-        holders: list[Any] = [
-            child.__dict__,
-            *([child._buffers] if buffers and isinstance(child._buffers, dict) else []),
-        ]
-        while holders:
-            holder = holders.pop()
-            pairs = list(holder.items()) if isinstance(holder, dict) else list(enumerate(holder))
-            for key, value in pairs:
-                if isinstance(value, Tensor):
-                    yield holder, key, value
-                elif isinstance(value, dict | list) and key not in _OWN:
-                    holders.append(value)
-
-
-_OWN = frozenset({"_parameters", "_buffers", "_modules"})
-
-
 def usable(network: nn.Module) -> bool:
     """Make what a network keeps of a forward usable where gradients are recorded; return whether it keeps anything."""
     keeps = False
-    for holder, key, value in list(cached(network)):
+    for holder, key, value in list(attributes(network)):
         if value.is_inference():
             holder[key], keeps = value.clone(), True
     return keeps
@@ -257,7 +237,7 @@ def released(network: nn.Module, before: Mapping[int, Tensor]) -> str | None:
     The next picture's gradients would run into this one's. Returns the name of one; None where there is none.
     """
     found = None
-    for holder, key, value in list(cached(network, buffers=True)):
+    for holder, key, value in list(attributes(network, buffers=True)):
         if value.requires_grad and id(value) in before:
             found, holder[key] = str(key), value.detach()
     return found

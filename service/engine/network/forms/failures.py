@@ -8,6 +8,7 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from service.errors import ModelFailed, ServiceError
+from service.models.networks import holding
 from service.process import out_of_memory
 
 T = TypeVar("T")
@@ -49,7 +50,7 @@ def _why(error: BaseException, network: nn.Module) -> str | None:
     modules = [module for frame, _ in traceback.walk_tb(error.__traceback__) if (module := _module(frame)) is not None]
     kind = type(error).__name__
     if modules:
-        paths = {id(module): path for path, module in network.named_modules()}
+        paths = {id(module): path for path, module in holding.modules(network)}
         at = next((path for module in reversed(modules) if (path := paths.get(id(module)))), "")
         return f"its forward raises {kind}" + (f" in layer {at!r}" if at else "")
     if any(frame.f_globals.get("__name__", "").startswith("torch.autograd") for frame in _frames(error)):

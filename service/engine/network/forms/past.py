@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.engine.network.forms.adapted import cached
+from service.models.networks import holding
 from service.models.networks.forms import BlackBox
 
 _EVERY = frozenset(nn.Module().__dict__)  # attributes that each module has, whatever it is
@@ -27,7 +27,7 @@ class Past:
         self.network = network
         self._held = [
             (path, holder, {key: (value, _copied(value)) for key, value in _own(holder)})
-            for path, module in network.named_modules()
+            for path, module in holding.modules(network)
             if not isinstance(module, torch.jit.ScriptModule)
             for holder in (module.__dict__, module._buffers)
         ]
@@ -56,7 +56,7 @@ class Past:
 
     def note(self) -> None:
         """Count the tensors that are kept after a picture alone."""
-        self._counts.append(sum(1 for _ in cached(self.network)))
+        self._counts.append(sum(1 for _ in holding.attributes(self.network)))
 
     def problem(self, off: Callable[[], float], most: float) -> tuple[str, str, str] | None:
         """Return why what is kept cannot be served; None where it can.
@@ -98,10 +98,10 @@ class Past:
 def _buffers_inside(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield the buffers of a network's parts that are compiled."""
     met: set[int] = set()
-    for path, module in network.named_modules():
+    for path, module in holding.modules(network):
         inner = module.held[0] if isinstance(module, BlackBox) else module
         if isinstance(inner, torch.jit.ScriptModule):
-            for name, value in inner.named_buffers():
+            for name, value in holding.buffers(inner).items():
                 if value.data_ptr() not in met:  # each is another object each time that it is asked for
                     met.add(value.data_ptr())
                     yield f"{path}.{name}".strip("."), value

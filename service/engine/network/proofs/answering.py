@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.engine.network.forms.adapted import Adapted, cached, joined, released, usable
+from service.engine.network.forms.adapted import Adapted, joined, released, usable
 from service.engine.network.forms.decisions import Decisions
 from service.engine.network.forms.generators import generators
 from service.engine.network.forms.outlet import Outlet, find
@@ -17,6 +17,7 @@ from service.engine.network.proofs.checks import ALONE, REPEATS, Checks, differe
 from service.engine.network.proofs.heads import widths
 from service.engine.network.proofs.watch import Changes, Watched, watch_changes, watch_gradients
 from service.errors import CatalogError
+from service.models.networks import holding
 from service.models.spec import ModelSpec
 from service.tasks import task
 
@@ -165,7 +166,7 @@ class Answering:
     def watched(self) -> Watched | None:
         """Run a picture with gradients; None where the network does not allow it."""
         self.checks.count(1)
-        before = {id(value): value for _, _, value in cached(self.network, buffers=True)}
+        before = {id(value): value for _, _, value in holding.attributes(self.network, buffers=True)}
         watched: Watched | None = None
         try:
             watched = watch_gradients(self._behind(), self.pictures[:1])
@@ -276,7 +277,7 @@ class Answering:
 
 
 def _check_made(checks: Checks, network: nn.Module, before: Mapping[str, tuple[float, float]]) -> None:
-    if made := [name for name, _ in network.named_parameters() if name not in before]:
+    if made := [name for name in holding.parameters(network) if name not in before]:
         raise checks.refused(
             "weights",
             f"its forward makes {len(made)} parameters (such as {made[0]!r}) for which no weights were loaded",

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from service.contract import Check
 from service.errors import CatalogError
+from service.models.networks import holding
 
 REPEATS = 1e-4  # largest difference, relative to the largest output, of two answers to one picture
 ALONE = 1e-3  # the same of a picture alone and among others, whose kernels add up in another order
@@ -65,7 +66,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 def state(module: nn.Module) -> dict[str, tuple[float, float]]:
     """Return a sum and a sum of squares of each parameter and buffer: equal as long as none is written to."""
     found = {}
-    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+    for name, value in holding.tensors(module).items():
         if not value.is_quantized:
             held = value.detach()
             held = torch.view_as_real(held.resolve_conj()) if held.is_complex() else held

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from service.contract import Check, Readout
 from service.engine.network.proofs.checks import Refused, difference, first_line
+from service.models.networks.holding import moved
 
 OUTPUTS = 1e-3  # largest difference of outputs, relative to the largest one
 # Of the gradient at the input, by its length: rounding decides which ReLU is open near zero, and moves single values.
@@ -97,8 +98,8 @@ def prove(
 
 @contextmanager
 def _on_the_processor(network: nn.Module, device: torch.device) -> Iterator[None]:
-    network.to("cpu")
+    moved(network, "cpu")
     try:
         yield
     finally:
-        network.to(device)
+        moved(network, device)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from service.contract import Head
+from service.models.networks import holding
 
 # Largest relative error at which sum(map)/(h*w) + bias counts as equal to the output. Floating-point noise stays below
 # 1e-5; a head of another structure misses by far more than 1e-3.
@@ -55,7 +56,7 @@ def prove(module: nn.Module, layers: Sequence[Averaged], outputs: Tensor) -> Hea
 def widths(module: nn.Module, outputs: int) -> set[int]:
     """Return the numbers of channels that a layer may have whose averages are mapped to so many outputs."""
     found = {outputs}  # pooling may come last
-    for value in module.parameters():
+    for value in holding.parameters(module).values():
         shape = value.shape[:2] if value.ndim == 4 and value.shape[2:] == (1, 1) else value.shape
         if len(shape) == 2 and outputs in shape:
             found.update(shape)
@@ -94,7 +95,7 @@ def _residual(product: Tensor, evidence: Tensor) -> float:
 
 def _matrices(module: nn.Module, outputs: int, channels: int, like: Tensor) -> Iterator[_Matrix]:
     """Yield the matrices (K, C) that may be a head."""
-    for parent in module.modules():
+    for _, parent in holding.modules(module):
         for value in parent._parameters.values():
             if value is None or value.is_quantized or not value.is_floating_point():
                 continue
@@ -119,7 +120,7 @@ def _pairs(single: Sequence[_Matrix]) -> Iterator[_Matrix]:
 
 def _folded(parent: nn.Module, outputs: int, channels: int) -> Iterator[_Matrix]:
     """Yield a linear layer with a batch norm of what it is given folded into it, where they stand side by side."""
-    children = list(parent.children())
+    children = [part.module for part in (*holding.parts(parent), *holding.beside(parent))]
     for norm in children:
         if not isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) or norm.num_features != channels:
             continue

@@ -13,6 +13,7 @@ from service.engine.network.places.grids import FINE, Candidate, default_layer, 
 from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.heads import Averaged
 from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes
+from service.models.networks import holding
 
 RELU = "+relu"
 _SECOND = Fold(1)  # pictures on the second axis, behind that of their tokens
@@ -81,6 +82,7 @@ def find_layers(
     """
     names, repeated = addresses(changes.calls)
     other, projections = _at_another_size(answering), _projections(answering.network)
+    weighted = _weighted(answering.network)
     found = Layers(repeated=repeated)
     candidates: list[Candidate] = []
     counts: dict[str, int] = {}
@@ -121,7 +123,7 @@ def find_layers(
         if parts is not None and reached:
             reached = 1.0  # a box is made in few cells, and in others where it lies elsewhere
         cells = layout.grid[0] * layout.grid[1]
-        fewer = bool(candidates) and cells < before and next(call.module.parameters(), None) is None
+        fewer = bool(candidates) and cells < before and call.path not in weighted
         before = cells
         candidates.append(
             Candidate(
@@ -155,11 +157,22 @@ def _projections(network: nn.Module) -> set[str]:
     A part of one is one, too: its norm answers with the same.
     """
     found: set[str] = set()
-    for path, module in network.named_modules():
-        parts = [part for part in module.modules() if not any(part.children())]
+    for path, module in holding.modules(network):
+        inside = holding.modules(module)
+        parts = [part for _, part in inside if not holding.parts(part)]
         linear = [part for part in parts if isinstance(part, nn.Linear)]
         if len(linear) == 1 and all(part is linear[0] or isinstance(part, _BESIDE) for part in parts):
-            found |= {f"{path}.{name}".strip(".") for name, _ in module.named_modules()}
+            found |= {f"{path}.{name}".strip(".") for name, _ in inside}
+    return found
+
+
+def _weighted(network: nn.Module) -> set[str]:
+    """Return the addresses of modules that have parameters, their own or those of modules inside of them."""
+    found: set[str] = set()
+    for path, module in holding.modules(network):
+        if holding.weights(module):
+            names = path.split(".")
+            found |= {".".join(names[:i]) for i in range(len(names) + 1)}
     return found
 
 

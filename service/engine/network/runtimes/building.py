@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from service.engine.network.capture import uninstall
 from service.engine.network.runtimes.kinds import Kind
+from service.models.networks.holding import cast
 
 BUDGET_S = 180  # of processor time
 _PATIENCE_S = 3600.0  # of a clock's: others may keep the processor busy
@@ -117,7 +118,7 @@ def written(folder: Path) -> None:
     kind, network, x = torch.load(folder / _ASKED, weights_only=False)
     with torch.no_grad():
         kind.export(network, x[:2], folder)
-        answers = network.double()(x.double())
+        answers = cast(network, torch.float64)(x.double())
     torch.save(x, folder / _INPUTS)
     torch.save(answers, folder / _EXPECTED)
 

@@ -10,9 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from service.engine.network.forms.adapted import Adapted, Cut, Endings, cached, compiles, prepared
+from service.engine.network.forms.adapted import Adapted, Cut, Endings, compiles, prepared
 from service.engine.network.forms.outlet import Outlet
 from service.models.networks.forms import BlackBox
+from service.models.networks.holding import attributes
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -139,7 +140,7 @@ def test_tensors_that_a_network_keeps_are_found() -> None:
     network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
     network[0].grids = {"a": [torch.ones(2)]}
     network.last = torch.zeros(1)
-    found = list(cached(network))
+    found = list(attributes(network))
     assert sorted(len(value) for _, _, value in found) == [1, 2]
     for holder, key, value in found:
         holder[key] = value + 1
