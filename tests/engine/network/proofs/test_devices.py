@@ -38,6 +38,12 @@ class Elsewhere(nn.Module):
         return found + self.outputs * found.detach().abs().max()
 
 
+@pytest.fixture(autouse=True)
+def _pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a network that pretends be told where it is moved."""
+    monkeypatch.setattr(devices, "moved", lambda network, device: network.to(device))
+
+
 def network() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
