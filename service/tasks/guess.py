@@ -1,22 +1,14 @@
 """What a network's outputs mean, as far as numbers tell."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
-from torch import Tensor
 
 from service.contract import Scale, Task
 from service.errors import CatalogError
 from service.tasks import task
 from service.tasks.boxes import check_boxes, check_moves
+from service.tasks.numbers.numbers import TOLERANCE, Numbers, check_scores, near_one
 from service.tasks.segmentation import Segmentation
 
-Ending = Literal["softmax", "sigmoid", "log_softmax", "logsigmoid", "linear"]
-"""The last thing a network does: a function of its logits, or the linear map that makes them."""
-
-_TOLERANCE = 1e-4  # of a sum of probabilities, and of a length
-_ROUNDED = 0.05  # of a sum of probabilities at a pixel, which a floor or a resizing may have moved
 _TURNS = 4  # numbers of length one that may say how something is turned, as a quaternion does
 _TABLES = ("classification", "multilabel", "binary", "regression", "embedding")
 
@@ -29,67 +21,6 @@ class Meaning:
     found: str  # what the numbers say, for people
     assumed: str | None = None  # what else they may be, where nothing but a guess decides
     remedy: str | None = None
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """What a network answers for some pictures, and what is known of how it comes to it."""
-
-    raw: Tensor  # (N, K), (N, K, H, W), or (N, D, 6) of boxes
-    boxes: bool = False
-    ending: Ending | None = None  # None: something else, or not to be seen
-    # Whether answers stay between 0 and 1 whatever the network is given: small logits may happen to lie there.
-    bounded: Callable[[], bool] = lambda: True
-    size: tuple[int, int] | None = None  # (H, W) of the input, which boxes lie in; None: it is not known
-    rounding: float = 0.0  # of the format that the network answers in: how far a sum may be off, relative to it
-    # (down, right) -> boxes in the first and the last picture, moved by so many pixels; None: they are of one form.
-    moved: Callable[[tuple[int, int]], Tensor] | None = None
-
-    @property
-    def tolerance(self) -> float:
-        """How far from one sums and lengths may be."""
-        return max(_TOLERANCE, self.rounding)
-
-    @property
-    def told(self) -> str:
-        """Between which numbers they lie, for people."""
-        return f"they lie between {float(self.raw.min()):.3g} and {float(self.raw.max()):.3g}"
-
-    def inside(self) -> bool:
-        """Whether all lie between 0 and 1, and not all at one place, where only the numbers tell what they are."""
-        if self.ending not in ("softmax", "sigmoid") and self.raw.amax() == self.raw.amin():
-            return False
-        return bool((self.raw >= -_TOLERANCE).all() and (self.raw <= 1 + _TOLERANCE).all())
-
-    def add_up(self) -> bool:
-        """Whether each picture's are the probabilities of classes that exclude each other."""
-        return self.raw.shape[1] > 1 and self.inside() and _one(self.raw.sum(1), self.tolerance)
-
-    def floored(self) -> bool:
-        """Whether each picture's are such probabilities, but for those that a floor has raised, as clamp(min=...) does.
-
-        The floor is the least number and met several times by each picture; what is above it adds up to at most 1,
-        and with the floor's share to at least 1.
-        """
-        low = float(self.raw.amin())
-        if self.raw.ndim != 2 or not 0 < low * self.raw.shape[1] < 1 or not self.inside():
-            return False
-        at_floor = self.raw == low
-        above = self.raw.masked_fill(at_floor, 0).sum(1)
-        several = bool((at_floor.sum(1) > 1).all())
-        return several and bool((above <= 1 + _TOLERANCE).all() and (self.raw.sum(1) >= 1 - _TOLERANCE).all())
-
-    def exponentials_add_up(self) -> bool:
-        """Whether each picture's are the logarithms of such probabilities."""
-        if self.raw.shape[1] < 2 or bool((self.raw > _TOLERANCE).any()):
-            return False
-        powers = self.raw.exp()
-        # What rounding does to each logarithm it does to its power times its size.
-        return _one(powers.sum(1), self.tolerance * max(1.0, float(-(self.raw * powers).sum(1).min())))
-
-    def apart(self) -> bool:
-        """Whether the probabilities of maps are those of classes of which each is there or not at a pixel."""
-        return self.raw.shape[1] > 1 and not _one(self.raw.sum(1), _ROUNDED)
 
 
 def meaning(numbers: Numbers, name: str | None, scale: Scale | None) -> Meaning:
@@ -108,12 +39,14 @@ def meaning(numbers: Numbers, name: str | None, scale: Scale | None) -> Meaning:
         return Meaning(task("detection"), "boxes with a class and a score each")
     if name in ("regression", "embedding"):
         return Meaning(task(name, scale), f"{raw.shape[1]} numbers")
+    if raw.ndim == 2:
+        check_scores(numbers, scale)
     if scale is not None:
         _check_scale(numbers, scale)
     if name is None:
         return _guess(numbers, scale)
     found, told = _scale(numbers, exclusive=name in ("classification", "segmentation"))
-    exclusive = numbers.add_up() or numbers.exponentials_add_up() or numbers.floored()
+    exclusive = numbers.exclusive or numbers.add_up() or numbers.exponentials_add_up() or numbers.floored()
     independent = found != "logits" and not exclusive
     if name == "classification" and scale is None and independent:
         raise CatalogError(
@@ -154,6 +87,8 @@ def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
         one = Meaning(task("binary", chosen), f"one output, {chosen}: {told}")
         if chosen != "logits":
             return one
+        if numbers.becomes == "sigmoid":
+            return Meaning(one.task, f"{one.found}, and its forward takes their sigmoid")
         return Meaning(
             one.task,
             one.found,
@@ -162,8 +97,16 @@ def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
         )
     if numbers.add_up() or numbers.exponentials_add_up():
         return Meaning(task("classification", chosen), f"classes that exclude each other, {chosen}: {told}")
+    if numbers.exclusive and chosen != "logits":
+        return Meaning(
+            task("classification", chosen),
+            f"classes that exclude each other, {chosen}: a softmax makes them, and some of its classes are left out",
+        )
+    if chosen == "logits" and numbers.becomes is not None:
+        name = "classification" if numbers.becomes == "softmax" else "multilabel"
+        return Meaning(task(name, chosen), f"{chosen}: {told}, and its forward takes their {numbers.becomes}")
     if (
-        scale is None and numbers.ending is None and _one(raw.norm(dim=1), numbers.tolerance)
+        scale is None and numbers.ending is None and near_one(raw.norm(dim=1), numbers.tolerance)
     ):  # they may be in 0..1, too
         told = "each picture's numbers have length 1, as an embedding's"
         if raw.shape[1] > _TURNS:
@@ -228,12 +171,8 @@ def _check_shape(numbers: Numbers, name: str | None) -> None:
 
 
 def _check_scale(numbers: Numbers, scale: Scale) -> None:
-    outside = not numbers.inside() if scale == "probabilities" else bool((numbers.raw > _TOLERANCE).any())
+    outside = not numbers.inside() if scale == "probabilities" else bool((numbers.raw > TOLERANCE).any())
     if scale != "logits" and outside:
         raise CatalogError(
             f"scale = {scale!r}, and the outputs are something else: {numbers.told}; set scale = 'logits'"
         )
-
-
-def _one(sums: Tensor, tolerance: float) -> bool:
-    return bool((sums - 1).abs().max() < tolerance)

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from service.errors import CatalogError
 from service.tasks.boxes import check_boxes, check_moves
-from service.tasks.guess import Numbers, meaning
+from service.tasks.guess import meaning
+from service.tasks.numbers.numbers import Numbers
 
 SIZE = (40, 60)
 CORNERS = torch.tensor([[2.0, 3.0, 20.0, 30.0], [30.0, 25.0, 54.0, 38.0], [0.0, 0.0, 9.0, 9.0]])

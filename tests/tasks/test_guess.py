@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from service.errors import CatalogError
-from service.tasks.guess import Numbers, meaning
+from service.tasks.guess import meaning
+from service.tasks.numbers.numbers import Numbers
 
 Y = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)) * 3
 MAPS = torch.randn(8, 4, 6, 6, generator=torch.Generator().manual_seed(1)) * 3

@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from service.contract import Check, Facts, LayerInfo, Part, Tracing
 from service.engine.network.capture import install
+from service.engine.network.endings.made import Made, flat, logits_of, made, meant_by
 from service.engine.network.forms.adapted import prepared
 from service.engine.network.forms.addresses import Addresses
 from service.engine.network.forms.failures import NoAnswer
 from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.attentions import find_attentions
-from service.engine.network.proofs.checks import Checks, Refused, difference, first_line, state, written
+from service.engine.network.proofs.checks import Checks, Refused, first_line, state, written
 from service.engine.network.proofs.heads import prove
 from service.engine.network.proofs.layers import RELU, Layers, find_layers, parts
 from service.engine.network.proofs.watch import Changes, Watched
@@ -26,10 +27,7 @@ from service.images import Transform, photographs
 from service.models.networks import holding
 from service.models.networks.forms import BlackBox
 from service.models.spec import ModelSpec
-from service.tasks import of_logits
-from service.tasks.guess import Meaning, Numbers, meaning
-
-_LOUDER = 1e4  # times the deviation: what is bounded stays where it is
+from service.tasks.guess import Meaning
 
 
 def probe_input(size: tuple[int, int], channels: int = 3) -> Tensor:
@@ -90,13 +88,15 @@ class _Examination:
             spec, self.network, pictures, self.checks, lambda: photographs(spec.transform)[:2].to(device)
         )
         self.no_gradient: str | None = None
+        self.source: Made | None = None  # what makes its answer
 
     def examined(self) -> Examined:
         answering, before = self.answering, state(self.network)
         changes, raw = answering.first(before)
         changes, watched = self._watched(changes)
-        found = self._meaning(raw, watched)
-        raw, meant = self._before_the_ending(raw, watched, found)
+        self.source = made(answering, raw, watched)
+        found = meant_by(answering, raw, watched, self.source)
+        raw, meant = logits_of(answering, raw, self.source, found)
         gradients = self._gradients(watched, meant)
         classes, partial = raw.shape[1] if raw.ndim == 4 else None, parts(watched, answering.outlet.boxes)
         layers = find_layers(answering, changes, watched, gradients, classes, partial)
@@ -130,47 +130,7 @@ class _Examination:
             changes.calls.clear()  # which modules are called depends on the picture: none has an address
         return changes, watched
 
-    # Meaning
-
-    def _meaning(self, raw: Tensor, watched: Watched | None) -> Meaning:
-        ending = watched.endings.of(watched.returned) if watched is not None else None
-
-        def bounded() -> bool:
-            loud = self.answering.answers(self.answering.pictures * _LOUDER)
-            return bool((loud >= -1e-4).all() and (loud <= 1 + 1e-4).all())
-
-        made_by, answering = ending.name if ending else None, self.answering
-        moved, size = answering.moved if answering.outlet.corners else None, self.spec.transform.crop
-        numbers = Numbers(raw, answering.outlet.boxes, made_by, bounded, size, answering.rounding, moved)  # type: ignore[arg-type]
-        declared = self.spec.task.name if self.spec.task_known else None
-        try:
-            found = meaning(numbers, declared, self.spec.scale)
-        except CatalogError as error:
-            found_, _, remedy = str(error).partition("; ")
-            raise self.checks.refused("task", found_, remedy or "set another task") from None
-        if found.assumed:
-            self.checks.warn("task", f"{found.task.name}; {found.found}; {found.assumed}", found.remedy)
-        else:
-            told = "as declared" if declared else "by its numbers"
-            self.checks.passed("task", f"{found.task.name}, {told}; {found.found}")
-        return found
-
-    def _before_the_ending(self, raw: Tensor, watched: Watched | None, found: Meaning) -> tuple[Tensor, Meaning]:
-        """Take the logits for the answer, where a softmax or sigmoid of them is proved to be the last thing done."""
-        ending = watched.endings.of(watched.returned) if watched is not None else None
-        if ending is None or ending.name == "linear" or found.task.scale in (None, "logits"):
-            return raw, found
-        logits = of_logits(found.task)
-        try:
-            before = self.answering.answers(self.answering.rows, ending.call)
-        except (RuntimeError, ValueError, TypeError, IndexError):
-            return raw, found
-        expected = found.task.scores(found.task.whole(raw), "probability")
-        if before.shape != raw.shape or difference(logits.scores(logits.whole(before), "probability"), expected) > 1e-4:
-            return raw, found
-        self.answering.cut = ending.call
-        self.checks.passed("ending", f"its last step is a {ending.name}: logits are what stands before it")
-        return before, replace(found, task=logits)
+    # Gradients
 
     def _gradients(self, watched: Watched | None, meant: Meaning) -> list[Tensor | None] | None:
         """Return the score's gradient at each call's answer, and check that it reaches the input."""
@@ -187,12 +147,14 @@ class _Examination:
                 "load trained weights, or let it keep boxes of lower scores",
             )
             return None
-        ending = watched.endings.of(answer)
-        if self.answering.cut is not None and ending is not None:
-            answer = ending.given.reshape(answer.shape)
+        if self.answering.cut is not None and self.source is not None:
+            answer = self.source.ending.given.reshape(answer.shape)
         table = meant.task.scores(meant.task.whole(answer.float()), meant.task.kinds[0])
         try:
             at_input, gradients = watched.gradients(table.amax(1).sum())
+            if at_input is not None and not at_input.any():  # the largest may be at a bound
+                weights = torch.linspace(1, 2, table.shape[1], device=table.device)
+                at_input, gradients = watched.gradients((table * weights).sum())
         except (Exception, SystemExit) as error:
             self.no_gradient = f"its backward fails ({first_line(error)})"
             self.checks.warn("gradient", self.no_gradient, "methods that need a gradient do not apply")
@@ -210,6 +172,14 @@ class _Examination:
                 "the gradient at the input is not finite for a picture of noise",
                 "look for a root or a logarithm at zero in it",
             )
+        elif not at_input.any() and (function := flat(answer)) is not None:
+            self.no_gradient = f"it is zero everywhere: what {function}() makes does not follow small changes"
+            self.checks.warn(
+                "gradient",
+                f"the gradient at the input is zero everywhere: what {function}() makes does not follow small changes",
+                f"methods that need one do not apply; let it return what it has before {function}()",
+            )
+            return [None] * len(watched.calls)
         elif not at_input.any():
             self.checks.warn(
                 "gradient",

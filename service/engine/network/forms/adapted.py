@@ -1,54 +1,20 @@
 """A network as the engine takes it: one tensor out, in float32 and in evaluation mode, whatever it was wrapped in."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
-from service.engine.network.forms.outlet import Outlet
+from service.engine.network.endings.seen import Cut, Taken
+from service.engine.network.forms.failures import NoAnswer
+from service.engine.network.forms.outlet import Outlet, shaped
 from service.models.networks.forms import BlackBox, served
 from service.models.networks.holding import Around, apply, attributes, modules, moved
-
-_ENDINGS: dict[Any, str] = {
-    function: name
-    for name, functions in {
-        "softmax": (F.softmax, torch.softmax, Tensor.softmax),
-        "sigmoid": (F.sigmoid, torch.sigmoid, Tensor.sigmoid, Tensor.sigmoid_, torch.sigmoid_),
-        "log_softmax": (F.log_softmax, torch.log_softmax, Tensor.log_softmax),
-        "logsigmoid": (F.logsigmoid,),
-    }.items()
-    for function in functions
-}
-# What leaves a linear map one, where all that it is given is made by one, or does not depend on the picture.
-_ARITHMETIC = frozenset(
-    {
-        "add",
-        "add_",
-        "sub",
-        "sub_",
-        "rsub",
-        "mul",
-        "mul_",
-        "div",
-        "div_",
-        "true_divide",
-        "neg",
-        "mean",
-        "sum",
-        "stack",
-        "cat",
-    }
-    | {f"__{left}{name}__" for left in ("", "r", "i") for name in ("add", "sub", "mul", "truediv")}
-    | {"__neg__"}
-)
-_LINEAR = frozenset({F.linear, F.conv2d, torch.conv2d, torch.matmul, Tensor.matmul, torch.mm, torch.addmm, Tensor.mm})
 
 
 def prepared(module: nn.Module, device: torch.device, name: str) -> tuple[nn.Module, list[str]]:
@@ -94,82 +60,12 @@ def compiles(module: nn.Module) -> bool:
     return compiler is not None and bool(compiler.counters["frames"])
 
 
-class Cut(TorchFunctionMode):
-    """Leaves out one call of a softmax or sigmoid, the n-th: its input goes on."""
-
-    def __init__(self, call: int) -> None:
-        super().__init__()
-        self.call, self.met = call, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Make the call, or leave it out."""
-        if func in _ENDINGS:
-            self.met += 1
-            if self.met == self.call:
-                return args[0] if args else (kwargs or {})["input"]
-        return func(*args, **(kwargs or {}))
-
-
-class Ending(NamedTuple):
-    """The function that makes what a network answers."""
-
-    name: str
-    call: int  # its number among the calls that `Cut` counts
-    given: Tensor
-
-
-class Endings(TorchFunctionMode):
-    """Watches which function makes what a network answers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # By where a result lies: function, number of the call, result, what the function was given.
-        self.made: dict[int, tuple[str, int, Tensor, Tensor]] = {}
-        self._calls = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Make the call, and take note of it."""
-        name = _ENDINGS.get(func)
-        self._calls += name is not None
-        given: Any = args[0] if args else (kwargs or {}).get("input")
-        arithmetic, tensors = getattr(func, "__name__", "") in _ARITHMETIC, []
-        if name or arithmetic or func in _LINEAR:
-            tensors = [value for value in tree_leaves((args, kwargs)) if isinstance(value, Tensor)]
-        linear = func in _LINEAR or (arithmetic and self._linear(tensors))
-        before = given._version if isinstance(given, Tensor) else 0
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, Tensor):
-            if (name or linear) and tensors:
-                held = given if isinstance(given, Tensor) else tensors[0]
-                self.made[result.data_ptr()] = name or "linear", self._calls, result, held
-            elif result is given and given._version != before:  # in place: it is no longer what it was
-                self.made.pop(result.data_ptr(), None)
-        return result
-
-    def _linear(self, given: Sequence[Tensor]) -> bool:
-        made = [self.made.get(tensor.data_ptr(), ("",))[0] == "linear" for tensor in given]
-        return any(made) and all(known or not tensor.requires_grad for known, tensor in zip(made, given, strict=True))
-
-    def handed_on(self, output: Tensor, copy: Tensor) -> None:
-        """Take note that a result goes on as a copy."""
-        if output.data_ptr() in self.made:
-            self.made[copy.data_ptr()] = self.made[output.data_ptr()]
-
-    def of(self, answer: Tensor) -> Ending | None:
-        """Return the function that an answer is the result of, but for its shape."""
-        if answer.data_ptr() not in self.made:
-            return None
-        name, call, result, given = self.made[answer.data_ptr()]
-        if result.numel() != answer.numel() or (given.numel() != answer.numel() and name != "linear"):
-            return None
-        return Ending(name, call, given)
-
-
 class Adapted(Around):
     """A network behind an outlet. Its modules have the addresses that they have in the network itself."""
 
     outlet: Outlet
     cut: int | None
+    takes: bool
     copies: bool
     reuses: bool
     singly: bool
@@ -180,6 +76,7 @@ class Adapted(Around):
         outlet: Outlet,
         *,
         cut: int | None = None,
+        takes: bool = False,
         copies: bool = False,
         reuses: bool = False,
         singly: bool = False,
@@ -190,6 +87,7 @@ class Adapted(Around):
             network: in evaluation mode.
             outlet: where its answer is.
             cut: which call of a softmax or sigmoid to leave out.
+            takes: whether what that call is given is the answer, whatever becomes of it.
             copies: whether it writes to its input, so that it is given a copy.
             reuses: whether it writes each answer to where the last one was, so that a copy is handed on.
             singly: whether it is given one picture at a time.
@@ -197,7 +95,9 @@ class Adapted(Around):
         super().__init__()
         self._modules, self._parameters, self._buffers = network._modules, network._parameters, network._buffers
         # Beside the modules, which are the network's: no address begins with these names, and a layer may have them.
-        self.__dict__.update(network=network, outlet=outlet, cut=cut, copies=copies, reuses=reuses, singly=singly)
+        self.__dict__.update(
+            network=network, outlet=outlet, cut=cut, takes=takes, copies=copies, reuses=reuses, singly=singly
+        )
         self.training = False
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "Adapted":
@@ -209,9 +109,20 @@ class Adapted(Around):
         if self.singly and len(x) > 1:
             return joined([self(x[i : i + 1]) for i in range(len(x))])
         given = x.clone() if self.copies else x
+        if self.takes and self.cut is not None:
+            answer = self._given(given, self.cut)
+            return answer.clone() if self.reuses else answer
         with Cut(self.cut) if self.cut is not None else nullcontext():
             answer = self.outlet(self.network(given), len(x)).float()
         return answer.clone() if self.reuses else answer
+
+    def _given(self, x: Tensor, call: int) -> Tensor:
+        """Return what a call of a softmax or sigmoid is given."""
+        with Taken(call) as taken:
+            self.network(x)
+        if taken.given is None:
+            raise NoAnswer("its forward does not come by the softmax or sigmoid that it ended with when it was loaded")
+        return shaped(taken.given, len(x), 2).float()
 
 
 def joined(answers: list[Tensor]) -> Tensor:

@@ -56,6 +56,7 @@ class Answering:
         self.singly = False  # whether it is run on one picture at a time
         self.keeps = False  # whether it keeps tensors of a forward for later ones
         self.cut: int | None = None  # the call of a softmax or sigmoid that is left out
+        self.takes = False  # whether what that call is given is the answer, whatever becomes of it
         self.as_it_is = True  # whether it returns its answer in the form that the engine takes
         self.rounding = 0.0  # of the format that it answers in, relative
         self.row_bytes = 0  # of the tensors alive at the most crowded moment of one picture's forward
@@ -100,17 +101,17 @@ class Answering:
     def adapted(self) -> nn.Module:
         """Return the network in the form that the engine runs."""
         around = self.cut is not None or self.copies or self.reuses or self.singly or not self.as_it_is
-        return self._behind(self.cut) if around or not self.outlet.plain else self.network
+        return self._behind(self.cut, takes=self.takes) if around or not self.outlet.plain else self.network
 
-    def _behind(self, cut: int | None = None) -> Adapted:
+    def _behind(self, cut: int | None = None, *, takes: bool = False) -> Adapted:
         copies, reuses, singly = self.copies, self.reuses, self.singly
-        return Adapted(self.network, self.outlet, cut=cut, copies=copies, reuses=reuses, singly=singly)
+        return Adapted(self.network, self.outlet, cut=cut, takes=takes, copies=copies, reuses=reuses, singly=singly)
 
-    def answers(self, x: Tensor, cut: int | None = None) -> Tensor:
+    def answers(self, x: Tensor, cut: int | None = None, *, takes: bool = False) -> Tensor:
         """Return answers (N, ...)."""
         self.checks.count(len(x))
         with torch.no_grad():
-            found: Tensor = self._behind(cut)(x.clone())
+            found: Tensor = self._behind(cut, takes=takes)(x.clone())
         return found
 
     def moved(self, shift: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from service.contract import Layout
 from service.engine.network.activations import Activations
 from service.engine.network.capture import Tape, recording
-from service.engine.network.forms.adapted import Endings
+from service.engine.network.endings.seen import Endings
 from service.engine.network.forms.addresses import sums
 from service.engine.network.places.grids import elsewhere, seen_of, told
 from service.engine.network.places.tokens import Open

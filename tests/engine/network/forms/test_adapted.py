@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from service.engine.network.forms.adapted import Adapted, Cut, Endings, compiles, prepared
+from service.engine.network.endings.seen import Cut, Endings
+from service.engine.network.forms.adapted import Adapted, compiles, prepared
 from service.engine.network.forms.outlet import Outlet
 from service.models.networks.forms import BlackBox
 from service.models.networks.holding import attributes
