@@ -56,6 +56,10 @@ GUESSED = {
     "small logits of a linear map": (Numbers(SMALL, ending="linear"), "classification", "logits", True),
     "small logits": (Numbers(SMALL, bounded=lambda: False), "classification", "logits", True),
     "one small logit": (Numbers(SMALL[:, :1], ending="linear"), "binary", "logits", True),
+    "a softmax without its background": (Numbers(Y.softmax(1)[:, 1:], ending="softmax", exclusive=True), *SURE),
+    "logits of a softmax beside": (Numbers(Y, becomes="softmax"), "classification", "logits", False),
+    "logits of sigmoids beside": (Numbers(Y, becomes="sigmoid"), "multilabel", "logits", False),
+    "one logit of a sigmoid beside": (Numbers(Y[:, :1], becomes="sigmoid"), "binary", "logits", False),
     "nothing said": (Numbers(torch.zeros(8, 5)), "classification", "logits", True),
 }
 
