@@ -47,6 +47,7 @@ def meaning(numbers: Numbers, name: str | None, scale: Scale | None) -> Meaning:
         return _guess(numbers, scale)
     found, told = _scale(numbers, exclusive=name in ("classification", "segmentation"))
     exclusive = numbers.exclusive or numbers.add_up() or numbers.exponentials_add_up() or numbers.floored()
+    exclusive = exclusive or numbers.stepped()
     independent = found != "logits" and not exclusive
     if name == "classification" and scale is None and independent:
         raise CatalogError(
@@ -116,6 +117,13 @@ def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
             told,
             "so few may be a direction or a quaternion, too: an embedding is assumed",
             "say which, as task = 'embedding' or task = 'regression'",
+        )
+    if chosen != "logits" and numbers.stepped():
+        return Meaning(
+            task("classification", chosen),
+            f"{chosen}: {told}",
+            "each picture's add up to 1 but for a rounding: classification is assumed",
+            "say which, as task = 'classification' or task = 'multilabel'",
         )
     if chosen != "logits" and numbers.floored():
         return Meaning(

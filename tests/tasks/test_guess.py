@@ -60,6 +60,14 @@ GUESSED = {
     "logits of a softmax beside": (Numbers(Y, becomes="softmax"), "classification", "logits", False),
     "logits of sigmoids beside": (Numbers(Y, becomes="sigmoid"), "multilabel", "logits", False),
     "one logit of a sigmoid beside": (Numbers(Y[:, :1], becomes="sigmoid"), "binary", "logits", False),
+    "a softmax rounded unseen": (
+        Numbers(torch.round(Y.softmax(1) * 100) / 100, bounded=lambda: True),
+        "classification",
+        "probabilities",
+        True,
+    ),
+    "a softmax in half unseen": (Numbers(SHORT.softmax(1).half().float()), *SURE),
+    "sigmoids rounded unseen": (Numbers(torch.round(Y.sigmoid() * 100) / 100), "multilabel", "probabilities", False),
     "nothing said": (Numbers(torch.zeros(8, 5)), "classification", "logits", True),
 }
 

@@ -82,6 +82,14 @@ class _Examination:
         self.network, said = prepared(module, device, spec.name)
         for one in said:
             self.checks.passed("form", one)
+        strangers = holding.unregistered(self.network)
+        if weighted := [path for path, module in strangers if holding.tensors(module)]:
+            told = f"{len(weighted)} modules with weights stand in no module's table (such as {weighted[0]!r})"
+            self.checks.warn(
+                "weights",
+                f"{told}: no state dict has them, so that no weights file reaches them; they are served as they are",
+                "let an nn.ModuleList or nn.ModuleDict hold them",
+            )
         install(self.network)
         pictures = probe_pictures(spec.transform).to(device)
         self.answering = Answering(

@@ -122,12 +122,6 @@ def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
     elif training:
         left = f"eval() left {len(training)} modules in training mode (such as {training[0]!r}); they evaluate now"
         said.append(left)
-    if strangers := holding.unregistered(network):
-        said.append(
-            f"{len(strangers)} of its modules lie in plain attributes, lists or dictionaries (such as "
-            f"{strangers[0][0]!r}), where PyTorch does not look: they are evaluated and counted like the others, and "
-            "no weights file reaches them"
-        )
     if _record(network):
         said.append("weights that were made in inference mode are copied, so that gradients can pass by them")
     return holding.fixed(network), said

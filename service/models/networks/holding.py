@@ -197,7 +197,7 @@ def _save(module: nn.Module, prefix: str, found: Any, around: tuple[nn.Module, .
     except Exception:  # one of the network's own
         nn.Module._save_to_state_dict(whole, found, prefix, True)
     for part in parts(whole):
-        if part.module not in around:
+        if not any(part.module is one for one in around):
             _save(part.module, f"{prefix}{part.name}.", found, (*around, whole))
 
 

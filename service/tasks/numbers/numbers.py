@@ -1,18 +1,22 @@
 """What the numbers of an answer tell: whether they are probabilities, logarithms of these, or no scores at all."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from service.contract import Scale
 from service.errors import CatalogError
+from service.tasks.numbers.grid import step_of
 
 Ending = Literal["softmax", "sigmoid", "log_softmax", "logsigmoid", "linear", "ranks"]
 """The last thing a network does: a function of its logits, the linear map that makes them, or an order by size."""
 
 TOLERANCE = 1e-4  # of a sum of probabilities, and of a length
+_DEVIATIONS = 4
 _ROUNDED = 0.05  # of a sum of probabilities at a pixel, which a floor or a resizing may have moved
 
 
@@ -38,7 +42,9 @@ class Numbers:
     @property
     def tolerance(self) -> float:
         """How far from one sums and lengths may be."""
-        return max(TOLERANCE, self.rounding)
+        short = (torch.float16, torch.bfloat16) if self.raw.ndim == 2 else ()
+        formats = [kind for kind in short if torch.equal(self.raw.to(kind).to(self.raw), self.raw)]
+        return max([TOLERANCE, self.rounding, *(torch.finfo(kind).eps for kind in formats[:1])])
 
     @property
     def told(self) -> str:
@@ -68,6 +74,17 @@ class Numbers:
         above = self.raw.masked_fill(at_floor, 0).sum(1)
         several = bool((at_floor.sum(1) > 1).all())
         return several and bool((above <= 1 + TOLERANCE).all() and (self.raw.sum(1) >= 1 - TOLERANCE).all())
+
+    def stepped(self) -> bool:
+        """Whether each picture's are such probabilities, rounded to some step.
+
+        The sum of K numbers that are rounded is off by a deviation of sqrt(K / 12) steps.
+        """
+        if self.raw.ndim != 2 or self.raw.shape[1] < 2 or self.ending is not None or not self.inside():
+            return False
+        step = step_of(self.raw)
+        off = math.inf if step is None else _DEVIATIONS * step * math.sqrt(self.raw.shape[1] / 12)
+        return off < _ROUNDED and near_one(self.raw.sum(1), off + TOLERANCE)
 
     def exponentials_add_up(self) -> bool:
         """Whether each picture's are the logarithms of such probabilities."""

@@ -231,3 +231,30 @@ def test_labels_have_to_fit(device):
     )
     with pytest.raises(CatalogError, match="2 labels for 5 outputs"):
         device.call(lambda: Model(spec, tiny.classifier(), device.device))
+
+
+class InLists(nn.Module):
+    """Its layers stand in a plain list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [*tiny.classifier()]
+        self.scale = torch.ones(5, dtype=torch.float32)
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x * self.scale
+
+
+def test_layers_in_a_plain_list_have_addresses_and_are_told() -> None:
+    transform = Transform(tiny.SIZE, (tiny.SIZE, tiny.SIZE), (0.5,) * 3, (0.25,) * 3)
+    spec = ModelSpec("m", nn.Module, transform, task("classification"))
+    whole, lists = (Model(spec, network, torch.device("cpu")) for network in (tiny.classifier(), InLists()))
+    assert lists.facts.default_layer == "layers.5"
+    assert len(lists.facts.layers) == len(whole.facts.layers)
+    assert lists.facts.head is not None
+    lines = {line.name: line for line in lists.facts.checks}
+    assert "layers.0" in lines["weights"].found
+    assert "ModuleList" in lines["weights"].remedy
+    torch.testing.assert_close(lists.forward(lists.example()), whole.forward(whole.example()))

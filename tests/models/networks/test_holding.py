@@ -140,13 +140,19 @@ def test_what_lies_in_plain_lists_is_served_like_the_rest() -> None:
         module.training = False
     with torch.no_grad():
         truth = expected(X)
-    network, said = served(holding.cast(Plain(), torch.float64), "m")
+    network, _ = served(holding.cast(Plain(), torch.float64), "m")
     torch.testing.assert_close(network(X), truth)
-    assert any("blocks.0" in one for one in said)
     assert not network(X).requires_grad
     holding.cast(network, torch.bfloat16)
     assert network(X.bfloat16()).dtype == torch.bfloat16
     assert isinstance(network.scales[1], tuple)
+
+
+def test_all_of_it_is_moved() -> None:
+    network = holding.moved(Plain(), "meta")
+    held = [*holding.tensors(network).values(), *holding.kept(network).values()]
+    assert len(held) == 9
+    assert all(value.is_meta for value in held)
 
 
 @pytest.mark.parametrize("path", ["blocks.0.0.weight", "heads.a.0.bias", "first.weight"])

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from service.tasks.numbers.grid import step_of
+
 _FAR = 0.05  # of probabilities: what is further off is no rounding of them
 _SAME = 1e-6  # noise of float32
 _DIGITS = 2**-8  # relative, of bfloat16, twice its half step
-_FEWEST = 2e-6  # step of a grid, below which float32 has none
-_PARTS = 12  # of the least difference that is met, which may be several steps
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,9 @@ def rounded(value: Tensor, answer: Tensor) -> Rounded | None:
     off = (a - v).abs()[~cut]
     if not off.numel() or float(off.max()) <= _SAME:
         return Rounded(f"kept between {float(low):.3g} and {float(high):.3g}", far)
-    step = _step(a)
+    step = step_of(a)
     if step is not None and float(off.max()) <= step * 1.001 + _SAME:
         return Rounded(f"rounded to steps of {step:.3g}", far)
     if bool((off <= _DIGITS * v.abs()[~cut] + 1e-7).all()):
         return Rounded("rounded to fewer digits", far)
     return Rounded("changed a little", far, known=False)
-
-
-def _step(answer: Tensor) -> float | None:
-    """Return the largest step that all numbers are multiples of; None where there is none."""
-    steps = torch.unique(answer).diff()
-    steps = steps[steps > _FEWEST]
-    for part in range(1, _PARTS + 1) if steps.numel() else ():
-        step = float(steps.min()) / part
-        multiples = answer / step
-        if step > _FEWEST and bool(((multiples - multiples.round()).abs() <= 0.02 + 1e-6 * multiples.abs()).all()):
-            return step
-    return None
