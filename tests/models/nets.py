@@ -348,6 +348,21 @@ def casts() -> nn.Module:
     return Casts()
 
 
+class DoubleMean(Small):
+    """Takes off a mean that NumPy has made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.zeros(3, 1, 1, dtype=torch.float64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x - self.mean)
+
+
+def double_mean() -> nn.Module:
+    return DoubleMean()
+
+
 class Writes(Small):
     """Writes into its input."""
 

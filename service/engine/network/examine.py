@@ -90,6 +90,13 @@ class _Examination:
                 f"{told}: no state dict has them, so that no weights file reaches them; they are served as they are",
                 "let an nn.ModuleList or nn.ModuleDict hold them",
             )
+        if hidden := holding.hidden(self.network):
+            self.checks.warn(
+                "weights",
+                f"{len(hidden)} modules lie in objects that are no modules (such as {hidden[0]!r}): the version does "
+                "not count their weights, and nothing tells them to evaluate",
+                "let them be attributes of the network itself",
+            )
         install(self.network)
         pictures = probe_pictures(spec.transform).to(device)
         self.answering = Answering(

@@ -8,6 +8,7 @@ and dictionaries. Whoever needs to know what a network is made of asks here, so 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from types import MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -179,6 +180,28 @@ def _kept(holder: Any, kind: type, name: str, around: tuple[Any, ...]) -> Iterat
                 and not any(value is one for one in around)
             ):
                 yield from _kept(value, kind, _joined(name, str(key)), (*around, value))
+
+
+def hidden(network: nn.Module) -> list[str]:
+    """Return where modules lie that nothing here finds: in objects that are no modules, and behind their methods."""
+    known = {id(module) for _, module in modules(network)} | {id(_whole(network))}
+    met: set[int] = set()
+    found = []
+    for path, module in modules(network):
+        todo = [(key, value, 0) for key, value in vars(_whole(module)).items() if key not in _EVERY]
+        while todo and not isinstance(module, Sealed | torch.jit.ScriptModule):
+            name, value, depth = todo.pop()
+            value = getattr(value, "__self__", value) if isinstance(value, MethodType) else value
+            if isinstance(value, nn.Module):
+                if id(value) not in known:
+                    known.add(id(value))
+                    found.append(_joined(path, name))
+            elif not isinstance(value, Tensor | type | ModuleType) and depth < _DEEPEST and id(value) not in met:
+                met.add(id(value))
+                inside = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+                items = enumerate(value) if isinstance(value, list | tuple) else inside.items()
+                todo += [(f"{name}.{key}", item, depth + 1) for key, item in list(items)]
+    return sorted(found)
 
 
 def state(network: nn.Module) -> "OrderedDict[str, Any]":

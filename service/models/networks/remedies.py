@@ -4,6 +4,7 @@ What a network raises is written for its author. Whether it takes one channel, 9
 given that.
 """
 
+import copy
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -73,6 +74,8 @@ def _reason(given: Tensor, network: nn.Module, error: BaseException) -> str:
             f"its forward moves tensors to a device of its own choice ({_short(raised)}); leave .cuda() and .to(...) "
             "out of it, and make tensors with device=x.device"
         )
+    if doubled := _doubled(given, network):
+        return doubled
     if around := _around(given, network):
         return around
     started = time.monotonic()
@@ -86,6 +89,20 @@ def _reason(given: Tensor, network: nn.Module, error: BaseException) -> str:
         "Python, and "
         "set channels or input_size where it takes others"
     )
+
+
+def _doubled(given: Tensor, network: nn.Module) -> str | None:
+    """Return which tensor a network keeps in float64, where it answers with it in float32."""
+    names = [name for name, value in holding.kept(network).items() if value.dtype == torch.float64]
+    if not names:
+        return None
+    try:
+        copied = holding.cast(copy.deepcopy(network), torch.float32)
+    except Exception:  # some networks cannot be copied
+        return None
+    if _tried(copied, given) is not None:
+        return None
+    return f"it keeps {names[0]!r} in float64, as NumPy makes numbers, and computes in float32; keep it in float32"
 
 
 def _rows(given: Tensor, network: nn.Module) -> str | None:

@@ -38,6 +38,7 @@ CASES = {
     "last": "it takes channels last; let its forward begin with x = x.permute(0, 2, 3, 1)",
     "film": "it takes five axes, as of films or volumes",
     "casts": "its forward computes in float16, and inputs are float32",
+    "double_mean": "it keeps 'mean' in float64, as NumPy makes numbers, and computes in float32; keep it in float32",
     "raises_in_forward": "its forward raises ValueError: a mistake of its author on pictures (2, 3, 32, 32) float32",
     "exported_for_two": "",
     "in_a_dict": "takes a dictionary; wrap it in a module whose forward takes the pictures, and returns self.network({",
