@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 _EVERY = frozenset(nn.Module().__dict__)  # attributes that each module has, whatever it is
+_GRAPHS = ("torch.export.", "torch.fx.")  # whose modules keep themselves a second time, as a graph
 _DEEPEST = 4  # containers in containers, that modules and tensors are looked for in
 
 
@@ -55,6 +56,8 @@ def parts(module: nn.Module) -> list[Part]:
 
 def beside(module: nn.Module) -> list[Part]:
     """Return the modules that a module keeps in plain attributes, lists, tuples and dictionaries."""
+    if type(_whole(module)).__module__.startswith(_GRAPHS):
+        return []
     return [Part(*found) for found in _plain(module, nn.Module)]
 
 
@@ -189,7 +192,8 @@ def hidden(network: nn.Module) -> list[str]:
     found = []
     for path, module in modules(network):
         todo = [(key, value, 0) for key, value in vars(_whole(module)).items() if key not in _EVERY]
-        while todo and not isinstance(module, Sealed | torch.jit.ScriptModule):
+        apart = isinstance(module, Sealed | torch.jit.ScriptModule) or type(module).__module__.startswith(_GRAPHS)
+        while todo and not apart:
             name, value, depth = todo.pop()
             value = getattr(value, "__self__", value) if isinstance(value, MethodType) else value
             if isinstance(value, nn.Module):
