@@ -111,6 +111,8 @@ CASES: dict[str, Case] = {
     "sigmoid_as_classes": refused("do not add up to 1", factory="sigmoid", keys="task = 'classification'"),
     "softmax": Case(),
     "log_softmax": Case(),
+    "rounded_softmax": Case(tolerance=2e-3),
+    "in_a_plain_list": Case(checks={"task": "warning", "weights": "warning"}),
     "one": Case(module(nets.one), task="binary", checks=ASSUMED),
     "one_measured": Case(module(nets.one), factory="one", keys="task = 'regression'", task="regression"),
     "one_as_classes": refused("its softmax is 1 for every picture", factory="one", keys="task = 'classification'"),

@@ -56,6 +56,32 @@ def softmax() -> nn.Module:
     return After(lambda y: y.softmax(1))
 
 
+def rounded_softmax() -> nn.Module:
+    return After(lambda y: torch.round(y.softmax(1) * 1000) / 1000)
+
+
+class InAPlainList(nn.Module):
+    """Keeps the network where PyTorch does not look, and has methods of its own under the names of PyTorch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = [plain()]
+
+    def parameters(self, groups: Any) -> Any:  # type: ignore[override]
+        return [{"params": group} for group in groups]
+
+    def train(self, loader: Any) -> None:  # type: ignore[override]
+        raise AssertionError("no training here")
+
+    def forward(self, x: Tensor) -> Tensor:
+        (member,) = self.members
+        return member(x)
+
+
+def in_a_plain_list() -> nn.Module:
+    return InAPlainList()
+
+
 def log_softmax() -> nn.Module:
     return After(lambda y: y.log_softmax(1))
 

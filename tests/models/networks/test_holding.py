@@ -245,11 +245,3 @@ def test_modules_in_objects_that_are_none_are_told() -> None:
     assert holding.hidden(network) == ["call", "first.holder.module"]
     network.inner = {"a": (Holder(nn.Identity()), 1)}
     assert holding.hidden(network) == ["call", "first.holder.module", "inner.a.0.module"]
-
-
-def test_an_exported_network_with_its_layers_holds_each_once() -> None:
-    batch = {0: torch.export.Dim("batch")}
-    program = torch.export.export(tiny.classifier(), (torch.rand(2, 3, 32, 32),), dynamic_shapes=(batch,))
-    network = torch.export.unflatten(program)
-    assert [path for path, _ in holding.modules(network)] == [path for path, _ in network.named_modules()]
-    assert (holding.unregistered(network), holding.hidden(network)) == ([], [])

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from service.engine.network.endings.rounding import Rounded, rounded
+from service.engine.network.endings.rounding import Rounded, near, rounded
 from service.engine.network.endings.seen import Ending
 from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.checks import difference
@@ -50,14 +50,14 @@ def made(answering: Answering, raw: Tensor, watched: Watched | None) -> Made | N
     if ending is not None or raw.ndim != 2 or answering.outlet.boxes:
         return None if ending is None else Made(ending)
     tried = 0
-    for near in watched.endings.kin():
-        if (part := _part(near, watched.returned, raw)) is not None:
+    for one in watched.endings.kin():
+        if (part := _part(one, watched.returned, raw)) is not None:
             return part
-        way = next((way for way in _WAYS if _follows(near, watched.returned, *way)), None)
+        way = next((way for way in _WAYS if _follows(one, watched.returned, *way)), None)
         if way is None or tried == _TRIED:
             continue
         tried += 1
-        if (found := _everywhere(answering, near, raw, *way, passes=watched.returned.requires_grad)) is not None:
+        if (found := _everywhere(answering, one, raw, *way, passes=watched.returned.requires_grad)) is not None:
             return found
     return None
 
@@ -78,7 +78,10 @@ def _answered(answer: Tensor, ending: Ending, log: bool, times: float) -> Tensor
 def _follows(ending: Ending, answer: Tensor, log: bool, times: float) -> bool:
     if ending.result.numel() != answer.numel() or (log and ending.name in ("log_softmax", "logsigmoid")):
         return False
-    return rounded(_shares(ending.result, ending), _answered(answer, ending, log, times)) is not None
+    shares, answered = _shares(ending.result, ending), _answered(answer, ending, log, times)
+    if answer.numel() == 1:  # which has no order
+        return near(shares, answered)
+    return rounded(shares, answered) is not None
 
 
 def _everywhere(

@@ -21,6 +21,11 @@ class Rounded:
     known: bool = True  # whether it is a rounding; else they only follow the others' order, near to them
 
 
+def near(value: Tensor, answer: Tensor) -> bool:
+    """Whether no number of an answer is further from a value in 0..1 than a rounding may move it."""
+    return value.numel() == answer.numel() and bool((value.flatten() - answer.flatten()).abs().max() <= _FAR)
+
+
 def rounded(value: Tensor, answer: Tensor) -> Rounded | None:
     """Return what was done to numbers in 0..1 that an answer is made of, one by one; None where it is not.
 

@@ -54,6 +54,7 @@ ROUNDED = {
     "a log-softmax": (lambda z: torch.round(z.log_softmax(1) * 1000) / 1000, "classification"),
     "a clamped logarithm": (lambda z: z.softmax(1).clamp(min=0.062).log(), "classification"),
     "sigmoids": (lambda z: torch.round(z.sigmoid() * 1000) / 1000, "multilabel"),
+    "one sigmoid": (lambda z: torch.round(z[:, :1].sigmoid() * 1000) / 1000, "binary"),
     "sigmoids in half": (lambda z: z.sigmoid().half().float(), "multilabel"),
 }
 
@@ -65,12 +66,12 @@ def test_what_is_rounded_is_explained_from_before(name) -> None:
     assert (model.facts.task.name, model.facts.task.scale, model.facts.task_assumed) == (kind, "logits", False)
     assert outcomes(model)["ending"] == "passed"
     network, x = Ends(end), model.example()
-    torch.testing.assert_close(model.forward(x), network.logits(x).detach())
+    torch.testing.assert_close(model.forward(x), network.logits(x).detach()[:, : model.facts.outputs])
     trace = model.trace(x[:1], Tracing(wrt=(INPUT,)), lambda seen: seen.outputs[:, :1])
     given = x[:1].clone().requires_grad_()
     (expected,) = torch.autograd.grad(network.logits(given)[:, 0].sum(), given)
     torch.testing.assert_close(trace.gradients[INPUT][0], expected)
-    assert model.facts.head is not None
+    assert (model.facts.head is not None) == (model.facts.outputs == 5)
 
 
 def test_what_a_coarse_rounding_hides_is_not_explained() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from service.engine.network.endings.rounding import rounded
+from service.engine.network.endings.rounding import near, rounded
 
 P = torch.randn(8, 6, generator=torch.Generator().manual_seed(0)).mul(2).softmax(1)
 
@@ -54,3 +54,10 @@ def test_what_only_follows_is_not_known() -> None:
 )
 def test_what_is_no_rounding_is_none(answer) -> None:
     assert rounded(P, answer) is None
+
+
+def test_one_number_is_near_or_not() -> None:
+    assert near(torch.tensor([[0.3]]), torch.tensor([0.34]))
+    assert not near(torch.tensor([[0.3]]), torch.tensor([0.36]))
+    assert not near(torch.tensor([[0.3]]), torch.tensor([0.3, 0.3]))
+    assert not near(torch.tensor([[0.3]]), torch.tensor([float("nan")]))
