@@ -45,7 +45,7 @@ REPORTS: dict[str, tuple[str, ...]] = {
         "models/test_inputs.py::test_pictures_of_12_bits_through_a_window",
     ),
     "okuna-api 414: HEIC": (
-        "images/test_decoding.py::test_heic",
+        "images/containers/test_heic.py::test_a_picture_is_shown",
         "images/test_decoding.py::test_heic_without_its_decoder_is_named",
     ),
     "DeepLIIF 48: TIFF, AVIF": ("images/test_decoding.py::test_tiff", "images/test_decoding.py::test_formats"),
