@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 INPUT = ".input"
 """The address of the network's input, beside the paths of its layers: no layer's begins with a dot."""
+MOVED = "its forward crops, pads, shifts or turns the picture on the way"
+REMEDY = "do that in preprocessing"
 _INDEX = re.compile(r"\[(-?\d{1,4})\]")
 _PASSES_NONE = "something on the way passes none on (no_grad, detach, whole numbers, a compiled part)"
 _INDICES = 4  # that are read of an address as Python code has it
@@ -91,6 +93,7 @@ class LayerInfo:
     folded: bool = False  # whether it answers to each picture in several parts, the first axis of `shape`
     apart: bool = True  # whether what it answers to each picture of a batch can be told from the others'
     turned: bool = False  # whether the pictures of a batch are not on its first axis, as in tokens (T, N, C)
+    elsewhere: bool = False  # whether its cells look at other places than the picture's own, as of a cropped picture
     attention: Attention | None = None  # where the address is of attention probabilities, of shape (heads, T, T)
 
     @property
@@ -180,6 +183,12 @@ class Facts:
                 ),
             )
         info = self.layers[path]
+        if info.elsewhere:
+            raise InvalidParameter.at(
+                pointer,
+                f"layer {path!r} of {self.name} answers with a grid of other places than the picture's: {MOVED}; "
+                f"{REMEDY}, or name a layer before that; the default layer is {self.default_layer!r}",
+            )
         if not info.spatial:
             raise InvalidParameter.at(
                 pointer,
@@ -276,7 +285,10 @@ class Facts:
 
     def _no_maps(self, needed: str) -> str:
         why = self.black_box or "none of its layers answers with a grid over the picture"
-        return f"{needed}, and {self.name} has none: {why}; use {self._plain}, which need no layer"
+        remedy = f"use {self._plain}, which need no layer"
+        if any(info.elsewhere for info in self.layers.values()):
+            why, remedy = MOVED, f"{REMEDY}, or {remedy}"
+        return f"{needed}, and {self.name} has none: {why}; {remedy}"
 
     def colour(self, rgb: Sequence[float]) -> Tensor:
         """Return an opaque RGB colour, each 0..1, in the model's input space: (C, 1, 1).

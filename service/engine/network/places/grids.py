@@ -18,14 +18,14 @@ from service.engine.network.places.tokens import EXTRA, FEW, Open, fits_of, unmo
 
 Place = tuple[int, int]
 SQUARES: tuple[Place, ...] = ((1, 1), (1, 6), (6, 1), (6, 6), (2, 4), (4, 2))  # row and column, of 8 x 8
-_CELLS = 8
+CELLS = 8
 _AGREEING = 5  # squares at whose place an output has to change most
 _ROUNDINGS = tuple(c / 8 for c in range(8, -25, -1))  # of patches side by side, padded, and of overlapping ones
 _PROPORTION = 0.7  # largest logarithm of a grid's proportions over the picture's: about twice as wide, or half
 _ENOUGH = 24  # places on an axis, three of them in a square: the others of large maps are looked at where these fail
 FINE = 4  # places on each axis, from which on squares are told apart for sure
 _ADDS_UP = 1e-3  # of a sum
-_STEP = 2.0  # that a square is brighter by, in deviations: far more than floating point loses on the way
+STEP = 2.0  # that a square is brighter by, in deviations: far more than floating point loses on the way
 
 
 def changed(picture: Tensor) -> Tensor:
@@ -33,15 +33,15 @@ def changed(picture: Tensor) -> Tensor:
     height, width = picture.shape[2:]
     rows = picture.repeat(1 + len(SQUARES), 1, 1, 1)
     for row, (i, j) in enumerate(SQUARES, 1):
-        ys = slice(i * height // _CELLS, (i + 1) * height // _CELLS)
-        xs = slice(j * width // _CELLS, (j + 1) * width // _CELLS)
-        rows[row, :, ys, xs] += _STEP
+        ys = slice(i * height // CELLS, (i + 1) * height // CELLS)
+        xs = slice(j * width // CELLS, (j + 1) * width // CELLS)
+        rows[row, :, ys, xs] += STEP
     return rows
 
 
 def told(met: Iterable[Open]) -> set[Layout]:
     """Return the ways that hold of such answers of one network, in which some tokens have no place."""
-    return tokens.told(met, SQUARES, _CELLS)
+    return tokens.told(met, SQUARES, CELLS)
 
 
 def grid_of(output: Tensor, size: tuple[int, int]) -> Layout | None:
@@ -79,7 +79,7 @@ def seen_of(output: Tensor, size: tuple[int, int]) -> Layout | Open | None:
         seen: Layout | Open = layout
         miss = next(iter(misses.values()))
         if layout.suffix:
-            fits, likeness = fits_of(found.tokens(), ways, SQUARES, _CELLS)
+            fits, likeness = fits_of(found.tokens(), ways, SQUARES, CELLS)
             certain = unmoved(output[0], output[-1], ways) if len(output) > rows else None
             seen = Open(tuple(misses), fits, likeness, certain)
             miss = misses.get(max(ways, key=fits.__getitem__), max(misses.values()))
@@ -88,21 +88,23 @@ def seen_of(output: Tensor, size: tuple[int, int]) -> Layout | Open | None:
     return None if best is None else best[1]
 
 
-def elsewhere(maps: Tensor) -> bool:
-    """Whether maps (N, C, h, w) of `changed` pictures are none of the picture's places, though they have its axes.
+def attends(maps: Tensor) -> bool:
+    """Whether maps (N, C, h, w) are an attention of tokens to tokens: each row of it adds up to one."""
+    return _adds_up(maps[:1, :1]) and _adds_up(maps[:1])
 
-    A picture that was mirrored or turned on the way changes most where the square went; an attention of tokens to
-    tokens, each row of which adds up to one, has tokens on both axes.
+
+def turned(maps: Tensor) -> bool:
+    """Whether maps (N, C, h, w) of `changed` pictures are those of a picture that was mirrored or turned on the way.
+
+    They change most where the square went.
     """
-    if _adds_up(maps[:1, :1]) and _adds_up(maps[:1]):
-        return True
     height, width = maps.shape[2:]
     if min(height, width) < FINE or len(maps) <= len(SQUARES):
         return False
     places = _Changes(maps[: 1 + len(SQUARES)])._places(Layout("chw", (height, width)), 1)
     if _miss(places, (height, width)) is not None:
         return False
-    last = _CELLS - 1
+    last = CELLS - 1
     turns = [
         [
             (last - y if up else y, last - x if across else x)
@@ -204,12 +206,12 @@ def _miss(places: Tensor, grid: Place, step: int = 1, squares: Sequence[Place] =
     peaks = places.argmax(1).tolist()
     far = [
         max(
-            abs((peak // across * step + 0.5) / height - (i + 0.5) / _CELLS),
-            abs((peak % across * step + 0.5) / width - (j + 0.5) / _CELLS),
+            abs((peak // across * step + 0.5) / height - (i + 0.5) / CELLS),
+            abs((peak % across * step + 0.5) / width - (j + 0.5) / CELLS),
         )
         for peak, (i, j) in zip(peaks, squares, strict=True)
     ]
-    near = 1 / _CELLS + 0.5 * step / min(height, width)
+    near = 1 / CELLS + 0.5 * step / min(height, width)
     return sum(far) if sum(one <= near for one in far) >= _AGREEING else None
 
 

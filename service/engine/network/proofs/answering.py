@@ -12,7 +12,7 @@ from service.engine.network.forms.generators import generators
 from service.engine.network.forms.outlet import Outlet, find
 from service.engine.network.forms.past import Past
 from service.engine.network.memory import counting
-from service.engine.network.places.grids import changed
+from service.engine.network.places.looking import probed
 from service.engine.network.proofs.checks import ALONE, REPEATS, Checks, difference, first_line, written
 from service.engine.network.proofs.heads import widths
 from service.engine.network.proofs.watch import Changes, Watched, watch_changes, watch_gradients
@@ -91,7 +91,7 @@ class Answering:
         return changes, raw
 
     def _show(self, pictures: Tensor) -> None:
-        self.pictures, self.rows = pictures, torch.cat([changed(pictures[:1]), pictures[1:]])
+        self.pictures, self.rows = pictures, torch.cat([probed(pictures[:1]), pictures[1:]])
 
     def run(self, x: Tensor) -> Any:
         """Run the network as it is; it may write to what it is given."""

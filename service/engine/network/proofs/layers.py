@@ -7,11 +7,13 @@ import torch
 from torch import Tensor, nn
 
 from service.contract import LayerInfo, Layout
+from service.contract.facts import MOVED, REMEDY
 from service.engine.network.forms.addresses import Fold, fold_of
 from service.engine.network.offsets import offset_of
 from service.engine.network.places.grids import FINE, Candidate, default_layer, follows, reach
 from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.heads import Averaged
+from service.engine.network.proofs.moved import moved
 from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes
 from service.models.networks import holding
 
@@ -87,8 +89,10 @@ def find_layers(
     candidates: list[Candidate] = []
     counts: dict[str, int] = {}
     before = 0  # places of the layer before
-    placed, rows = _placed(changes.calls), 1 if answering.singly else len(answering.rows)
-    for i, (name, call) in enumerate(zip(names, changes.calls, strict=True)):
+    elsewhere = moved(changes.calls, watched)
+    calls = [_unplaced(call) if i in elsewhere else call for i, call in enumerate(changes.calls)]
+    placed, rows = _placed(calls), 1 if answering.singly else len(answering.rows)
+    for i, (name, call) in enumerate(zip(names, calls, strict=True)):
         counts[call.path] = counts.get(call.path, 0) + 1
         seen = watched.calls[i] if watched is not None else call
         gradient = gradients[i] if gradients else None
@@ -107,6 +111,8 @@ def find_layers(
         kept = found.infos[name].gradient and offset_of(call.module) is not None
         if watched is not None and (kept or (fold == _SECOND and layout is not None)):
             found.infos[name] = _folded(found, fold, watched.leaves[i])
+        if i in elsewhere:
+            found.infos[name] = replace(found.infos[name], elsewhere=True)
         if fold is not None and fold.axis:
             found.infos[name] = replace(found.infos[name], turned=True)
         found.same[name] = seen.same if watched is not None else i
@@ -136,6 +142,7 @@ def find_layers(
                 seen.only_pool or fewer,  # without weights some places are left of an earlier layer's
             )
         )
+    _say(answering, found)
     found.default = default_layer(candidates)
     if found.default is not None and (watched is None or not watched.projects(names.index(found.default))):
         found.infos[found.default] = replace(found.infos[found.default], projects=False)
@@ -149,6 +156,23 @@ def _placed(calls: Sequence[Call]) -> bool:
     """
     fine = any(call.aligned and len(call.shape) == 3 and min(call.shape[1:]) >= FINE for call in calls)
     return not fine or any(call.layout is not None for call in calls)
+
+
+def _say(answering: Answering, found: Layers) -> None:
+    """Tell people of layers whose cells look elsewhere."""
+    if elsewhere := [path for path, info in found.infos.items() if info.elsewhere]:
+        answering.checks.warn(
+            "places",
+            f"{len(elsewhere)} layers ({', '.join(map(repr, elsewhere[:3]))}) look at other places than their maps "
+            f"would be drawn over: {MOVED}",
+            f"{REMEDY}; methods that look at no layer are right as it is",
+        )
+
+
+def _unplaced(call: Call) -> Call:
+    """Return a call without the grid that it seemed to be: its cells look at other places than their own."""
+    turned = None if call.turned is None else _unplaced(call.turned)
+    return replace(call, layout=None, elsewhere=True, pooled=None, turned=turned)
 
 
 def _projections(network: nn.Module) -> set[str]:

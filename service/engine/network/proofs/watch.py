@@ -15,7 +15,8 @@ from service.engine.network.activations import Activations
 from service.engine.network.capture import Tape, recording
 from service.engine.network.endings.seen import Endings
 from service.engine.network.forms.addresses import sums
-from service.engine.network.places.grids import elsewhere, seen_of, told
+from service.engine.network.places.grids import attends, seen_of, told, turned
+from service.engine.network.places.looking import own_places
 from service.engine.network.places.tokens import Open
 from service.engine.network.proofs.attentions import Seen
 from service.engine.network.trace import straight
@@ -36,6 +37,7 @@ class Call:
     first: Tensor | None = None  # sums of the first row's part, where rows are not the pictures
     layout: Layout | None = None  # where it is a grid
     elsewhere: bool = False  # whether it has the axes of maps, and none of the picture's places
+    own: bool | None = None  # whether its cells look at their own places of the picture, where that can be told
     pooled: Tensor | None = None  # its maps' means (N, C), and below those of their positive parts
     rectified: Tensor | None = None
     output: Tensor | None = None
@@ -80,7 +82,7 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[in
 
     Args:
         run: the network.
-        rows: what `changed` makes of a picture, and further pictures behind them.
+        rows: what `probed` or `changed` make of a picture, and further pictures behind them.
         singly: whether each row is run alone.
         widths: numbers of channels of the maps that are averaged; None: all are.
     """
@@ -131,12 +133,8 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[in
     holding = told([look.opened for call, look in seen.values() if look.opened and call.shape[0] not in whole])
     for call, look in seen.values():
         look = next((look.ways[way] for way in holding if way in look.ways), look)
-        call.layout, call.pooled, call.rectified, call.elsewhere = (
-            look.layout,
-            look.pooled,
-            look.rectified,
-            look.elsewhere,
-        )
+        call.layout, call.pooled, call.rectified = look.layout, look.pooled, look.rectified
+        call.elsewhere, call.own = look.elsewhere, look.own
     if singly:
         watch.rectifiers //= len(rows) + 1
         watch.max_pools //= len(rows) + 1
@@ -151,6 +149,7 @@ class _Look:
     pooled: Tensor | None = None
     rectified: Tensor | None = None
     elsewhere: bool = False
+    own: bool | None = None
     opened: Open | None = None  # tokens that stand in one of some ways, which all layers together tell
     ways: "Mapping[Layout, _Look]" = field(default_factory=dict)  # what is seen with each of them
 
@@ -186,15 +185,17 @@ class _Looks:
             maps = output  # its size may still follow the input's
         else:
             return _Look()
-        return self._averaged(layout, maps, other=layout is None and elsewhere(maps))
+        other = layout is None and turned(maps)
+        return self._averaged(layout, maps, turned=other, other=other or (layout is None and attends(maps)))
 
-    def _averaged(self, layout: Layout | None, maps: Tensor, *, other: bool = False) -> _Look:
+    def _averaged(self, layout: Layout | None, maps: Tensor, *, turned: bool = False, other: bool = False) -> _Look:
+        own = False if turned else own_places(maps, self.size, grid=layout is not None)
         if self.widths is not None and maps.shape[1] not in self.widths:
-            return _Look(layout, elsewhere=other)
+            return _Look(layout, elsewhere=other, own=own)
         maps = maps.float()  # parts of a network may compute in other formats, and its head in this one
         pooled = maps.mean((2, 3))
         # The positive part is half of the sum of a number and its size; `relu` would count as the network's own.
-        return _Look(layout, pooled, (pooled + maps.abs().mean((2, 3))) / 2, other)
+        return _Look(layout, pooled, (pooled + maps.abs().mean((2, 3))) / 2, other, own)
 
 
 def _keep(own: list[Tensor], path: str, module: nn.Module, output: Tensor) -> None:

@@ -8,12 +8,13 @@ from service.contract import Layout
 from service.engine.network.places.grids import (
     SQUARES,
     Candidate,
+    attends,
     changed,
     default_layer,
-    elsewhere,
     follows,
     grid_of,
     reach,
+    turned,
 )
 
 SIZE = 48, 64
@@ -56,15 +57,15 @@ def test_channels_first_last_and_places_in_one_axis(maps) -> None:
 
 
 @pytest.mark.parametrize("turn", [lambda m: m.flip(3), lambda m: m.flip(2), lambda m: m.flip(2, 3), lambda m: m.mT])
-def test_what_is_mirrored_or_turned_is_elsewhere(maps, turn) -> None:
-    assert elsewhere(turn(maps))
-    assert not elsewhere(maps)
+def test_what_is_mirrored_or_turned_shows(maps, turn) -> None:
+    assert turned(turn(maps))
+    assert not turned(maps)
 
 
-def test_an_attention_of_tokens_to_tokens_is_elsewhere(maps) -> None:
+def test_an_attention_of_tokens_to_tokens_shows(maps) -> None:
     tokens = maps.flatten(2).mT
-    assert elsewhere((tokens @ tokens.mT)[:, None].softmax(3))
-    assert not elsewhere(torch.zeros(7, 2, 6, 8))
+    assert attends((tokens @ tokens.mT)[:, None].softmax(3))
+    assert not attends(torch.zeros(7, 2, 6, 8))
 
 
 def test_channels_are_no_rows_of_a_grid(maps) -> None:

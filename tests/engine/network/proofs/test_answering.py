@@ -43,7 +43,7 @@ def test_a_sound_network_is_run_as_it_is() -> None:
     torch.testing.assert_close(raw, answering.network(answering.rows))
     assert answering.adapted() is answering.network
     assert set(_outcomes(answering).values()) == {"passed"}
-    assert answering.checks.rows == 11
+    assert answering.checks.rows == 13
 
 
 FORMS = {

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from service.engine.network.resident import Model
+from service.errors import InvalidParameter, NotApplicable
 from service.images import Transform
 from service.models.spec import ModelSpec
 from service.tasks import task
@@ -101,6 +103,123 @@ def test_maps_of_other_places_than_the_pictures_are_none(turn) -> None:
     beside = _facts(Turned(lambda x: x.flip(3), beside=True))  # the picture and its mirror image, as at test time
     assert beside.default_layer == "maps#1"
     assert not beside.layers["maps#2"].spatial
+
+
+def _cropped(x):
+    return x[..., 4:-4, 4:-4]
+
+
+MOVES = {
+    "cropped": _cropped,
+    "cropped and resized": lambda x: F.interpolate(_cropped(x), x.shape[2:], mode="bilinear"),
+    "a quarter": lambda x: x[..., 16:, 16:],
+    "padded": lambda x: F.pad(x, (8,) * 4),
+    "padded and resized": lambda x: F.interpolate(F.pad(x, (8,) * 4), x.shape[2:]),
+    "rolled": lambda x: x.roll(8, -1),
+    "rolled far": lambda x: x.roll((24, 16), (-1, -2)),
+    "shifted": lambda x: F.pad(x, (0, 0, -8, 8)),
+    "mirrored": lambda x: x.flip(2),
+}
+
+
+class Moving(nn.Module):
+    """Normalises its picture, moves it, and looks at it in finer and coarser maps."""
+
+    def __init__(self, move, *, norm=True) -> None:
+        super().__init__()
+        self.norm, self.move = nn.BatchNorm2d(3) if norm else None, move
+        self.early = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+        self.late = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 9, 4, 4), nn.ReLU())
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = x if self.norm is None else self.norm(x)
+        return self.fc(self.late(self.early(self.move(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_no_layer_behind_a_moved_picture_has_maps(name) -> None:
+    """Nor those whose few cells look at so much that nothing can be seen of them."""
+    facts = _facts(Moving(MOVES[name]), 64)
+    assert {path for path, info in facts.layers.items() if info.spatial} <= {"norm"}
+    early = facts.layers["early"]
+    assert early.elsewhere
+    assert facts.layers["late"].elsewhere
+    with pytest.raises(InvalidParameter, match=r"of other places .* crops, pads, .* do that in preprocessing, or name"):
+        facts.layer("late")
+    told = next(check for check in facts.checks if check.name == "places")
+    assert told.outcome == "warning"
+    assert "'early'" in told.found
+    assert "in preprocessing" in told.remedy
+
+
+def test_where_all_layers_look_elsewhere_methods_that_need_one_say_so() -> None:
+    facts = _facts(Moving(_cropped, norm=False), 64)
+    assert facts.default_layer is None
+    with pytest.raises(NotApplicable, match=r"crops, pads, .*; do that in preprocessing, or use 'saliency'"):
+        facts.require_spatial("grad-cam")
+
+
+def test_a_layer_before_the_crop_keeps_its_maps() -> None:
+    network = Moving(lambda x: x[..., 6:-6, 6:-6])
+    network.norm = nn.Conv2d(3, 3, 3, padding=1)
+    facts = _facts(network, 64)
+    assert facts.layers["norm"].spatial
+    assert facts.default_layer == "norm"
+
+
+@pytest.mark.parametrize(
+    "resize",
+    [
+        lambda x: F.interpolate(x, (48, 48), mode="bilinear"),
+        lambda x: F.interpolate(x, (20, 20)),
+        lambda x: x[..., 1::2, 1::2],
+    ],
+)
+def test_a_network_that_resizes_its_picture_keeps_its_maps(resize) -> None:
+    facts = _facts(Moving(resize), 64)
+    assert not any(info.elsewhere for info in facts.layers.values())
+    assert facts.default_layer == "late"
+    assert "places" not in {check.name for check in facts.checks}
+
+
+class Averaging(Moving):
+    """Averages its answers to the whole picture and to two crops of it, as at test time."""
+
+    def forward(self, x):
+        whole, middle, corner = (super(Averaging, self).forward(one) for one in (x, _cropped(x), x[..., :56, :56]))
+        return (whole + middle + corner) / 3
+
+
+def test_of_a_picture_and_crops_of_it_the_picture_has_maps() -> None:
+    facts = _facts(Averaging(lambda x: x), 64)
+    assert facts.default_layer == "late#1"
+    assert facts.layers["early#1"].spatial
+    for path in ("early#2", "late#2", "early#3", "late#3"):
+        assert facts.layers[path].elsewhere
+
+
+class Rolling(nn.Module):
+    """Shifts its maps for a part of a residual block, and back, as windows of attention are shifted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.norm, self.mix = nn.Conv2d(3, 8, 2, 2), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 1)
+        self.block, self.deep, self.fc = nn.Identity(), nn.Conv2d(8, 8, 31, 8, 15), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.patches(x)
+        x = self.block(x + self.mix(self.norm(x.roll((-6, -6), (2, 3))).relu()).roll((6, 6), (2, 3)))
+        return self.fc(self.deep(x).tanh().mean((2, 3)))
+
+
+def test_maps_that_are_shifted_and_back_poison_none() -> None:
+    layers = _facts(Rolling(), 64).layers
+    assert layers["norm"].elsewhere
+    assert layers["mix"].elsewhere
+    assert layers["patches"].spatial
+    assert layers["block"].spatial
+    assert layers["deep"].spatial
 
 
 class Attending(nn.Module):
