@@ -20,7 +20,7 @@ ROWS = 1 + len(SQUARES) + 2
 """Rows of `probed`: the picture, it with each square changed, and with each pair of margins."""
 
 _UPPER, _LOWER = 16, 8  # parts of a side: the width of margins above and left, and of those below and right
-_LEAST = 8  # cells on an axis, from which on every sound grid sees each margin: half a cell, and a whole one
+LEAST = 8  # cells on an axis, from which on every sound grid sees each margin: half a cell, and a whole one
 _PAIRS = 4  # the same, to see one of two margins that lie opposite each other
 _ENDING = 10  # cells on an axis, up to which none of a sound grid lies behind the picture's end
 _TELLING = 4  # channels: fewer may be silent in whole rows of cells
@@ -84,7 +84,7 @@ def _lost(squares: Tensor) -> bool:
     for square, at in zip(squares, SQUARES, strict=True):
         for axis, cells in enumerate(square.shape):
             reached = square.any(1 - axis)
-            if cells < _LEAST or not 0 < int(reached.sum()) <= cells // 2:
+            if cells < LEAST or not 0 < int(reached.sum()) <= cells // 2:
                 return False
             own = (2 * at[axis] + 1) * cells // (2 * CELLS)
             lost += not bool(reached[max(0, own - 1) : own + 2].any())
@@ -101,7 +101,7 @@ def _unseen(squares: Tensor, margins: Tensor) -> bool:
         cells, half = upper.shape[0], upper.shape[1] // 2
         begins = bool(upper[: -(-cells // 2), half:].any())
         ends = bool(lower[cells // 2 :, : upper.shape[1] - half].any())
-        if cells >= _LEAST and not (begins and ends and these.flatten(1).any(1).all()):
+        if cells >= LEAST and not (begins and ends and these.flatten(1).any(1).all()):
             return True
         if cells >= _PAIRS and not (begins or ends):
             return True
