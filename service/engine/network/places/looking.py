@@ -20,11 +20,13 @@ ROWS = 1 + len(SQUARES) + 2
 """Rows of `probed`: the picture, it with each square changed, and with each pair of margins."""
 
 _UPPER, _LOWER = 16, 8  # parts of a side: the width of margins above and left, and of those below and right
-LEAST = 8  # cells on an axis, from which on every sound grid sees each margin: half a cell, and a whole one
+_LEAST = 8  # cells on an axis, from which on every sound grid sees each margin: half a cell, and a whole one
 _PAIRS = 4  # the same, to see one of two margins that lie opposite each other
+_BEFORE = 20  # parts of a side, one of which may be padding beside the first that is looked at
 _ENDING = 10  # cells on an axis, up to which none of a sound grid lies behind the picture's end
 _TELLING = 4  # channels: fewer may be silent in whole rows of cells
 _SILENT = 1 / 64  # of all numbers, that may be zero of fewer channels
+_LARGE_ENOUGH = 1e-2  # of the largest number: of smaller ones too much is lost to rounding
 _GAP = 2  # cells, from which on it parts what is reached
 _ALIKE = 1.0  # cells, by which windows of one size and their steps seem to differ
 _FINE = 24  # cells on an axis, from which on a grid that is off by less than one is in its place
@@ -49,13 +51,14 @@ def probed(picture: Tensor) -> Tensor:
     return torch.cat([changed(picture), rows])
 
 
-def own_places(maps: Tensor, size: tuple[int, int], *, grid: bool) -> bool | None:
+def own_places(maps: Tensor, size: tuple[int, int], *, grid: bool, turned: bool = False) -> bool | None:
     """Whether the cells of maps (N, C, h, w) of `probed` pictures look at their own places; None: it cannot be told.
 
     Args:
         maps: rows behind those of `probed` do not count.
         size: (H, W) of the pictures.
         grid: whether they are known for a grid; else they may be none at all, and it takes more to tell.
+        turned: whether they change most where squares of a mirrored or turned picture are.
     """
     if len(maps) < ROWS or not maps.numel() or torch.finfo(maps.dtype).eps > _REACHED:
         return None
@@ -64,12 +67,13 @@ def own_places(maps: Tensor, size: tuple[int, int], *, grid: bool) -> bool | Non
     seen = maps[:ROWS, :: -(-maps.shape[1] // _CHANNELS)]
     changes = (seen[1:] - seen[:1]).abs_().sum(1)  # (8, h, w)
     most = changes[: len(SQUARES)].max()
-    if not (most > 0 and torch.isfinite(most)):
+    largest = seen[0].abs().sum(0).max()
+    if not (most > _LARGE_ENOUGH * largest and torch.isfinite(most)):
         return None
-    reached = changes > _REACHED * torch.maximum(most, seen[0].abs().sum(0).max())
+    reached = changes > _REACHED * torch.maximum(most, largest)
     squares, margins = reached[: len(SQUARES)], reached[len(SQUARES) :]
     axes = [_Axis.of(squares.any(2), 0, size[0]), _Axis.of(squares.any(1), 1, size[1])]
-    if _lost(squares):
+    if _few(squares) and (turned or _lost(squares)):
         return False
     if not (grid or all(axis.narrow for axis in axes)):
         return None
@@ -78,16 +82,21 @@ def own_places(maps: Tensor, size: tuple[int, int], *, grid: bool) -> bool | Non
     return False if _unseen(squares, margins) or any(axis.off for axis in axes) else None
 
 
+def _few(squares: Tensor) -> bool:
+    """Whether each square reaches some cells of an axis, of (6, h, w), and at most half of them."""
+    counts = [(squares.any(axis).sum(1), squares.shape[3 - axis]) for axis in (1, 2)]
+    return all(cells >= _PAIRS and bool(((count > 0) & (count <= cells // 2)).all()) for count, cells in counts)
+
+
 def _lost(squares: Tensor) -> bool:
-    """Whether squares, which each reach some of the cells (6, h, w), do not reach those at their own places."""
+    """Whether squares do not reach the cells (6, h, w) at their own places, nor those beside them."""
+    if min(squares.shape[1:]) < _LEAST:
+        return False
     lost = 0
     for square, at in zip(squares, SQUARES, strict=True):
         for axis, cells in enumerate(square.shape):
-            reached = square.any(1 - axis)
-            if cells < LEAST or not 0 < int(reached.sum()) <= cells // 2:
-                return False
             own = (2 * at[axis] + 1) * cells // (2 * CELLS)
-            lost += not bool(reached[max(0, own - 1) : own + 2].any())
+            lost += not bool(square.any(1 - axis)[max(0, own - 1) : own + 2].any())
     return lost > 1
 
 
@@ -101,12 +110,13 @@ def _unseen(squares: Tensor, margins: Tensor) -> bool:
         cells, half = upper.shape[0], upper.shape[1] // 2
         begins = bool(upper[: -(-cells // 2), half:].any())
         ends = bool(lower[cells // 2 :, : upper.shape[1] - half].any())
-        if cells >= LEAST and not (begins and ends and these.flatten(1).any(1).all()):
+        if cells >= _LEAST and not (begins and ends and these.flatten(1).any(1).all()):
             return True
         if cells >= _PAIRS and not (begins or ends):
             return True
-        if cells >= _PAIRS and begins and not upper[0].any():
-            return True  # the first cells look at what stands before the picture
+        before = -(-cells // _BEFORE)  # cells that may look at what stands beside the picture
+        if cells >= _PAIRS and begins and not upper[:before].any():
+            return True
         if _PAIRS <= cells <= _ENDING and ends and not lower[-1].any():
             return True
     return False

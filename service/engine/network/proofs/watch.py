@@ -16,7 +16,7 @@ from service.engine.network.capture import Tape, recording
 from service.engine.network.endings.seen import Endings
 from service.engine.network.forms.addresses import sums
 from service.engine.network.places.grids import attends, seen_of, told, turned
-from service.engine.network.places.looking import LEAST, own_places
+from service.engine.network.places.looking import own_places
 from service.engine.network.places.tokens import Open
 from service.engine.network.proofs.attentions import Seen
 from service.engine.network.trace import straight
@@ -189,9 +189,7 @@ class _Looks:
         return self._averaged(layout, maps, turned=other, other=other or (layout is None and attends(maps)))
 
     def _averaged(self, layout: Layout | None, maps: Tensor, *, turned: bool = False, other: bool = False) -> _Look:
-        own = own_places(maps, self.size, grid=layout is not None)
-        if own is None and turned and max(maps.shape[2:]) < LEAST:
-            own = False  # of so few cells nothing else tells that
+        own = own_places(maps, self.size, grid=layout is not None, turned=turned)
         if self.widths is not None and maps.shape[1] not in self.widths:
             return _Look(layout, elsewhere=other, own=own)
         maps = maps.float()  # parts of a network may compute in other formats, and its head in this one
