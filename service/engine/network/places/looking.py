@@ -20,7 +20,7 @@ ROWS = 1 + len(SQUARES) + 2
 """Rows of `probed`: the picture, it with each square changed, and with each pair of margins."""
 
 _UPPER, _LOWER = 16, 8  # parts of a side: the width of margins above and left, and of those below and right
-_LEAST = 8  # cells on an axis, from which on every sound grid sees each margin: half a cell, and a whole one
+_LEAST = 8  # cells on an axis, from which on every sound grid sees the first margins: half a cell is as wide
 _PAIRS = 4  # the same, to see one of two margins that lie opposite each other
 _BEFORE = 20  # parts of a side, one of which may be padding beside the first that is looked at
 _ENDING = 10  # cells on an axis, up to which none of a sound grid lies behind the picture's end
@@ -110,8 +110,10 @@ def _unseen(squares: Tensor, margins: Tensor) -> bool:
         cells, half = upper.shape[0], upper.shape[1] // 2
         begins = bool(upper[: -(-cells // 2), half:].any())
         ends = bool(lower[cells // 2 :, : upper.shape[1] - half].any())
-        if cells >= _LEAST and not (begins and ends and these.flatten(1).any(1).all()):
+        if cells >= _LEAST and not (begins and these.flatten(1).any(1).all()):
             return True
+        if cells >= 2 * _LEAST and not ends:
+            return True  # of fewer cells, a rest that is not read and a stride may be as wide
         if cells >= _PAIRS and not (begins or ends):
             return True
         before = -(-cells // _BEFORE)  # cells that may look at what stands beside the picture
