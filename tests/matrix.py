@@ -185,6 +185,8 @@ class Holding:
         said = []
         if not found.maps:
             said.append("no maps")
+        elif not any(bool(m.array.any()) for m in found.maps):
+            said.append("all maps are zero, so that nothing is compared")
         if method.takes_targets and [m.target for m in found.maps if m.target is None]:
             said.append("a map of no target")
         for m in found.maps:

@@ -88,7 +88,7 @@ def lively(model: nn.Module, seed: int = 0, size: int = 128) -> nn.Module:
 
     * each Conv2d and Linear is rescaled, in the order of execution, to an output of standard deviation one
       (the data-dependent initialisation of Mishkin & Matas 2016; a fifth in squeeze-excitation), with small
-      seeded biases;
+      seeded biases; one of zeros, as vision transformers' heads are before they learn, gets seeded weights first;
     * BatchNorm gets seeded affine parameters and, roughly, this pass's statistics instead of 0 and 1;
     * ConvNeXt's layer scale of 1e-6 becomes 0.5, or its blocks would be identities;
     * the head is rescaled to logits with a standard deviation of 2.5 over the photographs (and centred on
@@ -102,6 +102,9 @@ def lively(model: nn.Module, seed: int = 0, size: int = 128) -> nn.Module:
         handles = []
 
         def rescale(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if not module.weight.any():
+                nn.init.normal_(module.weight)
+                output = module.forward(*inputs)
             # squeeze-excitation works on 1 x 1 maps: strong gates would multiply up from block to block
             gating = output.dim() == 4 and output.shape[2:] == (1, 1)
             module.weight.div_(output.std().clamp_min(1e-12) * (5 if gating else 1))

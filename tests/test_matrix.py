@@ -7,7 +7,7 @@ import torch
 
 from service.engine.probe import ModelProbe
 from service.explainers.base import registry
-from tests import matrix, tiny
+from tests import matrix, oracles, tiny
 from tests.matrix import Cell, Holding
 
 
@@ -52,7 +52,16 @@ def test_faults_are_found(holding, monkeypatch):
         found = explain(self, probe, image, targets)
         return replace(found, maps=[replace(m, array=m.array / 0) for m in found.maps])
 
-    for broken, said in ((wrong, "off by"), (none, "a number is none"), (changing, "the model is not what it was")):
+    def empty(self, probe, image, targets):
+        found = explain(self, probe, image, targets)
+        return replace(found, maps=[replace(m, array=0 * m.array) for m in found.maps])
+
+    for broken, said in (
+        (wrong, "off by"),
+        (none, "a number is none"),
+        (empty, "nothing is compared"),
+        (changing, "the model is not what it was"),
+    ):
         monkeypatch.setattr(saliency, "explain", broken)
         cell = holding.cell(saliency)
         assert cell.mark == "!"
@@ -72,6 +81,14 @@ def test_what_rounding_alone_moves_is_proved_in_double(holding, monkeypatch):
     cell = holding.cell(saliency)
     assert (cell.mark, cell.reason) == ("~", "")
     assert cell.error > matrix.TOLERANCE
+
+
+def test_a_head_of_zeros_is_woken_so_that_maps_are_of_something():
+    network = tiny.classifier()
+    torch.nn.init.zeros_(network.fc.weight)
+    with torch.no_grad():
+        outputs = oracles.lively(network, size=tiny.SIZE)(oracles.photograph("chelsea", tiny.SIZE))
+    assert float(outputs.std()) > 0.1
 
 
 def test_the_table_has_a_line_for_each_method_and_says_what_is_wrong():
