@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -38,8 +39,51 @@ def test_terms_that_cancel_but_for_rounding_leave_nothing():
         assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
 
 
-def test_weights_and_maps_may_be_of_different_formats():
-    assert_close(weighted(torch.ones(1, 2), torch.ones(2, 1, 1).double()), torch.full((1, 1, 1), 2.0).double())
+def relative(found, expected):
+    """Return how far maps (T, h, w) are off, each as a share of its largest value, (T,)."""
+    return (found.double() - expected).abs().amax((1, 2)) / expected.abs().amax((1, 2))
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_what_weights_have_in_common_says_nothing_where_features_cancel(own):
+    """Weights that differ by little, or are of both signs about a mean, over what a layer norm leaves in float32."""
+    seeded = torch.Generator().manual_seed(0)
+    exact = torch.randn(768, 4, 5, generator=seeded).double()
+    exact = exact - exact.mean(0)
+    w = (1 + torch.tensor([[1e-5], [1e-4], [3.0]]) * torch.randn(3, 768, generator=seeded).double()) / 768
+    expected = torch.einsum("tk,khw->thw", w, exact)
+    a = exact.float()
+    plainly = torch.einsum("tk,khw->thw", w.float(), a)
+    assert relative(plainly, expected)[0] > 1e-3
+    maps = a.expand(3, -1, -1, -1) if own else a
+    found = weighted(w, maps, off=1e-9 * w.abs())
+    assert found.dtype == torch.float32
+    assert relative(found, expected).amax() < 2e-6
+    doubtful = weighted(w, maps)  # weights that may be off by a millionth are all one where they differ by ten
+    assert not doubtful[0].any()
+    assert torch.equal(doubtful[1:], found[1:])
+
+
+def test_a_sum_of_features_that_do_not_cancel_is_told():
+    """The mean weight counts wherever features add up to something."""
+    a = torch.rand(96, 4, 5, generator=torch.Generator().manual_seed(0))
+    w = torch.stack([torch.full((96,), 1 / 96), torch.linspace(-1, 1, 96)])
+    assert relative(weighted(w, a), torch.einsum("tk,khw->thw", w.double(), a.double())).amax() < 1e-6
+
+
+def test_terms_are_added_up_in_double():
+    seeded = torch.Generator().manual_seed(0)
+    parts = torch.randn(2, 2048, 4, 5, generator=seeded)
+    parts[:, ::2] = -parts[:, 1::2] * (1 + 3e-4 * torch.randn(2, 1024, 4, 5, generator=seeded))
+    expected = parts.double().sum(1)
+    assert relative(parts.sum(1), expected).amax() > 1e-4
+    assert relative(added(parts), expected).amax() < 1e-7
+
+
+def test_maps_keep_their_format_whatever_weights_have():
+    for w, a in ((torch.float32, torch.float64), (torch.float64, torch.float32)):
+        found = weighted(torch.ones(1, 2, dtype=w), torch.ones(2, 1, 1, dtype=a))
+        assert_close(found, torch.full((1, 1, 1), 2.0, dtype=a))
 
 
 class Unsteady(PlainProbe):

@@ -56,7 +56,7 @@ class AblationCAM(LayerExplainer):
             w = torch.zeros(len(a), y.shape[1], dtype=y.dtype, device=y.device)
             w[order[: len(without)]] = y[:1] - y[1:]
             details = {"drops": w.T.tolist(), "zero_channels": int((~living).sum()), "by_head": head is not None}
-            return self._explained(w.to(a), a, path, targets, outputs, details)
+            return self._explained(w, a, path, targets, outputs, details)
 
         if head is not None:
             lost = a[order].double().mean((1, 2))[:, None] * head.weight.double().T[order]  # (n, K)

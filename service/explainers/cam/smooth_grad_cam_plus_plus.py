@@ -63,7 +63,7 @@ class SmoothGradCAMPlusPlus(GradientCAM):
         divisor = 2 * m2 + a.double().sum((1, 2))[:, None, None] * m3
         defined = divisor > 0
         alpha = torch.where(defined, m2 / torch.where(defined, divisor, 1), 0)
-        w = (alpha * m1.relu()).sum((2, 3)).to(a)  # (T, K)
+        w = (alpha * m1.relu()).sum((2, 3))  # (T, K)
         cam = weighted(w, a).relu()
         at = AtLayer(layer, a, m1.to(a), outputs, targets)
         return self._explained(probe, at, cam, details=divisors(divisor / m2, m1))

@@ -22,7 +22,7 @@ from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, Trac
 from service.explainers.base import LayerExplainer
 from service.explainers.cam.masking.enclosure import telling_order
 from service.explainers.fields import Layer, MaskSpace, ScoreOf
-from service.explainers.rounding import steady, weighted
+from service.explainers.rounding import ROUNDING, steady, weighted
 
 Interpolation = Literal["bilinear", "bilinear-corners", "bicubic", "nearest"]
 Normalise = Literal["after", "before"]
@@ -184,11 +184,15 @@ class MaskedCAM(LayerExplainer):
         a = trace.activations[layer][0]  # (K, h, w)
         known = masks.of < len(f_mask)
         f_clean = targets.scores(trace.outputs, self.score)  # (1, T)
-        f = steady(torch.cat([f_clean, f_black, f_mask]))
-        f_clean, f_black, f_mask = f[:1], f[1:2], f[2:]
-        cic = f_mask[masks.of[known]] - self._f_baseline(f_black, f_clean)  # (K, T)
-        w = cic.softmax(0) if self.weights == "softmax" else cic
-        cam = weighted(w.T, a[known]).relu()
+        # In float64: where features cancel, the map is made of what weights differ by, which the softmax makes small.
+        f = steady(torch.cat([f_clean if self.baseline == "input" else f_black, f_mask]).double())
+        f_mask = f[1:]
+        cic = f_mask[masks.of[known]] - self._f_baseline(f[:1], f[:1])  # (K, T)
+        if self.weights == "softmax":
+            w = cic.softmax(0)
+            cam = weighted(w.T, a[known], off=(ROUNDING * f_mask.abs().amax(0) * w).T).relu()
+        else:
+            cam = weighted(cic.T, a[known]).relu()
         return Explanation(
             maps=[Map(self.name, cam[i], target=t, layer=layer) for i, t in enumerate(targets.chosen(f_clean))],
             details=self._details(cic, masks, len(a)),
