@@ -68,6 +68,27 @@ def test_faults_are_found(holding, monkeypatch):
         assert said in cell.reason
 
 
+def test_a_wrong_score_is_found_where_nearly_equal_weights_cancel(monkeypatch):
+    """What all weights have in common adds up to nothing there, and what two of them differ by to a map of its own."""
+    held, scores = Holding("resnet18", tiny.centred, tiny.SIZE), ModelProbe.scores
+
+    def exchanged(self, rows, *, sketch=None):
+        found = scores(self, rows).clone()
+        found[[5, 6]] = found[[6, 5]]
+        return found
+
+    try:
+        assert held.facts.default_layer == "norm"
+        cell = held.cell(registry()["score-cam"])
+        assert (cell.mark, cell.reason) == ("=", "")
+        monkeypatch.setattr(ModelProbe, "scores", exchanged)
+        cell = held.cell(registry()["score-cam"])
+    finally:
+        held.close()
+    assert cell.mark == "!"
+    assert "off by" in cell.reason
+
+
 def test_what_rounding_alone_moves_is_proved_in_double(holding, monkeypatch):
     saliency = registry()["saliency"]
     explain = saliency.explain
