@@ -217,10 +217,11 @@ class Holding:
         layered = {"layer", "layers"} & {*method.model_fields}
         if not layered or default.passes(self.facts, 2) * self.forward_s <= BUDGET_S:
             return default, ""
+        # No later than the default: the patches of a transformer's last tokens may tell nothing.
+        infos = [*self.facts.layers.values()]
+        last = max(i for i, info in enumerate(infos) if info.path == self.facts.default_layer)
         narrow = [
-            info
-            for info in self.facts.layers.values()
-            if info.spatial and info.gradient and not {"#", "+"} & {*info.path}
+            info for info in infos[: last + 1] if info.spatial and info.gradient and not {"#", "+"} & {*info.path}
         ]
         params |= {name: max(least(method.model_fields[name])) for name in {"samples"} & {*params}}
         path = min(reversed(narrow), key=lambda info: max(info.shape[0], 48)).path
