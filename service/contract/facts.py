@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 INPUT = ".input"
 """The address of the network's input, beside the paths of its layers: no layer's begins with a dot."""
-MOVED = "its forward crops, pads, shifts or turns the picture on the way"
+MOVED = "its forward crops, pads, shifts or turns the picture on the way, or leaves some of it out"
 REMEDY = "do that in preprocessing"
 _INDEX = re.compile(r"\[(-?\d{1,4})\]")
 _PASSES_NONE = "something on the way passes none on (no_grad, detach, whole numbers, a compiled part)"
