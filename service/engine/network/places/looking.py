@@ -64,7 +64,9 @@ def own_places(maps: Tensor, size: tuple[int, int], *, grid: bool, turned: bool 
         return None
     if maps.shape[1] < _TELLING and float((maps == 0).float().mean()) > _SILENT:
         return None
-    seen = maps[:ROWS, :: -(-maps.shape[1] // _CHANNELS)]
+    # Channels a whole step apart would all be the same corner of what `unfold` puts side by side.
+    channels = torch.linspace(0, maps.shape[1] - 1, min(maps.shape[1], _CHANNELS)).long().to(maps.device)
+    seen = maps[:ROWS, channels]
     changes = (seen[1:] - seen[:1]).abs_().sum(1)  # (8, h, w)
     most = changes[: len(SQUARES)].max()
     largest = seen[0].abs().sum(0).max()

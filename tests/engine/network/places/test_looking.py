@@ -23,7 +23,7 @@ def _convolved(x, kernel, stride=1, padding=0, channels=8):
 
 def _kernels() -> Iterator[tuple[int, int, int]]:
     """Yield kernels, strides and paddings: all that look at no more than their kernel beside the picture."""
-    for kernel in (1, 2, 3, 4, 5, 7, 8, 11, 16, 31):
+    for kernel in (1, 2, 3, 5, 8, 11, 31):
         for stride in {1, 2, 3, 4, kernel // 2, kernel} - {0}:
             for padding in {0, (kernel - 1) // 2, kernel // 2}:
                 yield kernel, stride, padding
@@ -86,6 +86,13 @@ MOVES = {
 def test_a_picture_that_was_moved_is_elsewhere(name, kernel) -> None:
     """Whatever moved it: no network in here is known to the test that finds it."""
     assert own_places(_convolved(MOVES[name](_probed()), *kernel), SIZE, grid=True) is False
+
+
+def test_windows_side_by_side_look_where_their_middle_is() -> None:
+    """As outlook attention unfolds them: nine numbers a channel, of which a few channels must not all be one corner."""
+    x = _convolved(_probed((64, 64)), 4, 4, channels=64)  # 16 x 16
+    maps = F.unfold(x, 3, padding=1, stride=2).unflatten(2, (8, 8))  # (9, 576, 8, 8)
+    assert own_places(maps, (64, 64), grid=True) is not False
 
 
 def test_few_cells_that_look_at_none_of_a_margin() -> None:
