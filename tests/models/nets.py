@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from service.engine.network.places.looking import ROWS
+
 
 class Small(nn.Module):
     """A classifier as tutorials write it."""
@@ -463,8 +465,8 @@ def four_at_once() -> nn.Module:
     return AtOnce(4)
 
 
-def eight_at_once() -> nn.Module:
-    return AtOnce(8)
+def as_many_as_at_load() -> nn.Module:
+    return AtOnce(ROWS + 1)  # another picture beside those that tell where cells look
 
 
 def four_traced() -> Any:

@@ -52,7 +52,7 @@ ROUNDED = {
     "eight bits": (lambda z: torch.round(z.softmax(1) * 255) / 255, "classification"),
     "by numpy": (lambda z: torch.from_numpy(z.softmax(1).detach().numpy().round(3)), "classification"),
     "a log-softmax": (lambda z: torch.round(z.log_softmax(1) * 1000) / 1000, "classification"),
-    "a clamped logarithm": (lambda z: z.softmax(1).clamp(min=0.062).log(), "classification"),
+    "a clamped logarithm": (lambda z: z.softmax(1).clamp(min=0.06).log(), "classification"),
     "sigmoids": (lambda z: torch.round(z.sigmoid() * 1000) / 1000, "multilabel"),
     "one sigmoid": (lambda z: torch.round(z[:, :1].sigmoid() * 1000) / 1000, "binary"),
     "sigmoids in half": (lambda z: z.sigmoid().half().float(), "multilabel"),
