@@ -6,7 +6,7 @@ and dictionaries. Whoever needs to know what a network is made of asks here, so 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 _EVERY = frozenset(nn.Module().__dict__)  # attributes that each module has, whatever it is
 _GRAPHS = ("torch.export.", "torch.fx.")  # whose modules keep themselves a second time, as a graph
+_SIMPLE = frozenset({bool, int, float, str, type(None)})  # what most attributes are, and holds nothing
 _DEEPEST = 4  # containers in containers, that modules and tensors are looked for in
 
 
@@ -111,23 +112,24 @@ def weights(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 def parameters(network: nn.Module) -> dict[str, Tensor]:
     """Return a network's parameters, each once, by address."""
-    return _tensors(network, "_parameters")
+    return _tensors(list(_opened(network)), "_parameters")
 
 
 def buffers(network: nn.Module) -> dict[str, Tensor]:
     """Return a network's buffers, each once, by address."""
-    return _tensors(network, "_buffers")
+    return _tensors(list(_opened(network)), "_buffers")
 
 
 def tensors(network: nn.Module) -> dict[str, Tensor]:
     """Return a network's parameters, and behind them its buffers, each once, by address."""
-    return parameters(network) | buffers(network)
+    opened = list(_opened(network))
+    return _tensors(opened, "_parameters") | _tensors(opened, "_buffers")
 
 
-def _tensors(network: nn.Module, table: str) -> dict[str, Tensor]:
+def _tensors(opened: Sequence[tuple[str, nn.Module]], table: str) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     met: set[int] = set()
-    for path, module in _opened(network):
+    for path, module in opened:
         for name, value in list(getattr(module, table).items()):
             if value is not None and id(value) not in met:
                 met.add(id(value))
@@ -169,20 +171,24 @@ def kept(network: nn.Module) -> dict[str, Tensor]:
 def _plain(module: nn.Module, kind: type) -> Iterator[tuple[str, Any, Any, Any]]:
     """Yield what of a kind a module keeps in plain attributes, and in containers there: (name, it, holder, key)."""
     if not isinstance(module, Sealed | torch.jit.ScriptModule):
-        yield from _kept(_whole(module).__dict__, kind, "", ())
+        holder = _whole(module).__dict__
+        # Networks have thousands of modules, and nearly all attributes are settled here.
+        own = [(key, value) for key, value in list(holder.items()) if type(value) not in _SIMPLE and key not in _EVERY]
+        if own:
+            yield from _kept(holder, own, kind, "", ())
 
 
-def _kept(holder: Any, kind: type, name: str, around: tuple[Any, ...]) -> Iterator[tuple[str, Any, Any, Any]]:
-    for key, value in list(holder.items()) if isinstance(holder, dict) else list(enumerate(holder)):
-        if around or key not in _EVERY:
-            if isinstance(value, kind):
-                yield _joined(name, str(key)), value, None if isinstance(holder, tuple) else holder, key
-            elif (
-                isinstance(value, dict | list | tuple)
-                and len(around) < _DEEPEST
-                and not any(value is one for one in around)
-            ):
-                yield from _kept(value, kind, _joined(name, str(key)), (*around, value))
+def _kept(
+    holder: Any, items: Iterable[tuple[Any, Any]], kind: type, name: str, around: tuple[Any, ...]
+) -> Iterator[tuple[str, Any, Any, Any]]:
+    for key, value in items:
+        if isinstance(value, kind):
+            yield _joined(name, str(key)), value, None if isinstance(holder, tuple) else holder, key
+        elif isinstance(value, dict | list | tuple) and len(around) < _DEEPEST:
+            inside = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
+            if all(type(item) in _SIMPLE for _, item in inside) or any(value is one for one in around):
+                continue
+            yield from _kept(value, inside, kind, _joined(name, str(key)), (*around, value))
 
 
 def hidden(network: nn.Module) -> list[str]:

@@ -154,10 +154,10 @@ class _Axis:
     @classmethod
     def of(cls, reached: Tensor, axis: int, side: int) -> "_Axis":
         """Return what squares reach, (squares, cells), of the rows (axis 0) or the columns (1) of so many pixels."""
-        found = []
+        rows, found = reached.tolist(), []  # few numbers, of which a list is quicker than a tensor
         for at in sorted({square[axis] for square in SQUARES}):
-            together = reached[[square[axis] == at for square in SQUARES]].any(0).nonzero().flatten().tolist()
-            if together:
+            these = [row for row, square in zip(rows, SQUARES, strict=True) if square[axis] == at]
+            if together := [cell for cell, any_of in enumerate(map(any, zip(*these, strict=True))) if any_of]:
                 low, high = (edge * side // CELLS / side for edge in (at, at + 1))
                 found.append(_Reach(low, high, *_span(together, reached.shape[1])))
         return cls(reached.shape[1], found)

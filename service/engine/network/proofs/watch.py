@@ -169,7 +169,8 @@ class _Looks:
         version = None if output.is_inference() else output._version  # what has none may be written to unseen
         if self._last is not None and self._last[0] is output and self._last[1] == version:
             return self._last[2]
-        found = self._look(output)
+        with torch._C.DisableTorchFunction():  # what is computed here is not the network's, and quicker unwatched
+            found = self._look(output)
         self._last = (output, version, found) if version is not None else None
         return found
 
@@ -194,8 +195,7 @@ class _Looks:
             return _Look(layout, elsewhere=other, own=own)
         maps = maps.float()  # parts of a network may compute in other formats, and its head in this one
         pooled = maps.mean((2, 3))
-        # The positive part is half of the sum of a number and its size; `relu` would count as the network's own.
-        return _Look(layout, pooled, (pooled + maps.abs().mean((2, 3))) / 2, other, own)
+        return _Look(layout, pooled, maps.relu().mean((2, 3)), other, own)
 
 
 def _keep(own: list[Tensor], path: str, module: nn.Module, output: Tensor) -> None:
