@@ -96,13 +96,14 @@ def fold_batch_norms(module: nn.Module, x: Tensor) -> tuple[nn.Module, frozenset
         for convolution, norm in pairs
         if calls.count(convolution) == calls.count(norm) == 1 and isinstance(known[norm].running_var, Tensor)
     ]
+    others: dict[str, nn.Module] = {}
     for convolution, norm in pairs:
         conv, bn = known[convolution], known[norm]
         if not (isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)):
             raise TypeError(f"{convolution!r} and {norm!r} are no convolution and its norm")
         # In float64, so that the folded weights are off by their last bit and no more.
-        holding.replace(folded, convolution, fuse_conv_bn_eval(conv.double(), bn.double()).float())
-        holding.replace(folded, norm, nn.Identity())
+        others |= {convolution: fuse_conv_bn_eval(conv.double(), bn.double()).float(), norm: nn.Identity()}
+    holding.replace(folded, others)
     return holding.fixed(folded), frozenset(convolution for convolution, _ in pairs)
 
 

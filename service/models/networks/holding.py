@@ -6,7 +6,7 @@ and dictionaries. Whoever needs to know what a network is made of asks here, so 
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import MethodType, ModuleType
 from typing import Any, NamedTuple
@@ -334,18 +334,19 @@ def evaluating(network: nn.Module) -> Evaluating:
     return Evaluating(raised, [path or "the network itself" for path, _ in left])
 
 
-def at(network: nn.Module, address: str) -> nn.Module:
-    """Return the module of an address, which has to be there."""
-    return next(module for path, module in modules(network) if path == address)
-
-
-def replace(network: nn.Module, address: str, module: nn.Module) -> None:
-    """Put another module in the place of the one of an address.
+def replace(network: nn.Module, others: Mapping[str, nn.Module]) -> None:
+    """Put other modules in the places of those of some addresses, which have to be there.
 
     Raises:
-        ValueError: what holds it cannot be changed, or nothing does.
+        ValueError: what holds one of them cannot be changed, or nothing does.
     """
-    old = at(network, address)
-    places = [part for _, parent in modules(network) for part in (*parts(parent), *beside(parent))]
-    if not [part for part in places if part.module is old and part.replaced(module)]:
-        raise ValueError(f"nothing that holds {address!r} can be changed")
+    all_of_them = dict(modules(network))
+    old = {id(all_of_them[address]): address for address in others}
+    places = [part for parent in all_of_them.values() for part in (*parts(parent), *beside(parent))]
+    left = set(others)
+    for part in places:
+        address = old.get(id(part.module))
+        if address is not None and part.replaced(others[address]):
+            left.discard(address)
+    if left:
+        raise ValueError(f"nothing that holds {min(left)!r} can be changed")

@@ -85,7 +85,7 @@ def test_methods_of_its_own_hide_nothing() -> None:
     assert holding.state(own)._metadata == plain.state_dict()._metadata  # type: ignore[attr-defined]
     assert holding.unregistered(own) == []
     assert digest(own) == digest(plain)
-    assert holding.at(own, "body.1") is own.body[1]
+    assert dict(holding.modules(own))["body.1"] is own.body[1]
 
 
 def test_methods_of_its_own_do_not_decide_how_it_is_served() -> None:
@@ -193,12 +193,11 @@ def test_what_a_graph_ran_into_can_be_copied() -> None:
 def test_modules_are_replaced_where_they_lie() -> None:
     network = Plain()
     one, two = nn.Identity(), nn.Identity()
-    holding.replace(network, "blocks.0.1", one)
-    holding.replace(network, "blocks.1", two)
+    holding.replace(network, {"blocks.0.1": one, "blocks.1": two})
     assert network.blocks[0][1] is one
     assert network.blocks[1] is two
     with pytest.raises(ValueError, match="heads"):
-        holding.replace(network, "heads.a.0", one)
+        holding.replace(network, {"heads.a.0": one})
 
 
 def test_an_evaluation_mode_that_raises_is_told() -> None:

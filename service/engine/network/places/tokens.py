@@ -60,7 +60,7 @@ def unmoved(one: Tensor, other: Tensor, ways: Iterable[Layout]) -> Layout | None
 
 
 def fits_of(
-    changes: Tensor, ways: Iterable[Layout], squares: Sequence[Grid], cells: int
+    changes: Tensor, ways: Sequence[Layout], squares: Sequence[Grid], cells: int
 ) -> tuple[dict[Layout, float], float]:
     """Return how well changes lie on the squares, with each way of one grid and as many tokens.
 
@@ -68,15 +68,15 @@ def fits_of(
 
     Args:
         changes: how much each token changes with each square, (squares, tokens).
-        ways: where the grid may begin.
+        ways: where the grid may begin; at least one.
         squares: row and column of each, of `cells` on each axis.
         cells: squares that the picture has on each axis.
     """
-    own, fits, likeness = _own(changes), {}, 0.0
+    own, covered = _own(changes), _squares(ways[0].grid, squares, cells).to(changes)
+    most, fits, likeness = covered.norm(dim=1).sum(), {}, 0.0
     for way in ways:
-        covered = _squares(way.grid, squares, cells).to(changes)
         places = own[:, way.prefix : way.prefix + covered.shape[1]]
-        on, most = (places * covered).sum(1), covered.norm(dim=1).sum()
+        on = (places * covered).sum(1)
         # Squares of little effect tell as much as others.
         fits[way], alone = (float((on / each.norm(dim=1).clamp(min=1e-30)).sum() / most) for each in (own, places))
         likeness = max(likeness, alone)
