@@ -11,18 +11,8 @@ _TIFF_PARTS = 50_000  # strips, tiles, and entries of any other list
 METADATA_BYTES = 2**19
 TIFFS = (b"II*\0", b"MM\0*", b"MM*\0", b"II\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
-WHOLE_NUMBERS = {
-    1: "B",
-    3: "H",
-    4: "I",
-    6: "b",
-    8: "h",
-    9: "i",
-    13: "I",
-    16: "Q",
-    17: "q",
-    18: "Q",
-}  # by type: whole numbers
+# By type.
+WHOLE_NUMBERS = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 _BYTES = (1, 2, 7)  # types of which a list is one piece: a colour profile, or text
 _TILE = 2**20  # pixels that a tile may have, whatever the picture has
 _TILE_SHARE = 4  # pictures that a tile may cover

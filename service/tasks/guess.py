@@ -106,9 +106,8 @@ def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
     if chosen == "logits" and numbers.becomes is not None:
         name = "classification" if numbers.becomes == "softmax" else "multilabel"
         return Meaning(task(name, chosen), f"{chosen}: {told}, and its forward takes their {numbers.becomes}")
-    if (
-        scale is None and numbers.ending is None and near_one(raw.norm(dim=1), numbers.tolerance)
-    ):  # they may be in 0..1, too
+    # They may be in 0..1, too.
+    if scale is None and numbers.ending is None and near_one(raw.norm(dim=1), numbers.tolerance):
         told = "each picture's numbers have length 1, as an embedding's"
         if raw.shape[1] > _TURNS:
             return Meaning(task("embedding"), told)
@@ -118,18 +117,12 @@ def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
             "so few may be a direction or a quaternion, too: an embedding is assumed",
             "say which, as task = 'embedding' or task = 'regression'",
         )
-    if chosen != "logits" and numbers.stepped():
+    nearly = (numbers.stepped, "a rounding"), (numbers.floored, "a floor, as a softmax that is clamped")
+    if chosen != "logits" and (off := next((why for holds, why in nearly if holds()), None)) is not None:
         return Meaning(
             task("classification", chosen),
             f"{chosen}: {told}",
-            "each picture's add up to 1 but for a rounding: classification is assumed",
-            "say which, as task = 'classification' or task = 'multilabel'",
-        )
-    if chosen != "logits" and numbers.floored():
-        return Meaning(
-            task("classification", chosen),
-            f"{chosen}: {told}",
-            "each picture's add up to 1 but for a floor, as a softmax that is clamped: classification is assumed",
+            f"each picture's add up to 1 but for {off}: classification is assumed",
             "say which, as task = 'classification' or task = 'multilabel'",
         )
     if chosen != "logits":

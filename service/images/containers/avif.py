@@ -112,10 +112,7 @@ def _skip_times_and_points(bits: Bits) -> None:
     if bits(1):  # times
         bits(64)
         if bits(1):
-            zeros = 0
-            while not bits(1):
-                zeros += 1
-            bits(zeros)
+            bits.number()
         modelled = bits(1)
         if modelled:
             delay = bits(5) + 1

@@ -261,3 +261,10 @@ class Bits:
         if self._left < 0:
             raise Costly("the header of its coded picture is cut off")
         return self._all >> self._left & (1 << count) - 1
+
+    def number(self) -> int:
+        """Return a whole number of as many bits as it needs (H.265, 9.2; AV1, 4.10.3)."""
+        zeros = 0
+        while not self(1):
+            zeros += 1
+        return (1 << zeros) - 1 + self(zeros)

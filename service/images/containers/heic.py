@@ -178,15 +178,7 @@ def _size(piece: bytes) -> tuple[int, int]:
         bits(2 * (8 - layers))
     for profile, level in has:
         bits(88 * profile + 8 * level)
-    _number(bits)
-    if _number(bits) == 3:
+    bits.number()
+    if bits.number() == 3:
         bits(1)
-    return _number(bits), _number(bits)
-
-
-def _number(bits: Bits) -> int:
-    """Return a whole number of as many bits as it needs (H.265, 9.2)."""
-    zeros = 0
-    while not bits(1):
-        zeros += 1
-    return (1 << zeros) - 1 + bits(zeros)
+    return bits.number(), bits.number()
