@@ -1,6 +1,7 @@
 """How the process uses the machine: memory that a forward frees is kept for the next one, cores are the device's."""
 
 import ctypes
+import functools
 import gc
 import sys
 import threading
@@ -74,13 +75,19 @@ def use_threads(count: int) -> None:
     torch.set_num_threads(count)
 
 
+@functools.cache
+def _trim_all_the_time() -> None:
+    """Begin to give freed memory back; once a process, however many commands run in it."""
+    threading.Thread(target=Trimming(release_freed_memory).run, name="heatlens-memory", daemon=True).start()
+
+
 def prepare_process() -> None:
     """Keep freed memory in bounds, leave the cores to the device's thread, and Python's lock to the event loop.
 
-    To be called before threads start.
+    To be called before threads start; again, it changes nothing.
     """
     if keep_freed_memory():
-        threading.Thread(target=Trimming(release_freed_memory).run, name="heatlens-memory", daemon=True).start()
+        _trim_all_the_time()
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     gc.set_threshold(*gc.get_threshold()[:2], SEARCHES)
     leave_cores_to_the_device()

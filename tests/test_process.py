@@ -37,14 +37,16 @@ def test_the_number_of_threads_of_a_forward_can_be_chosen() -> None:
 def test_a_process_that_serves_keeps_one_team_of_threads() -> None:
     # In a process of its own: what a main thread has set stays.
     code = (
-        "import gc, sys, torch; from service.process import ALL_THREADS, prepare_process; prepare_process(); "
+        "import gc, sys, threading, torch; from service.process import ALL_THREADS, prepare_process; "
+        "prepare_process(); prepare_process(); "  # as several commands in one process do
         "from service.engine.scheduler.device import Device; "
         "device = Device(torch.device('cpu')); "
         "print(torch.get_num_threads(), device.call(torch.get_num_threads) == ALL_THREADS); device.close(); "
-        "print(gc.get_threshold()[2], sys.getswitchinterval())"
+        "print(gc.get_threshold()[2], sys.getswitchinterval(), "
+        "sum(thread.name == 'heatlens-memory' for thread in threading.enumerate()) <= 1)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1", "True", str(SEARCHES), str(SWITCH_INTERVAL_S)]
+    assert done.stdout.split() == ["1", "True", str(SEARCHES), str(SWITCH_INTERVAL_S), "True"]
 
 
 MEMORY = """
