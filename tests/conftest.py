@@ -34,8 +34,12 @@ CATALOG = Path(__file__).parent / "catalog.toml"
 # What is found must not depend on how busy a machine is, nor on dice: new examples are what `tests.fuzz` looks for.
 settings.register_profile("suite", deadline=None, derandomize=True, database=None, max_examples=50)
 settings.load_profile("suite")
-# Workers side by side share the cores.
-torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let workers side by side, which inherit this, share the cores: each has one, and so have its servers."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def photograph(name: str) -> Image.Image:

@@ -36,7 +36,8 @@ def _tuner(service):
     return tuner
 
 
-def test_measures_chooses_and_remembers(service, tmp_path):
+def test_measures_chooses_and_remembers(service, tmp_path, monkeypatch):
+    monkeypatch.setattr("service.tuning.tuner.quick", lambda kind: ("fp32", "bf16"))  # on any processor
     model, tuner = service.store.get("tiny"), _tuner(service)
     assert not tuner.recall(model)
     tuner.measure(model, threading.Event())
