@@ -20,7 +20,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from unittest import mock
@@ -165,11 +165,17 @@ def network(name: str, size: int = 128, light: bool = False) -> nn.Module:
         extra = {"aux_logits": False, "init_weights": False}
     elif name == "densenet121":
         extra = {"memory_efficient": False}
+    elif name.startswith("vgg"):
+        extra = {"init_weights": False}
+    narrow = name.startswith(("alexnet", "vgg"))
+    # What is replaced needs no hundred million random numbers first.
+    made = mock.patch.object(nn.Linear, "reset_parameters", return_value=None) if narrow else nullcontext()
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
-        make = (_LIGHT if light else {}).get(name, functools.partial(torchvision.models.get_model, name, weights=None))
-        model = make(**extra)
-        if name.startswith(("alexnet", "vgg")):
+        with made:
+            light = light and name in _LIGHT
+            model = _LIGHT[name]() if light else torchvision.models.get_model(name, weights=None, **extra)
+        if narrow:
             model.classifier = _narrow(model.classifier)
     return lively(model, size=size)
 
@@ -185,10 +191,10 @@ def _narrow(classifier: nn.Module) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(_HIDDEN, last.out_features))
 
 
-def _light_densenet(**extra: Any) -> nn.Module:
+def _light_densenet() -> nn.Module:
     from torchvision.models import DenseNet
 
-    return DenseNet(growth_rate=32, block_config=(2, 3, 4, 3), num_init_features=64, **extra)
+    return DenseNet(growth_rate=32, block_config=(2, 3, 4, 3), num_init_features=64)
 
 
 def _light_convnext() -> nn.Module:
@@ -208,7 +214,7 @@ def _light_vgg() -> nn.Module:
     return model
 
 
-_LIGHT: dict[str, Callable[..., nn.Module]] = {
+_LIGHT: dict[str, Callable[[], nn.Module]] = {
     "convnext_tiny": _light_convnext,
     "densenet121": _light_densenet,
     "vgg11": _light_vgg,

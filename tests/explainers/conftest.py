@@ -1,5 +1,6 @@
 """Networks to test the methods on: our model and, apart from it, the plain network for the oracles."""
 
+import copy
 import functools
 from collections.abc import Iterator, Sequence
 
@@ -79,7 +80,8 @@ def subject_factory(device: Device) -> "functools._lru_cache_wrapper[Subject]":
     @functools.cache
     def make(name: str) -> Subject:
         build = efficientnet_lite0.efficientnet_lite0 if name == "efficientnet_lite0" else oracles.NETWORKS[name]
-        return Subject(name, build().requires_grad_(False), build(), SIZE, device, "classification")
+        ours = build()
+        return Subject(name, copy.deepcopy(ours).requires_grad_(False), ours, SIZE, device, "classification")
 
     return make
 
