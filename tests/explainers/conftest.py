@@ -142,7 +142,7 @@ def assert_within(actual: Tensor, expected: Tensor, tolerance: float, scale: Ten
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 3e-5) -> None:
     """Compare maps relative to the expected one's largest value, which must not be zero.
 
-    The tolerance has to leave room for processors, whose sums have other orders: some need 1.3e-5 after a hundred layers.
+    The tolerance leaves room for processors that add up in another order: some lose 1.3e-5 in a hundred layers.
     """
     assert actual.shape == expected.shape
     assert float(expected.abs().max()) > 0

@@ -11,7 +11,6 @@ from service.models.embedded.efficientnet_lite0 import efficientnet_lite0
 from tests import tiny
 from tests.odd import nets
 
-
 # Of half precision: eight bits a number, through fifty layers; how they are added up is the processor's.
 HALF = 0.1
 

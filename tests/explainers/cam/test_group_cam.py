@@ -31,20 +31,17 @@ def gains(case: Case) -> tuple[list[float], list[Tensor]]:
     count = min(case.params.get("groups", 32), len(a))
     weights, size = g.mean((1, 2)), (case.x.shape[2], case.x.shape[3])
     hidden, score = blurred(case.x), case.params.get("score", "logit")
-    with torch.no_grad():
-        nothing = float(oracles.score_of(case.network, hidden, case.target, score))
-    found, maps, start = [], [], 0
+    maps, shown, start = [], [], 0
     for group in range(count):
         channels = math.ceil((len(a) - start) / (count - group))  # the first ones are larger, where they are not equal
         run = range(start, start + channels)
         start += channels
         m = oracles.unit_range(oracles.weighted_sum(weights[run], a[run]).clamp_min(0))
         h = oracles.unit_range(oracles.enlarge(m, size))
-        with torch.no_grad():
-            shown = oracles.score_of(case.network, case.x * h + hidden * (1 - h), case.target, score)
-        found.append(float(shown) - nothing)
+        shown.append(case.x * h + hidden * (1 - h))
         maps.append(m)
-    return found, maps
+    nothing, *found = oracles.scores_of(case.network, [hidden, *shown], case.target, score).tolist()
+    return [one - nothing for one in found], maps
 
 
 def weighted(case: Case, found: tuple[list[float], list[Tensor]]) -> Tensor:
