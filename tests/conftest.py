@@ -77,9 +77,9 @@ def embedded() -> Iterator[Context]:
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[httpx.Client]:
+def serving(settings: Settings, patience_s: float = 120) -> Iterator[httpx.Client]:
     """Serve on a free port and give a client, once all models are settled."""
-    with serving_app(create_app(settings)) as client:
+    with serving_app(create_app(settings), patience_s) as client:
         yield client
 
 

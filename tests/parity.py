@@ -85,7 +85,7 @@ def server(size: int, names: Sequence[str] = NETWORKS) -> Iterator[httpx.Client]
             with catalog.open("a") as file:
                 file.write(f'[models."{name}"]\n{source}{given}\ninput_size = {size}\nresize = {size}\n\n')
         settings = Settings(catalog=catalog, device="cpu", score_cache_mib=0, precision="fp32", default_timeout_s=3600)
-        with serving(settings) as client:
+        with serving(settings, patience_s=600) as client:  # five networks, beside whatever else runs
             client.timeout = settings.default_timeout_s
             yield client
 

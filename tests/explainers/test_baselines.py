@@ -14,7 +14,7 @@ from tests.oracles import IMAGENET_MEAN, IMAGENET_STD
 def test_a_blur_is_scipys_with_edges_that_go_on(deviation, size):
     x = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     expected = gaussian_filter(x.double().numpy(), (0, 0, deviation, deviation), mode="nearest", truncate=4.0)
-    assert_close(blurred(x, deviation), torch.from_numpy(expected), 1e-6)
+    assert_close(blurred(x, deviation), torch.from_numpy(expected), 3e-6)
 
 
 def test_no_blur_is_the_picture():
@@ -25,7 +25,7 @@ def test_no_blur_is_the_picture():
 def test_a_blur_leaves_a_colour_as_it_is():
     x = torch.tensor([0.3, -2.0, 1.7]).view(1, 3, 1, 1).expand(1, 3, 40, 24)
     for deviation in (0.5, 5, 80):
-        assert_close(blurred(x, deviation), x, 1e-6)
+        assert_close(blurred(x, deviation), x, 3e-6)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from service.settings import Settings
 from service.tuning import Tuner
 from service.tuning.steps import Steps
 from tests import oracles, tiny
-from tests.engine.incremental.checks import FELT, Forward, check, noise, plain
+from tests.engine.incremental.checks import FELT, Forward, check, corners_of, noise, plain
 
 
 @torch.inference_mode()
@@ -188,7 +188,8 @@ def lively(family, side):
 def test_families_that_are_incremental(name):
     side = FAMILIES.get(name, (name, 64))[1]
     contrast = 0.3 if name in CHAOTIC else 1.0
-    built = check(lively(name, side), (side, side), (side // 8, side // 8), contrast=contrast)
+    size, window = (side, side), (side // 8, side // 8)
+    built = check(lively(name, side), size, window, corners=corners_of(size, window, count=2), contrast=contrast)
     assert built.plan((side // 8, side // 8)).arithmetic < 1
 
 

@@ -50,11 +50,11 @@ def test_equals_the_loop_and_torchcam_on_real_networks(subjects, name, layer):
     params = {"samples": 2, "score": "logit"}
     found = subject.explain(ISCAM(layer=layer, **params), x, [281])
     expected, cic = integrated(Case(subject.plain, x, layer, 281, params))
-    assert_within(found.maps[0].array, expected, 1e-5, scale)
-    assert_within(torch.tensor(found.details["cic"][0]), cic, 1e-5, cic.abs().max())
+    assert_within(found.maps[0].array, expected, 3e-5, scale)
+    assert_within(torch.tensor(found.details["cic"][0]), cic, 3e-5, cic.abs().max())
     published = {"samples": 3, **_TORCHCAM}
     ours = subject.explain(ISCAM(layer=layer, **published), x, [281]).maps[0].array
-    assert_within(ours, PEERS["torch-cam"].call(Case(subject.plain, x, layer, 281, published)), 1e-5, scale)
+    assert_within(ours, PEERS["torch-cam"].call(Case(subject.plain, x, layer, 281, published)), 3e-5, scale)
 
 
 @pytest.mark.oracle("is-cam")

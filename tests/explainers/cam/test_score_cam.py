@@ -59,11 +59,11 @@ def test_equals_the_algorithm_and_both_peers(subject):
     # Weights sum to one, so that a map is as large as the activations at most: they are its scale where they cancel.
     scale = oracles.layer_output(subject.plain, x, layer).abs().max()
     expected, cic = oracles.masked_cam(Case(subject.plain, x, layer, 281))
-    assert_within(found.maps[0].array, expected, 1e-5, scale)
-    assert_within(torch.tensor(found.details["cic"][0]), cic, 1e-5)
+    assert_within(found.maps[0].array, expected, 3e-5, scale)
+    assert_within(torch.tensor(found.details["cic"][0]), cic, 3e-5)
     for peer in PEERS.values():
         ours = subject.explain(ScoreCAM(layer=layer, **peer.params), x, [7]).maps[0].array
-        assert_within(ours, peer.call(Case(subject.plain, x, layer, 7)), 1e-5, scale)
+        assert_within(ours, peer.call(Case(subject.plain, x, layer, 7)), 3e-5, scale)
 
 
 @pytest.mark.parametrize(("score", "tolerant"), [("probability", True), ("logit", False)])

@@ -34,8 +34,8 @@ def test_equals_the_loop_on_real_networks(subjects, name, layer):
     found = subject.explain(SSCAM(layer=layer, **params), x, [281])
     expected, cic = smoothed(Case(subject.plain, x, layer, 281, params))
     scale = oracles.layer_output(subject.plain, x, layer).abs().max()  # of a map whose weights sum to one
-    assert_within(found.maps[0].array, expected, 1e-5, scale)
-    assert_within(torch.tensor(found.details["cic"][0]), cic, 1e-5, cic.abs().max())
+    assert_within(found.maps[0].array, expected, 3e-5, scale)
+    assert_within(torch.tensor(found.details["cic"][0]), cic, 3e-5, cic.abs().max())
 
 
 @pytest.mark.oracle("ss-cam")

@@ -199,7 +199,7 @@ def test_only_what_changes_is_computed_and_equals_the_whole(small, monkeypatch, 
         found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets(subject.facts, [1, 3]))
     assert run.usage.incremental is not None
     for a, b in zip(found.maps, whole.maps, strict=True):
-        assert_within(a.array, b.array, 1e-5, b.array.abs().max())
+        assert_within(a.array, b.array, 3e-5, b.array.abs().max())
     torch.testing.assert_close(found.outputs, whole.outputs, rtol=1e-5, atol=1e-6)
 
 
@@ -211,7 +211,7 @@ def test_real_networks_too(subjects, x):
         with incremental(subject):
             found = method.explain(ModelProbe(subject.model, subject.device, run), x, Targets(subject.facts, [281]))
         assert 0 < run.usage.incremental < 1, name
-        assert_within(found.maps[0].array, whole, 1e-5, max(whole.abs().max(), subject.plain(x).abs().max()))
+        assert_within(found.maps[0].array, whole, 3e-5, max(whole.abs().max(), subject.plain(x).abs().max()))
 
 
 def test_boxes_of_several_pictures_share_batches_within_memory(small, monkeypatch):
@@ -244,7 +244,7 @@ def test_boxes_of_several_pictures_share_batches_within_memory(small, monkeypatc
                 found = list(pool.map(ask, range(6)))
             device.close()
             for a, b in zip(found, whole, strict=True):
-                assert_within(a, b, 1e-5, b.abs().max())
+                assert_within(a, b, 3e-5, b.abs().max())
             if clean_bytes == 0:
                 assert max(held) <= 1  # one after the other
             else:

@@ -35,7 +35,7 @@ def test_equals_the_walk_by_hand(small, network, layer):
     for m, target in zip(found.maps, (1, 3), strict=True):
         assert m.layer == (None if layer == "input" else layer)
         case = Case(subject.plain, tiny_input(), layer.replace("input", ""), target=target)
-        assert_close(m.array, oracle(case), 1e-5)
+        assert_close(m.array, oracle(case))
 
 
 @pytest.mark.oracle("excitation-backprop")
