@@ -206,7 +206,6 @@ def test_a_stream_whose_client_has_gone_leaves_no_garbage(monkeypatch):
         assert freed.is_set()
 
     monkeypatch.setattr(running, "_LEAVE_S", 0.0, raising=False)
-    gc.collect()
     gc.disable()
     try:
         asyncio.run(exchange())

@@ -44,15 +44,26 @@ def test_open_loop(server: Server) -> None:
     assert "| 0.5x |" in table(capacity, steps, "cheap")
 
 
+@pytest.fixture(scope="module")
+def app():
+    return create_app(Settings(catalog=CATALOG, device="cpu", worker_threads=THREADS))
+
+
+@pytest.fixture(scope="module")
+def client(app):
+    with serving_app(app) as client:
+        yield client
+
+
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
 @pytest.mark.parametrize(
     "request_", ["{}", '{"timeout_s": 0.01, "params": {"window": 8, "stride": 1}}', '{"targets": [9]}']
 )
-def test_no_request_waits_for_the_garbage_collector(accept: str, request_: str) -> None:
+def test_no_request_waits_for_the_garbage_collector(app, client, accept: str, request_: str) -> None:
     """Pictures are large, and the collector, which only counts objects, lets many of them pile up."""
 
-    def left() -> int:
-        return sum(type(found) in (Picture, Run) for found in gc.get_objects())
+    def left() -> list[object]:
+        return [found for found in gc.get_objects() if type(found) in (Picture, Run)]
 
     def settle(context) -> None:
         """Let every thread end what it is about: a request that is late goes on until its thread sees it."""
@@ -62,15 +73,14 @@ def test_no_request_waits_for_the_garbage_collector(accept: str, request_: str) 
                 waiting.result(60)
         context.device.call(lambda: None)
 
-    app = create_app(Settings(catalog=CATALOG, device="cpu", worker_threads=THREADS))
-    with serving_app(app) as client:
-        gc.collect()
-        gc.disable()
+    gc.disable()
+    try:
         before = left()
         for number in range(5):
             files, data = {"image": picture("small", number)}, {"request": request_}
             client.post("/explain/occlusion", files=files, data=data, headers={"accept": accept})
         settle(app.state.context)
-        after = left()
+        after = {id(found) for found in left()} - {id(found) for found in before}
+    finally:
         gc.enable()
-    assert after - before <= 2  # the last ones, on their way out
+    assert len(after) <= 2  # the last ones, on their way out

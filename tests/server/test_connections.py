@@ -638,7 +638,6 @@ def test_nothing_of_a_connection_waits_for_the_garbage_collector(data, monkeypat
 
     monkeypatch.setattr("service.server.server.Connection", Counted)
     with serving() as server:
-        gc.collect()
         gc.disable()
         try:
             connection = connect(server)

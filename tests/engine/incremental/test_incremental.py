@@ -158,6 +158,7 @@ FAMILIES = {
 }
 OWN = ("efficientnet-lite0",)
 LARGE = ("vgg", "wide_resnet")
+DEEP = ("efficientnet_v", "resnext", "wide_resnet")  # their stages repeat blocks: two of each are all that there is
 # Random networks blow rounding up, the more so the farther pictures are from those that they were scaled on: in float32
 # these answer a picture otherwise alone than in a batch. In float64 and with pictures of less contrast they do not.
 CHAOTIC = ("efficientnet_v", "inception_v")
@@ -178,6 +179,9 @@ def lively(family, side):
     else:
         options = {"init_weights": False, "transform_input": True} if name in ("googlenet", "inception_v3") else {}
         network = torchvision.models.get_model(name, **options)
+    for _, stage in network.named_modules() if family in DEEP else ():
+        if isinstance(stage, nn.Sequential) and len({type(block) for block in stage}) == 1 and len(stage) > 2:
+            del stage[2:]
     if family in LARGE:  # nothing fades in them anyway
         return network.eval()
     network = oracles.lively(network.eval(), size=side)
