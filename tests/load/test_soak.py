@@ -27,9 +27,9 @@ def server():
 
 def test_soak(server: Server) -> None:
     soak = Soak(server, list(KINDS), 3, seed=0, looks=1)
-    report = asyncio.run(soak.run(7, 3, clients=6, max_growth=0.1))
+    report = asyncio.run(soak.run(4, 3, clients=6, max_growth=0.1))
     assert not report.violations, report.table()
-    assert report.outcomes["status 200"] > 100
+    assert report.outcomes["status 200"] > 50
     assert all(report.outcomes[f"hung up {how}"] for how in ("waiting", "sending", "on events"))
 
 
