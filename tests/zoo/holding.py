@@ -22,7 +22,7 @@ from service.errors import CatalogError
 from service.explainers.base import Explainer, registry
 from service.images import prepare, to_input
 from service.models.catalogue import requested
-from service.process import use_threads
+from service.process import ALL_THREADS, use_threads
 from service.settings import Settings
 from tests import oracles
 from tests.conftest import encoded, photograph, serving_app
@@ -124,7 +124,7 @@ def held(network: Network, folder: Path, budget_s: float = BUDGET_S, only: str |
         only: a regular expression over methods; default: those of `TRIED`.
     """
     started, found = time.perf_counter(), Found(network.id)
-    use_threads(1)
+    use_threads(ALL_THREADS)  # as the device: forwards that are cut otherwise round otherwise
     try:
         requested((network.of.source(network, folder),), None)
     except CatalogError as error:
