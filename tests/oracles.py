@@ -20,7 +20,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from unittest import mock
@@ -165,17 +165,15 @@ def network(name: str, size: int = 128, light: bool = False) -> nn.Module:
         extra = {"aux_logits": False, "init_weights": False}
     elif name == "densenet121":
         extra = {"memory_efficient": False}
-    elif name.startswith("vgg"):
-        extra = {"init_weights": False}
-    narrow = name.startswith(("alexnet", "vgg"))
-    # What is replaced needs no hundred million random numbers first.
-    made = mock.patch.object(nn.Linear, "reset_parameters", return_value=None) if narrow else nullcontext()
+    made: AbstractContextManager[object] = nullcontext()
+    if name.startswith("vgg"):  # what is replaced needs no hundred million random numbers first
+        extra, made = {"init_weights": False}, mock.patch.object(nn.Linear, "reset_parameters", return_value=None)
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(0)
         with made:
             light = light and name in _LIGHT
             model = _LIGHT[name]() if light else torchvision.models.get_model(name, weights=None, **extra)
-        if narrow:
+        if name.startswith(("alexnet", "vgg")):
             model.classifier = _narrow(model.classifier)
     return lively(model, size=size)
 
