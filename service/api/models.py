@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse, Response
 from service.api.callers.callers import share
 from service.api.context import context
 from service.api.documentation import refusals
-from service.api.running import in_pool
+from service.api.running import in_pool, made
 from service.client import wire
 from service.engine.network.resident import Model
 from service.engine.store import Entry, Store
@@ -30,7 +30,7 @@ router = APIRouter()
 )
 async def methods() -> Response:
     """Return each method with its parameters' JSON Schema, what it needs of a model, and what it costs."""
-    return Response(_methods(), media_type="application/json")
+    return Response(await made(_methods), media_type="application/json")
 
 
 @cache

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Hashable, Iterable
 from contextlib import AbstractContextManager, suppress
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
@@ -27,6 +27,7 @@ from service.fair.threads import Threads
 from service.pipeline import Plan, Seen, geometry
 
 T = TypeVar("T")
+K = TypeVar("K", covariant=True)
 WHOLE = "heatlens.whole"
 """In a scope: what is called once all of an answer is there, so that none of it waits for a client to take some."""
 _PROGRESS_S, _PARTIAL_S = 0.1, 0.5  # least time between two events of a kind
@@ -38,6 +39,21 @@ _THERE = b": still there\n\n"
 async def in_pool(pool: Threads, work: Callable[[], T], caller: Hashable = "") -> T:
     """Run blocking work in a bounded pool, for a caller."""
     return await asyncio.wrap_future(pool.submit_for(caller, work))
+
+
+class Kept(Protocol[K]):
+    """A function without arguments whose result is kept (`functools.cache`)."""
+
+    def __call__(self) -> K:
+        """Return the result."""
+
+    def cache_info(self) -> Any:
+        """Return what is kept."""
+
+
+async def made(cached: Kept[T]) -> T:
+    """Return what is made once and kept: in a thread where it is not there yet, as others wait for the event loop."""
+    return cached() if cached.cache_info().currsize else await asyncio.to_thread(cached)
 
 
 class Work:

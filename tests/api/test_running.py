@@ -8,6 +8,7 @@ import itertools
 import json
 import threading
 import weakref
+from functools import cache
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -15,7 +16,9 @@ import httpx
 import pytest
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from service.api import running
+from service.api import models, running
+from service.api.pages import docs, front
+from service.api.telling import colormaps
 from service.app import create_app
 from service.client import wire
 from service.settings import Settings
@@ -47,6 +50,53 @@ def eager(monkeypatch):
     """Let an event follow every batch that is noticed."""
     monkeypatch.setattr(running, "_PROGRESS_S", 0.0)
     monkeypatch.setattr(running, "_PARTIAL_S", 0.0)
+
+
+def test_what_is_made_once_is_made_in_a_thread_and_kept():
+    made_in = []
+
+    @cache
+    def make():
+        made_in.append(threading.current_thread())
+        return object()
+
+    async def twice():
+        return await running.made(make), await running.made(make)
+
+    first, second = asyncio.run(twice())
+    assert first is second
+    assert len(made_in) == 1
+    assert made_in[0] is not threading.current_thread()
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "path"),
+    [
+        (front, "files", "/ui/index.html"),
+        (front, "files", "/"),
+        (docs, "files", "/docs"),
+        (models, "_methods", "/methods"),
+        (colormaps, "_listed", "/colormaps"),
+        (colormaps, "_names", "/colormaps/nothing"),
+    ],
+)
+def test_who_asks_first_makes_nobody_wait(module, name, path, monkeypatch):
+    """What an address makes once, for whoever asks first, no event loop makes."""
+    real, asked = getattr(module, name), []
+
+    async def made(cached):
+        asked.append(cached)
+        return real()
+
+    monkeypatch.setattr(module, "made", made)
+
+    async def ask():
+        transport = httpx.ASGITransport(create_app(Settings(device="cpu", host="0.0.0.0", log_level="error")))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.get(path, headers={"accept": "text/html"})
+
+    assert asyncio.run(ask()).status_code in (200, 404)
+    assert asked == [real]
 
 
 # Events

@@ -7,6 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from service.errors import InvalidParameter
+from service.images import sent as reading
 from service.images.sent import picture_bytes
 
 
@@ -57,3 +58,24 @@ def test_escapes_take_no_more_memory_than_a_few_times_the_text() -> None:
         assert tracemalloc.get_traced_memory()[1] < 4 * len(sent)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("length", range(20, 32))
+def test_long_ones_are_read_in_pieces_and_no_other_way(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_PIECE", 8)
+    decode, lengths = base64.b64decode, []
+
+    def decoded(piece: bytes, *, validate: bool) -> bytes:
+        lengths.append(len(piece))
+        return decode(piece, validate=validate)
+
+    data = bytes(range(255, 255 - length, -1))
+    text, address = base64.b64encode(data).decode(), base64.urlsafe_b64encode(data).decode()
+    monkeypatch.setattr(base64, "b64decode", decoded)
+    for blanks in range(8):  # so that an escape is cut wherever it can be
+        uri = f"data:{' ' * blanks};base64,{quote(text[:blanks] + chr(10) + text[blanks:], safe='')}"
+        assert [picture_bytes(sent) for sent in (text, address, f"{text[:5]} {text[5:]}", uri)] == [data] * 4
+    assert max(lengths) == 8
+    for sent in ("QUI=QUJDQUJD", "QUJDQUI=QUJDQUJD", "QUJDQUJDQUJDQ", "QUJDQUJDQUJD*UJD"):
+        with pytest.raises(InvalidParameter, match="not valid base64"):
+            picture_bytes(sent)

@@ -1,6 +1,7 @@
 """Reading a request's body: JSON or multipart on the same path, within bounds, each mistake named."""
 
 import asyncio
+import codecs
 from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import partial
@@ -36,6 +37,8 @@ SMALL_BODY = 64 * 1024  # bytes: what is no larger takes too little to be hurrie
 _PAUSE_S = 10.0  # longest one between two pieces of a larger body
 _PARTS = ("image", "pictures", "request")
 _JSON, _FORM = "application/json", "multipart/form-data"
+_BEGINNING = 4096  # bytes of a part by which it is known to be no text; no picture's are all letters
+_UTF8 = codecs.getincrementaldecoder("utf-8")
 _TYPE_LENGTH = 1024  # characters of a content type, whose parameters take longer to read the more there are
 
 
@@ -163,8 +166,9 @@ def _file(part: Part) -> bytes:
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether bytes are a text, as no picture's are; nothing at all counts as one."""
+    """Whether bytes begin with a text, as no picture's do; nothing at all counts as one."""
     try:
-        return data.decode().isprintable()
+        # The beginning of a longer one may end within a letter.
+        return _UTF8().decode(data[:_BEGINNING], final=len(data) <= _BEGINNING).isprintable()
     except UnicodeDecodeError:
         return False

@@ -8,6 +8,7 @@ from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
 from service.api.pages.files import files
+from service.api.running import made
 
 FOLDER = "docs/"  # below `/ui/`
 router = APIRouter(include_in_schema=False)
@@ -17,7 +18,7 @@ _writing = threading.Lock()
 @router.get("/docs")
 async def page(request: Request) -> Response:
     """Return the page; what it is made of is a file as others."""
-    return files()[f"{FOLDER}index.html"].response(request.headers)
+    return (await made(files))[f"{FOLDER}index.html"].response(request.headers)
 
 
 @router.get("/openapi.json")

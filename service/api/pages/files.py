@@ -94,9 +94,12 @@ def _colormaps() -> bytes:
 
 @cache
 def files() -> Mapping[str, File]:
-    """Return every file by its path under `/ui/`. No other path leads anywhere on the disk."""
+    """Return every file by its path under `/ui/`, packed. No other path leads anywhere on the disk."""
     package = importlib.resources.files("service")
     found = {name: File(entry.read_bytes(), _media_type(name)) for name, entry in _walk(package / "ui")}
     for name, entry in _walk(package / "photographs"):
         found[f"photographs/{name}"] = File(entry.read_bytes(), _media_type(name))
-    return found | {"colormaps.json": File(_colormaps(), "application/json")}
+    found["colormaps.json"] = File(_colormaps(), "application/json")
+    for one in found.values():
+        _ = one.etag, one.packed  # which take a while the first time
+    return found

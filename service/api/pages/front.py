@@ -6,6 +6,7 @@ from starlette.responses import JSONResponse, Response
 from service.api.edge.rooted import SLASHLESS
 from service.api.pages.docs import FOLDER
 from service.api.pages.files import files
+from service.api.running import made
 from service.errors import NotFound
 
 
@@ -18,12 +19,12 @@ def router(*, page: bool) -> APIRouter:
         if page and "text/html" in request.headers.get("accept", ""):
             if request.scope.get(SLASHLESS):  # from there the page's own addresses would be told wrongly
                 return Response(None, 308, {"location": f"{request.scope['root_path']}/", "vary": "accept"})
-            return files()["index.html"].response(request.headers)
+            return (await made(files))["index.html"].response(request.headers)
         return JSONResponse({"status": "alive"}, headers={"vary": "accept"} if page else {})
 
     @routes.api_route("/ui/{path:path}", methods=["GET", "HEAD"])
     async def file(request: Request, path: str) -> Response:
-        found = files().get(path) if page or path.startswith(FOLDER) else None
+        found = (await made(files)).get(path) if page or path.startswith(FOLDER) else None
         if found is None:
             raise NotFound("there is nothing at this address; see / and /docs")
         return found.response(request.headers)

@@ -1,5 +1,6 @@
 """`GET /colormaps`, and the colours of one: a page that has them draws without asking again."""
 
+from collections.abc import Iterable
 from functools import cache
 
 import cmap
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from service.api.documentation import refusals
+from service.api.running import made
 from service.client import wire
 from service.errors import NotFound, did_you_mean
 from service.rendering import OutputOptions, table
@@ -25,7 +27,7 @@ router = APIRouter()
 )
 async def colormaps() -> Response:
     """Return the names of all colour maps, with what each is for, and the two that are taken where none is named."""
-    return Response(_listed(), media_type="application/json")
+    return Response(await made(_listed), media_type="application/json")
 
 
 @router.get(
@@ -37,7 +39,7 @@ async def colormaps() -> Response:
 )
 async def colormap(name: str) -> wire.ColormapInfo:
     """Return 256 colours, from the least value to the greatest; of a signed map the middle one is zero's."""
-    return wire.ColormapInfo(name=name, colours=_colours(name))
+    return wire.ColormapInfo(name=name, colours=_colours(name, await made(_names)))
 
 
 @cache
@@ -55,8 +57,8 @@ def _listed() -> bytes:
     return found.model_dump_json().encode()
 
 
-def _colours(name: str) -> list[str]:
-    """Return a colour map's colours as `#rrggbb`.
+def _colours(name: str, known: Iterable[str]) -> list[str]:
+    """Return a colour map's colours as `#rrggbb`; `known` are the names that there are.
 
     Raises:
         NotFound: there is none of that name.
@@ -64,6 +66,6 @@ def _colours(name: str) -> list[str]:
     try:
         OutputOptions(colormap=name)
     except ValidationError:
-        near = did_you_mean(name, _names(), then="see /colormaps")
+        near = did_you_mean(name, known, then="see /colormaps")
         raise NotFound(f"there is no colour map {name[:80]!r}{near}") from None
     return [f"#{bytes(colour).hex()}" for colour in table(name)]

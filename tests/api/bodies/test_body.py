@@ -121,6 +121,21 @@ def test_a_form_is_taken_apart() -> None:
     assert read(b'{"image": "abc"}', "application/json; charset=utf-8") == body.Body({"image": "abc"}, None)
 
 
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", True),
+        ("é".encode() * 40_000, True),  # of whose beginning the last letter is cut
+        (b"x" + "é".encode() * 40_000, True),
+        ("é".encode()[:1], False),
+        (b"x" * 5000 + b"\0", True),  # no picture begins with so much text
+        (b"x" * 4000 + b"\0" + b"x" * 40_000, False),
+    ],
+)
+def test_a_text_is_known_by_its_beginning(data: bytes, text: bool) -> None:
+    assert body._is_text(data) is text
+
+
 @pytest.mark.parametrize("cut", range(0, 200, 9))
 def test_a_form_is_whole_or_none(cut: int) -> None:
     whole = form(("image", '; filename="a.png"', b"p" * 40), ("request", '; filename="r"', b"{}"))
