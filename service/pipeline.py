@@ -12,7 +12,7 @@ from service.ask import Ask
 from service.client import wire
 from service.codec.choosing import limits
 from service.codec.inside import Canvas, Codec, Inside
-from service.contract import Clean, Explanation, Facts, Readout, Rows, Target, Targets, View
+from service.contract import Clean, Explanation, Facts, Readout, Rows, Target, Targets, View, wanted
 from service.engine.network.resident import Model
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
@@ -152,7 +152,8 @@ class Pipeline:
             bound = self.bind(plan, seen, probe)
             if bound.readout is not None:
                 probe = ModelProbe(plan.model, self.device, run, plan.precision, bound.readout)
-            explanation = method.explain(probe, seen.x, bound.targets)
+            with wanted(run.check):
+                explanation = method.explain(probe, seen.x, bound.targets)
         run.usage.avoided += explanation.avoided
         self._expectation.learn(plan.kind, plan.passes, run.done)
         return replace(explanation, answer=bound.answer)

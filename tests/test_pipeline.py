@@ -15,7 +15,7 @@ from service import pipeline as module
 from service.answer import Needs
 from service.ask import Ask
 from service.codec import inside
-from service.contract import Explanation, Map, Target
+from service.contract import Explanation, Map, Target, still_wanted
 from service.engine.scheduler.run import Run
 from service.errors import Cancelled, InvalidParameter, NotApplicable, TooLarge, UnknownModel
 from service.explainers.base import registry
@@ -178,6 +178,20 @@ def test_what_a_method_knew_without_a_forward_is_counted(pipeline, monkeypatch):
 
 
 # Answer
+
+
+def test_a_method_that_works_by_itself_is_told_that_nobody_waits(pipeline, monkeypatch):
+    run, plan = Run(), pipeline.plan(ask(GradCAM()))
+    seen = pipeline.see(plan, run)
+
+    def works(self, probe, image, targets):
+        still_wanted()
+        run.cancelled.set()
+        still_wanted()
+
+    monkeypatch.setattr(GradCAM, "explain", works)
+    with pytest.raises(Cancelled):
+        pipeline.explain(plan, seen, run)
 
 
 def test_an_answer_is_made_of_an_explanation_whoever_made_it(pipeline):

@@ -16,7 +16,7 @@ from service.comparison.asking import SPREAD, Compare, question
 from service.comparison.metrics import Found, metrics_of
 from service.comparison.numbers import ROAD, Trial, chosen, controls_wire, gain_wire, rows
 from service.comparison.pieces import ENDING, accounted
-from service.contract import Explanation, Targets
+from service.contract import Explanation, Targets, wanted
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.run import Run
 from service.errors import InternalError, InvalidParameter, ServiceError
@@ -210,7 +210,8 @@ class Comparing:
         readout = bound.readout if method.takes_targets else None
         probe = ModelProbe(own.model, self.pipeline.device, run, own.precision, readout)
         given = x if method.needs_image else x[:0]
-        explanation = method.explain(probe, given, bound.targets if method.takes_targets else own.targets)
+        with wanted(run.check):
+            explanation = method.explain(probe, given, bound.targets if method.takes_targets else own.targets)
         run.usage.avoided += explanation.avoided
         return replace(explanation, answer=bound.answer)
 

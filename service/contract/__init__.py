@@ -38,6 +38,7 @@ from service.contract.probe import (
     fingerprint,
 )
 from service.contract.rules import Relevance, Rescale, Rule, Rules, Share
+from service.contract.wanted import still_wanted, wanted
 
 __all__ = [
     "INPUT",
@@ -82,4 +83,6 @@ __all__ = [
     "Tracing",
     "View",
     "fingerprint",
+    "still_wanted",
+    "wanted",
 ]

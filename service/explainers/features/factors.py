@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from service.contract import still_wanted
+
 _ROUNDS = 500
 _SETTLED = 1e-9  # a round that lowers the squared error by less, relative to the table's own, is the last one
 
@@ -33,6 +35,7 @@ def factorised(x: Tensor, parts: int) -> Factors:
         return Factors(w, h, 0.0, 0)
     lower, before, rounds = True, float("inf"), 0
     while lower and rounds < _ROUNDS:
+        still_wanted()
         rounds += 1
         h = _improved(h.T, w, x.T @ w).T
         cross = x @ h.T  # (C, k)

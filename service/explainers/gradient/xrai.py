@@ -1,5 +1,6 @@
 """XRAI: Kapishnikov et al. 2019, "XRAI: Better Attributions Through Regions", section 3, algorithm 1."""
 
+import math
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -8,9 +9,8 @@ import numpy.typing as npt
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional as F
 
-from service.contract import Explanation, Facts, Map, Probe, Targets
+from service.contract import Explanation, Facts, Map, Probe, Targets, still_wanted
 from service.explainers.base import explainer
 from service.explainers.fields import Baselines, Segments
 from service.explainers.gradient.inputs import InputGradient
@@ -24,19 +24,30 @@ Pixels = npt.NDArray[np.int64]
 def grown(labels: Tensor, growth: int) -> list[Pixels]:
     """Return the pixels of each segment of labels (H, W), and those up to `growth` pixels away from it."""
     height, width = labels.shape
-    step = torch.arange(-growth, growth + 1)
-    disk = (step[:, None] ** 2 + step**2 <= growth**2).float()[None, None]
     place = torch.arange(height * width).view(height, width)
     found = []
     order = labels.flatten().argsort(stable=True)
     for own in torch.split(order, labels.flatten().bincount().tolist()):
+        still_wanted()
         y, x = own // width, own % width
         rows = slice(max(int(y.min()) - growth, 0), int(y.max()) + growth + 1)
         columns = slice(max(int(x.min()) - growth, 0), int(x.max()) + growth + 1)
-        mask = (labels[rows, columns] == labels[y[0], x[0]]).float()[None, None]
-        near = F.conv2d(mask, disk, padding=growth)[0, 0] > 0.5
-        found.append(place[rows, columns][near].numpy())
+        near = _dilated((labels[rows, columns] == labels[y[0], x[0]]).numpy(), growth)
+        found.append(place[rows, columns].numpy()[near])
     return found
+
+
+def _dilated(mask: npt.NDArray[np.bool_], radius: int) -> npt.NDArray[np.bool_]:
+    """Return the pixels at most so far away from those of a mask (H, W): line by line of a disk, from sums of lines."""
+    height, width = mask.shape
+    sums = np.pad(np.pad(mask, radius).cumsum(1), ((0, 0), (1, 0)))
+    near = np.zeros_like(mask)
+    for y in range(2 * radius + 1):
+        half = math.isqrt(radius**2 - (y - radius) ** 2)
+        lines = sums[y : y + height]
+        first, last = radius - half, radius + half + 1
+        near |= lines[:, last : last + width] > lines[:, first : first + width]
+    return near
 
 
 def ranked(attribution: npt.NDArray[np.float64], segments: Sequence[Pixels], smallest: int) -> tuple[Tensor, int]:
@@ -62,6 +73,7 @@ def ranked(attribution: npt.NDArray[np.float64], segments: Sequence[Pixels], sma
     first = np.searchsorted(pixel[order], np.arange(len(values) + 1))  # where a pixel's segments begin
     found, free, waiting, steps = np.zeros(len(values)), np.ones(len(values), bool), np.ones(count, bool), 0
     while (waiting := waiting & (sizes >= smallest)).any():
+        still_wanted()
         density = np.where(waiting, sums / np.maximum(sizes, 1), -np.inf)
         best = int(density.argmax())
         new = segments[best][free[segments[best]]]

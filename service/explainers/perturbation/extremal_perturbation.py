@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.contract import INPUT, Explanation, Facts, Map, Probe, Rows, Targets, Trace, Tracing
+from service.contract import INPUT, Explanation, Facts, Map, Probe, Rows, Targets, Trace, Tracing, still_wanted
 from service.explainers.base import Explainer, explainer
 from service.explainers.baselines import baseline
 from service.explainers.fields import Hidden, ScoreOf
@@ -18,6 +18,7 @@ from service.explainers.fields import Hidden, ScoreOf
 RATE, MOMENTUM = 0.01, 0.9
 WEIGHT, GROWTH = 300.0, 1.0035**800  # of the penalty on the area: at first, and how much it grows over all steps
 TIED = 1e-5  # pixels that are as near to each other as rounding may be are equal
+WIDEST = 6  # cells that a kernel is wide, at most: 225 cells make a pixel then
 SHARPNESS = 20.0  # of the smooth maximum: the larger, the nearer it is to the maximum
 
 
@@ -105,6 +106,7 @@ class Spread:
         h, w = self._cells
         bordered = F.pad(p, (2 * self.reach,) * 4)
         for y, kernel in enumerate(self.kernel):
+            still_wanted()
             cells = bordered[y : y + h].unfold(1, w, 1).transpose(0, 1)  # (2 reach + 1, h', w')
             yield cells[:, None, None] * kernel, kernel
 
@@ -143,6 +145,15 @@ class ExtremalPerturbation(Explainer):
         Field(description="Mirror the masked picture at every second step, against masks that fit one view alone."),
     ] = True
     hidden: Hidden = "blur"
+
+    @model_validator(mode="after")
+    def _affordable(self) -> "ExtremalPerturbation":
+        if self.smoothness > WIDEST * self.grain:
+            raise ValueError(
+                f"smoothness {self.smoothness:g} is more than {WIDEST} times grain {self.grain}: each pixel would be "
+                "made of hundreds of cells; choose a larger grain, or a smaller smoothness"
+            )
+        return self
 
     @classmethod
     def require(cls, facts: Facts) -> None:

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, fingerprint
+from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, fingerprint, still_wanted
 from service.explainers.base import explainer
 from service.explainers.perturbation.cells import CellMethod
 from service.explainers.rounding import varies
@@ -53,6 +53,7 @@ def dependence(x: Tensor, y: Tensor) -> Tensor:
     centred = x.double() - x.double().mean(0)
     found = torch.zeros(x.shape[1], dtype=torch.float64)
     for i in range(0, n, SLICE):
+        still_wanted()
         kernel = torch.exp(-((y[i : i + SLICE, None] - y) ** 2) / (2 * gap**2))
         found += (centred[i : i + SLICE] * (kernel @ centred)).sum(0)
     return (2 * found / n**2).clamp(min=0)

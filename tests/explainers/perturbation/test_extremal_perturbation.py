@@ -216,3 +216,9 @@ def test_passes_are_known_beforehand(small):
 def test_areas_are_shares_of_the_picture(areas):
     with pytest.raises(ValidationError):
         ExtremalPerturbation(areas=areas)
+
+
+def test_a_pixel_is_made_of_a_bounded_number_of_cells():
+    assert ExtremalPerturbation(grain=7, smoothness=42).smoothness == 42
+    with pytest.raises(ValidationError, match="smoothness 100 is more than 6 times grain 2"):
+        ExtremalPerturbation(grain=2, smoothness=100)
