@@ -244,7 +244,8 @@ class Pipeline:
         It is drawn at the input's size. None where there is nothing to show yet.
         """
         sketch = run.sketch  # which may be dropped meanwhile
-        rough = sketch() if sketch is not None else None
+        with wanted(run.check):
+            rough = sketch() if sketch is not None else None
         if rough is None:
             return None
         output = plan.ask.output.model_copy(update={"size": "input"})

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from service.contract import still_wanted
+
 Cut = Literal["slic", "squares"]
 
 
@@ -58,6 +60,7 @@ def slic(picture: Tensor, count: int, compactness: float = 10.0, rounds: int = 1
     near = _around(cells.flatten(), sides)  # (9, HW)
     labels, centres = cells.flatten(), x
     for _ in range(rounds):
+        still_wanted()
         centres = _means(x, labels, sides[0] * sides[1])
         nearest = torch.full_like(x[0], math.inf)
         for candidates in near:
@@ -144,6 +147,7 @@ def _connected(labels: Tensor, x: Tensor, centres: Tensor) -> Tensor:
     best = torch.zeros(int(flat.max()) + 1, dtype=rank.dtype).scatter_reduce_(0, flat, rank, "amax")
     kept = torch.where(rank == best[flat], flat, -1).view(labels.shape)
     while bool((kept < 0).any()):
+        still_wanted()
         bordered = torch.nn.functional.pad(kept, (1, 1, 1, 1), value=-1)
         sides = (bordered[:-2, 1:-1], bordered[1:-1, :-2], bordered[1:-1, 2:], bordered[2:, 1:-1])
         homeless = (kept.flatten() < 0).nonzero()[:, 0]

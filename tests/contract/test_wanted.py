@@ -11,6 +11,7 @@ from service.explainers.features.factors import factorised
 from service.explainers.gradient.xrai import grown, ranked
 from service.explainers.perturbation.extremal_perturbation import Spread
 from service.explainers.perturbation.hsic import dependence
+from service.explainers.segments import slic
 
 
 class Gone(Exception):
@@ -51,6 +52,7 @@ SEGMENTS = [np.array([0, 1]), np.array([2, 3])]
         lambda: SPREAD.gradient(GRID, SMOOTH, torch.ones_like(SMOOTH.mask)),
         lambda: grown(torch.zeros(4, 4, dtype=torch.int64), 1),
         lambda: ranked(np.ones((2, 2)), SEGMENTS, 1),
+        lambda: slic(torch.zeros(3, 8, 8), 2),
         lambda: factorised(torch.ones(3, 4), 2),
         lambda: dependence(torch.ones(4, 2), torch.arange(4.0)),
     ],
