@@ -326,6 +326,7 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "JPEG of 25 MP": lambda: _turned("JPEG", quality=80),
     "WebP of 25 MP": lambda: _file(Image.new("RGBA", (_SIDE, _SIDE)), "WEBP", quality=1, method=0),
     "GIF of 25 MP": lambda: _file(Image.new("P", (_SIDE, _SIDE)), "GIF"),
+    "GIF of 25 MP, a small frame": lambda: gif(1, 1)[:6] + struct.pack("<HH", _SIDE, _SIDE) + gif(1, 1)[10:],
     "GIF of a comment": lambda: _filled(gif(1, 1)[:19] + b"!\xfe", b"\1a", b"\0" + gif(1, 1)[19:]),
     "GIF of comments": lambda: _filled(gif(1, 1)[:19], b"!\xfe\1a\0", gif(1, 1)[19:]),
     "GIF of extensions": lambda: _filled(gif(1, 1)[:19], b"!\1\0", gif(1, 1)[19:]),
