@@ -261,7 +261,8 @@ class Settings(Pictures):
             gt=0,
             le=DAY_S,
             description="Time after which a batch is taken to hang, and `/health/live` says so; default: ten times the "
-            "longest one so far, at least 60.",
+            "longest one so far, at least 60. What runs for the server itself, as loading does, has ten minutes at "
+            "least.",
         ),
     ] = None
     readiness_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Patience of /health/ready.")] = 5.0

@@ -33,7 +33,7 @@ from service.precision import Precision
 from service.process import ALL_THREADS, release_freed_memory, use_threads
 
 log = logging.getLogger("heatlens")
-_STUCK_S = 60.0  # least time after which a batch is taken to hang
+_STUCK_S, _OWN_S = 60.0, 600.0  # least time after which a batch, and one for the server itself, is taken to hang
 _RELEASE_S = 2.0  # without work, after which freed memory is given back
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class Device:
         self._closed: EngineUnavailable | None = None
         self._restarts = 1  # of a thread that died
         self._worked = False  # since memory was given back
-        self._began: float | None = None  # when the batch that is running did
+        self._running: tuple[float, bool] | None = None  # since when a batch does, and whether a request's
         self._longest_s = 0.0  # of all batches
         self._thread = self._started()
 
@@ -105,11 +105,13 @@ class Device:
 
         Args:
             after_s: seconds from which on a batch is taken to hang; default: ten times the longest that ended, and a
-                minute at least. What runs for the server itself, as loading does, is not meant: it takes its time.
+                minute at least. What runs for the server itself, as loading does, has ten minutes: it takes its time.
         """
-        began = self._began
-        ran_s = 0.0 if began is None else self._clock() - began
-        return ran_s if ran_s > (after_s or max(_STUCK_S, 10 * self._longest_s)) else 0.0
+        if (running := self._running) is None:
+            return 0.0
+        began, watched = running
+        ran_s, longest_s = self._clock() - began, after_s or max(_STUCK_S, 10 * self._longest_s)
+        return ran_s if ran_s > (longest_s if watched else max(_OWN_S, longest_s)) else 0.0
 
     @property
     def waiting(self) -> int:
@@ -184,7 +186,7 @@ class Device:
                 del batch  # hold nothing of a finished request while waiting for the next one
         except BaseException as defect:
             log.critical("the device thread has stopped", exc_info=defect)
-            self._began = None
+            self._running = None
             self._stopped(EngineUnavailable(f"the device thread has stopped ({type(defect).__name__})"))
 
     def _stopped(self, error: EngineUnavailable) -> None:
@@ -223,13 +225,14 @@ class Device:
         started = self._clock()
         first = batch[0].item
         fill = min(1.0, sum(share.rows for share in batch) / self.limits.of(first.key))
-        self._began = started if first.watched else None
+        self._running = started, first.watched
         done = first.run(batch, self._finished)
         seconds = self._clock() - started
         if first.weighs:
             self.limits.weigh(first.key, first.row_bytes)
-        if self._began is not None:
-            self._began, self._longest_s = None, max(self._longest_s, seconds)
+        self._running = None
+        if first.watched:
+            self._longest_s = max(self._longest_s, seconds)
         with self._changed:
             self._claims.worked(batch, seconds, again=[one.share for one in done if one.too_many])
             standings = self._claims.queue.standings()
