@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
+_SCALED_PIXELS = 50_000_000  # of a whole picture, of which a model sees a part
 _RESAMPLING: Mapping[str, Image.Resampling] = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -101,6 +102,11 @@ def prepare(image: Image.Image, transform: Transform) -> Picture:
         )
     crop_h, crop_w = transform.crop
     scaled_w, scaled_h = _scaled(width, height, transform)
+    if scaled_w * scaled_h > _SCALED_PIXELS:
+        raise UnprocessableImage(
+            f"the picture is {width} x {height}, and would be scaled to {scaled_w:,} x {scaled_h:,} before the model "
+            f"sees its part of it, which is more than {_SCALED_PIXELS:,} pixels: cut it first"
+        )
     left, top = (_start(*sides, transform.centre) for sides in ((scaled_w, crop_w), (scaled_h, crop_h)))
     frame = (left, top, left + crop_w, top + crop_h)
     x, y = width / scaled_w, height / scaled_h

@@ -20,7 +20,7 @@ from service.models.spec import ModelSpec
 NAME = r"[A-Za-z0-9_-]+"  # no dots: a model name is one segment of inference routes
 Channels = Literal[1, 3, 4]
 Numbers = float | list[float]
-Side = Annotated[int, Field(ge=1)]
+Side = Annotated[int, Field(ge=1, le=4096)]
 
 
 class CatalogModel(BaseModel):

@@ -207,3 +207,9 @@ def test_alpha_is_cut_as_the_picture_is() -> None:
     assert x[3, :, 17:].eq(0).all()
     assert picture.seen.mode == picture.original.mode == "RGB"
     assert picture.original.getpixel((70, 20)) == (255, 255, 255)  # people see it on white
+
+
+def test_a_picture_is_scaled_within_bounds() -> None:
+    transform = Transform(4096, (224, 224), MEAN, STD)
+    with pytest.raises(UnprocessableImage, match="scaled to 40,960 x 4,096 before the model sees its part"):
+        prepare(Image.new("RGB", (100, 10)), transform)

@@ -78,6 +78,7 @@ def six_channels() -> torch.export.ExportedProgram:
         (f"[models.m]\n{GOOD}task = 'detecting'", "models.m.task: Input should be 'classification', "),
         (f"[models.m]\n{GOOD}resize = 31", "models.m.resize: 31 is less than the input size (32, 32)"),
         (f"[models.m]\n{GOOD}resize = 0", "models.m.resize: Input should be greater than or equal to 1"),
+        (f"[models.m]\n{GOOD}resize = 1000000000", "models.m.resize: Input should be less than or equal to 4096"),
         (f"[models.m]\n{GOOD}std = [1, 1, 0]", "models.m: std has to be above 0 in each channel"),
         (f"[models.m]\n{GOOD}std = [1, 1, nan]", "models.m.std.2: Input should be a finite number"),
         (f"[models.m]\n{GOOD}mean = [1, 1]", "models.m.mean: 2 numbers for 3 channels; give 3, or one for all"),

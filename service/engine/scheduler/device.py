@@ -99,17 +99,13 @@ class Device:
         return self._closed is None and self._thread.is_alive()
 
     def stuck_s(self, after_s: float | None = None) -> float:
-        """Return for how long a batch has been running that should long have ended; 0 where none has.
-
-        A forward that hangs ends with the process alone, so that whoever watches the process has to know.
+        """Return for how long a batch has been running that should long have ended, and needs a restart; 0: none has.
 
         Args:
             after_s: seconds from which on a batch is taken to hang; default: ten times the longest that ended, and a
                 minute at least. What runs for the server itself, as loading does, has ten minutes: it takes its time.
         """
-        if (running := self._running) is None:
-            return 0.0
-        began, watched = running
+        began, watched = self._running or (self._clock(), True)
         ran_s, longest_s = self._clock() - began, after_s or max(_STUCK_S, 10 * self._longest_s)
         return ran_s if ran_s > (longest_s if watched else max(_OWN_S, longest_s)) else 0.0
 
