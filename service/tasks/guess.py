@@ -50,6 +50,9 @@ def meaning(numbers: Numbers, name: str | None, scale: Scale | None) -> Meaning:
     exclusive = exclusive or numbers.stepped()
     independent = found != "logits" and not exclusive
     if name == "classification" and scale is None and independent:
+        if (fixed := numbers.fixed_sum()) is not None:
+            told, remedy = _of_fixed_sum(fixed, numbers.raw.shape[1])
+            raise CatalogError(f"task = 'classification', and {told}; {remedy}")
         raise CatalogError(
             "task = 'classification', and the outputs are probabilities that do not add up to 1, as those of "
             "independent classes; set task = 'multilabel', or scale = 'logits' to have their softmax all the same"
@@ -125,6 +128,14 @@ def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
             f"each picture's add up to 1 but for {off}: classification is assumed",
             "say which, as task = 'classification' or task = 'multilabel'",
         )
+    if chosen != "logits" and (fixed := numbers.fixed_sum()) is not None:
+        why, remedy = _of_fixed_sum(fixed, raw.shape[1])
+        return Meaning(
+            task("multilabel", chosen),
+            f"{chosen}: {told}",
+            f"{why}: independent classes are assumed",
+            f"{remedy}; or say task = 'multilabel'",
+        )
     if chosen != "logits":
         return Meaning(task("multilabel", chosen), f"independent classes, {chosen}: {told}")
     return Meaning(
@@ -149,6 +160,19 @@ def _scale(numbers: Numbers, *, exclusive: bool) -> tuple[Scale, str]:
     if numbers.inside() and (numbers.ending == "sigmoid" or numbers.bounded()):
         return "probabilities", "all are between 0 and 1"
     return "logits", numbers.told
+
+
+def _of_fixed_sum(total: float, classes: int) -> tuple[str, str]:
+    """Return what probabilities are that add up to the same for each picture, and what to do about it."""
+    told, groups = f"each picture's outputs add up to {total:.4g}, so that they are not independent", round(total)
+    if abs(total - groups) > 1e-2:
+        return told, "let it return probabilities that add up to 1, or the logits before them"
+    if groups == classes - 1:
+        return f"{told}, as 1 - p of probabilities p", "let it return p, or the logits before them"
+    return (
+        f"{told}, as those of {groups} softmaxes side by side",
+        "let it return those of one, as y[:, :2], or name one of several items as `output`",
+    )
 
 
 def _check_shape(numbers: Numbers, name: str | None) -> None:

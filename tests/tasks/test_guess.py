@@ -13,6 +13,8 @@ RECTIFIED = (Y.abs() + 0.01) / (Y.abs() + 0.01).norm(dim=1, keepdim=True)
 FLOORED = (torch.randn(8, 400, generator=torch.Generator().manual_seed(2)) * 3).softmax(1).clamp(min=1e-3)
 SMALL = torch.rand(8, 5) * 0.5 + 0.1
 SHORT = torch.randn(8, 40, generator=torch.Generator().manual_seed(3)) * 2
+HEADS = torch.cat([Y.softmax(1), (-2 * Y[:, :3]).softmax(1)], 1)
+MANY = torch.randn(8, 4000, generator=torch.Generator().manual_seed(4))
 SURE = ("classification", "probabilities", False)
 
 GUESSED = {
@@ -20,6 +22,10 @@ GUESSED = {
     "softmax seen": (Numbers(Y.softmax(1), ending="softmax"), "classification", "probabilities", False),
     "log-softmax": (Numbers(Y.log_softmax(1)), "classification", "log-probabilities", False),
     "sigmoid": (Numbers(Y.sigmoid()), "multilabel", "probabilities", False),
+    "two softmaxes side by side": (Numbers(HEADS), "multilabel", "probabilities", True),
+    "what is left of a softmax": (Numbers(1 - Y.softmax(1)), "multilabel", "probabilities", True),
+    "nine tenths of a softmax": (Numbers(Y.softmax(1) * 0.9), "multilabel", "probabilities", True),
+    "many alike sigmoids": (Numbers((MANY * 1e-3).sigmoid()), "multilabel", "probabilities", False),
     "log-sigmoid": (Numbers(Y.sigmoid().log(), ending="logsigmoid"), "multilabel", "log-probabilities", False),
     "one sigmoid": (Numbers(Y[:, :1].sigmoid()), "binary", "probabilities", False),
     "one output": (Numbers(Y[:, :1]), "binary", "logits", True),
@@ -106,6 +112,8 @@ def test_what_is_declared_holds_and_numbers_tell_the_scale(numbers, name, scale,
     ("numbers", "name", "scale", "message"),
     [
         (Numbers(Y.sigmoid()), "classification", None, "task = 'multilabel'"),
+        (Numbers(HEADS), "classification", None, "2 softmaxes side by side; let it return those of one"),
+        (Numbers(1 - Y.softmax(1)), "classification", None, "as 1 - p of probabilities p; let it return p"),
         (Numbers(Y[:, :1]), "classification", None, "task = 'binary'"),
         (Numbers(Y), "binary", "probabilities", "set scale = 'logits'"),
         (Numbers(Y), "multilabel", "log-probabilities", "set scale = 'logits'"),

@@ -18,6 +18,7 @@ Ending = Literal["softmax", "sigmoid", "log_softmax", "logsigmoid", "linear", "r
 TOLERANCE = 1e-4  # of a sum of probabilities, and of a length
 _DEVIATIONS = 4
 _ROUNDED = 0.05  # of a sum of probabilities at a pixel, which a floor or a resizing may have moved
+_APART = 50  # times as much as by chance, that numbers differ by from picture to picture where their sums do not
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,20 @@ class Numbers:
         step = step_of(self.raw)
         off = math.inf if step is None else _DEVIATIONS * step * math.sqrt(self.raw.shape[1] / 12)
         return off < _ROUNDED and near_one(self.raw.sum(1), off + TOLERANCE)
+
+    def fixed_sum(self) -> float | None:
+        """Return what probabilities add up to for each picture, if it is the same for all and not one; else None.
+
+        Those of independent classes have another sum for each picture. Several softmaxes side by side have not, nor has
+        what is left of one, as 1 - p.
+        """
+        if self.raw.ndim != 2 or self.raw.shape[1] < 2 or len(self.raw) < 2 or not self.inside():
+            return None
+        sums, least = self.raw.sum(1), self.tolerance * max(1.0, float(self.raw.sum(1).mean()))
+        off = float((sums - sums.mean()).abs().max())
+        differ = float((self.raw - self.raw.mean(0)).abs().sum(1).max()) / math.sqrt(self.raw.shape[1])
+        fixed = off <= least and differ > _APART * max(off, torch.finfo(self.raw.dtype).eps)
+        return float(sums.mean()) if fixed and not near_one(sums, self.tolerance) else None
 
     def exponentials_add_up(self) -> bool:
         """Whether each picture's are the logarithms of such probabilities."""
