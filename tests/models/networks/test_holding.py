@@ -224,23 +224,3 @@ def test_a_box_shows_its_tensors_and_no_parts() -> None:
     box = served(torch.jit.trace(tiny.classifier(), torch.rand(1, 3, 32, 32)), "m")[0]
     assert [path for path, _ in holding.modules(box)] == [""]
     assert len(holding.tensors(box)) == len(holding.tensors(tiny.classifier()))
-
-
-class Holder:
-    """No module, and has some."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.deeper = {"not": "seen"}
-        self.module = module
-        self.again = self
-
-
-def test_modules_in_objects_that_are_none_are_told() -> None:
-    network = Plain()
-    assert holding.hidden(network) == []
-    network.first.holder = Holder(nn.Linear(1, 1))
-    network.call = Holder(nn.Conv2d(1, 1, 1)).module.forward
-    network.known = [Holder(network.first)]
-    assert holding.hidden(network) == ["call", "first.holder.module"]
-    network.inner = {"a": (Holder(nn.Identity()), 1)}
-    assert holding.hidden(network) == ["call", "first.holder.module", "inner.a.0.module"]
