@@ -10,6 +10,7 @@ compatible with that, as convolutions without padding, uneven strides and window
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -51,8 +52,12 @@ def probed(picture: Tensor) -> Tensor:
     return torch.cat([changed(picture), rows])
 
 
-def own_places(maps: Tensor, size: tuple[int, int], *, grid: bool, turned: bool = False) -> bool | None:
-    """Whether the cells of maps (N, C, h, w) of `probed` pictures look at their own places; None: it cannot be told.
+Own = bool | Literal["unread"] | None
+"""Whether cells look at their own places; None: it cannot be told. "unread": elsewhere, unless margins are blanked."""
+
+
+def own_places(maps: Tensor, size: tuple[int, int], *, grid: bool, turned: bool = False) -> Own:
+    """Whether the cells of maps (N, C, h, w) of `probed` pictures look at their own places.
 
     Args:
         maps: rows behind those of `probed` do not count.
@@ -81,7 +86,9 @@ def own_places(maps: Tensor, size: tuple[int, int], *, grid: bool, turned: bool 
         return None
     if all(axis.near for axis in axes):
         return True
-    return False if _unseen(squares, margins) or any(axis.off for axis in axes) else None
+    if any(axis.off for axis in axes):
+        return False
+    return "unread" if _unseen(squares, margins) else None
 
 
 def _few(squares: Tensor) -> bool:

@@ -89,7 +89,7 @@ def find_layers(
     candidates: list[Candidate] = []
     counts: dict[str, int] = {}
     before = 0  # places of the layer before
-    elsewhere = moved(changes.calls, watched)
+    elsewhere = moved(changes.calls, watched, gradients)
     calls = [_unplaced(call) if i in elsewhere else call for i, call in enumerate(changes.calls)]
     placed, rows = _placed(calls), 1 if answering.singly else len(answering.rows)
     for i, (name, call) in enumerate(zip(names, calls, strict=True)):

@@ -16,7 +16,7 @@ from service.engine.network.capture import Tape, recording
 from service.engine.network.endings.seen import Endings
 from service.engine.network.forms.addresses import sums
 from service.engine.network.places.grids import attends, seen_of, told, turned
-from service.engine.network.places.looking import own_places
+from service.engine.network.places.looking import Own, own_places
 from service.engine.network.places.tokens import Open
 from service.engine.network.proofs.attentions import Seen
 from service.engine.network.trace import straight
@@ -37,7 +37,7 @@ class Call:
     first: Tensor | None = None  # sums of the first row's part, where rows are not the pictures
     layout: Layout | None = None  # where it is a grid
     elsewhere: bool = False  # whether it has the axes of maps, and none of the picture's places
-    own: bool | None = None  # whether its cells look at their own places of the picture, where that can be told
+    own: Own = None  # whether its cells look at their own places of the picture
     pooled: Tensor | None = None  # its maps' means (N, C), and below those of their positive parts
     rectified: Tensor | None = None
     output: Tensor | None = None
@@ -149,7 +149,7 @@ class _Look:
     pooled: Tensor | None = None
     rectified: Tensor | None = None
     elsewhere: bool = False
-    own: bool | None = None
+    own: Own = None
     opened: Open | None = None  # tokens that stand in one of some ways, which all layers together tell
     ways: "Mapping[Layout, _Look]" = field(default_factory=dict)  # what is seen with each of them
 
@@ -214,6 +214,7 @@ class Watched:
     backwards: int = 0  # that were run
     fails: bool = False  # whether the last backward has failed
     attentions: Seen = field(default_factory=Seen)
+    at_input: Tensor | None = None  # the first gradient there that is not zero everywhere
 
     @property
     def paths(self) -> list[str]:
@@ -232,6 +233,8 @@ class Watched:
         self.fails = False
         by_source = dict(zip(map(id, differentiable), found, strict=True))
         gradients = [by_source.get(id(source)) for source in sources]
+        if self.at_input is None and gradients[0] is not None and gradients[0].any():
+            self.at_input = gradients[0]
         return gradients[0], gradients[1:]
 
     def projects(self, call: int) -> bool:

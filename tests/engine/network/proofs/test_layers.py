@@ -111,6 +111,7 @@ def _cropped(x):
 
 MOVES = {
     "cropped": _cropped,
+    "cropped by a twentieth": lambda x: x[..., 3:-3, 3:-3],
     "cropped and resized": lambda x: F.interpolate(_cropped(x), x.shape[2:], mode="bilinear"),
     "a quarter": lambda x: x[..., 16:, 16:],
     "padded": lambda x: F.pad(x, (8,) * 4),
@@ -181,6 +182,30 @@ def test_a_network_that_resizes_its_picture_keeps_its_maps(resize) -> None:
     assert not any(info.elsewhere for info in facts.layers.values())
     assert facts.default_layer == "late"
     assert "places" not in {check.name for check in facts.checks}
+
+
+def _blanked(x, margin=8):
+    mask = torch.zeros_like(x[:1, :1])
+    mask[..., margin:-margin, margin:-margin] = 1
+    return x * mask
+
+
+def test_a_margin_that_is_blanked_moves_nothing() -> None:
+    """Also where cells are too coarse to tell by squares; but what is cut off behind it does."""
+
+    def blanked(move) -> nn.Module:
+        network = Moving(move)
+        network.early = nn.Sequential(nn.Conv2d(3, 8, 8, 8), nn.ReLU())
+        return network
+
+    def cut(x):
+        return x[..., 8:-8, 8:-8]
+
+    facts = _facts(blanked(_blanked), 64)
+    assert not any(info.elsewhere for info in facts.layers.values())
+    assert facts.default_layer == "late.1"
+    assert _facts(blanked(lambda x: _blanked(cut(x))), 64).layers["early"].elsewhere
+    assert _facts(blanked(lambda x: cut(_blanked(x))), 64).layers["early"].elsewhere
 
 
 class Averaging(Moving):
