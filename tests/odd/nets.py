@@ -266,6 +266,20 @@ def counts() -> nn.Module:
     return Counts()
 
 
+class CountsCalls(Small):
+    """Counts its forwards in a number, which changes no answer yet."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return super().forward(x) * (-1 if self.calls > 10**6 else 1)
+
+
+def counts_calls() -> nn.Module:
+    return CountsCalls()
+
+
 def batch_statistics() -> nn.Module:
     network = Small()
     network.bn1 = nn.BatchNorm2d(8, track_running_stats=False)

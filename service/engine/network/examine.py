@@ -116,7 +116,7 @@ class _Examination:
         classes, partial = raw.shape[1] if raw.ndim == 4 else None, parts(watched, answering.outlet.boxes)
         layers = find_layers(answering, changes, watched, gradients, classes, partial)
         self.checks.backwards = watched.backwards if watched is not None else 0
-        if names := written(before, self.network):
+        if names := [*written(before, self.network), *filter(None, (answering.past.counting,))]:
             told = f"a forward changes {', '.join(map(repr, names[:3]))}"
             self.checks.warn("state", told, "keep nothing of one picture for the next")
         else:

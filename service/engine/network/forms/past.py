@@ -34,6 +34,7 @@ class Past:
         # Of what is compiled, whose tensors never become others.
         self._compiled = [(name, value, _copied(value)) for name, value in _buffers_inside(network)]
         self._counts: list[int] = []
+        self.counting: str | None = None  # the address of a number that each forward changes, as `problem` finds it
 
     def changed(self) -> str | None:
         """Return the address of something that is no longer what it was; None where all is."""
@@ -78,8 +79,11 @@ class Past:
                 f"its forward keeps more tensors with each picture (in {kept!r}): memory would run out",
                 "empty what it keeps at the beginning of its forward, or remove the hook that fills it",
             )
+        then = self._numbers()
         self.restore()
         if (share := off()) <= most:  # it may be no number, either
+            now = self._numbers() if then else {}
+            self.counting = next((name for name, value in then.items() if now.get(name, value) != value), None)
             return None
         return (
             "repeatable",
@@ -88,6 +92,15 @@ class Past:
             "let its forward keep nothing of one picture for the next; what is set once, set in its factory, or load "
             "it with the weights",
         )
+
+    def _numbers(self) -> dict[str, float]:
+        """Return the plain numbers in attributes that are no longer what they were, or were not there."""
+        return {
+            f"{path}.{key}".strip("."): value
+            for path, holder, before in self._held
+            for key, value in _own(holder)
+            if type(value) in (int, float) and (key not in before or before[key][0] != value)
+        }
 
     @property
     def grows(self) -> bool:

@@ -107,3 +107,21 @@ def test_what_is_kept_is_a_problem_where_answers_depend_on_it() -> None:
     for off in (0.5, float("nan")):
         holder.count = 4
         assert past.problem(lambda off=off: off, 1e-3)[0] == "repeatable"
+
+
+def test_a_number_that_each_forward_changes_is_told_from_one_that_is_set() -> None:
+    def forward() -> float:
+        holder.width = 32
+        holder.count += 1
+        return 0.0
+
+    holder = Holder()
+    past = Past(holder)
+    for _ in range(3):
+        forward()
+    assert past.problem(forward, 1e-3) is None
+    assert past.counting == "count"
+    holder.count = 3
+    past = Past(holder)
+    assert past.problem(lambda: 0.0, 1e-3) is None
+    assert past.counting is None
