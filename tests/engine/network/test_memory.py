@@ -62,6 +62,18 @@ def _measured(network, tracing, *parts):
     return model.trace_bytes(tracing, True)
 
 
+def test_sparse_tensors_on_the_way_are_no_obstacle():
+    class Sparse(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("table", torch.eye(12).to_sparse(), persistent=False)
+
+        def forward(self, x):
+            return torch.sparse.mm(self.table.coalesce(), x.flatten(1).mT).mT
+
+    assert live_bytes(Sparse(), torch.zeros(1, 3, 2, 2)) >= 2 * 12 * 4
+
+
 def test_a_trace_takes_what_its_backward_needs_beside_a_forward():
     row = 3 * 32 * 32 * 4
     one, four = (_measured(Line().eval(), Tracing(wrt=(INPUT,)), _part(rows)) for rows in (1, 4))
