@@ -25,6 +25,23 @@ def test_what_holds_is_said_to_hold(holding, name):
     assert cell.error <= matrix.TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["deconvnet", "feature-maps"])
+def test_a_channel_is_looked_at_that_is_alive(name):
+    def half_dead():
+        network = tiny.classifier()
+        with torch.no_grad():
+            network.conv2.weight[1::2] = 0
+            network.conv2.bias[1::2] = -1
+        return network
+
+    held = Holding("resnet18", half_dead, tiny.SIZE)
+    try:
+        cell = held.cell(registry()[name])
+    finally:
+        held.close()
+    assert (cell.mark, cell.reason) == ("=", "")
+
+
 @pytest.mark.parametrize("name", ["ram", "attention"])
 def test_true_reasons_are_told_from_others(holding, monkeypatch, name):
     assert holding.cell(registry()[name]).mark == "-"
