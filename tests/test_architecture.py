@@ -33,7 +33,7 @@ def test_the_house_keeps_its_rules(rule):
 
 
 def test_what_is_known_to_be_wrong_still_is():
-    faults = [*HOUSE.faults(), *_undeclared()]
+    faults = [*HOUSE.faults(), *_undeclared()] if KNOWN else []  # all of them take seconds
     assert [known for known in KNOWN if not any(fault.startswith(known) for fault in faults)] == []
 
 

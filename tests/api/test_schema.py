@@ -11,7 +11,7 @@ BODY = {"image": "aGFsbG8="}
 
 @pytest.mark.filterwarnings("ignore")  # of Schemathesis' own making
 def test_every_answer_is_declared() -> None:
-    tally = run(250, examples=12, phases=("fuzzing",))
+    tally = run(250, examples=8, phases=("fuzzing",))
     assert not tally.failures, tally.table()
     assert tally.statuses["200"] >= 30
     assert tally.statuses["422"] >= 30

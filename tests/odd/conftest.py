@@ -1,7 +1,8 @@
 """One server on all odd networks."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,21 +58,26 @@ class Odd:
         return self.client.post(path, json={"image": base64.b64encode(image).decode(), "model": model, **more})
 
 
+@contextmanager
+def served(folder: Path, names: Iterable[str], more: str = "") -> Iterator[Odd]:
+    """Serve some of the cases, `plain` among them, and what else a catalogue may have."""
+    (folder / "two.txt").write_text("a\nb\n")
+    (folder / "four.txt").write_text("a\nb\nc\nd\n")
+    (folder / "catalog.toml").write_text("default = 'plain'\n" + "".join(_entry(folder, name) for name in names) + more)
+    app = create_app(Settings(catalog=folder / "catalog.toml", device="cpu"))
+    with serving_app(app) as client:
+        yield Odd(client, app.state.context.store)
+
+
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Odd]:
     """Serve every case, and some networks that fail while they serve."""
-    folder = tmp_path_factory.mktemp("odd")
-    (folder / "two.txt").write_text("a\nb\n")
-    (folder / "four.txt").write_text("a\nb\nc\nd\n")
     plain = f"input_size = {SIZE}\nmean = 0.0\nstd = 1.0\ntask = 'classification'\n"
-    text = "default = 'plain'\n" + "".join(_entry(folder, name) for name in CASES) + MORE
-    text += f"[models.over_black]\nfactory = 'tests.odd.nets:over_black'\n{plain}"
+    text = f"{MORE}[models.over_black]\nfactory = 'tests.odd.nets:over_black'\n{plain}"
     for name in (*MAPS, *BOXES):
         text += f"[models.{name}]\nfactory = 'tests.odd.nets:{name}'\ninput_size = {SIZE}\nmean = 0.0\nstd = 1.0\n"
     for what in ON_BLACK:
         arguments = f"arguments = {{what = '{what}'}}\n"
         text += f"[models.on_black_{what}]\nfactory = 'tests.odd.nets:on_black'\n{arguments}{plain}"
-    (folder / "catalog.toml").write_text(text)
-    app = create_app(Settings(catalog=folder / "catalog.toml", device="cpu"))
-    with serving_app(app) as client:
-        yield Odd(client, app.state.context.store)
+    with served(tmp_path_factory.mktemp("odd"), CASES, text) as all_of_them:
+        yield all_of_them

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from PIL import Image
 from service.models.catalogue import read_catalog
 from tests.conftest import encoded
 from tests.odd.cases import CASES
-from tests.odd.conftest import Odd
+from tests.odd.conftest import Odd, served
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TESTS = Path(__file__).parent.parent
@@ -295,6 +296,14 @@ def test_each_report_has_a_test(report: str, places: tuple[str, ...]) -> None:
 
 
 # What has no test elsewhere
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Odd]:
+    """Serve the two networks that are asked about here: all of them take long to load."""
+    with served(tmp_path_factory.mktemp("two"), ("plain", "dead_class")) as two:
+        yield two
+
 
 PHOTO = Image.effect_noise((60, 40), 64).convert("RGB")
 JPEG = encoded(PHOTO, "JPEG")
