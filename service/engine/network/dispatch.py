@@ -2,6 +2,8 @@
 
 import sys
 
+import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -16,3 +18,13 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return "torch._dynamo" in sys.modules
+
+
+def storage(tensor: Tensor) -> torch.UntypedStorage | None:
+    """Return a tensor's memory; None of sparse and opaque ones, which have none or parts with their own."""
+    try:
+        held = tensor.untyped_storage()
+        held.data_ptr()
+    except RuntimeError:
+        return None
+    return held

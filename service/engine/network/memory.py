@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from service.contract import Trace
-from service.engine.network.dispatch import Dispatch
+from service.engine.network.dispatch import Dispatch, storage
 from service.models.networks import holding
 from service.process import out_of_memory
 
@@ -23,33 +23,25 @@ class _Live(Dispatch):  # type: ignore[no-untyped-call]
     def __init__(self, resident: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.peak = self._now = 0
-        self._known = {held.data_ptr() for tensor in resident if (held := _storage(tensor)) is not None}
+        self._known = {held.data_ptr() for tensor in resident if (held := storage(tensor)) is not None}
 
     def __torch_dispatch__(
         self, function: Any, types: Any, arguments: Sequence[Any] = (), options: Mapping[str, Any] | None = None
     ) -> Any:
         found = function(*arguments, **(options or {}))
         for tensor in tree_leaves(found):
-            if isinstance(tensor, Tensor) and (storage := _storage(tensor)) is not None:
-                at, size = storage.data_ptr(), storage.nbytes()
+            if isinstance(tensor, Tensor) and (held := storage(tensor)) is not None:
+                at, size = held.data_ptr(), held.nbytes()
                 if size and at not in self._known:
                     self._known.add(at)
                     self._now += size
                     self.peak = max(self.peak, self._now)
-                    weakref.finalize(storage, self._freed, at, size)
+                    weakref.finalize(held, self._freed, at, size)
         return found
 
     def _freed(self, at: int, size: int) -> None:
         self._known.discard(at)
         self._now -= size
-
-
-def _storage(tensor: Tensor) -> torch.UntypedStorage | None:
-    """Return a tensor's memory; None of sparse and opaque ones, which have parts with their own."""
-    try:
-        return tensor.untyped_storage()
-    except (RuntimeError, NotImplementedError):
-        return None
 
 
 def counting(module: nn.Module) -> _Live:

@@ -5,7 +5,7 @@ import sys
 
 import torch
 
-from service.engine.network.dispatch import Dispatch
+from service.engine.network.dispatch import Dispatch, storage
 
 
 class Names(Dispatch):
@@ -34,3 +34,11 @@ def test_the_compiler_is_not_imported() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["False"]
+
+
+def test_memory_is_told_of_what_has_any() -> None:
+    x = torch.ones(4)
+    view, sparse = storage(x[1:]), storage(torch.eye(3).to_sparse())
+    assert view is not None
+    assert view.data_ptr() == x.data_ptr()
+    assert sparse is None

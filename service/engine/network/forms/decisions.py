@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from service.engine.network.dispatch import Dispatch
+from service.engine.network.dispatch import Dispatch, storage
 
 
 class Decisions(Dispatch):  # type: ignore[no-untyped-call]
@@ -77,7 +77,5 @@ class _Taking(TorchFunctionMode):
 
 def _memory(tensor: Tensor) -> int:
     """Return where a tensor's memory begins; its number where it has none."""
-    try:
-        return tensor.untyped_storage().data_ptr() or id(tensor)
-    except (RuntimeError, NotImplementedError):  # sparse and opaque ones
-        return id(tensor)
+    held = storage(tensor)
+    return (0 if held is None else held.data_ptr()) or id(tensor)
