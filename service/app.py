@@ -121,7 +121,7 @@ def build(settings: Settings, metrics: Metrics | None = None, codec: Codec | Non
         observe=lambda kind, network, *what: metrics.batch(kind, network.facts.name, *what),
     )
     verifier = Verifier(device, settings, tests=settings.verify and settings.tune)
-    store = Store(specs, default, device, Tuner(device, settings), verifier=verifier)
+    store = Store(specs, default, device, Tuner(device, settings), timeout_s=settings.load_timeout_s, verifier=verifier)
     pipeline = Pipeline(settings, store, device, codec)
     gauges.watch(metrics, settings, device, store, pipeline.codec)
 

@@ -265,6 +265,9 @@ class Settings(Pictures):
             "least.",
         ),
     ] = None
+    load_timeout_s: Annotated[
+        float, Field(gt=0, le=DAY_S, description="Time after which a model that still loads has failed.")
+    ] = 900.0
     readiness_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Patience of /health/ready.")] = 5.0
 
     @field_validator("model", "api_keys", "cors_origins", "allowed_hosts", "trusted_proxies", mode="before")

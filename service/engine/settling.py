@@ -7,12 +7,17 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
+
+from service.contract import Rows, Tracing
 from service.engine.idle import when_idle
 from service.engine.incremental import Incremental, NotIncremental
 from service.engine.incremental.costs import Costs
 from service.engine.network.resident import Model
 from service.engine.network.variants import unmeasured
 from service.engine.scheduler.device import Device
+from service.engine.scheduler.run import Run
+from service.engine.scheduler.work import RowsWork, rows_key
 
 T = TypeVar("T")
 # Seconds that a step waits for an idle device: many times as long as the one before it took, within bounds.
@@ -70,3 +75,34 @@ def prove_boxes(model: Model, device: Device) -> None:
         model.incremental, model.whole = incremental, whole
 
     on_device(hand_over)
+
+
+def warm(model: Model, device: Device, *, compiled: bool) -> None:
+    """Run one batch of each kind that requests bring: the libraries behind plan and allocate on first use.
+
+    Args:
+        model: that nobody else has yet.
+        device: where it is to run.
+        compiled: whether parts of it are compiled when they first run: here and now, and not while others wait for
+            the device.
+    """
+    x, shape = model.example(), model.facts.input_shape
+    counts = dict.fromkeys((1, device.limits.of(rows_key(model, shape, "fp32"))))
+    layer = model.facts.default_layer
+
+    def rows(i: int, j: int) -> torch.Tensor:
+        return x[:1].repeat(j - i, 1, 1, 1)
+
+    def traced() -> None:
+        if layer is not None:
+            wrt = (layer,) if model.facts.layers[layer].gradient else ()
+            model.trace(x[:1], Tracing((layer,), wrt), lambda seen: seen.outputs[:, :1])
+
+    if compiled:
+        for count in {2, 3, *counts}:
+            model.forward(rows(0, count))
+        traced()
+    for count in counts:
+        work = RowsWork(model, shape, Rows(count, rows), readout=model.facts.task.whole)
+        device.submit(work, Run())
+    device.call(traced)

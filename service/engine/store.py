@@ -8,23 +8,21 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import nn
 
-from service.contract import Check, Rows, Tracing
+from service.contract import Check
 from service.engine.network.forms.adapted import compiles
 from service.engine.network.proofs.checks import Refused
 from service.engine.network.resident import Model
 from service.engine.scheduler.device import Device
-from service.engine.scheduler.run import Run
-from service.engine.scheduler.work import RowsWork, rows_key
-from service.engine.settling import prove_boxes, settle
+from service.engine.scheduler.work import rows_key
+from service.engine.settling import prove_boxes, settle, warm
+from service.engine.turns import Turns
 from service.errors import CatalogError, ModelUnavailable, ServiceError, UnknownModel, did_you_mean, quoted
 from service.models.spec import ModelSpec
 from service.precision import DTYPES
@@ -34,7 +32,12 @@ Status = Literal["loading", "ready", "failed"]
 log = logging.getLogger("heatlens")
 _FAILED_S = 3600  # after which to ask again for a model that has failed: it does not load before a restart
 _LOADERS = 3  # models that are loaded at once: one that takes long does not hold up the rest
-
+_BUILDING_S = 30.0  # that one is built alone for
+_LOADING_S = 900.0  # after which one is taken to hang
+_HANGS = (
+    "it has not come to an end within {:g} s, and is not waited for any more; mend what hangs, or raise "
+    "HEATLENS_LOAD_TIMEOUT_S where it only takes long, as fetching weights may"
+)
 
 _RAISED = (Exception, SystemExit)  # by people's own code: some of it ends the process, which would end a thread alone
 
@@ -95,6 +98,8 @@ class Store:
         tuner: Tuning | None = None,
         *,
         patience_s: float = 10.0,
+        building_s: float = _BUILDING_S,
+        timeout_s: float = _LOADING_S,
         verifier: Verifying | None = None,
     ) -> None:
         """Prepare to load.
@@ -105,6 +110,8 @@ class Store:
             device: where they are to run.
             tuner: what measures them.
             patience_s: that one is loaded alone for: one that compiles for minutes does not hold up the others.
+            building_s: that one is built alone for, if longer: what a factory fetches may take its time.
+            timeout_s: after which one that is still loading has failed.
             verifier: what tests methods on them.
         """
         self.verifier = verifier
@@ -113,11 +120,11 @@ class Store:
         self.device = device
         self.entries = {name: Entry(specs[name]) for name in sorted(specs, key=lambda name: name != default)}
         self._waiting = deque(self.entries.values())
-        # Networks are built one at a time: where weights are drawn, they are of a seed that all threads share.
-        self._building = threading.Lock()
-        self._patience_s = patience_s
-        self._turns = threading.Condition()
-        self._alone: float | None = None  # when the turn began that others wait for
+        # PyTorch has one random generator and one state of its compiler for all threads: a network that draws while it
+        # is looked at would change the weights of one that is being built.
+        self._turns, self._builds = Turns(patience_s), Turns(max(patience_s, building_s))
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
         self._settled = threading.Event()
         self._proved = threading.Event()
         self._closing = threading.Event()
@@ -126,6 +133,7 @@ class Store:
             threading.Thread(target=self._load_all, name=f"heatlens-loader-{i}", daemon=True)
             for i in range(self._loading)
         ]
+        self._threads = list(self._loaders)  # and that of each model
 
     def start(self) -> None:
         """Begin to load, in the background."""
@@ -135,15 +143,17 @@ class Store:
     def close(self) -> None:
         """Stop loading and measuring further models."""
         self._closing.set()
-        with self._turns:
-            self._turns.notify_all()
+        self._turns.close()
+        self._builds.close()
 
     def join(self, timeout_s: float) -> list[str]:
         """Wait for the loaders to stop, and name those that do not: inside PyTorch they would crash a process's end."""
         until = time.monotonic() + timeout_s
-        for loader in (one for one in self._loaders if one.ident is not None):
-            loader.join(max(0.0, until - time.monotonic()))
-        return [loader.name for loader in self._loaders if loader.is_alive()]
+        with self._lock:
+            threads = [thread for thread in self._threads if thread.ident is not None]
+        for thread in threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        return list(dict.fromkeys(thread.name for thread in threads if thread.is_alive()))
 
     def wait(self, timeout_s: float | None = None, *, proofs: bool = True) -> bool:
         """Wait until every model is ready or has failed, and, with `proofs`, what it can do in parts is proved."""
@@ -190,7 +200,7 @@ class Store:
             while self._load_next():
                 pass
         finally:  # who waits for models waits for no thread that has ended
-            with self._building:
+            with self._lock:
                 self._loading -= 1
                 last = not self._loading
             self._note()
@@ -206,44 +216,59 @@ class Store:
                     self._idly(model, "tested", partial(verifier.verify, spec, model, self._closing))
 
     def _load_next(self) -> bool:
-        """Load the next model, and find out what it can do in parts; return whether there was one."""
-        with self._turn():
-            if (built := self._built()) is None:
-                return False
-            entry, module = built
-            try:
-                if module is not None:
-                    model = self._loaded(entry.spec, module)
-                    entry.load_s = time.monotonic() - entry.since
-                    entry.model, entry.status = model, "ready"
-                    log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
-            except _RAISED as error:
-                _failed(entry, error)
+        """Load the next model, and find out what it can do in parts; return whether there was one.
+
+        It has a thread of its own, which is left where it hangs: a factory may wait for what never comes.
+        """
+        with self._turns.turn():
+            with self._lock:
+                if self._closing.is_set() or not self._waiting:
+                    return False
+                entry = self._waiting.popleft()
+                name = threading.current_thread().name = f"heatlens-loader of {entry.spec.name}"
+                thread = threading.Thread(target=self._load, args=(entry,), name=name, daemon=True)
+                self._threads.append(thread)
+                entry.since = time.monotonic()
+                thread.start()
+            if not self._ended(thread):
+                self._fail(entry, CatalogError(_HANGS.format(self._timeout_s)))
+                self._builds.end(thread)
         self._note()
         if entry.model is not None:
             self._prove(entry.model)
         return True
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
-        """Load one model at a time, as long as none takes long.
+    def _ended(self, thread: threading.Thread) -> bool:
+        """Wait for a model's thread, and return whether it has come to its end."""
+        thread.join(self._timeout_s)
+        return not thread.is_alive()
 
-        PyTorch has one random generator and one state of its compiler for all threads: a network that draws while it
-        is looked at would change the weights of one that is being built.
-        """
-        with self._turns:
-            while self._alone is not None and not self._closing.is_set():
-                if (left := self._alone + self._patience_s - time.monotonic()) <= 0:
-                    break
-                self._turns.wait(left)
-            began = self._alone = time.monotonic()
+    def _load(self, entry: Entry) -> None:
+        """Build a network and make it ready, or take note of why it is not."""
+        leave_cores_to_the_device()
         try:
-            yield
-        finally:
-            with self._turns:
-                if self._alone == began:  # else others wait for a later turn
-                    self._alone = None
-                self._turns.notify_all()
+            with self._builds.turn():
+                module = entry.spec.build()
+            model = self._loaded(entry.spec, module)
+        except _RAISED as error:
+            self._fail(entry, error)
+            return
+        with self._lock:
+            if entry.status == "loading":  # else nobody waits for it any more
+                entry.load_s = time.monotonic() - entry.since
+                entry.model, entry.status = model, "ready"
+                log.info("model %s ready in %.1f s", entry.spec.name, entry.load_s)
+
+    def _fail(self, entry: Entry, error: BaseException) -> None:
+        """Take note that a model still loading has failed: it leaves the others serving."""
+        known = isinstance(error, CatalogError | ServiceError)
+        with self._lock:
+            if entry.status != "loading":
+                return
+            entry.checks = error.checks if isinstance(error, Refused) else None
+            entry.error = str(error) if known else f"{type(error).__name__}: {error}"
+            entry.status = "failed"
+        log.error("model %s failed to load: %s", entry.spec.name, entry.error, exc_info=None if known else error)
 
     def _note(self) -> None:
         """Take note where every model is ready or has failed, or none is loaded any more."""
@@ -262,20 +287,6 @@ class Store:
             log.exception("model %s takes rows whole", model.facts.name)
         finally:
             model.proved.set()
-
-    def _built(self) -> tuple[Entry, nn.Module | None] | None:
-        """Build the next network: None where it has failed, or, in place of both, where none is left."""
-        with self._building:
-            if self._closing.is_set() or not self._waiting:
-                return None
-            entry = self._waiting.popleft()
-            entry.since = time.monotonic()
-            threading.current_thread().name = f"heatlens-loader of {entry.spec.name}"
-            try:
-                return entry, entry.spec.build()
-            except _RAISED as error:
-                _failed(entry, error)
-                return entry, None
 
     def _idly(self, model: Model, what: str, work: Callable[[], Any]) -> None:
         """Do what may take long and serves nobody at once; the model serves as it is where it fails."""
@@ -309,37 +320,5 @@ class Store:
             raise
         except _RAISED as error:
             raise spec.refusal(module, error) from error
-        self._warm(model)
+        warm(model, self.device, compiled=compiles(model.module))
         return model
-
-    def _warm(self, model: Model) -> None:
-        """Run one batch of each kind that requests bring: the libraries behind plan and allocate on first use."""
-        x, shape = model.example(), model.facts.input_shape
-        counts = dict.fromkeys((1, self.device.limits.of(rows_key(model, shape, "fp32"))))
-        layer = model.facts.default_layer
-
-        def rows(i: int, j: int) -> torch.Tensor:
-            return x[:1].repeat(j - i, 1, 1, 1)
-
-        def traced() -> None:
-            if layer is not None:
-                wrt = (layer,) if model.facts.layers[layer].gradient else ()
-                model.trace(x[:1], Tracing((layer,), wrt), lambda seen: seen.outputs[:, :1])
-
-        if compiles(model.module):  # here and now, and not while others wait for the device
-            for count in {2, 3, *counts}:
-                model.forward(rows(0, count))
-            traced()
-        for count in counts:
-            work = RowsWork(model, shape, Rows(count, rows), readout=model.facts.task.whole)
-            self.device.submit(work, Run())
-        self.device.call(traced)
-
-
-def _failed(entry: Entry, error: BaseException) -> None:
-    """Take note of a model that fails: it leaves the others serving."""
-    known = isinstance(error, CatalogError | ServiceError)
-    entry.checks = error.checks if isinstance(error, Refused) else None
-    entry.error = str(error) if known else f"{type(error).__name__}: {error}"
-    entry.status = "failed"
-    log.error("model %s failed to load: %s", entry.spec.name, entry.error, exc_info=None if known else error)

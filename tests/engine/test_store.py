@@ -344,6 +344,89 @@ def test_one_that_takes_long_does_not_hold_up_the_rest(device, held):
         store.join(60)
 
 
+class Hanging:
+    """Networks of which something never comes to an end while they load."""
+
+    def __init__(self):
+        self.go, self.ended, self.reached = threading.Event(), threading.Event(), threading.Semaphore(0)
+
+    def factory(self):
+        self.reached.release()
+        assert self.go.wait(60)
+        self.ended.set()
+        return tiny.classifier()
+
+    def network(self):
+        held = self
+
+        class Hangs(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.inner = tiny.classifier()
+
+            def forward(self, x):
+                held.reached.release()
+                assert held.go.wait(60)
+                held.ended.set()
+                return self.inner(x)
+
+        return Hangs().eval()
+
+
+@pytest.mark.parametrize("kind", ["factory", "network"])
+def test_those_that_hang_fail_alone(device, monkeypatch, kind):
+    """However many hang, and whatever comes of them later."""
+    hanging, ended = Hanging(), Store._ended
+    build = hanging.factory if kind == "factory" else hanging.network
+
+    def hung(store, thread):
+        return not hanging.reached.acquire(timeout=60) if "hangs" in thread.name else ended(store, thread)
+
+    monkeypatch.setattr(Store, "_ended", hung)
+    specs = [_spec(f"hangs-{i}", build) for i in range(4)]
+    with _started(device, [*specs, _spec("one"), _spec("last")]) as store:
+        assert store.wait(60)
+        statuses = {name: entry.status for name, entry in store.entries.items()}
+        assert statuses == dict.fromkeys((spec.name for spec in specs), "failed") | {"one": "ready", "last": "ready"}
+        with pytest.raises(ModelUnavailable, match=r"within 900 s.*HEATLENS_LOAD_TIMEOUT_S"):
+            store.get("hangs-0")
+        _answers(store, device, "one")
+        assert {name for name in store.join(0) if "hangs" in name} == {f"heatlens-loader of {s.name}" for s in specs}
+        hanging.go.set()
+        assert hanging.ended.wait(60)
+        assert store.join(60) == []
+        assert store.entry("hangs-0").model is None
+        assert store.entry("hangs-0").status == "failed"
+
+
+def test_what_hangs_is_waited_for_so_long(device):
+    hanging = Hanging()
+    store = Store({"one": _spec("one", hanging.factory)}, "one", device, timeout_s=0.01)
+    store.start()
+    assert store.wait(60)
+    assert "not come to an end within 0.01 s" in store.entry("one").error
+    hanging.go.set()
+    assert store.join(60) == []
+
+
+def test_a_factory_that_takes_long_is_overtaken(device):
+    """It goes on beside the others, and is served once it is there."""
+    hanging = Hanging()
+    specs = {spec.name: spec for spec in (_spec("slow", hanging.factory), _spec("one"), _spec("last"))}
+    store = Store(specs, "slow", device, patience_s=0, building_s=0)
+    store.start()
+    try:
+        while store.entry("last").status == "loading" or store.entry("one").status == "loading":
+            assert store.entry("slow").status == "loading"
+        hanging.go.set()
+        assert store.wait(60)
+        assert {entry.status for entry in store.entries.values()} == {"ready"}
+    finally:
+        hanging.go.set()
+        store.close()
+        store.join(60)
+
+
 def test_the_default_model_is_loaded_alone_at_first(device, held):
     built = []
 
