@@ -1,6 +1,8 @@
 """A service on small networks, one on the embedded ones, and real photographs."""
 
+import gc
 import io
+import logging
 import os
 import socket
 import threading
@@ -40,6 +42,15 @@ def pytest_configure(config: pytest.Config) -> None:
     """Let workers side by side, which inherit this, share the cores: each has one, and so have its servers."""
     if getattr(config.option, "numprocesses", None):
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # pytest attaches itself, six times a test, to every logger that does not propagate: PyTorch has dozens.
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger) and logger.name.startswith("torch"):
+            logger.propagate = True
+
+
+def pytest_collection_finish() -> None:
+    """Leave the thousands of tests out of what the garbage collector searches."""
+    gc.freeze()
 
 
 def photograph(name: str) -> Image.Image:

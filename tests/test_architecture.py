@@ -1,5 +1,6 @@
 """Imports point one way, nothing grows too large, and everything has its test."""
 
+import functools
 import importlib
 import re
 import sys
@@ -10,7 +11,6 @@ import pytest
 from service.explainers.base import identifier, registry
 from tests.house import CLASS, FILE, HALL, PARTS, ROOM, ROOT, House
 
-HOUSE = House()
 # Distributions whose names are not those of their imports, or that bring a package along.
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -23,17 +23,23 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 KNOWN: tuple[str, ...] = ()
 
 
+@functools.cache
+def _house():
+    """Read the project once, and only where its tests run."""
+    return House()
+
+
 def _unknown(faults):
     return [fault for fault in faults if not fault.startswith(KNOWN)]
 
 
 @pytest.mark.parametrize("rule", ["arrows", "foreign", "circles", "sizes", "untested", "careless", "asking"])
 def test_the_house_keeps_its_rules(rule):
-    assert _unknown(getattr(HOUSE, rule)()) == []
+    assert _unknown(getattr(_house(), rule)()) == []
 
 
 def test_what_is_known_to_be_wrong_still_is():
-    faults = [*HOUSE.faults(), *_undeclared()] if KNOWN else []  # all of them take seconds
+    faults = [*_house().faults(), *_undeclared()] if KNOWN else []  # all of them take seconds
     assert [known for known in KNOWN if not any(fault.startswith(known) for fault in faults)] == []
 
 
@@ -61,20 +67,19 @@ def _names(requirements):
     return {re.match(r"[\w.-]+", text).group().lower().replace("_", "-") for text in requirements}
 
 
-DEPLOYED = {name for name in HOUSE.modules if name.startswith("service.deploy.")}  # each is for those with its extra
-
-
 def _undeclared():
     """Imports that no dependency brings, or only an extra although they are made at once."""
     base, extras = _names(PROJECT["project"]["dependencies"]), PROJECT["project"]["optional-dependencies"]
     extra = _names(text for name in extras.keys() - {"test", "load", "bench", "protocols"} for text in extras[name])
-    for package, modules in HOUSE.packages().items():
+    for package, modules in _house().packages().items():
         name = DISTRIBUTIONS.get(package, package.lower().replace("_", "-"))
         if name not in base | extra:
             yield f"undeclared: {package}, by {', '.join(sorted(modules))}"
         elif name not in base:
-            for module in modules - DEPLOYED:
-                if package in _imported_at_once(HOUSE.modules[module].tree):
+            for module in modules:  # but those that are each for who has its extra
+                if not module.startswith("service.deploy.") and package in _imported_at_once(
+                    _house().modules[module].tree
+                ):
                     yield f"undeclared: {package}, an extra, at once by {module}"
 
 
@@ -99,7 +104,7 @@ def test_the_wheel_holds_the_service_and_nothing_else():
     assert not [path for path in data if path.suffix not in kinds and path.name not in told]
     assert sum(path.stat().st_size for path in data if "swagger-ui" not in path.parts) < 2**20
     assert sum(path.stat().st_size for path in data) < 3 * 2**20
-    assert not [name for name in HOUSE.modules if re.search(r"train|bench|test|plot", name)]
+    assert not [name for name in _house().modules if re.search(r"train|bench|test|plot", name)]
 
 
 # The rules themselves, on small houses
