@@ -16,17 +16,10 @@ from service.engine.store import Store
 from service.settings import Settings
 from tests.conftest import serving_app
 from tests.odd.cases import CASES, SIZE
-from tests.odd.nets import ON_BLACK
 
 SUFFIX = {"source_script": "pt", "source_export": "pt2", "source_export_of_two": "pt2"}
 MAPS = ("masks", "masks_in_a_dict", "masks_coarse", "masks_of_probabilities")
 BOXES = ("boxes", "boxes_in_a_tuple", "boxes_in_a_dict", "boxes_together")
-MORE = """
-[models.broken]
-factory = 5
-[models."a name"]
-factory = "tests.odd.nets:plain"
-"""
 
 
 def _entry(folder: Path, name: str) -> str:
@@ -71,13 +64,6 @@ def served(folder: Path, names: Iterable[str], more: str = "") -> Iterator[Odd]:
 
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Odd]:
-    """Serve every case, and some networks that fail while they serve."""
-    plain = f"input_size = {SIZE}\nmean = 0.0\nstd = 1.0\ntask = 'classification'\n"
-    text = f"{MORE}[models.over_black]\nfactory = 'tests.odd.nets:over_black'\n{plain}"
-    for name in (*MAPS, *BOXES):
-        text += f"[models.{name}]\nfactory = 'tests.odd.nets:{name}'\ninput_size = {SIZE}\nmean = 0.0\nstd = 1.0\n"
-    for what in ON_BLACK:
-        arguments = f"arguments = {{what = '{what}'}}\n"
-        text += f"[models.on_black_{what}]\nfactory = 'tests.odd.nets:on_black'\n{arguments}{plain}"
-    with served(tmp_path_factory.mktemp("odd"), CASES, text) as all_of_them:
+    """Serve every case."""
+    with served(tmp_path_factory.mktemp("odd"), CASES) as all_of_them:
         yield all_of_them

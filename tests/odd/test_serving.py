@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -12,7 +13,7 @@ from PIL import Image
 from tests.conftest import encoded
 from tests.odd import nets
 from tests.odd.cases import SIZE, seeded
-from tests.odd.conftest import BOXES, MAPS, Odd
+from tests.odd.conftest import BOXES, MAPS, Odd, served
 from tests.odd.nets import ON_BLACK, plain
 from tests.odd.test_networks import inputs, picture
 
@@ -20,7 +21,37 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 BLACK = encoded(Image.new("RGB", (SIZE, SIZE)))
 OTHER = picture((SIZE, SIZE))
 SMALL = {"/explain/occlusion": {"params": {"window": 8, "stride": 8}}}  # no square hides the whole picture
+NORMS = (
+    "weight_norm",
+    "weight_norm_new",
+    "spectral_norm",
+    "spectral_norm_new",
+    "caches",
+    "batch_statistics",
+    "only_float32",
+)
+BESIDE = ("plain", "doubled", "embedding", "less_the_mean", "decides")
+MISTAKEN = """
+[models.broken]
+factory = 5
+[models."a name"]
+factory = "tests.odd.nets:plain"
+"""
 PATHS = ("/predict", "/explain/occlusion", "/explain/grad-cam", "/explain/saliency")
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Odd]:
+    """Serve networks that fail on some pictures, and others beside them."""
+    plain = f"input_size = {SIZE}\nmean = 0.0\nstd = 1.0\ntask = 'classification'\n"
+    text = f"{MISTAKEN}[models.over_black]\nfactory = 'tests.odd.nets:over_black'\n{plain}"
+    for name in (*MAPS, *BOXES):
+        text += f"[models.{name}]\nfactory = 'tests.odd.nets:{name}'\ninput_size = {SIZE}\nmean = 0.0\nstd = 1.0\n"
+    for what in ON_BLACK:
+        arguments = f"arguments = {{what = '{what}'}}\n"
+        text += f"[models.on_black_{what}]\nfactory = 'tests.odd.nets:on_black'\n{arguments}{plain}"
+    with served(tmp_path_factory.mktemp("serving"), (*BESIDE, *NORMS), text) as served_here:
+        yield served_here
 
 
 def told(answer: httpx.Response, kind: str) -> str:
@@ -85,17 +116,6 @@ def test_one_mistaken_entry_leaves_the_others_serving(odd: Odd, name: str) -> No
 
 
 # Networks whose weights are made in each forward
-
-
-NORMS = (
-    "weight_norm",
-    "weight_norm_new",
-    "spectral_norm",
-    "spectral_norm_new",
-    "caches",
-    "batch_statistics",
-    "only_float32",
-)
 
 
 @pytest.mark.parametrize("name", NORMS)
