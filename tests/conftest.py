@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,9 +48,15 @@ def pytest_configure(config: pytest.Config) -> None:
             logger.propagate = True
 
 
-def pytest_collection_finish() -> None:
-    """Leave the thousands of tests out of what the garbage collector searches."""
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Leave the thousands of tests out of what the garbage collector searches, while they are found and later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 def photograph(name: str) -> Image.Image:

@@ -31,11 +31,13 @@ FEW = {"cam": 2, "gradient": 4}  # samples of a family's methods; others need wh
 OTHERS = 200
 # What is made for pictures of 224 pixels, on these of 96.
 CLOSER: Mapping[str, Mapping[str, Any]] = {
-    "extremal-perturbation": {"grain": 6, "smoothness": 12, "steps": 40},
+    "extremal-perturbation": {"grain": 6, "smoothness": 12, "steps": 30},
     "guided-ig": {"steps": 20},
     "occlusion": {"window": 16, "stride": 8},
     # Soft spots of black on the ground are shapes, too, to networks that know shapes by their contrast.
-    "rise": {"space": "normalised"},
+    "rise": {"space": "normalised", "masks": 1000},
+    "sobol": {"designs": 8},
+    "partition-shap": {"evaluations": 200},
 }
 NUMBERS = {"array": "base64", "heatmap": False, "overlay": False}
 scenes = cache(lambda: pairs(SCENES))
