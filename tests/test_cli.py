@@ -23,6 +23,7 @@ from service.cli import main
 from service.explainers.base import families, registry
 from service.settings import Settings
 from tests.conftest import CATALOG, encoded, photograph
+from tests.parity import few
 from tests.tiny import model_of
 
 TINY = ("--catalog", str(CATALOG), "--model", "tiny", "--device", "cpu")
@@ -96,16 +97,12 @@ def test_explain_answers_as_http(client: httpx.Client, cat: str, tmp_path: Path)
 
 
 def test_every_method_explains(cat: str, tmp_path: Path) -> None:
-    quick = {
-        "extremal-perturbation": ["-p", "steps=10"],
-        "filters": ["-p", "steps=2"],
-        "occlusion": ["-p", "window=16"],
-    }
     for name, cls in registry().items():
+        quick = [word for field, value in few(cls).items() for word in ("-p", f"{field}={json.dumps(value)}")]
         model = model_of(name)
         file = tmp_path / f"{name}.json"
         words = [cat] if cls.needs_image else []
-        output("explain", name, *words, "-o", str(file), *quick.get(name, []), *TINY[:3], model, "--device", "cpu")
+        output("explain", name, *words, "-o", str(file), *quick, *TINY[:3], model, "--device", "cpu")
         body = json.loads(file.read_bytes())
         assert (body["method"], body["model"]["name"]) == (name, model)
         assert body["maps"]

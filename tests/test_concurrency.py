@@ -3,7 +3,7 @@
 from service.explainers.base import registry
 from tests.concurrency import compare, requests
 
-THREADS, REQUESTS = 8, 200
+THREADS, REQUESTS = 8, 120
 
 
 def test_mixed_requests_answer_as_alone():

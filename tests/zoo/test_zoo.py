@@ -62,7 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", CHOSEN)
 def test_a_network_is_right_as_it_comes(name: str, folder: Path) -> None:
     pytest.importorskip(ZOO[name].library)
-    found = held(ZOO[name], folder, budget_s=0.2, only=f"^({'|'.join(map(re.escape, QUICK))})$")
+    found = held(ZOO[name], folder, budget_s=0.1, only=f"^({'|'.join(map(re.escape, QUICK))})$")
     assert found.faults == []
     assert {*found.methods} == {*QUICK}
     assert found.methods["saliency"].mark == found.methods["grad-cam"].mark == "="
