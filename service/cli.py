@@ -117,8 +117,8 @@ def serve(**options: Any) -> None:
         from service.server import logs
         from service.server.server import Server
 
+        prepare_process()  # first: what logs has a thread
         logs.configure(settings.log_level, settings.log_format)
-        prepare_process()
         with _errors():
             # A mistake ends the command, not a server half started.
             chosen(settings.model, settings.catalog, settings.models, settings.name)
