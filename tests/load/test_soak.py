@@ -7,8 +7,9 @@ import time
 from argparse import Namespace
 
 import pytest
+from torch import Tensor
 
-from service.app import create_app
+from service.app import build, close, create_app
 from service.engine.scheduler.run import Run
 from service.images import Picture
 from service.settings import Settings
@@ -85,4 +86,24 @@ def test_no_request_waits_for_the_garbage_collector(app, client, accept: str, re
             assert time.monotonic() < until
             settle(app.state.context)
     finally:
+        gc.enable()
+
+
+def test_loading_leaves_no_tensors_to_the_collector() -> None:
+    """What is left to it by a start stays: it is old by then, and what is old is searched once in hours."""
+    gc.collect()
+    gc.disable()
+    try:
+        context = build(Settings(catalog=CATALOG, device="cpu", tune=False, verify=False))
+        try:
+            context.store.start()
+            assert context.store.wait(60)
+        finally:
+            close(context)
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        assert not [found.shape for found in gc.garbage if isinstance(found, Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
         gc.enable()

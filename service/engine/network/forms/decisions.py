@@ -19,10 +19,10 @@ class Decisions(Dispatch):  # type: ignore[no-untyped-call]
     def __init__(self, x: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []  # the operators that took values out
-        self._held: list[Tensor] = []  # alive, so that their memory stays their own
-        self._reached: set[int] = set()  # where the memory begins that the picture has reached
-        self._reach(x)
-        self._taking = _Taking(self)
+        self._reached = _Reached()
+        self._reached.add(x)
+        # Not told of this one: two that hold each other would hold all the activations until garbage is searched for.
+        self._taking = _Taking(self._reached, self.found)
 
     def __enter__(self) -> "Decisions":
         """Begin to watch."""
@@ -35,25 +35,33 @@ class Decisions(Dispatch):  # type: ignore[no-untyped-call]
         self._taking.__exit__(*raised)  # type: ignore[no-untyped-call]
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
 
-    def reached(self, tensor: Tensor) -> bool:
-        """Whether the picture has reached the memory of a tensor."""
-        return _memory(tensor) in self._reached
-
-    def _reach(self, tensor: Tensor) -> None:
-        self._reached.add(_memory(tensor))
-        self._held.append(tensor)
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator, and note what it makes of the picture."""
         out = func(*args, **(kwargs or {}))
         given = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        if any(self.reached(tensor) for tensor in given):
+        if any(tensor in self._reached for tensor in given):
             for part in tree_leaves(out):
                 if isinstance(part, Tensor):
-                    self._reach(part)
+                    self._reached.add(part)
                 elif isinstance(part, bool | int | float):
                     self.found.append(func.overloadpacket.__name__)
         return out
+
+
+class _Reached:
+    """The tensors that the picture has reached."""
+
+    def __init__(self) -> None:
+        self._held: list[Tensor] = []  # alive, so that their memory stays their own
+        self._begin: set[int] = set()  # where it begins
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        return _memory(tensor) in self._begin
+
+    def add(self, tensor: Tensor) -> None:
+        """Add a tensor, and whatever else lies in its memory."""
+        self._begin.add(_memory(tensor))
+        self._held.append(tensor)
 
 
 # What hands memory on to Python or NumPy as it lies, of which the dispatcher hears nothing.
@@ -63,15 +71,15 @@ _HANDS_OVER = frozenset({"tolist", "numpy", "__array__", "__dlpack__"})
 class _Taking(TorchFunctionMode):
     """Tells of values that are taken out as lists and arrays."""
 
-    def __init__(self, of: Decisions) -> None:
+    def __init__(self, reached: _Reached, found: list[str]) -> None:
         super().__init__()
-        self.of = of
+        self._reached, self._found = reached, found
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Make the call, and take note of it."""
         name = getattr(func, "__name__", "")
-        if name in _HANDS_OVER and args and isinstance(args[0], Tensor) and self.of.reached(args[0]):
-            self.of.found.append(name)
+        if name in _HANDS_OVER and args and isinstance(args[0], Tensor) and args[0] in self._reached:
+            self._found.append(name)
         return func(*args, **(kwargs or {}))
 
 
