@@ -24,6 +24,8 @@ DIED = 70  # exit status of a process whose engine has ended for good: EX_SOFTWA
 _LAST_S = 15.0  # after draining, for connections to close and threads to end
 _RESERVED = 96  # descriptors that are no connections: files, the listening socket, libraries
 _ACCEPTED, _QUEUED = 128, 2048  # connections that are taken in a round of the loop, and that may wait until then
+_ROUNDS = 3  # from the one that takes a connection to the one that has closed whichever gives way to it
+_SMALL = 16  # as many rounds fill what there is, where there are few descriptors
 _HANG_UP = getattr(signal, "SIGHUP", None)  # there is none on Windows
 
 
@@ -40,8 +42,9 @@ class Server(uvicorn.Server):
         self.status = 0
         self._ended = threading.Event()  # nothing runs, as before it was started and after it has stopped
         self._ended.set()
+        connections, accepted = _descriptors(settings.max_connections)
         self.front = Front(
-            _descriptors(settings.max_connections),
+            connections,
             settings.head_timeout_s,
             settings.least_bytes_per_s,
             settings.unsent_mib * 2**20,
@@ -58,7 +61,7 @@ class Server(uvicorn.Server):
                 log_config=None,
                 access_log=False,  # the application writes one line a request itself
                 server_header=False,
-                backlog=_ACCEPTED,  # which asyncio takes for both
+                backlog=accepted,  # which asyncio takes for both
                 proxy_headers=False,  # who a caller is, the connection says
                 # 65 s outlive the idle connections of the usual proxies, which close theirs after 60.
                 timeout_keep_alive=65,
@@ -148,18 +151,24 @@ class Server(uvicorn.Server):
             self.end(DIED)
 
 
-def _descriptors(wanted: int) -> int:
-    """Return how many connections may be open, and raise the process's own limit of descriptors where it has to be."""
+def _descriptors(wanted: int) -> tuple[int, int]:
+    """Return how many connections may be open, and how many are taken in a round of the loop, by the limit of them.
+
+    The process raises its own limit where it has to be. More than may be open have a descriptor until others have given
+    way. Without one asyncio takes nobody in for a second, whoever it is, and says so for each that waits.
+    """
     try:
         import resource
     except ImportError:  # Windows has no such limit
-        return wanted
+        return wanted, _ACCEPTED
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _RESERVED
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-            soft = raised
-        return max(1, min(wanted, soft - _RESERVED))
-    return wanted
+    needed = wanted + _RESERVED + _ROUNDS * _ACCEPTED
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted, _ACCEPTED
+    raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        soft = raised
+    left = soft - _RESERVED
+    accepted = max(1, min(_ACCEPTED, left // _SMALL))
+    return max(1, min(wanted, left - _ROUNDS * accepted)), accepted

@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -183,27 +183,75 @@ def test_there_is_one_kind_of_connection():
 
 def test_a_heads_size_is_bounded_and_the_server_does_not_name_itself():
     """Whichever parser of HTTP is installed, and however many bytes it would take."""
-    started = threading.Event()
-
-    class Started(Server):
-        async def startup(self, sockets=None):
-            await super().startup(sockets)
-            started.set()
-
     app = FastAPI()
     app.add_middleware(Recording, metrics=Metrics())
-    server = Started(app, Settings(allowed_hosts="*"))
-    with socket.socket() as listening:
+    with _running(Server(app, Settings(allowed_hosts="*"))) as place:
+        found = _raw(place, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert found.startswith(b"HTTP/1.1 404 ")
+        assert b"\r\nserver:" not in found.lower()
+        endless = b"GET / HTTP/1.1\r\nhost: x\r\nx-long: " + b"y" * 66_000
+        assert _raw(place, endless).startswith(b"HTTP/1.1 400 ")  # before it has ended
+
+
+def test_a_crowd_that_comes_at_once_leaves_descriptors(monkeypatch):
+    """Without one asyncio takes nobody in for a second. Who gives way to a new connection is closed rounds later."""
+    taken, most = [], [0]
+
+    class Listening(socket.socket):
+        def accept(self):
+            got = super().accept()
+            taken[:] = [one for one in taken if one.fileno() >= 0] + [got[0]]
+            most[0] = max(most[0], len(taken))
+            return got
+
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (160, 160))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limits: None)
+    with _running(Server(FastAPI(), Settings(allowed_hosts="*")), Listening) as place, ExitStack() as silent:
+        for _ in range(200):
+            silent.enter_context(socket.create_connection(place, timeout=30))
+        found = _raw(place, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert found.startswith(b"HTTP/1.1 404 ")
+    assert 32 < most[0] <= 96
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "connections", "accepted", "raised"),
+    [
+        (1_048_576, 1_048_576, 4096, 128, None),
+        (1024, 1_048_576, 4096, 128, 4576),
+        (1024, 4096, 3616, 128, 4096),
+        (1024, 1024, 754, 58, 1024),
+        (256, 256, 130, 10, 256),
+        (64, 64, 1, 1, 64),
+    ],
+)
+def test_there_are_connections_as_far_as_there_are_descriptors(monkeypatch, soft, hard, connections, accepted, raised):
+    resource, limits = pytest.importorskip("resource"), []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, limit: limits.append(limit))
+    server = _server()
+    assert (server.front.connections, server.config.backlog) == (connections, accepted)
+    assert limits == ([] if raised is None else [(raised, hard)])
+
+
+@contextmanager
+def _running(server, kind=socket.socket):
+    """Serve from a thread; yields the address."""
+    started, startup = threading.Event(), server.startup
+
+    async def begun(sockets=None):
+        await startup(sockets)
+        started.set()
+
+    server.startup = begun
+    with kind() as listening:
         listening.bind(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, args=([listening],))
         thread.start()
         try:
             assert started.wait(30)
-            found = _raw(listening.getsockname(), b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-            assert found.startswith(b"HTTP/1.1 404 ")
-            assert b"\r\nserver:" not in found.lower()
-            endless = b"GET / HTTP/1.1\r\nhost: x\r\nx-long: " + b"y" * 66_000
-            assert _raw(listening.getsockname(), endless).startswith(b"HTTP/1.1 400 ")  # before it has ended
+            yield listening.getsockname()
         finally:
             server.should_exit = True
             thread.join(30)
