@@ -31,7 +31,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "gallery": ("api pipeline", "PIL"),
     "tuning": (
         "engine.idle engine.known engine.store engine.probe explainers faithfulness images kept settings",
-        "torch",
+        "pydantic torch",
     ),
     "kept": ("", ""),
     "sanity": (

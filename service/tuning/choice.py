@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from pydantic import FiniteFloat, TypeAdapter
 from torch import Tensor
 
 from service.contract import Explanation
@@ -27,7 +29,7 @@ class Timing:
     precision: Precision
     variant: str
     rows: int
-    rows_per_s: float
+    rows_per_s: FiniteFloat
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,10 @@ class Tuned:
     variants: Mapping[Precision, str] = field(default_factory=dict)
     batch_rows: Mapping[Precision, int] = field(default_factory=dict)
     preferred: Precision = "fp32"
-    seconds: float = 0.0
+    seconds: FiniteFloat = 0.0
     remembered: bool = False
     guess: bool = False  # measured under other conditions
-    missing: Sequence[str] = ()  # what the budget did not reach
+    missing: tuple[str, ...] = ()  # what the budget did not reach
 
     @property
     def copies(self) -> Mapping[Precision, str]:
@@ -72,6 +74,18 @@ class Tuned:
     @staticmethod
     def _is(timing: Timing, ways: Mapping[Precision, str]) -> bool:
         return timing.precision == "fp32" and timing.variant == ways.get("fp32")
+
+
+_TUNED = TypeAdapter(Tuned)
+
+
+def written(record: Mapping[str, Any]) -> Tuned:
+    """Return what a file says was measured: whoever wrote it, each field is of its kind.
+
+    Raises:
+        ValueError: it is of another form.
+    """
+    return _TUNED.validate_python(record)
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:

@@ -33,7 +33,7 @@ from service.explainers.cam.score_cam import ScoreCAM
 from service.images import photographs
 from service.precision import Precision, quick
 from service.settings import BATCH_MS, Settings
-from service.tuning.choice import Agreement, Timing, Tuned, batch_rows, preferred
+from service.tuning.choice import Agreement, Timing, Tuned, batch_rows, preferred, written
 from service.tuning.records import Records
 from service.tuning.runtimes import Runtimes
 from service.tuning.steps import BUDGET_S, PATIENCE_S, Spent, Steps
@@ -98,9 +98,10 @@ class Tuner:
                 if not alike(record.pop("answer"), answer_of(model)):
                     log.info("model %s answers otherwise than when it was measured", model.facts.name)
                     continue
-                known = {"timings": [Timing(**t) for t in record["timings"]], "remembered": True, "guess": not same}
-                missing = tuple(record.get("missing", ())) if same else ("all of it with these cores and bounds",)
-                tuned = Tuned(**record | known | {"missing": missing})
+                known: dict[str, Any] = {"remembered": True, "guess": not same}
+                if not same:
+                    known["missing"] = ("all of it with these cores and bounds",)
+                tuned = written(record | known)
                 # One in a precision that is missing here was measured on a processor that has it.
                 if {"fp32", tuned.preferred} <= tuned.variants.keys() and tuned.preferred in self.precisions:
                     self._apply(model, tuned, here)

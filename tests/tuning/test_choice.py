@@ -19,6 +19,7 @@ from service.tuning.choice import (
     batch_rows,
     preferred,
     rank_correlation,
+    written,
 )
 
 FIT = Agreement(AGREEMENT, SCORES, ERROR)
@@ -95,3 +96,36 @@ def test_beside_a_library_the_fastest_copy_in_pytorch_is_known():
     tuned = Tuned(timings, variants={"fp32": "folded"})
     assert (tuned.copies, tuned.quicker) == ({"fp32": "folded"}, 1)
     assert (Tuned(variants={"fp32": "plain"}).copies, Tuned().quicker) == ({"fp32": "plain"}, 1)
+
+
+TIMED = {"precision": "fp32", "variant": "plain", "rows": 8, "rows_per_s": 90}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"timings": "none"},
+        {"timings": [{"rows": 8}]},
+        {"timings": [TIMED | {"rows": 2.5}]},
+        {"timings": [TIMED | {"rows_per_s": "high"}]},
+        {"agreement": {"bf16": "high"}},
+        {"variants": []},
+        {"variants": {"fp7": "plain"}},
+        {"variants": {"fp32": None}},
+        {"batch_rows": {"fp32": 2.5}},
+        {"batch_rows": {"fp32": None}},
+        {"preferred": "bf17"},
+        {"preferred": []},
+        {"seconds": "long"},
+        {"seconds": float("nan")},
+        {"missing": [1]},
+    ],
+)
+def test_what_was_written_is_read_where_each_field_is_of_its_kind(wrong):
+    """A batch of two and a half rows would end the engine."""
+    record = {"timings": [TIMED], "variants": {"fp32": "plain"}, "batch_rows": {"fp32": 8}, "seconds": 3}
+    assert written(record) == Tuned(
+        [Timing("fp32", "plain", 8, 90.0)], {}, {}, {}, {"fp32": "plain"}, {"fp32": 8}, "fp32", 3.0
+    )
+    with pytest.raises(ValueError, match="validation error"):
+        written(record | wrong)

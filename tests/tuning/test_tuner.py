@@ -134,7 +134,10 @@ def test_a_damaged_memory_is_measured_anew(service, tmp_path):
     model, tuner = service.store.get("tiny"), _tuner(service)
     tuner.measure(model, threading.Event())
     (file,) = tmp_path.glob("measured-*.json")
+    whole = json.loads(file.read_text())
     for damaged in (
+        json.dumps(whole | {"batch_rows": {"fp32": 2.5}}),
+        json.dumps(whole | {"seconds": "long"}),
         "",
         "[]",
         "{}",
