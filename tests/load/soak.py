@@ -8,6 +8,9 @@ no more memory than after the warm-up but for 3 %. Exit status 1 says that somet
 Memory that was freed is given back only where there is much of it, so that what a server at rest holds depends on when
 that last was: of a leak each look tells, and of that only some. So the least of several looks counts, between which it
 works for a while.
+
+What PyTorch's libraries keep for each size of a batch levels off with the last size that is met; crowds of every size
+come first, so that little of it is left to what is measured.
 """
 
 import argparse
@@ -91,9 +94,17 @@ class Soak:
     """Clients of one server."""
 
     def __init__(
-        self, server: Server, kinds: list[str], count: int, seed: int, *, siege: bool = False, looks: int = LOOKS
+        self,
+        server: Server,
+        kinds: list[str],
+        count: int,
+        seed: int,
+        *,
+        siege: bool = False,
+        looks: int = LOOKS,
+        most: int = 0,
     ) -> None:
-        self.siege, self.looks = siege, looks
+        self.siege, self.looks, self.most = siege, looks, most
         self.server, self.process, self.rng = server, psutil.Process(server.pid), random.Random(seed)
         self.cases = [(KINDS[name], number) for name in kinds for number in range(count)]
         self.truth: dict[tuple[str, int], list[np.ndarray]] = {}
@@ -191,6 +202,14 @@ class Soak:
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(base_url=self.server.url, timeout=300, limits=httpx.Limits(max_connections=None))
 
+    async def crowds(self) -> None:
+        """Ask for each kind by crowds of every size: the libraries behind keep something for each size of a batch."""
+        async with self.client() as client:
+            for kind in dict.fromkeys(kind for kind, _ in self.cases):
+                own = [case for case in self.cases if case[0] is kind]
+                for count in range(1, self.most + 1):
+                    await asyncio.gather(*(self.ask(client, case) for case in (own * count)[:count]))
+
     async def rest(self, clients: int) -> Idle:
         """Return what is held at rest; of memory the least of several looks."""
         looks = [await self.idle()]
@@ -221,6 +240,7 @@ class Soak:
                 self.truth[case[0].path, case[1]] = values(answer)
             # All threads of the pool come up at the first crowd.
             await asyncio.gather(*(self.ask(client, case) for case in (self.cases * 64)[:96]))
+        await self.crowds()
         await self.load(warm_up_s, clients, siege=self.siege)
         before = self.report.before = await self.rest(clients)
         await self.load(seconds, clients, siege=self.siege)
@@ -244,12 +264,15 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--max-growth", type=float, default=0.03)
+    parser.add_argument("--crowds", type=int, default=16, help="the largest of those that it begins with")
     parser.add_argument("--siege", action="store_true", help="beside attackers, in bursts")
     parser.add_argument("--serve", default="", help="options of `heatlens serve`")
     options = parser.parse_args()
     # A measurement would change batch sizes on the way; kept outputs would spare the server its work.
     with serving(*options.serve.split(), HEATLENS_TUNE="false", HEATLENS_SCORE_CACHE_MIB="4") as server:
-        soak = Soak(server, options.kinds.split(","), options.pictures, options.seed, siege=options.siege)
+        soak = Soak(
+            server, options.kinds.split(","), options.pictures, options.seed, siege=options.siege, most=options.crowds
+        )
         seconds = options.minutes * 60
         report = asyncio.run(soak.run(seconds, max(10, seconds * 0.2), options.clients, options.max_growth))
     print(report.table())

@@ -28,7 +28,7 @@ def server():
 
 
 def test_soak(server: Server) -> None:
-    soak = Soak(server, list(KINDS), 3, seed=0, looks=1)
+    soak = Soak(server, list(KINDS), 3, seed=0, looks=1, most=2)
     report = asyncio.run(soak.run(4, 3, clients=6, max_growth=0.1))
     assert not report.violations, report.table()
     assert report.outcomes["status 200"] > 50
