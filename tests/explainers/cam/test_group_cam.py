@@ -8,7 +8,7 @@ from torch import Tensor
 from service.contract import Targets
 from service.explainers.cam.group_cam import GroupCAM
 from tests import oracles, tiny
-from tests.explainers.conftest import Watched, assert_close, assert_rectified, narrow_layer, tiny_input
+from tests.explainers.conftest import NAMES, SOME, Watched, assert_close, assert_rectified, narrow_layer, tiny_input
 from tests.oracles import Case
 
 TOLERANCE = 3e-4  # gains are differences of nearly equal logits
@@ -56,7 +56,11 @@ def oracle(case: Case) -> Tensor:
 
 
 @pytest.mark.oracle("group-cam")
-@pytest.mark.parametrize("params", [{}, {"groups": 5, "score": "probability"}], ids=["logit", "probability"])
+@pytest.mark.parametrize(
+    ("subject", "params"),
+    [(name, {}) for name in NAMES] + [(name, {"groups": 5, "score": "probability"}) for name in SOME],
+    indirect=["subject"],
+)
 def test_equals_the_definition(subject, params):
     x = oracles.photograph("chelsea", 64)  # a forward for every group
     layer, params = narrow_layer(subject, 64), {"relu": False, **params}  # all may lose against the blurred picture

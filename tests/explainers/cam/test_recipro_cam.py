@@ -10,7 +10,7 @@ from service.explainers.cam.cam import CAM
 from service.explainers.cam.recipro_cam import ReciproCAM, masks
 from tests import oracles, tiny
 from tests.explainers.cam.test_cam import HEADS
-from tests.explainers.conftest import assert_close, narrow_layer, tiny_input
+from tests.explainers.conftest import NAMES, SOME, assert_close, narrow_layer, tiny_input
 from tests.oracles import Case
 
 
@@ -47,7 +47,9 @@ def small_layer(subject) -> str:
 
 @pytest.mark.oracle("recipro-cam")
 @pytest.mark.parametrize(
-    "params", [{}, {"kernel": "gaussian", "score": "probability"}], ids=["default", "bell, probability"]
+    ("subject", "params"),
+    [(name, {}) for name in NAMES] + [(name, {"kernel": "gaussian", "score": "probability"}) for name in SOME],
+    indirect=["subject"],
 )
 def test_equals_the_definition(subject, params):
     x = oracles.photograph("chelsea", 80)  # a forward for every position
