@@ -205,8 +205,8 @@ class Soak:
     async def crowds(self) -> None:
         """Ask for each kind by crowds of every size: the libraries behind keep something for each size of a batch."""
         async with self.client() as client:
-            for kind in dict.fromkeys(kind for kind, _ in self.cases):
-                own = [case for case in self.cases if case[0] is kind]
+            for path in dict.fromkeys(kind.path for kind, _ in self.cases):
+                own = [case for case in self.cases if case[0].path == path]
                 for count in range(1, self.most + 1):
                     await asyncio.gather(*(self.ask(client, case) for case in (own * count)[:count]))
 
