@@ -82,6 +82,7 @@ def test_no_request_waits_for_the_garbage_collector(app, client, accept: str, re
             files, data = {"image": picture("small", number)}, {"request": request_}
             client.post("/explain/occlusion", files=files, data=data, headers={"accept": accept})
         until = time.monotonic() + 60
+        settle(app.state.context)
         while len(all_of_them() - before) > 2:  # the last ones may be on their way out; what waits for it stays
             assert time.monotonic() < until
             settle(app.state.context)
