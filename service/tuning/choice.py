@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from pydantic import FiniteFloat, TypeAdapter
+from pydantic import ConfigDict, FiniteFloat, TypeAdapter
 from torch import Tensor
 
 from service.contract import Explanation
@@ -26,6 +26,8 @@ NEAR_BEST = 0.98  # times the best throughput: what a batch size has to reach
 class Timing:
     """One way to run a network, at one batch size."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     precision: Precision
     variant: str
     rows: int
@@ -35,6 +37,8 @@ class Timing:
 @dataclass(frozen=True)
 class Tuned:
     """What was measured of a model, and what was chosen."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     timings: Sequence[Timing] = ()
     # Over the photographs, of Score-CAM with float32: see `Agreement`.
@@ -76,16 +80,13 @@ class Tuned:
         return timing.precision == "fp32" and timing.variant == ways.get("fp32")
 
 
-_TUNED = TypeAdapter(Tuned)
-
-
 def written(record: Mapping[str, Any]) -> Tuned:
     """Return what a file says was measured: whoever wrote it, each field is of its kind.
 
     Raises:
         ValueError: it is of another form.
     """
-    return _TUNED.validate_python(record)
+    return TypeAdapter(Tuned).validate_python(record)
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:

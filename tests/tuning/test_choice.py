@@ -119,6 +119,8 @@ TIMED = {"precision": "fp32", "variant": "plain", "rows": 8, "rows_per_s": 90}
         {"seconds": "long"},
         {"seconds": float("nan")},
         {"missing": [1]},
+        {"more": 1},
+        {"timings": [TIMED | {"more": 1}]},
     ],
 )
 def test_what_was_written_is_read_where_each_field_is_of_its_kind(wrong):
