@@ -33,7 +33,6 @@ log = logging.getLogger("heatlens")
 _FAILED_S = 3600  # after which to ask again for a model that has failed: it does not load before a restart
 _LOADERS = 3  # models that are loaded at once: one that takes long does not hold up the rest
 _BUILDING_S = 30.0  # that one is built alone for
-_LOADING_S = 900.0  # after which one is taken to hang
 _HANGS = (
     "it has not come to an end within {:g} s, and is not waited for any more; mend what hangs, or raise "
     "HEATLENS_LOAD_TIMEOUT_S where it only takes long, as fetching weights may"
@@ -99,7 +98,7 @@ class Store:
         *,
         patience_s: float = 10.0,
         building_s: float = _BUILDING_S,
-        timeout_s: float = _LOADING_S,
+        timeout_s: float | None = None,
         verifier: Verifying | None = None,
     ) -> None:
         """Prepare to load.
@@ -111,7 +110,7 @@ class Store:
             tuner: what measures them.
             patience_s: that one is loaded alone for: one that compiles for minutes does not hold up the others.
             building_s: that one is built alone for, if longer: what a factory fetches may take its time.
-            timeout_s: after which one that is still loading has failed.
+            timeout_s: after which one that is still loading has failed; None: never.
             verifier: what tests methods on them.
         """
         self.verifier = verifier

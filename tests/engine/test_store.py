@@ -28,8 +28,8 @@ def _spec(name="one", build=tiny.classifier):
 
 
 @contextmanager
-def _started(device, specs, tuner=None, default=None):
-    store = Store({spec.name: spec for spec in specs}, default or specs[0].name, device, tuner)
+def _started(device, specs, tuner=None, default=None, **options):
+    store = Store({spec.name: spec for spec in specs}, default or specs[0].name, device, tuner, **options)
     store.start()
     try:
         yield store
@@ -81,21 +81,14 @@ def test_a_name_that_is_not_there_is_told_with_those_that_are(device):
     assert "Served are: resnet, other" in raised.value.detail
 
 
-def test_what_is_still_loading_says_so_and_those_before_it_serve(device):
-    reached, go = threading.Event(), threading.Event()
-
-    def slow():
-        reached.set()
-        assert go.wait(60)
-        return tiny.classifier()
-
-    with _started(device, [_spec("one"), _spec("slow", slow)]) as store:
-        assert reached.wait(60)
+def test_what_is_still_loading_says_so_and_those_before_it_serve(device, held):
+    with _started(device, [_spec("one"), _spec("slow", held.factory)]) as store:
+        assert held.reached.acquire(timeout=60)
         assert store.get("one").facts.name == "one"
         assert not store.settled
         with pytest.raises(ModelUnavailable, match="still loading"):
             store.get("slow")
-        go.set()
+        held.go.set()
         assert store.wait(60)
         assert store.get("slow").facts.name == "slow"
 
@@ -169,18 +162,11 @@ def test_a_network_that_the_device_cannot_run_is_told_as_such(device):
         assert device.alive
 
 
-def test_closing_ends_the_loading(device):
-    reached, go = threading.Event(), threading.Event()
-
-    def slow():
-        reached.set()
-        assert go.wait(60)
-        return tiny.classifier()
-
-    with _started(device, [_spec("slow", slow), _spec("never")]) as store:
-        assert reached.wait(60)
+def test_closing_ends_the_loading(device, held):
+    with _started(device, [_spec("slow", held.factory), _spec("never")]) as store:
+        assert held.reached.acquire(timeout=60)
         store.close()
-        go.set()
+        held.go.set()
     assert store.settled
     assert [entry.status for entry in store.entries.values()] == ["ready", "loading"]
 
@@ -243,11 +229,11 @@ def test_a_resident_model_is_changed_by_whoever_alone_has_it(device, monkeypatch
 
 
 class Held:
-    """Builds networks whose first forward waits until it may go on."""
+    """Builds networks whose first forward waits until it may go on, or waits itself."""
 
     def __init__(self):
         held = self
-        self.reached, self.go, self.threads = threading.Event(), threading.Event(), set()
+        self.reached, self.go, self.threads = threading.Semaphore(0), threading.Event(), set()
 
         class Slow(nn.Module):
             def __init__(self):
@@ -256,11 +242,16 @@ class Held:
 
             def forward(self, x):
                 held.threads.add(threading.current_thread())
-                held.reached.set()
+                held.reached.release()
                 assert held.go.wait(60)
                 return self.inner(x)
 
         self.build = lambda: Slow().eval()
+
+    def factory(self):
+        self.reached.release()
+        assert self.go.wait(60)
+        return tiny.classifier()
 
 
 @pytest.fixture
@@ -279,7 +270,7 @@ def _answers(store, device, name):
 def test_ready_models_answer_while_another_is_examined(device, held):
     """As one that compiles for minutes: nothing of it is on the device thread before it is ready."""
     with _started(device, [_spec("one"), _spec("slow", held.build), _spec("last")], default="one") as store:
-        assert held.reached.wait(60)
+        assert held.reached.acquire(timeout=60)
         _answers(store, device, "one")
         with pytest.raises(ModelUnavailable, match="'slow' is still loading"):
             store.get("slow")
@@ -319,7 +310,9 @@ def test_nothing_is_compiled_while_requests_wait_for_the_device(device, monkeypa
     assert {(True, 1), (False, 1)} <= early
 
 
-def test_one_that_takes_long_does_not_hold_up_the_rest(device, held):
+@pytest.mark.parametrize("kind", ["factory", "build"])
+def test_one_that_takes_long_does_not_hold_up_the_rest(device, held, kind):
+    """Whether it waits while it is built or while it is looked at, and it is served once it is there."""
     ready = {name: threading.Event() for name in ("one", "last")}
 
     class Noting(Tuning):
@@ -327,64 +320,28 @@ def test_one_that_takes_long_does_not_hold_up_the_rest(device, held):
             ready.get(model.facts.name, threading.Event()).set()
             return False
 
-    specs = [_spec("slow", held.build), _spec("one"), _spec("last")]
-    store = Store({spec.name: spec for spec in specs}, "slow", device, Noting(), patience_s=0)
-    store.start()
-    try:
-        assert held.reached.wait(60)
+    specs = [_spec("slow", getattr(held, kind)), _spec("one"), _spec("last")]
+    with _started(device, specs, Noting(), patience_s=0, building_s=0) as store:
+        assert held.reached.acquire(timeout=60)
         assert all(event.wait(60) for event in ready.values())
         assert not store.settled
         assert store.entry("slow").status == "loading"
         held.go.set()
         assert store.wait(60)
         assert {entry.status for entry in store.entries.values()} == {"ready"}
-    finally:
-        held.go.set()
-        store.close()
-        store.join(60)
 
 
-class Hanging:
-    """Networks of which something never comes to an end while they load."""
-
-    def __init__(self):
-        self.go, self.ended, self.reached = threading.Event(), threading.Event(), threading.Semaphore(0)
-
-    def factory(self):
-        self.reached.release()
-        assert self.go.wait(60)
-        self.ended.set()
-        return tiny.classifier()
-
-    def network(self):
-        held = self
-
-        class Hangs(nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.inner = tiny.classifier()
-
-            def forward(self, x):
-                held.reached.release()
-                assert held.go.wait(60)
-                held.ended.set()
-                return self.inner(x)
-
-        return Hangs().eval()
-
-
-@pytest.mark.parametrize("kind", ["factory", "network"])
-def test_those_that_hang_fail_alone(device, monkeypatch, kind):
+@pytest.mark.parametrize("kind", ["factory", "build"])
+def test_those_that_hang_fail_alone(device, held, monkeypatch, kind):
     """However many hang, and whatever comes of them later."""
-    hanging, ended = Hanging(), Store._ended
-    build = hanging.factory if kind == "factory" else hanging.network
+    ended = Store._ended
 
     def hung(store, thread):
-        return not hanging.reached.acquire(timeout=60) if "hangs" in thread.name else ended(store, thread)
+        return not held.reached.acquire(timeout=60) if "hangs" in thread.name else ended(store, thread)
 
     monkeypatch.setattr(Store, "_ended", hung)
-    specs = [_spec(f"hangs-{i}", build) for i in range(4)]
-    with _started(device, [*specs, _spec("one"), _spec("last")]) as store:
+    specs = [_spec(f"hangs-{i}", getattr(held, kind)) for i in range(4)]
+    with _started(device, [*specs, _spec("one"), _spec("last")], timeout_s=900) as store:
         assert store.wait(60)
         statuses = {name: entry.status for name, entry in store.entries.items()}
         assert statuses == dict.fromkeys((spec.name for spec in specs), "failed") | {"one": "ready", "last": "ready"}
@@ -392,39 +349,18 @@ def test_those_that_hang_fail_alone(device, monkeypatch, kind):
             store.get("hangs-0")
         _answers(store, device, "one")
         assert {name for name in store.join(0) if "hangs" in name} == {f"heatlens-loader of {s.name}" for s in specs}
-        hanging.go.set()
-        assert hanging.ended.wait(60)
+        held.go.set()
         assert store.join(60) == []
         assert store.entry("hangs-0").model is None
         assert store.entry("hangs-0").status == "failed"
 
 
-def test_what_hangs_is_waited_for_so_long(device):
-    hanging = Hanging()
-    store = Store({"one": _spec("one", hanging.factory)}, "one", device, timeout_s=0.01)
-    store.start()
-    assert store.wait(60)
-    assert "not come to an end within 0.01 s" in store.entry("one").error
-    hanging.go.set()
-    assert store.join(60) == []
-
-
-def test_a_factory_that_takes_long_is_overtaken(device):
-    """It goes on beside the others, and is served once it is there."""
-    hanging = Hanging()
-    specs = {spec.name: spec for spec in (_spec("slow", hanging.factory), _spec("one"), _spec("last"))}
-    store = Store(specs, "slow", device, patience_s=0, building_s=0)
-    store.start()
-    try:
-        while store.entry("last").status == "loading" or store.entry("one").status == "loading":
-            assert store.entry("slow").status == "loading"
-        hanging.go.set()
+def test_what_hangs_is_waited_for_so_long(device, held):
+    with _started(device, [_spec("one", held.factory)], timeout_s=0.01) as store:
         assert store.wait(60)
-        assert {entry.status for entry in store.entries.values()} == {"ready"}
-    finally:
-        hanging.go.set()
-        store.close()
-        store.join(60)
+        assert "not come to an end within 0.01 s" in store.entry("one").error
+        held.go.set()
+        assert store.join(60) == []
 
 
 def test_the_default_model_is_loaded_alone_at_first(device, held):
@@ -435,7 +371,7 @@ def test_the_default_model_is_loaded_alone_at_first(device, held):
         return tiny.classifier()
 
     with _started(device, [_spec("slow", held.build), _spec("one", build)]) as store:
-        assert held.reached.wait(60)
+        assert held.reached.acquire(timeout=60)
         assert built == []
         held.go.set()
         assert store.wait(60)
@@ -454,11 +390,8 @@ def test_networks_are_built_one_at_a_time(device):
         return network
 
     specs = [_spec(f"m{i}", build) for i in range(6)]
-    store = Store({spec.name: spec for spec in specs}, "m0", device, patience_s=0)
-    store.start()
-    assert store.wait(60)
-    store.close()
-    store.join(60)
+    with _started(device, specs, patience_s=0) as store:
+        assert store.wait(60)
     assert at_once == [True] * 6
     assert {entry.status for entry in store.entries.values()} == {"ready"}
 
