@@ -19,6 +19,7 @@ import copy
 import functools
 import itertools
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -343,6 +344,17 @@ def isolated(model: nn.Module, layer: str) -> tuple[nn.Module, nn.Module]:
     return duplicate, inner
 
 
+_ISOLATED: weakref.WeakKeyDictionary[nn.Module, tuple[str, nn.Module, nn.Module]] = weakref.WeakKeyDictionary()
+
+
+def _isolated_once(model: nn.Module, layer: str) -> tuple[nn.Module, nn.Module]:
+    """Return the same, copied once for questions about one layer after another; nobody may change it."""
+    kept = _ISOLATED.get(model)
+    if kept is None or kept[0] != layer:
+        kept = _ISOLATED[model] = (layer, *isolated(model, layer))
+    return kept[1:]
+
+
 def scored(model: nn.Module, score: Score) -> nn.Module:
     """Return a network whose output is the score: itself, or followed by a softmax."""
     return nn.Sequential(model, nn.Softmax(dim=1)) if score == "probability" else model
@@ -374,10 +386,10 @@ def layer_output(model: nn.Module, x: Tensor, layer: str) -> Tensor:
     Behind ``+relu`` it is what a rectifier makes of that.
     """
     path, _, rectified = layer.partition("+")
-    duplicate, inner = isolated(model, path)
+    duplicate, inner = _isolated_once(model, path)
     seen: list[Tensor] = []
-    inner.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach().clone()))
-    with torch.no_grad():
+    hook = inner.register_forward_hook(lambda _module, _inputs, output: seen.append(output.detach().clone()))
+    with hook, torch.no_grad():
         duplicate(x)
     return seen[-1].relu() if rectified else seen[-1]
 
@@ -393,10 +405,10 @@ def all_maps_and_gradients(model: nn.Module, x: Tensor, layer: str, target: int)
 
     Several at once, because rounding, which is another one in another batch, decides which ReLU near zero is open.
     """
-    duplicate, inner = isolated(model, layer)
+    duplicate, inner = _isolated_once(model, layer)
     seen: list[Tensor] = []
-    inner.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
-    with torch.enable_grad():
+    hook = inner.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+    with hook, torch.enable_grad():
         logit = score_of(duplicate, x.detach().clone().requires_grad_(), target)
         (gradient,) = torch.autograd.grad(logit.sum(), seen[-1])
     return seen[-1].detach(), gradient

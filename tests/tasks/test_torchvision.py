@@ -17,12 +17,8 @@ source = "ssdlite320_mobilenet_v3_large=random"
 source = "lraspp_mobilenet_v3_large=random"
 input_size = 128
 resize = 128
-[models.deeper]
-source = "deeplabv3_mobilenet_v3_large=random"
-input_size = 96
-resize = 96
 """
-MODELS = {"boxes": "detection", "pixels": "segmentation", "deeper": "segmentation"}
+MODELS = {"boxes": "detection", "pixels": "segmentation"}
 
 
 @pytest.fixture(scope="module")
