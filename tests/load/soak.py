@@ -43,6 +43,7 @@ class Idle:
     """What a server holds when nobody asks."""
 
     rss_mib: float
+    kept_mib: float  # of that, outputs for requests that are made again, up to a setting
     threads: int
     files: int
     waiting: float
@@ -229,7 +230,8 @@ class Soak:
             await asyncio.sleep(0.1)
         await asyncio.sleep(5)  # until connections are closed on the other side, too, and freed memory is given back
         memory = self.process.memory_info().rss / 2**20
-        return Idle(round(memory, 1), self.process.num_threads(), self.process.num_fds(), waiting)
+        kept = samples["heatlens_cache_bytes"] / 2**20
+        return Idle(round(memory, 1), round(kept, 1), self.process.num_threads(), self.process.num_fds(), waiting)
 
     async def run(self, seconds: float, warm_up_s: float, clients: int, max_growth: float) -> Report:
         """Find the truth, warm up, load, and compare."""
