@@ -129,6 +129,7 @@ def serving_app(app: FastAPI, patience_s: float = 120) -> Iterator[httpx.Client]
         try:
             assert started.wait(60)
             assert app.state.context.store.wait(patience_s)
+            # Nothing is encrypted here, and certificates that would be trusted take long to read.
             with httpx.Client(
                 base_url=f"http://127.0.0.1:{listening.getsockname()[1]}", timeout=120, verify=False
             ) as client:

@@ -348,7 +348,7 @@ _ISOLATED: weakref.WeakKeyDictionary[nn.Module, tuple[str, nn.Module, nn.Module]
 
 
 def _isolated_once(model: nn.Module, layer: str) -> tuple[nn.Module, nn.Module]:
-    """Return the same, copied once for questions about one layer after another; nobody may change it."""
+    """Return what `isolated` does, copied once for all questions about a layer in a row; nobody may change it."""
     kept = _ISOLATED.get(model)
     if kept is None or kept[0] != layer:
         kept = _ISOLATED[model] = (layer, *isolated(model, layer))

@@ -17,8 +17,12 @@ source = "ssdlite320_mobilenet_v3_large=random"
 source = "lraspp_mobilenet_v3_large=random"
 input_size = 128
 resize = 128
+[models.deeper]
+source = "deeplabv3_mobilenet_v3_large=random"
+input_size = 96
+resize = 96
 """
-MODELS = {"boxes": "detection", "pixels": "segmentation"}
+MODELS = {"boxes": "detection", "pixels": "segmentation", "deeper": "segmentation"}
 
 
 @pytest.fixture(scope="module")
