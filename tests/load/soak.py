@@ -35,6 +35,7 @@ from tests.load.traffic import KINDS, Kind, Server, body, headers, metrics, pict
 TOLERANCE = 1e-5  # of the largest value
 BURST_S, EVERY_S = 30.0, 120.0  # of attacks
 LOOKS, BETWEEN_S = 5, 15.0  # at a server at rest, and how long it works between two
+_LEFT = ("kept_mib", "threads", "files", "waiting")  # of which the last look counts
 Case = tuple[Kind, int]
 
 
@@ -43,6 +44,8 @@ class Idle:
     """What a server holds when nobody asks."""
 
     rss_mib: float
+    heap_mib: float  # of that, what the C library's allocator has
+    code_mib: float  # of that, files that are mapped: a part of a library is there once it was called
     kept_mib: float  # of that, outputs for requests that are made again, up to a setting
     threads: int
     files: int
@@ -217,7 +220,7 @@ class Soak:
         for _ in range(self.looks - 1):
             await self.load(BETWEEN_S, clients)
             looks.append(await self.idle())
-        return replace(looks[-1], rss_mib=min(one.rss_mib for one in looks))
+        return replace(min(looks, key=lambda one: one.rss_mib), **{name: getattr(looks[-1], name) for name in _LEFT})
 
     async def idle(self) -> Idle:
         """Wait until nothing waits any more, and see what is held."""
@@ -230,8 +233,19 @@ class Soak:
             await asyncio.sleep(0.1)
         await asyncio.sleep(5)  # until connections are closed on the other side, too, and freed memory is given back
         memory = self.process.memory_info().rss / 2**20
+        mapped: Counter[str] = Counter()
+        for one in self.process.memory_maps(grouped=True):
+            mapped["/" if one.path.startswith("/") else one.path] += one.rss / 2**20
         kept = samples["heatlens_cache_bytes"] / 2**20
-        return Idle(round(memory, 1), round(kept, 1), self.process.num_threads(), self.process.num_fds(), waiting)
+        return Idle(
+            round(memory, 1),
+            round(mapped["[heap]"], 1),
+            round(mapped["/"], 1),
+            round(kept, 1),
+            self.process.num_threads(),
+            self.process.num_fds(),
+            waiting,
+        )
 
     async def run(self, seconds: float, warm_up_s: float, clients: int, max_growth: float) -> Report:
         """Find the truth, warm up, load, and compare."""
