@@ -12,7 +12,6 @@ _STEP, _LOOK_S = 160 * 2**20, 0.2
 # Memory that was given back and is needed again costs the kernel 0.6 s of clearing pages a gibibyte. Where the same
 # comes back, this many seconds for each byte pass before it is given back again: a fiftieth of a core's time at most.
 _REST_S = 50 * 0.6 / 2**30
-_SAME = 2  # steps: more than this is not waited for, as a process under attack would only grow
 
 
 def resident_bytes() -> int:
@@ -31,8 +30,8 @@ class Trimming:
     ever in use at a time.
 
     What is free when one looks may be what a forward has just left and the next one takes. Given back each time, it
-    cost more than half of the forwards' own time again. So what was given back may come back for a while, up to twice
-    the step.
+    cost more than half of the forwards' own time again. So what was given back may come back for a while. More than
+    a step is not waited for: a process under attack would only grow.
     """
 
     def __init__(
@@ -62,8 +61,8 @@ class Trimming:
         if now > self._least + self._step + expected:
             self._release()
             self._least = self._resident()
-            self._given = min(max(0, now - self._least), _SAME * self._step)
-            self._until = self._clock() + _REST_S * self._given
+            given = max(0, now - self._least)
+            self._given, self._until = min(given, self._step), self._clock() + _REST_S * given
 
     def run(self) -> None:
         """Look all the time."""

@@ -24,7 +24,7 @@ def test_memory_is_given_back_where_a_process_has_grown_much() -> None:
 
 def test_what_the_next_forward_takes_again_is_not_given_back_all_the_time() -> None:
     """What a forward takes at a time is more than the step: its pages are cleared in a fiftieth of the time."""
-    rest, need, now, released = 800 * 2**20, 300 * 2**20, [0.0], []
+    rest, need, now, released = 800 * 2**20, 200 * 2**20, [0.0], []
     sizes = [rest]
 
     def release() -> None:
@@ -42,7 +42,7 @@ def test_what_the_next_forward_takes_again_is_not_given_back_all_the_time() -> N
 
 
 def test_what_grows_beyond_what_was_given_back_is_given_back_at_once() -> None:
-    """So that a process is never larger than what it has in use and three steps."""
+    """So that a process is never larger than what it has in use and two steps."""
     now, sizes, released = [0.0], [800], []
 
     def release() -> None:
@@ -50,8 +50,8 @@ def test_what_grows_beyond_what_was_given_back_is_given_back_at_once() -> None:
         sizes[0] = 800
 
     trimming = Trimming(release, 100, lambda: sizes[0], lambda: now[0])
-    for size in (1000, 1000, 1100, 1101, 1100, 9000, 1100, 1101):
+    for size in (1000, 1000, 1001, 1000, 9000, 1000, 1001):
         now[0] += 1e-9
         sizes[0] = size
         trimming.look()
-    assert released == [1000, 1101, 9000, 1101]
+    assert released == [1000, 1001, 9000, 1001]

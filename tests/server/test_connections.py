@@ -410,6 +410,20 @@ def test_of_a_crowd_at_the_door_one_gives_way_to_another_caller():
         assert rest(new).endswith(b"live")
 
 
+def test_a_crowd_that_never_rests_takes_no_place_of_another_callers():
+    """A connection that has just opened rests until its request is there: who probes health has no other."""
+    front = connections.Front(10, 1.0, 1.0, 1)
+    opened = Resting()
+    front.open.take("few")
+    front.resting.add("few", opened)
+    for _ in range(9):
+        front.open.take("crowd")
+    assert not front.let_in(SimpleNamespace(holder="crowd"))
+    assert not opened.ended
+    assert front.let_in(SimpleNamespace(holder="new")), "of those that have as few, one gives way"
+    assert opened.ended == 1
+
+
 class Resting:
     """A connection that tells how often somebody looks whose it is."""
 
