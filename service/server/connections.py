@@ -73,8 +73,8 @@ class Front:
 
         Where one caller has too many, or there are too many of all, a connection of who has most gives way: one that
         rests, or one whose request waits for its turn where that caller has more than the new one's. So nobody's crowd
-        at the door keeps another caller out, or lets only a few of its connections in. Who has more than all that rest
-        is turned away: a connection that has just opened rests, too, until its request is there.
+        at the door keeps another caller out, or lets only a few of its connections in. Who has more than all others
+        loses its own, or is turned away: a connection that has just opened rests, too, until its request is there.
         """
         within, fits = self.open.within(new.holder), self.open.fits()
         self.open.take(new.holder)
@@ -86,7 +86,9 @@ class Front:
             (having[one], crowd, one)
             for crowd in (self.resting, self.turns)
             for one in crowd.holders
-            if having[one] > own or (crowd is self.resting and (one == new.holder or (not fits and having[one] == own)))
+            if having[one] > own
+            or (one == new.holder and (crowd is self.resting or not fits))
+            or (having[one] == own and crowd is self.resting and not fits)
         ]
         if not holders:
             return False

@@ -424,6 +424,17 @@ def test_a_crowd_that_never_rests_takes_no_place_of_another_callers():
     assert opened.ended == 1
 
 
+def test_a_crowd_at_the_door_is_bounded_by_its_own():
+    """Those that are turned away wait for their answers' turns, each with a descriptor: no more of them than fit."""
+    front = connections.Front(10, 1.0, 1.0, 1)
+    turned = [Resting() for _ in range(10)]
+    for one in turned:
+        front.open.take("crowd")
+        front.turns.add("crowd", one)
+    assert front.let_in(SimpleNamespace(holder="crowd"))
+    assert [one.ended for one in turned] == [1] + [0] * 9
+
+
 class Resting:
     """A connection that tells how often somebody looks whose it is."""
 
