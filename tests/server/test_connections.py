@@ -410,31 +410,6 @@ def test_of_a_crowd_at_the_door_one_gives_way_to_another_caller():
         assert rest(new).endswith(b"live")
 
 
-def test_a_crowd_that_never_rests_takes_no_place_of_another_callers():
-    """A connection that has just opened rests until its request is there: who probes health has no other."""
-    front = connections.Front(10, 1.0, 1.0, 1)
-    opened = Resting()
-    front.open.take("few")
-    front.resting.add("few", opened)
-    for _ in range(9):
-        front.open.take("crowd")
-    assert not front.let_in(SimpleNamespace(holder="crowd"))
-    assert not opened.ended
-    assert front.let_in(SimpleNamespace(holder="new")), "of those that have as few, one gives way"
-    assert opened.ended == 1
-
-
-def test_a_crowd_at_the_door_is_bounded_by_its_own():
-    """Those that are turned away wait for their answers' turns, each with a descriptor: no more of them than fit."""
-    front = connections.Front(10, 1.0, 1.0, 1)
-    turned = [Resting() for _ in range(10)]
-    for one in turned:
-        front.open.take("crowd")
-        front.turns.add("crowd", one)
-    assert front.let_in(SimpleNamespace(holder="crowd"))
-    assert [one.ended for one in turned] == [1] + [0] * 9
-
-
 class Resting:
     """A connection that tells how often somebody looks whose it is."""
 
@@ -449,12 +424,38 @@ class Resting:
         self.ended += 1
 
 
+def standing(front, line, holder, count):
+    """Return so many connections of one holder's that are open and stand in a line."""
+    ones = [Resting() for _ in range(count)]
+    for one in ones:
+        front.open.take(holder)
+        line.add(holder, one)
+    return ones
+
+
+def test_a_crowd_that_never_rests_takes_no_place_of_another_callers():
+    """A connection that has just opened rests until its request is there: who probes health has no other."""
+    front = connections.Front(10, 1.0, 1.0, 1)
+    (opened,) = standing(front, front.resting, "few", 1)
+    for _ in range(9):
+        front.open.take("crowd")
+    assert not front.let_in(SimpleNamespace(holder="crowd"))
+    assert not opened.ended
+    assert front.let_in(SimpleNamespace(holder="new")), "of those that have as few, one gives way"
+    assert opened.ended == 1
+
+
+def test_a_crowd_at_the_door_is_bounded_by_its_own():
+    """Those that are turned away wait for their answers' turns, each with a descriptor: no more of them than fit."""
+    front = connections.Front(10, 1.0, 1.0, 1)
+    turned = standing(front, front.turns, "crowd", 10)
+    assert front.let_in(SimpleNamespace(holder="crowd"))
+    assert [one.ended for one in turned] == [1] + [0] * 9
+
+
 def test_who_gives_way_is_found_without_going_through_all():
     front = connections.Front(1000, 1.0, 1.0, 1)
-    crowd = [Resting() for _ in range(1000)]
-    for one in crowd:
-        front.open.take("crowd")
-        front.resting.add("crowd", one)
+    crowd = standing(front, front.resting, "crowd", 1000)
     Resting.looks = 0
     assert front.let_in(SimpleNamespace(holder="new"))
     assert [one.ended for one in crowd] == [1] + [0] * 999
