@@ -37,7 +37,7 @@ _PICTURES = 16  # further ones of a request, as `wire.Pictured` has it
 
 def refusals(*statuses: int) -> dict[str, Any]:
     """Return the documentation of an operation's error responses: these, and what every address may answer."""
-    return {str(status): reference("responses", f"Problem{status}") for status in sorted({*statuses, 405, 500})}
+    return {str(status): reference("responses", f"Problem{status}") for status in sorted({*statuses, 405, 422, 500})}
 
 
 def reference(kind: str, name: str) -> dict[str, str]:
@@ -172,7 +172,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
                 operation["security"] = []  # probes have no key
             # FastAPI's own, for paths with a parameter; ours may be any text.
             if "HTTPValidationError" in str(operation["responses"].get("422")):
-                del operation["responses"]["422"]
+                operation["responses"]["422"] = reference("responses", "Problem422")  # FastAPI's own has another form
             answer = operation["responses"].get("200", {})
             if "$ref" in answer:
                 operation["responses"]["200"] = {"$ref": answer["$ref"]}

@@ -26,7 +26,7 @@ router = APIRouter()
     operation_id="list_methods",
     summary="All explanation methods.",
     response_model=wire.MethodList,
-    openapi_extra={"responses": refusals(401, 422)},
+    openapi_extra={"responses": refusals(401)},
 )
 async def methods() -> Response:
     """Return each method with its parameters' JSON Schema, what it needs of a model, and what it costs."""
@@ -89,7 +89,7 @@ def _tuning(store: Store, model: Model) -> wire.TuningInfo | None:
     tags=["models"],
     operation_id="list_models",
     summary="All served models.",
-    openapi_extra={"responses": refusals(401, 422)},
+    openapi_extra={"responses": refusals(401)},
 )
 async def models(request: Request) -> wire.ModelList:
     """Return every model with its status."""
@@ -102,7 +102,7 @@ async def models(request: Request) -> wire.ModelList:
     tags=["models"],
     operation_id="get_model",
     summary="One model in full.",
-    openapi_extra={"responses": refusals(401, 404, 422)},
+    openapi_extra={"responses": refusals(401, 404)},
 )
 async def model(request: Request, name: str) -> wire.ModelInfo:
     """Return a model's version, input, default layer, and which methods apply to it and why others do not."""
@@ -149,7 +149,7 @@ async def model(request: Request, name: str) -> wire.ModelInfo:
     tags=["models"],
     operation_id="get_layers",
     summary="A model's layers.",
-    openapi_extra={"responses": refusals(401, 404, 422, 503)},
+    openapi_extra={"responses": refusals(401, 404, 503)},
 )
 async def layers(request: Request, name: str) -> wire.LayerList:
     """Return every address inside a network, in the order in which they answer."""

@@ -203,5 +203,5 @@ def test_answers_are_open_and_requests_are_not(document: dict[str, Any]) -> None
 
 
 def test_refusals_are_those_that_are_named() -> None:
-    assert list(documentation.refusals(401)) == ["401", "405", "500"]
-    assert list(documentation.refusals(504, 400)) == ["400", "405", "500", "504"]
+    assert list(documentation.refusals(401)) == ["401", "405", "422", "500"]
+    assert list(documentation.refusals(504, 400)) == ["400", "405", "422", "500", "504"]

@@ -30,6 +30,15 @@ def test_parameters_in_an_address_are_refused_where_nothing_reads_them(
     assert "takes no parameters" not in client.request(verb, f"{path}?").text
 
 
+def test_what_an_address_refuses_is_documented_of_each() -> None:
+    refuses = {"$ref": "#/components/responses/Problem422"}
+    paths = create_app(Settings(catalog=CATALOG)).openapi()["paths"]
+    assert paths
+    for path, item in paths.items():
+        for verb, operation in item.items():
+            assert operation["responses"].get("422") == refuses, (verb, path)
+
+
 @pytest.mark.parametrize("path", FREE)
 def test_pages_and_probes_take_anything(client: httpx.Client, path: str) -> None:
     assert client.get(f"{path}?top_k=1").status_code == 200

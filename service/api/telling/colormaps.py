@@ -23,7 +23,7 @@ router = APIRouter()
     operation_id="list_colormaps",
     summary="All colour maps.",
     response_model=wire.ColormapList,
-    openapi_extra={"responses": refusals(401, 422)},
+    openapi_extra={"responses": refusals(401)},
 )
 async def colormaps() -> Response:
     """Return the names of all colour maps, with what each is for, and the two that are taken where none is named."""
@@ -35,7 +35,7 @@ async def colormaps() -> Response:
     tags=["methods"],
     operation_id="get_colormap",
     summary="A colour map's colours.",
-    openapi_extra={"responses": refusals(401, 404, 422)},
+    openapi_extra={"responses": refusals(401, 404)},
 )
 async def colormap(name: str) -> wire.ColormapInfo:
     """Return 256 colours, from the least value to the greatest; of a signed map the middle one is zero's."""

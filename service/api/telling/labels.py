@@ -14,7 +14,7 @@ router = APIRouter()
     tags=["models"],
     operation_id="get_labels",
     summary="A model's labels.",
-    openapi_extra={"responses": refusals(401, 404, 422)},
+    openapi_extra={"responses": refusals(401, 404)},
 )
 async def labels(request: Request, name: str) -> wire.LabelList:
     """Return the names of a model's outputs, in their order; none where it has no names for them."""

@@ -23,7 +23,7 @@ _TREE = Path(__file__).parents[3]
     tags=["health"],
     operation_id="get_version",
     summary="Which build answers.",
-    openapi_extra={"responses": refusals(401, 422)},
+    openapi_extra={"responses": refusals(401)},
 )
 async def version(request: Request) -> wire.Version:
     """Return the service's version, the revision that it was made of, PyTorch, the device, and how threads wait."""
