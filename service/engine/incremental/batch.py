@@ -26,6 +26,13 @@ class Layout:
     regions: Sequence[Region | None]
     _known: dict[Hashable, object] = field(default_factory=dict)
 
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes of what is known so far."""
+        places = (part for found in self._known.values() for part in (found if isinstance(found, tuple) else (found,)))
+        at = (part for one in self.regions if one is not None for part in (one.low, one.high, one.start))
+        return sum(part.nbytes for part in places if isinstance(part, Tensor)) + sum(part.nbytes for part in at)
+
     def remember(self, key: Hashable, find: Callable[[], T]) -> T:
         """Return what was found before under a key."""
         if key not in self._known:

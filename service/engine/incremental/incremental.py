@@ -24,7 +24,7 @@ from service.engine.incremental.recording.graph import NotIncremental, Pair, Rec
 from service.engine.incremental.recording.writing import write_down
 from service.engine.incremental.regions import Region, reached
 
-_LAYOUTS = 32  # of batches, kept for the next picture on the same grid
+_LAYOUTS_BYTES = 12 * 2**20  # of where rectangles lie, kept for the next picture on the same grid
 _PLANS = 256  # kept for the next caller
 
 
@@ -39,7 +39,8 @@ class Incremental:
     def __init__(self, recording: Recording, costs: Costs) -> None:
         self.recording, self.costs = recording, costs
         self._best = lru_cache(_PLANS)(partial(planning.best, recording, costs))
-        self._layouts: dict[Hashable, Layout] = {}  # in the order of use; of the device thread
+        # In the order of use, with their bytes; of the device thread.
+        self._layouts: dict[Hashable, tuple[Layout, int]] = {}
         self._needs = cache(partial(needs, recording))  # by switch
 
     @classmethod
@@ -117,18 +118,20 @@ class Incremental:
         with torch.inference_mode():
             if not (order[1:] > order[:-1]).all():
                 patches = patches[torch.from_numpy(order).to(patches.device)]
-            layout = self._layout(plan.switch, Region.of(at[order], (h, w)))
+            first = Region.of(at[order], (h, w))
+            key = plan.switch, first.size, first.start.tobytes()
+            kept = self._layouts.pop(key, None)
+            layout = kept[0] if kept is not None else Layout(reached(self.recording, plan.switch, first))
             batch = Batch(self.recording, layout, [cleans[i] for i in used.tolist()], lengths.tolist())
             found = batch.run(patches)
+            self._keep(key, layout)
             result = torch.empty_like(found)
             result[torch.from_numpy(order).to(found.device)] = found
         return result
 
-    def _layout(self, switch: int, first: Region) -> Layout:
-        """Return where the rectangles of a batch lie; that of the least recent use is forgotten first."""
-        key = switch, first.size, first.start.tobytes()
-        layout = self._layouts.pop(key, None) or Layout(reached(self.recording, switch, first))
-        self._layouts[key] = layout
-        if len(self._layouts) > _LAYOUTS:
-            del self._layouts[next(iter(self._layouts))]
-        return layout
+    def _keep(self, key: Hashable, layout: Layout) -> None:
+        """Keep where the rectangles of a batch lie; what was used least recently is forgotten first."""
+        self._layouts[key] = layout, layout.nbytes
+        held = sum(size for _, size in self._layouts.values())
+        while held > _LAYOUTS_BYTES:
+            held -= self._layouts.pop(next(iter(self._layouts)))[1]

@@ -10,7 +10,7 @@ import torch
 import torchvision
 from torch import nn
 
-from service.engine.incremental import Incremental, NotIncremental
+from service.engine.incremental import Incremental, NotIncremental, incremental, regions
 from service.engine.network.variants import EXACT, Variant
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
@@ -36,6 +36,43 @@ def test_rows_of_several_pictures_share_a_batch():
     expected = plain(network, images, of, corners, patches)
     assert (found - expected).abs().max() <= EXACT * expected.abs().max()
     assert (found[1] - found[4]).abs().max() > FELT * expected.abs().max()  # same place and picture, other content
+
+
+@torch.inference_mode()
+def test_where_rectangles_lie_is_kept_for_the_next_picture_up_to_so_many_bytes(monkeypatch):
+    network = tiny.functional()
+    images = [noise(1, 3, 32, 32, seed=seed) for seed in range(2)]
+    built = Incremental.of(network, images[0])
+    plan = built.plan((6, 6))
+    cleans = [built.clean(image, plan) for image in images]
+    made = []
+
+    def reached(*given):
+        made.append(given)
+        return regions.reached(*given)
+
+    monkeypatch.setattr(incremental, "reached", reached)
+
+    def ask(seed, rows=8):
+        corners = torch.randint(0, 27, (rows, 2), generator=torch.Generator().manual_seed(seed))
+        of = torch.full((rows,), seed % 2)
+        found = built.outputs(plan, cleans, of, corners, patches := noise(rows, 3, 6, 6, seed=seed))
+        expected = plain(network, images, of, corners, patches)
+        assert (found - expected).abs().max() <= EXACT * expected.abs().max()
+        return len(made)
+
+    assert ask(0) == 1
+    (layout, held), *_ = built._layouts.values()
+    assert held == layout.nbytes > 8 * 2 * 8  # what its first batch found counts
+    monkeypatch.setattr(incremental, "_LAYOUTS_BYTES", 4 * held)
+    assert ask(0) == 1
+    for seed in range(1, 30):
+        assert ask(seed) == 1 + seed
+        assert 0 < sum(layout.nbytes for layout, _ in built._layouts.values()) <= 4 * held
+    assert ask(29) == 30
+    assert ask(0) == 31  # that was used least recently
+    ask(1, rows=200)
+    assert not built._layouts  # one that is larger than all that may be kept is not
 
 
 @torch.inference_mode()
