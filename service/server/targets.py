@@ -34,8 +34,13 @@ def mistake(scope: Scope, hosts: frozenset[str]) -> ServiceError | None:
     names = {name for name, _ in scope["headers"]}
     if {b"transfer-encoding", b"content-length"} <= names:
         return MalformedRequest("Transfer-Encoding and Content-Length are both sent; send one (RFC 9112, 6.1)")
+    named = next((value for name, value in scope["headers"] if name == b"host"), b"")
+    if named and not _AUTHORITY.fullmatch(named):
+        return MalformedRequest(
+            f"Host names no host: {quoted(named.decode('latin-1'))}; send a name and, if any, a port"
+        )
     if hosts and scope["path"] not in HEALTH:
-        host = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1")
+        host = named.decode("latin-1")
         if _PORT.sub("", host.lower()) not in hosts:
             return MalformedRequest(f"the server is not called {host[:100]!r}; name it in HEATLENS_ALLOWED_HOSTS")
     return None

@@ -97,6 +97,21 @@ def test_the_server_as_a_whole_is_asked_for_its_options(target, path):
     assert (error, found["path"]) == (None, path)
 
 
+@pytest.mark.parametrize("path", ["/predict", "/health/live"])
+@pytest.mark.parametrize(
+    "host",
+    ["h/path", "user@h", "h:80:80", "h:8x", "a b", "[::1", "h?q", "h#f", "\N{LATIN SMALL LETTER U WITH DIAERESIS}"],
+)
+def test_what_is_no_host_is_refused_whatever_the_server_is_called(host, path):
+    for hosts in (LOCAL, frozenset()):
+        assert "Host names no host" in scope(path, host=host, hosts=hosts)[1]
+
+
+@pytest.mark.parametrize("host", ["", "h", "h:", "H_1.example.:80", "[::1]:8000", "10.0.0.1", "xn--tda"])
+def test_any_host_is_one_where_the_server_answers_to_all(host):
+    assert scope("/predict", host=host, hosts=frozenset())[1] is None
+
+
 def test_a_health_check_is_answered_by_whatever_name():
     assert scope("http://10.0.0.7:8000/health/live")[1] is None
 
