@@ -138,7 +138,7 @@ def asking(
             "multipart/form-data": {"schema": form | ({"required": ["image"]} if picture else {})},
         },
     }
-    answers = {"200": answer} | refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 503, 504)
+    answers = {"200": answer} | refusals(400, 401, 403, 404, 408, 413, 415, 429, 503, 504)
     return {
         "methods": ["POST"],
         "tags": [tag],

@@ -63,6 +63,12 @@ METHODS = ("grad-cam", "occlusion", "cam", "feature-maps", "filters", "saliency"
 OUTPUTS = ("probabilities", "logits", "explanation", "prediction", *METHODS)
 
 
+def _hurry(body: dict[str, Any]) -> None:
+    """Shorten a deadline that is right: thousands of steps may be asked for, and take their minutes."""
+    if isinstance(body.get("timeout_s"), int | float) and PATIENCE_S < body["timeout_s"] <= DAY_S:
+        body["timeout_s"] = PATIENCE_S
+
+
 def _help(body: Any, rng: random.Random) -> Any:
     """Put a picture, a model and a layer that exist where the schema only says `string`: it remains what it was."""
     if isinstance(body, dict):
@@ -78,8 +84,7 @@ def _help(body: Any, rng: random.Random) -> Any:
         model = body.get("model")  # one that no model can have is meant to be refused
         if isinstance(model, str) and NAME.fullmatch(model) and rng.random() < 0.8:
             body["model"] = rng.choice(MODELS)
-        if isinstance(body.get("timeout_s"), int | float) and PATIENCE_S < body["timeout_s"] <= DAY_S:
-            body["timeout_s"] = PATIENCE_S  # thousands of steps may be asked for, and take their minutes
+        _hurry(body)
         params = body.get("params")
         if isinstance(params, dict) and isinstance(params.get("layer"), str):
             params["layer"] = rng.choice(LAYERS)
@@ -122,8 +127,7 @@ def _help_protocols(body: Any, rng: random.Random) -> Any:
     instances, inputs, outputs = (body.get(name) for name in ("instances", "inputs", "outputs"))
     if isinstance(instances, list) and 1 <= len(instances) <= 256:
         body["instances"] = [_instance(one, rng) for one in instances]
-    if isinstance(body.get("timeout_s"), int | float) and PATIENCE_S < body["timeout_s"] <= DAY_S:
-        body["timeout_s"] = PATIENCE_S
+    _hurry(body)
     if isinstance(body.get("method"), str):
         body["method"] = rng.choice(METHODS)
     for name, kind, some in (("targets", list, [rng.randrange(4)]), ("params", dict, {}), ("output", dict, {})):

@@ -24,19 +24,20 @@ class Layout:
     """
 
     regions: Sequence[Region | None]
+    nbytes: int = 0  # of what is known so far
     _known: dict[Hashable, object] = field(default_factory=dict)
 
-    @property
-    def nbytes(self) -> int:
-        """Return the bytes of what is known so far."""
-        places = (part for found in self._known.values() for part in (found if isinstance(found, tuple) else (found,)))
-        at = (part for one in self.regions if one is not None for part in (one.low, one.high, one.start))
-        return sum(part.nbytes for part in places if isinstance(part, Tensor)) + sum(part.nbytes for part in at)
+    def __post_init__(self) -> None:
+        """Count the regions."""
+        held = (region for region in self.regions if region is not None)
+        self.nbytes += sum(at.nbytes for region in held for at in (region.low, region.high, region.start))
 
     def remember(self, key: Hashable, find: Callable[[], T]) -> T:
         """Return what was found before under a key."""
         if key not in self._known:
-            self._known[key] = find()
+            self._known[key] = found = find()
+            parts = found if isinstance(found, tuple) else (found,)
+            self.nbytes += sum(part.nbytes for part in parts if isinstance(part, Tensor))
         return cast(T, self._known[key])
 
 

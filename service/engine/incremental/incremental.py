@@ -39,8 +39,7 @@ class Incremental:
     def __init__(self, recording: Recording, costs: Costs) -> None:
         self.recording, self.costs = recording, costs
         self._best = lru_cache(_PLANS)(partial(planning.best, recording, costs))
-        # In the order of use, with their bytes; of the device thread.
-        self._layouts: dict[Hashable, tuple[Layout, int]] = {}
+        self._layouts: dict[Hashable, Layout] = {}  # in the order of use; of the device thread
         self._needs = cache(partial(needs, recording))  # by switch
 
     @classmethod
@@ -120,8 +119,7 @@ class Incremental:
                 patches = patches[torch.from_numpy(order).to(patches.device)]
             first = Region.of(at[order], (h, w))
             key = plan.switch, first.size, first.start.tobytes()
-            kept = self._layouts.pop(key, None)
-            layout = kept[0] if kept is not None else Layout(reached(self.recording, plan.switch, first))
+            layout = self._layouts.pop(key, None) or Layout(reached(self.recording, plan.switch, first))
             batch = Batch(self.recording, layout, [cleans[i] for i in used.tolist()], lengths.tolist())
             found = batch.run(patches)
             self._keep(key, layout)
@@ -131,7 +129,7 @@ class Incremental:
 
     def _keep(self, key: Hashable, layout: Layout) -> None:
         """Keep where the rectangles of a batch lie; what was used least recently is forgotten first."""
-        self._layouts[key] = layout, layout.nbytes
-        held = sum(size for _, size in self._layouts.values())
+        self._layouts[key] = layout
+        held = sum(one.nbytes for one in self._layouts.values())
         while held > _LAYOUTS_BYTES:
-            held -= self._layouts.pop(next(iter(self._layouts)))[1]
+            held -= self._layouts.pop(next(iter(self._layouts))).nbytes

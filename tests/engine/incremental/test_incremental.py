@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from service.engine.incremental import Incremental, NotIncremental, incremental, regions
+from service.engine.incremental.batch import Layout
 from service.engine.network.variants import EXACT, Variant
 from service.engine.scheduler.device import Device
 from service.engine.scheduler.run import Run
@@ -62,13 +63,14 @@ def test_where_rectangles_lie_is_kept_for_the_next_picture_up_to_so_many_bytes(m
         return len(made)
 
     assert ask(0) == 1
-    (layout, held), *_ = built._layouts.values()
-    assert held == layout.nbytes > 8 * 2 * 8  # what its first batch found counts
+    (layout,) = built._layouts.values()
+    held = layout.nbytes
+    assert held > Layout(layout.regions).nbytes > 8 * 2 * 8  # what its first batch found counts
     monkeypatch.setattr(incremental, "_LAYOUTS_BYTES", 4 * held)
     assert ask(0) == 1
     for seed in range(1, 30):
         assert ask(seed) == 1 + seed
-        assert 0 < sum(layout.nbytes for layout, _ in built._layouts.values()) <= 4 * held
+        assert 0 < sum(layout.nbytes for layout in built._layouts.values()) <= 4 * held
     assert ask(29) == 30
     assert ask(0) == 31  # that was used least recently
     ask(1, rows=200)
