@@ -1,19 +1,22 @@
 """What a request's JSON may be made of, whatever it says: so many items, so deep, and texts of so many characters.
 
 All that follows, which checks fields against their types and words what is wrong with them, takes time by the number
-of items and by their lengths. So these are bounded once, where a body is read, and nothing behind has to be.
+of items and by their lengths. So these are bounded once, where a body is read, each and all together, and nothing
+behind has to be.
 """
 
 from typing import Any
 
 import orjson
 
+from service.ask.checking import without_pictures
 from service.errors import InvalidParameter, MalformedRequest, TooLarge, escaped
 
 TEXT = 256  # characters of any text but `image` and `pictures`; no label, layer or colour is longer
 _NAME = 128  # characters of a field's name
 _FIELDS = 128  # of one object
 _ITEMS = 16_384  # commas and brackets
+_CHARACTERS = 2**19  # of all texts and names together, but `image` and `pictures`: 32 an item
 _DEPTH = 16
 
 
@@ -99,22 +102,31 @@ def check(fields: dict[str, Any]) -> None:
     """Refuse what no question is made of: what is too long.
 
     Args:
-        fields: of one question, as `loaded` returns them; `image` and `pictures` may be of any length.
+        fields: of one question, as `loaded` returns them; `image` and each of `pictures` may be of any length.
 
     Raises:
-        InvalidParameter: a text, or a field's name, is too long.
+        InvalidParameter: a text, or a field's name, is too long, or all of them together.
     """
-    left: list[tuple[str, Any]] = [("", fields)]
+    left: list[tuple[str, Any]] = [("", without_pictures(fields))]
+    characters = 0
     while left:
         pointer, value = left.pop()
         if isinstance(value, str):
-            if len(value) > TEXT and pointer != "/image" and not pointer.startswith("/pictures/"):
+            if len(value) > TEXT:
                 raise InvalidParameter.at(pointer, f"the text has {len(value):,} characters; at most {TEXT} are read")
+            characters += len(value)
         elif isinstance(value, dict | list):
             if isinstance(value, dict):
                 _check_names(value, pointer)
+                characters += sum(map(len, value))
             inner = value.items() if isinstance(value, dict) else enumerate(value)
             left += [(f"{pointer}/{escaped(name)}", one) for name, one in inner if _holds(one)]
+        if characters > _CHARACTERS:
+            raise InvalidParameter.at(
+                "",
+                f"all texts and fields' names together, but `image` and `pictures`, have more than {_CHARACTERS:,} "
+                "characters, and no more are read; name fewer targets, or classes by their index",
+            )
 
 
 def _check_names(value: dict[str, Any], pointer: str) -> None:

@@ -16,6 +16,7 @@ from service.errors import InvalidParameter, MalformedRequest, TooLarge
         {"image": "A" * 10**6, "pictures": ["A" * 10**6] * 16},
         {"targets": [{"box": [0.5, 1, 2, 3], "class": 17}] * 1024},
         {"params": {"channels": list(range(256)), "layer": "b" * TEXT}},
+        {"targets": [{"class": i, "against": ["a label of twenty-two"] * 999} for i in range(16)]},
     ],
 )
 def test_requests_are_within_the_bounds(fields: dict[str, Any]) -> None:
@@ -32,6 +33,12 @@ def test_requests_are_within_the_bounds(fields: dict[str, Any]) -> None:
         ({"n" * 129: 1}, "", "129 characters; none has more than 128"),
         ({"params": {"n" * 10**6: 1}}, "/params", "1,000,000 characters"),
         ({"params": {str(i): 1 for i in range(129)}}, "/params", "129 fields"),
+        ({"pictures": {"a": "b" * 257}}, "/pictures/a", "257 characters"),
+        ({"pictures": [["b" * 257]]}, "/pictures/0/0", "257 characters"),
+        ({"targets": ["b" * 256] * 2049}, "", "together.* more than 524,288 characters.*name fewer"),
+        ({"params": {str(i): ["b" * 256] * 120 for i in range(127)}}, "", "together"),
+        ({"pictures": [["b" * 256] * 2049]}, "", "together"),
+        ({"params": {f"{i:0128}": {f"{j:0128}": 1 for j in range(100)} for i in range(100)}}, "", "together"),
     ],
 )
 def test_texts_names_and_fields(fields: dict[str, Any], pointer: str, words: str) -> None:
