@@ -32,12 +32,15 @@ import difflib
 import heapq
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 from itertools import islice
 from typing import Any, ClassVar, Literal, NamedTuple
 
 _LONGEST_WORD = 128  # characters of a word that another one is looked for
 _COMPARED = 24  # known words that one is compared with, letter by letter
+_SOUGHT: ContextVar[list[str] | None] = ContextVar("_SOUGHT", default=None)  # words, where one alone is looked for
 _QUOTED = 100  # characters that are shown of what was sent
 _SHOWN = 8  # items of a list or an object that was sent
 
@@ -307,17 +310,32 @@ def _within(one: object) -> str:
     return "[...]" if isinstance(one, list | tuple) else "{...}" if isinstance(one, Mapping) else quoted(one)
 
 
+@contextmanager
+def one_suggestion() -> Iterator[None]:
+    """Let `did_you_mean` within look for the first word alone, as of one request: each takes milliseconds."""
+    outer = _SOUGHT.get()
+    token = _SOUGHT.set([] if outer is None else outer)
+    try:
+        yield
+    finally:
+        _SOUGHT.reset(token)
+
+
 def did_you_mean(word: str, known: Iterable[str], *, count: int = 1, then: str = "") -> str:
     """Return what follows a word that is not known: `"; did you mean 'x'? Known are x, y"`.
 
     Args:
-        word: which is none of those known. For one of more than 128 characters nothing is looked for.
+        word: which is none of those known. For one of more than 128 characters nothing is looked for, nor for a second
+            one within `one_suggestion`.
         known: of which the nearest are offered, if any is near.
         count: how many at most.
         then: what else there is to say; without a near word it follows a semicolon.
     """
-    if len(word) > _LONGEST_WORD:
+    sought = _SOUGHT.get()
+    if len(word) > _LONGEST_WORD or sought:
         return suggested([], then)
+    if sought is not None:
+        sought.append(word)
     lowered = {name.lower(): name for name in known}
     inner = word.lower().rpartition(".")[2]  # of a path that begins elsewhere, as `model.layer4`
     near = difflib.get_close_matches(word.lower(), _alike(word.lower(), tuple(lowered)), n=count, cutoff=0.5)

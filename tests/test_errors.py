@@ -6,7 +6,7 @@ import re
 import pytest
 
 from service import errors
-from service.errors import CatalogError, InvalidParameter, ServiceError, did_you_mean, quoted
+from service.errors import CatalogError, InvalidParameter, ServiceError, did_you_mean, one_suggestion, quoted
 
 CLASSES = {name: cls for name, cls in vars(errors).items() if inspect.isclass(cls) and issubclass(cls, Exception)}
 KINDS = [cls for cls in CLASSES.values() if issubclass(cls, ServiceError) and cls is not ServiceError]
@@ -94,6 +94,18 @@ def test_the_nearest_word_is_offered(word, known, count, said):
     assert did_you_mean(word, iter(known), count=count) == said
     then = did_you_mean(word, iter(known), count=count, then="known are some")
     assert then == (f"{said} Known are some" if said else "; known are some")
+
+
+def test_the_nearest_of_one_word_alone_is_offered_where_more_would_take_too_long() -> None:
+    def said() -> str:
+        return did_you_mean("layer5", ["layer4"], then="known are layer4")
+
+    with one_suggestion():
+        assert did_you_mean("b" * 129, ["layer4"]) == ""  # which nothing was looked for
+        with one_suggestion():
+            assert "'layer4'" in said()
+        assert said() == "; known are layer4"
+    assert "'layer4'" in said()
 
 
 def test_what_is_within_a_list_is_not_repeated() -> None:

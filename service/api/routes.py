@@ -23,13 +23,22 @@ from service.errors import InvalidParameter
 from service.explainers.base import method, registry
 
 
-async def handle(request: Request, ask: Ask | Compare, format: Format, work: type[Work] = Work) -> Response:
+async def handle(request: Request, ask: Ask, format: Format) -> Response:
     """Answer what is asked, whatever it is, in a format.
 
     Raises:
         ServiceError: whatever is wrong, by field.
     """
-    begun = begin(request, ask, format, record(request).run or _starting(request), work)
+    return await answer(request, begin(request, ask, format, starting(request)))
+
+
+async def answer(request: Request, begun: Work) -> Response:
+    """Do what is planned, and answer in its format.
+
+    Raises:
+        ServiceError: whatever ends it.
+    """
+    format = begun.format
     if format.streams:
         return stream(request, begun)
     return Response(await complete(request, begun), media_type=format.media_type)
@@ -52,7 +61,7 @@ def begin(request: Request, ask: Ask | Compare, format: Format, run: Run, work: 
 
 async def received(request: Request) -> Body:
     """Read a request's body; its time runs from here on."""
-    settings, run = context(request).settings, _starting(request)
+    settings, run = context(request).settings, starting(request)
     with run.usage.stage("read"):
         return await body.read(
             request,
@@ -66,14 +75,17 @@ async def received(request: Request) -> Body:
 
 async def received_bytes(request: Request, counter: Counter) -> tuple[bytes, Run]:
     """Read a request's body, whatever it is; its time runs from here on. A counter stops one of too many items."""
-    settings, run = context(request).settings, _starting(request)
+    settings, run = context(request).settings, starting(request)
     limits = settings.max_body_bytes, settings.body_timeout_s, settings.least_bytes_per_s
     with run.usage.stage("read"):
         return await body.whole(request, *limits, counter), run
 
 
-def _starting(request: Request) -> Run:
+def starting(request: Request) -> Run:
+    """Return a request's run, whose time begins with the first call."""
     known = record(request)
+    if known.run is not None:
+        return known.run
     salted = salt(request.scope, shared=context(request).settings.shared_cache)
     known.run = run = Run(id=known.id, caller=share(request.scope), salt=salted)
     return run

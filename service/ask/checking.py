@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from service.client import wire
-from service.errors import FieldError, InvalidParameter, did_you_mean, escaped
+from service.errors import FieldError, InvalidParameter, did_you_mean, escaped, one_suggestion
 
 R = TypeVar("R", bound=wire.Request)
 MOST_ERRORS = 20  # of one request that are told
@@ -81,15 +81,14 @@ def _invalid(found: Sequence[Any], schema: type[BaseModel], fields: Mapping[str,
     # Two checks have found them: they are told in the order of the request.
     order = {name: i for i, name in enumerate(fields)}
     unique: dict[str, FieldError] = {}  # a union complains once per branch
-    suggested = False  # for one word of a request at most
-    for e in sorted(found, key=lambda e: order.get(e["loc"][0], len(order)) if e["loc"] else -1):
-        pointer = _pointer(e["loc"], fields)
-        if pointer in unique:
-            continue
-        if len(unique) == MOST_ERRORS:
-            break
-        unique[pointer] = FieldError(pointer, _say(e, schema, suggest=not suggested))
-        suggested = suggested or e["type"] == "extra_forbidden"
+    with one_suggestion():
+        for e in sorted(found, key=lambda e: order.get(e["loc"][0], len(order)) if e["loc"] else -1):
+            pointer = _pointer(e["loc"], fields)
+            if pointer in unique:
+                continue
+            if len(unique) == MOST_ERRORS:
+                break
+            unique[pointer] = FieldError(pointer, _say(e, schema))
     errors = list(unique.values())
     detail = "; ".join(f"{e.pointer or '/'}: {e.detail}" for e in errors[:5])
     return InvalidParameter(detail, errors=errors)
@@ -106,13 +105,12 @@ def _pointer(loc: tuple[int | str, ...], value: Any) -> str:
     return pointer
 
 
-def _say(error: Any, schema: type[BaseModel], *, suggest: bool) -> str:
+def _say(error: Any, schema: type[BaseModel]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         known = list(_fields_at(schema, error["loc"][:-1]))
         then = f"known are {', '.join(known)}" if known else "there are none here"
-        word = str(error["loc"][-1]) if suggest else ""
-        return "unknown field" + did_you_mean(word, known, then=then)
+        return "unknown field" + did_you_mean(str(error["loc"][-1]), known, then=then)
     if error["type"] == "none_required":
         return "not used here; leave it out"
     value = error.get("input")

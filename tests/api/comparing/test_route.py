@@ -2,6 +2,7 @@
 
 import io
 import json
+import threading
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from service.comparison.asking import Compare
 from service.comparison.comparing import Comparing
 from service.comparison.comparing import Comparison as Compared
 from service.engine.scheduler.run import Run
+from service.errors import InvalidParameter
 from tests.api.test_contract import BASE64, PNG
 
 FIELDS = {"image": BASE64, "methods": ["cam", "ram", "saliency"], "metrics": ["curves", "sparsity"]}
@@ -98,3 +100,34 @@ def test_what_is_written_has_room_for_all_methods_together(tiny, monkeypatch) ->
     monkeypatch.setattr(Comparing, "work", lambda *_: found)
     monkeypatch.setattr(tiny.pipeline.codec.room, "large", place)
     assert work._encoded() == b"written"
+
+
+METHODS = {
+    "names": ["grad-cm", "salienc", "occlusio"],
+    "parameters": [{"method": "occlusion", "params": {"windo": 3}}] * 3,
+    "layers": [{"method": "grad-cam", "params": {"layer": "conv3"}}] * 3,
+    "counted layers": [{"method": "score-cam", "params": {"layer": "conv3"}}] * 3,
+    "both": ["grad-cm", {"method": "occlusion", "params": {"windo": 3}}, {"method": "cam", "params": {"layer": "x"}}],
+}
+
+
+@pytest.mark.parametrize("methods", METHODS.values(), ids=METHODS)
+def test_a_word_is_suggested_once_a_request(client: httpx.Client, methods: list[object]) -> None:
+    """Each takes milliseconds, and there may be 32 methods with mistakes."""
+    answer = _post(client, methods=[*methods, "saliency"]).json()
+    *wrong, right = answer["methods"]
+    assert right["problem"] is None
+    assert [one["problem"]["status"] // 100 for one in wrong] == [4, 4, 4]
+    assert ["did you mean" in one["problem"]["detail"] for one in wrong] == [True, False, False]
+
+
+def test_methods_are_checked_beside_the_event_loop(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def of(fields: dict[str, object], picture: bytes | None) -> Compare:
+        seen.append(threading.current_thread().name)
+        raise InvalidParameter.at("/methods", "seen")
+
+    monkeypatch.setattr(Compare, "of", of)
+    assert _post(client).status_code == 422
+    assert [name.rpartition("_")[0] for name in seen] == ["heatlens-body"]
