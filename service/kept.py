@@ -8,8 +8,12 @@ import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import orjson
+from pydantic import TypeAdapter
+
+T = TypeVar("T")
 log = logging.getLogger("heatlens")
 _BYTES = 2**22  # of a file
 
@@ -33,23 +37,24 @@ def digest(known: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(known).encode()).hexdigest()[:32]
 
 
-def read(file: Path) -> dict[str, Any] | None:
-    """Return the JSON object that a file holds; None where it holds none.
+def read(file: Path, form: TypeAdapter[T]) -> T | None:
+    """Return what a file holds; None where it holds nothing of that form.
 
-    What is no file is not waited for, and what is something else is set aside, for somebody to look at.
+    What is no file is not waited for, and what is of another form is set aside, for somebody to look at.
     """
     try:
         if not file.is_file() or file.stat().st_size > _BYTES:
             return None
-        found = json.loads(file.read_text("utf-8"))
+        data = file.read_bytes()
     except OSError:
         return None
-    except (ValueError, RecursionError):
-        found = None
-    if isinstance(found, dict):
-        return found
-    set_aside(file)
-    return None
+    try:
+        found = form.validate_python(orjson.loads(data))
+        orjson.dumps(form.dump_python(found))  # an answer that tells of it holds no number that is too large for JSON
+    except Exception:
+        set_aside(file)
+        return None
+    return found
 
 
 def set_aside(file: Path) -> None:

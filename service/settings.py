@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from service.errors import did_you_mean
 
+MOST_ROWS = 4096  # of one forward pass
 DAY_S = 86_400  # no wait is longer
 # What bounds a forward pass where nothing is set, by the kind of device: its time, and the memory of its activations.
 BATCH_MS = {"cpu": 250, "cuda": 50, "xpu": 50, "mps": 100}
@@ -189,7 +190,7 @@ class Settings(Pictures):
     worker_threads: Annotated[
         int, Field(ge=1, le=256, description="Small requests worked on at a time, and as many of more than 64 passes.")
     ] = 32
-    max_batch_rows: Annotated[int, Field(ge=1, le=4096, description="Most rows of one forward pass.")] = 256
+    max_batch_rows: Annotated[int, Field(ge=1, le=MOST_ROWS, description="Most rows of one forward pass.")] = 256
     max_batch_ms: Annotated[
         float | None,
         Field(

@@ -5,22 +5,32 @@ import os
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from service import kept
+
+FORM = TypeAdapter(dict[str, int | float | str | list[float]])
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "a.json"
     kept.write(file, {"a": [1, 2.5]})
-    assert kept.read(file) == {"a": [1, 2.5]}
+    assert kept.read(file, FORM) == {"a": [1, 2.5]}
     assert list(file.parent.iterdir()) == [file]
 
 
-@pytest.mark.parametrize("text", ["", "null", "[]", "1", "{", "[" * 100_000, '{"a": ' * 50_000, "\xff"])
+NO_NUMBERS = ("NaN", "-Infinity", "1e999", "1" * 400, "[1, NaN]")  # that JSON, or an answer's, can tell
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "null", "[]", "1", "{", "[" * 100_000, '{"a": ' * 50_000, "\xff", '{"a": null}', '{"a": {}}']
+    + [f'{{"a": {number}}}' for number in NO_NUMBERS],
+)
 def test_what_is_something_else_is_set_aside(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "a.json"
     file.write_text(text, "latin-1")
-    assert kept.read(file) is None
+    assert kept.read(file, FORM) is None
     assert [path.name for path in tmp_path.iterdir()] == ["a.damaged"]
     assert "is found anew" in caplog.text
 
@@ -31,7 +41,7 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
     with large.open("wb") as file:
         file.truncate(2**23)
     for name in ("pipe", "large", "nothing", "."):
-        assert kept.read(tmp_path / name) is None
+        assert kept.read(tmp_path / name, FORM) is None
     assert large.exists()
 
 
@@ -52,7 +62,7 @@ def test_where_there_is_no_room_nothing_stays_behind(tmp_path: Path, monkeypatch
     monkeypatch.setattr(Path, "write_text", full)
     kept.write(tmp_path / "a.json", {"a": 2})
     assert list(tmp_path.iterdir()) == [tmp_path / "a.json"]
-    assert kept.read(tmp_path / "a.json") == {"a": 1}
+    assert kept.read(tmp_path / "a.json", FORM) == {"a": 1}
 
 
 def test_those_who_write_at_once_write_each_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +79,7 @@ def test_those_who_write_at_once_write_each_their_own(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "replace", between)
     kept.write(tmp_path / "a.json", {"of": "one"})
     assert len(set(names)) == 2
-    assert kept.read(tmp_path / "a.json") == {"of": "one"}
+    assert kept.read(tmp_path / "a.json", FORM) == {"of": "one"}
 
 
 def test_what_is_known_makes_a_name() -> None:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from pydantic import FiniteFloat, TypeAdapter
 from torch import Tensor
 
 from service import __version__, kept
@@ -77,6 +78,17 @@ class _Test:
     pictures: Sequence[_Picture]
     closing: threading.Event
     known: dict[str, wire.Sanity]
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A file's form, whoever wrote it."""
+
+    answer: list[FiniteFloat]  # of the network, to the probe picture
+    verdicts: dict[str, wire.Sanity]
+
+
+_FORM = TypeAdapter(_Stored)
 
 
 class Verifier:
@@ -290,17 +302,13 @@ class Verifier:
     def _recalled(self, model: Model, answer: Callable[[], list[float]]) -> dict[str, wire.Sanity]:
         """Return what an earlier process found of a model that answered as this one does."""
         file = self._file(model)
-        stored = kept.read(file) if file is not None else None
+        stored = kept.read(file, _FORM) if file is not None else None
         if stored is None:
             return {}
-        try:
-            found = {name: wire.Sanity.model_validate(one) for name, one in stored["verdicts"].items()}
-            same = alike(stored["answer"], answer())
-        except (AttributeError, KeyError, TypeError, ValueError):
-            return {}  # of another form: it is tested anew
-        if not same:
-            log.info("model %s answers otherwise than when its methods were tested", model.facts.name)
-        return found if same else {}
+        if alike(stored.answer, answer()):
+            return stored.verdicts
+        log.info("model %s answers otherwise than when its methods were tested", model.facts.name)
+        return {}
 
     def _answer(self, model: Model) -> list[float]:
         """Return what a model that is served answers to the probe picture."""

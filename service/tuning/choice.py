@@ -1,11 +1,11 @@
 """What is chosen, given what was measured: pure functions of numbers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Annotated
 
 import torch
-from pydantic import ConfigDict, FiniteFloat, TypeAdapter
+from pydantic import ConfigDict, Field, FiniteFloat
 from torch import Tensor
 
 from service.contract import Explanation
@@ -13,12 +13,14 @@ from service.engine.network.runtimes.kinds import KINDS
 from service.faithfulness.likeness import spearman
 from service.faithfulness.ordering import flat
 from service.precision import Precision
+from service.settings import MOST_ROWS
 
 AGREEMENT = 0.999  # least rank correlation of Score-CAM maps with those in float32
 SCORES = 0.98  # the same of the scores behind the masks, over channels: 0 where all weights are equal
 ERROR = 0.2  # largest difference of such a score, which changes a weight by a fifth: eight-bit numbers make 0.6 of it
 PAYS = 1.1  # times as fast as float32 that another precision has to be
 LIBRARIES = tuple(kind.name for kind in KINDS)
+_Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
 NEAR_BEST = 0.98  # times the best throughput: what a batch size has to reach
 
 
@@ -30,8 +32,8 @@ class Timing:
 
     precision: Precision
     variant: str
-    rows: int
-    rows_per_s: FiniteFloat
+    rows: _Rows
+    rows_per_s: Annotated[FiniteFloat, Field(gt=0)]
 
 
 @dataclass(frozen=True)
@@ -42,13 +44,13 @@ class Tuned:
 
     timings: Sequence[Timing] = ()
     # Over the photographs, of Score-CAM with float32: see `Agreement`.
-    agreement: Mapping[Precision, float] = field(default_factory=dict)
-    weights_agreement: Mapping[Precision, float] = field(default_factory=dict)
-    probability_error: Mapping[Precision, float] = field(default_factory=dict)
+    agreement: Mapping[Precision, FiniteFloat] = field(default_factory=dict)
+    weights_agreement: Mapping[Precision, FiniteFloat] = field(default_factory=dict)
+    probability_error: Mapping[Precision, Annotated[FiniteFloat, Field(ge=0)]] = field(default_factory=dict)
     variants: Mapping[Precision, str] = field(default_factory=dict)
-    batch_rows: Mapping[Precision, int] = field(default_factory=dict)
+    batch_rows: Mapping[Precision, _Rows] = field(default_factory=dict)
     preferred: Precision = "fp32"
-    seconds: FiniteFloat = 0.0
+    seconds: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     remembered: bool = False
     guess: bool = False  # measured under other conditions
     missing: tuple[str, ...] = ()  # what the budget did not reach
@@ -80,13 +82,16 @@ class Tuned:
         return timing.precision == "fp32" and timing.variant == ways.get("fp32")
 
 
-def written(record: Mapping[str, Any]) -> Tuned:
-    """Return what a file says was measured: whoever wrote it, each field is of its kind.
+@dataclass(frozen=True, kw_only=True)
+class Measured(Tuned):
+    """The same with what the network answered then to the probe picture: the form of a file, whoever wrote it."""
 
-    Raises:
-        ValueError: it is of another form.
-    """
-    return TypeAdapter(Tuned).validate_python(record)
+    answer: list[FiniteFloat]
+
+    @property
+    def tuned(self) -> Tuned:
+        """What was measured, alone."""
+        return Tuned(**{one.name: getattr(self, one.name) for one in fields(Tuned)})
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
@@ -119,7 +124,7 @@ class Agreement:
         ours, true = found.maps[0].array.cpu(), exact.maps[0].array.cpu()
         f, f_true = (torch.tensor(one.details["cic"]) for one in (found, exact))
         if not bool(torch.isfinite(ours).all() and torch.isfinite(f).all()):
-            return Agreement(0.0, 0.0, float("inf"))
+            return Agreement(0.0, 0.0, 1.0)
         return Agreement(rank_correlation(ours, true), rank_correlation(f, f_true), float((f - f_true).abs().max()))
 
     def least(self, other: "Agreement") -> "Agreement":

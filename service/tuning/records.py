@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from service import __version__, kept
 from service.engine.network.resident import Model
 from service.engine.network.runtimes.kinds import KINDS
 from service.machine.accelerators import name_of
+from service.tuning.choice import Measured
+
+_FORM = TypeAdapter(Measured)
 
 
 class Records:
@@ -31,10 +35,10 @@ class Records:
         """
         self.cache, self.beforehand, self.conditions = cache, beforehand, conditions
 
-    def found(self, model: Model) -> Iterator[tuple[dict[str, Any], bool]]:
+    def found(self, model: Model) -> Iterator[tuple[Measured, bool]]:
         """Yield what was measured, the most fitting first, and whether it was under the same conditions.
 
-        What is no record is passed over.
+        What is no record is set aside and passed over.
         """
         name = self.name(model)
         folders = [folder for folder in (self.beforehand, self.cache) if folder is not None]
@@ -43,7 +47,7 @@ class Records:
             others = self.beforehand.glob(f"{name.rpartition('-')[0]}-*.json")
             files += [(file, False) for file in sorted(others) if file.name != name]
         for file, same in files:
-            found = kept.read(file)
+            found = kept.read(file, _FORM)
             if found is not None:
                 yield found, same
 

@@ -33,7 +33,7 @@ from service.explainers.cam.score_cam import ScoreCAM
 from service.images import photographs
 from service.precision import Precision, quick
 from service.settings import BATCH_MS, Settings
-from service.tuning.choice import Agreement, Timing, Tuned, batch_rows, preferred, written
+from service.tuning.choice import Agreement, Timing, Tuned, batch_rows, preferred
 from service.tuning.records import Records
 from service.tuning.runtimes import Runtimes
 from service.tuning.steps import BUDGET_S, PATIENCE_S, Spent, Steps
@@ -93,21 +93,19 @@ class Tuner:
 
         To be called before a model is served, on the thread that alone has it.
         """
-        for record, same in self.records.found(model):
-            try:
-                if not alike(record.pop("answer"), answer_of(model)):
-                    log.info("model %s answers otherwise than when it was measured", model.facts.name)
-                    continue
-                known: dict[str, Any] = {"remembered": True, "guess": not same}
-                if not same:
-                    known["missing"] = ("all of it with these cores and bounds",)
-                tuned = written(record | known)
-                # One in a precision that is missing here was measured on a processor that has it.
-                if {"fp32", tuned.preferred} <= tuned.variants.keys() and tuned.preferred in self.precisions:
-                    self._apply(model, tuned, here)
-                    return True
-            except (ValueError, TypeError, KeyError, AttributeError):
-                continue  # of another form: it is measured anew
+        for measured, same in self.records.found(model):
+            tuned = measured.tuned
+            if not alike(measured.answer, answer_of(model)):
+                log.info("model %s answers otherwise than when it was measured", model.facts.name)
+                continue
+            missing = tuned.missing if same else ("all of it with these cores and bounds",)
+            # One in a precision that is missing here was measured on a processor that has it.
+            if {"fp32", tuned.preferred} <= tuned.variants.keys() and tuned.preferred in self.precisions:
+                try:
+                    self._apply(model, replace(tuned, remembered=True, guess=not same, missing=missing), here)
+                except (InvalidParameter, KeyError):
+                    continue  # here the network does not run in one of these ways: it is measured anew
+                return True
         return False
 
     def measure(self, model: Model, closing: threading.Event) -> None:

@@ -124,7 +124,18 @@ def test_what_was_found_belongs_to_what_answers_alike(verify, tiny, tmp_path, of
     assert (again.verdict(model.version, "cam") == found["cam"]) is same
 
 
-@pytest.mark.parametrize("form", [{}, {"cam": {"verdict": "passes"}}, {"answer": 3, "verdicts": {}}, {"verdicts": []}])
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"cam": {"verdict": "passes"}},
+        {"answer": 3, "verdicts": {}},
+        {"answer": [10**400] * 5, "verdicts": {}},
+        {"verdicts": []},
+        {"answer": [], "verdicts": {"cam": {"verdict": "passes", "mprt": float("nan")}}},
+        {"answer": [], "verdicts": {"cam": {"verdict": "passes", "passes": 10**400}}},
+    ],
+)
 def test_what_is_kept_in_another_form_is_found_anew(verify, tiny, tmp_path, form) -> None:
     verify(["cam"])
     (file,) = tmp_path.glob("sanity-*.json")
@@ -132,6 +143,7 @@ def test_what_is_kept_in_another_form_is_found_anew(verify, tiny, tmp_path, form
     again = Verifier(tiny.device, Settings(cache_dir=tmp_path))
     again.recall(tiny.store.get("tiny"))
     assert again.verdict(tiny.store.get("tiny").version, "cam").verdict == "not yet tested"
+    assert file.with_suffix(".damaged").exists()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import scipy.stats
 import torch
+from pydantic import TypeAdapter
 
 from service.contract import Explanation, Map
 from service.tuning.choice import (
@@ -14,12 +15,12 @@ from service.tuning.choice import (
     PAYS,
     SCORES,
     Agreement,
+    Measured,
     Timing,
     Tuned,
     batch_rows,
     preferred,
     rank_correlation,
-    written,
 )
 
 FIT = Agreement(AGREEMENT, SCORES, ERROR)
@@ -98,6 +99,7 @@ def test_beside_a_library_the_fastest_copy_in_pytorch_is_known():
     assert (Tuned(variants={"fp32": "plain"}).copies, Tuned().quicker) == ({"fp32": "plain"}, 1)
 
 
+FORM = TypeAdapter(Measured)
 TIMED = {"precision": "fp32", "variant": "plain", "rows": 8, "rows_per_s": 90}
 
 
@@ -107,17 +109,31 @@ TIMED = {"precision": "fp32", "variant": "plain", "rows": 8, "rows_per_s": 90}
         {"timings": "none"},
         {"timings": [{"rows": 8}]},
         {"timings": [TIMED | {"rows": 2.5}]},
+        {"timings": [TIMED | {"rows": -4}]},
+        {"timings": [TIMED | {"rows_per_s": -1}]},
         {"timings": [TIMED | {"rows_per_s": "high"}]},
         {"agreement": {"bf16": "high"}},
+        {"agreement": {"bf16": float("nan")}},
+        {"weights_agreement": {"bf16": float("inf")}},
+        {"probability_error": {"bf16": float("inf")}},
+        {"probability_error": {"bf16": -0.1}},
         {"variants": []},
         {"variants": {"fp7": "plain"}},
         {"variants": {"fp32": None}},
         {"batch_rows": {"fp32": 2.5}},
         {"batch_rows": {"fp32": None}},
+        {"batch_rows": {"fp32": 0}},
+        {"batch_rows": {"fp32": 4097}},
+        {"batch_rows": {"fp32": 10**400}},
         {"preferred": "bf17"},
         {"preferred": []},
         {"seconds": "long"},
         {"seconds": float("nan")},
+        {"seconds": -1},
+        {"answer": "x"},
+        {"answer": [float("nan")]},
+        {"answer": [10**400]},
+        {"answer": None},
         {"missing": [1]},
         {"more": 1},
         {"timings": [TIMED | {"more": 1}]},
@@ -125,9 +141,10 @@ TIMED = {"precision": "fp32", "variant": "plain", "rows": 8, "rows_per_s": 90}
 )
 def test_what_was_written_is_read_where_each_field_is_of_its_kind(wrong):
     """A batch of two and a half rows would end the engine."""
-    record = {"timings": [TIMED], "variants": {"fp32": "plain"}, "batch_rows": {"fp32": 8}, "seconds": 3}
-    assert written(record) == Tuned(
-        [Timing("fp32", "plain", 8, 90.0)], {}, {}, {}, {"fp32": "plain"}, {"fp32": 8}, "fp32", 3.0
+    record = {"timings": [TIMED], "variants": {"fp32": "plain"}, "batch_rows": {"fp32": 8}, "seconds": 3, "answer": [1]}
+    timings = [Timing("fp32", "plain", 8, 90.0)]
+    assert FORM.validate_python(record) == Measured(
+        timings, {}, {}, {}, {"fp32": "plain"}, {"fp32": 8}, "fp32", 3.0, answer=[1.0]
     )
     with pytest.raises(ValueError, match="validation error"):
-        written(record | wrong)
+        FORM.validate_python(record | wrong)

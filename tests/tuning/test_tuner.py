@@ -11,9 +11,9 @@ from service.app import build, close
 from service.client.wire import Request
 from service.engine.network.memory import live_bytes
 from service.engine.network.runtimes.graphs import Recorded
-from service.engine.network.variants import Variant
+from service.engine.network.variants import Variant, candidates
 from service.engine.scheduler.work import CallWork, RowsWork, rows_key
-from service.errors import EngineUnavailable
+from service.errors import EngineUnavailable, InvalidParameter
 from service.settings import Settings
 from service.tuning import Tuner
 from service.tuning.choice import AGREEMENT, NEAR_BEST
@@ -138,16 +138,40 @@ def test_a_damaged_memory_is_measured_anew(service, tmp_path):
     for damaged in (
         json.dumps(whole | {"batch_rows": {"fp32": 2.5}}),
         json.dumps(whole | {"seconds": "long"}),
+        json.dumps(whole | {"answer": [10**400] * len(whole["answer"])}),
         "",
         "[]",
         "{}",
         json.dumps({"timings": [{"x": 1}]}),
         json.dumps({"timings": []}),
-        json.dumps({"timings": [], "variants": {"fp32": "?"}}),
-        json.dumps({"timings": [], "variants": {"fp32": "plain"}, "preferred": "bf16"}),
     ):
         file.write_text(damaged)
         assert not _tuner(service).recall(model)
+        file.with_suffix(".damaged").unlink()  # it is set aside
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"variants": {"fp32": "?"}},
+        {"variants": {"fp32": "plain"}, "preferred": "bf16"},
+        {"variants": {"fp32": "plain", "fp16": "half"}},
+    ],
+)
+def test_what_the_network_does_not_run_in_here_is_measured_anew(service, tmp_path, monkeypatch, other):
+    model, tuner = service.store.get("tiny"), _tuner(service)
+    tuner.measure(model, threading.Event())
+    (file,) = tmp_path.glob("measured-*.json")
+    file.write_text(json.dumps({"answer": json.loads(file.read_text())["answer"]} | other))
+
+    def offered(module, x, precision):
+        if precision == "fp16":
+            raise InvalidParameter.at("/precision", "this network cannot run in fp16")
+        return candidates(module, x, precision)
+
+    monkeypatch.setattr("service.tuning.tuner.candidates", offered)
+    assert not _tuner(service).recall(model)
+    assert file.exists()
 
 
 def test_a_way_that_fails_or_does_not_fit_is_left_out(service, monkeypatch):
