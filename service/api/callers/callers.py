@@ -133,7 +133,10 @@ class Callers:
 
 
 def _address(hop: str) -> str | None:
-    """Return the address of a hop, which may have a port; None where it is none."""
+    """Return the address of a hop, which may have a port; None where it is none.
+
+    One with a zone (RFC 4007) is none that a caller has: it means something on the proxy alone, and is of any length.
+    """
     text = hop.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -142,6 +145,8 @@ def _address(hop: str) -> str | None:
     try:
         address = ip_address(text)
     except ValueError:
+        return None
+    if getattr(address, "scope_id", None) is not None:
         return None
     mapped = getattr(address, "ipv4_mapped", None)
     return str(mapped or address)
