@@ -42,7 +42,7 @@ from service.models.choice import chosen
 from service.pipeline import Pipeline
 from service.process import leave_cores_to_the_device
 from service.sanity.verifier import Verifier
-from service.settings import BATCH_MIB, BATCH_MS, TRACES, Settings, loopback, unknown
+from service.settings import BATCH_MIB, BATCH_MS, TRACES, Settings, loopback, secret, unknown
 from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
@@ -158,8 +158,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     """Return the application. Models load in the background once it starts, so that liveness answers at once."""
     settings = settings or Settings()
     for mistake in unknown(os.environ):
-        if "KEY" in mistake.partition(" ")[0]:
-            raise CatalogError(f"{mistake}; without it the server would be open to everybody")
+        if secret(mistake.partition(" ")[0]):
+            raise CatalogError(
+                f"{mistake}; without keys the server would be open to everybody: name them in HEATLENS_API_KEYS or "
+                "HEATLENS_API_KEYS_FILE, and unset this one"
+            )
         log.warning("%s", mistake)
     under = f"{settings.root_path}/"
     own = [path for path in (*routes.paths(), *(f"/{first}" for first in FIRST)) if f"{path}/".startswith(under)]

@@ -3,6 +3,9 @@
 It is read from environment variables `HEATLENS_...`; options of the command line win over them.
 """
 
+import difflib
+import re
+import socket
 from collections.abc import Container, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -22,6 +25,12 @@ BATCH_MIB = {"cpu": 144, "cuda": 8192, "xpu": 4096, "mps": 1024}
 TRACES = {"cpu": 2, "cuda": 1, "xpu": 1, "mps": 1}
 _DEVICE = r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$"
 EMBEDDED_MODELS = ("efficientnet-lite0", "lesion-count")
+
+
+_HOST = re.compile(r"\*|[A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]")  # as a request's `Host` has it, without its port
+# What Kubernetes tells every container of a service that is called as ours, or begins so.
+_LINKS = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?$")
+_SECRETS = re.compile("KEY|TOKEN|SECRET|PASSW|AUTH|CREDENTIAL|BEARER|^API$")
 
 
 class Pictures(BaseSettings):
@@ -276,6 +285,31 @@ class Settings(Pictures):
     def _split(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
+    @field_validator("catalog", "models", "api_keys_file", "cache_dir", "tuned_dir", mode="before")
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("it is set and empty, which would be the current folder; name a path, or unset it")
+        return value
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.replace(",", " ").split():
+            raise ValueError("it is set and holds no name; name the hosts, or * for any, or unset it")
+        return value
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _HOST.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is no name that a request may call a server by; write example.org, 10.0.0.1 or [::1], "
+                    "without scheme, port and path, or * alone for any"
+                )
+        return value
+
     @field_validator("trusted_proxies")
     @classmethod
     def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -304,18 +338,31 @@ class Settings(Pictures):
 
 
 def loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Whether an address, or all that a name stands for, is reached from this machine alone."""
+    if host.lower().rstrip(".") == "localhost":
+        return True
     try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        found = {ip_address(at[4][0]) for at in socket.getaddrinfo(host, None)}
+    except (OSError, ValueError):  # nobody can listen there
+        return False
+    return all((getattr(one, "ipv4_mapped", None) or one).is_loopback for one in found)
 
 
 def unknown(names: Iterable[str]) -> list[str]:
     """Return a sentence for each environment variable that looks like a setting and is none."""
-    prefix, known = "HEATLENS_", [f"HEATLENS_{name.upper()}" for name in Settings.model_fields]
-    wrong = sorted({name.upper() for name in names if name.upper().startswith(prefix)} - set(known))
+    known = [f"HEATLENS_{name.upper()}" for name in Settings.model_fields]
+    ours = {name.upper() for name in names if name.upper().replace("_", "").startswith("HEATLENS")}
+    wrong = sorted(name for name in ours - set(known) if not _LINKS.search(name))
     return [f"{name} is no setting and has no effect{did_you_mean(name, known)}" for name in wrong]
+
+
+def secret(name: str) -> bool:
+    """Whether a variable that is no setting may have been meant as one of keys."""
+    word = name.upper().replace("_", "").removeprefix("HEATLENS")
+    if word.endswith("PORT"):  # as Kubernetes writes it for a service of a longer name
+        return False
+    near = difflib.get_close_matches(word, ("APIKEYS", "APIKEYSFILE", "KEYS"), cutoff=0.7)
+    return bool(near or _SECRETS.search(word))
 
 
 def wrong(error: ValidationError, options: Container[str]) -> str:

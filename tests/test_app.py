@@ -102,8 +102,14 @@ def test_a_setting_without_a_key_ends_the_start(monkeypatch, keys):
         create_app(Settings(catalog=CATALOG))
 
 
-@pytest.mark.parametrize("name", ["HEATLENS_API_KEY", "HEATLENS_APIKEYS_FILE", "HEATLENS_KEYS"])
-def test_a_misspelt_setting_of_keys_ends_the_start(monkeypatch, name):
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("HEATLENS_API_KEY", "HEATLENS_APIKEYS_FILE", "HEATLENS_KEYS", "HEATLENSAPI_KEYS", "HEATLENS_KYES"),
+        *("HEATLENS_API_KYES", "HEATLENS_API_KES", "HEATLENS_API_TOKEN", "HEATLENS_AUTH", "HEATLENS_PASSWORD"),
+    ],
+)
+def test_what_may_be_meant_as_keys_and_is_no_setting_ends_the_start(monkeypatch, name):
     monkeypatch.setenv(name, "one")
     with pytest.raises(CatalogError, match=f"{name} is no setting.*open to everybody"):
         create_app(Settings(catalog=CATALOG))
@@ -122,6 +128,13 @@ def test_a_misspelt_setting_of_keys_ends_the_start(monkeypatch, name):
 def test_a_server_that_everybody_reaches_without_keys_is_warned_of(caplog, host, keys, warned):
     create_app(Settings(catalog=CATALOG, host=host, **({"api_keys": keys} if keys else {})))
     assert ("without keys" in caplog.text) is warned
+
+
+@pytest.mark.parametrize("name", ["HEATLENS_MAX_WAITNG_PASSES", "HEATLENS_API_URL", "HEATLENS_API_PORT"])
+def test_what_is_no_setting_is_warned_of(monkeypatch, caplog, name):
+    monkeypatch.setenv(name, "one")
+    create_app(Settings(catalog=CATALOG))
+    assert f"{name} is no setting" in caplog.text
 
 
 @pytest.mark.parametrize("off", [{}, {"verify": False}, {"tune": False}])

@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import re
+import socket
 import threading
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import SecretStr, ValidationError
 
 from service.client.wire import Request
 from service.engine.scheduler.estimate.ledger import SMALL_PASSES
-from service.settings import Settings, unknown
+from service.settings import Settings, secret, unknown
 
 ROOT = Path(__file__).parent.parent
 FIELDS = Settings.model_fields
@@ -32,6 +33,7 @@ def test_every_variable_that_is_named_exists():
         assert named <= {f"HEATLENS_{name.upper()}" for name in FIELDS}, path
 
 
+LOCAL = {"localhost", "127.0.0.1", "[::1]"}
 NO_BOUNDS = {
     "codec_processes",
     "otel",
@@ -78,18 +80,50 @@ def test_names_tell_units():
 @pytest.mark.parametrize(
     ("host", "allowed", "hosts"),
     [
-        ("127.0.0.1", "", {"localhost", "127.0.0.1", "[::1]"}),
-        ("::1", "", {"localhost", "127.0.0.1", "[::1]"}),
-        ("localhost", "", {"localhost", "127.0.0.1", "[::1]"}),
-        ("127.0.0.2", "", {"localhost", "127.0.0.1", "[::1]", "127.0.0.2"}),
-        ("0.0.0.0", "", set()),
-        ("heat.example", "", set()),
+        ("127.0.0.1", None, LOCAL),
+        ("::1", None, LOCAL),
+        ("localhost", None, LOCAL),
+        ("LOCALHOST", None, LOCAL),
+        ("localhost.", None, LOCAL | {"localhost."}),
+        ("127.0.0.2", None, LOCAL | {"127.0.0.2"}),
+        ("127.1", None, LOCAL | {"127.1"}),
+        ("::ffff:127.0.0.1", None, LOCAL | {"[::ffff:127.0.0.1]"}),
+        ("here.example", None, LOCAL | {"here.example"}),
+        ("0.0.0.0", None, set()),
+        ("::ffff:10.0.0.1", None, set()),
+        ("both.example", None, set()),
+        ("heat.example", None, set()),
         ("0.0.0.0", "Heat.example, other", {"heat.example", "other"}),
         ("127.0.0.1", "*", set()),
     ],
 )
-def test_the_names_that_a_server_may_be_called_by(host, allowed, hosts):
-    assert Settings(host=host, allowed_hosts=allowed).hosts == hosts
+def test_the_names_that_a_server_may_be_called_by(monkeypatch, host, allowed, hosts):
+    monkeypatch.setattr(socket, "getaddrinfo", _resolved)
+    assert Settings(host=host, **({} if allowed is None else {"allowed_hosts": allowed})).hosts == hosts
+
+
+def _resolved(host, port, there=socket.getaddrinfo):
+    """Names without a network."""
+    if not host.endswith(".example"):
+        return there(host, port, flags=socket.AI_NUMERICHOST)
+    known = {"here.example": ("127.0.1.1", "::1"), "both.example": ("127.0.0.1", "10.0.0.1")}
+    if host not in known:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return [(None, None, None, "", (address, 0)) for address in known[host]]
+
+
+@pytest.mark.parametrize("allowed", ["", " , ", "example.org:8000", "*.example.org", "http://a.org", "::1", "a/b"])
+def test_names_that_no_request_can_have_are_refused(allowed):
+    """No name at all would allow any, and one that none can have would shut out all."""
+    with pytest.raises(ValidationError, match=r"allowed_hosts[\s\S]*(write example.org|unset it)"):
+        Settings(allowed_hosts=allowed)
+
+
+@pytest.mark.parametrize("name", [name for name, info in FIELDS.items() if "Path" in str(info.annotation)])
+def test_an_empty_path_is_not_the_current_folder(monkeypatch, name):
+    monkeypatch.setenv(f"HEATLENS_{name.upper()}", "")
+    with pytest.raises(ValidationError, match="set and empty"):
+        Settings()
 
 
 @pytest.mark.parametrize(
@@ -146,3 +180,20 @@ def test_a_variable_that_is_no_setting_is_named():
     (line,) = unknown(["HEATLENS_MAX_WAITNG_PASSES", "HEATLENS_TUNE"])
     assert "HEATLENS_MAX_WAITNG_PASSES" in line
     assert "did you mean 'HEATLENS_MAX_WAITING_PASSES'?" in line
+    assert [line.split()[0] for line in unknown(["HEATLENSAPI_KEYS", "HEAT_LENS_TUNE"])] == [
+        "HEATLENSAPI_KEYS",
+        "HEAT_LENS_TUNE",
+    ]
+
+
+def test_what_kubernetes_writes_of_a_service_is_no_mistake():
+    ends = (
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_HTTP",
+        "PORT_8000_TCP",
+        "PORT_80_UDP_ADDR",
+        "PORT_80_TCP_PORT",
+    )
+    assert unknown(f"HEATLENS{name}_{end}" for name in ("", "_API", "_AUTH", "2") for end in ends) == []
+    assert not secret("HEATLENS_AUTH_PORT")
