@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from service.engine.network.capture import install
+from service.engine.network.forms.adapted import prepared
+from service.engine.network.proofs.answering import Answering
+from service.engine.network.proofs.checks import Checks, state
 from service.errors import CatalogError
 from service.images import prepare, to_input
 from service.models.catalogue import read_catalog, requested
@@ -281,3 +285,40 @@ def test_in_a_catalogue(folder: Path) -> None:
     spec = read_catalog(folder.parent / "catalog.toml")[0]["m"]
     assert (spec.transform.fit, spec.transform.mean, spec.transform.resize) == ("crop", (0.4, 0.4, 0.4), 64)
     assert np.all(spec.labels == tuple(LABELS.values()))
+
+
+SEGMENTERS = {
+    "Segformer": {
+        "hidden_sizes": [8, 8, 8, 8],
+        "depths": [1, 1, 1, 1],
+        "num_attention_heads": [1, 1, 1, 1],
+        "decoder_hidden_size": 8,
+    },
+    "Beit": {
+        "image_size": 32,
+        "patch_size": 16,
+        "hidden_size": 8,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+        "out_indices": [1, 2, 3, 4],
+        "use_auxiliary_head": False,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SEGMENTERS)
+def test_hooks_that_the_library_adds_at_a_first_forward_are_added_once(tmp_path: Path, kind: str) -> None:
+    config = getattr(transformers, f"{kind}Config")(id2label=LABELS, initializer_range=0.5, **SEGMENTERS[kind])
+    torch.manual_seed(0)
+    made = getattr(transformers, f"{kind}ForSemanticSegmentation")(config).eval()
+    made.save_pretrained(tmp_path)
+    transformers.SegformerImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    spec = asked(str(tmp_path))
+    network, _ = prepared(spec.build(), torch.device("cpu"), spec.name)
+    install(network)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    answering = Answering(spec, network, x, Checks(spec.name))
+    answering.first(state(network))
+    with torch.no_grad():
+        torch.testing.assert_close(answering.adapted()(x), made(x).logits, atol=1e-4, rtol=1e-4)

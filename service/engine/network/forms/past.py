@@ -12,12 +12,14 @@ from service.models.networks import holding
 from service.models.networks.forms import BlackBox
 
 _EVERY = frozenset(nn.Module().__dict__)  # attributes that each module has, whatever it is
+# Of these, the tables: of hooks, parts and weights, to which a first forward may add, and set a flag that it has.
+_TABLES = [key for key, value in nn.Module().__dict__.items() if isinstance(value, dict | set) and key != "_buffers"]
 _CONTAINERS = (dict, OrderedDict, defaultdict, list, set, deque)
 _PLAIN = (bool, int, float, str)
 
 
 class Past:
-    """A network's buffers and other attributes, as they are when this is made.
+    """A network's buffers, other attributes, hooks and parts, as they are when this is made.
 
     What lies in objects that are no modules, or deeper than in a list or a dictionary, is not seen.
     """
@@ -30,6 +32,13 @@ class Past:
             for path, module in holding.modules(network)
             if not isinstance(module, torch.jit.ScriptModule)
             for holder in (module.__dict__, module._buffers)
+        ]
+        self._tables = [
+            (table, copy.copy(table))
+            for _, module in holding.modules(network)
+            if not isinstance(module, torch.jit.ScriptModule)
+            for table in map(module.__dict__.get, _TABLES)
+            if type(table) in _CONTAINERS
         ]
         # Of what is compiled, whose tensors never become others.
         self._compiled = [(name, value, _copied(value)) for name, value in _buffers_inside(network)]
@@ -52,6 +61,8 @@ class Past:
                 del holder[key]
             for key, (value, copied) in before.items():
                 holder[key] = _restored(value, copied)
+        for table, copied in self._tables:
+            _restored(table, copied)
         for _, value, copied in self._compiled:
             _restored(value, copied)
 

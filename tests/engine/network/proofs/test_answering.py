@@ -1,5 +1,7 @@
 """The form in which a network has to be run is found by running it."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -136,3 +138,30 @@ def test_what_depends_on_no_picture_may_be_kept() -> None:
     _, raw = answering.first(state(answering.network))
     torch.testing.assert_close(raw, answering.network(answering.rows))
     assert answering.network.kept is not None
+
+
+class Begins(Keeps):
+    """A network that makes itself ready in its first forward, once."""
+
+    def forward(self, x):
+        if self.kept is None:
+            self.kept = torch.ones(1)
+            if self.how == "a hook":
+                self.inner.register_forward_hook(lambda _module, _x, y: y * 2)
+            elif self.how == "a hook before, with names":
+                self.inner.register_forward_pre_hook(lambda _module, x, names: ((x[0] * 2,), names), with_kwargs=True)
+            elif self.how == "a part":
+                self.inner.add_module(str(len(self.inner)), nn.Softplus())
+            elif self.how == "other weights":
+                self.inner[-1].weight = nn.Parameter(self.inner[-1].weight * 2, requires_grad=False)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("how", ["a hook", "a hook before, with names", "a part", "other weights"])
+def test_what_a_first_forward_adds_once_is_added_once(how) -> None:
+    expected = Begins(how).eval()(PICTURES)
+    answering = _answering(Begins(how))
+    _, raw = answering.first(state(answering.network))
+    torch.testing.assert_close(raw, answering.network(answering.rows))
+    torch.testing.assert_close(answering.network(PICTURES), expected)
+    assert any(isinstance(hook, partial) for hook in answering.network.inner._forward_hooks.values())  # recording
