@@ -334,6 +334,32 @@ def film() -> nn.Module:
     return Film()
 
 
+class CastsBack(Small):
+    """Casts to the type that its weights, or some of them, were made in."""
+
+    def __init__(self, dtype: torch.dtype, *, part: bool) -> None:
+        super().__init__()
+        self.dtype, self.part = dtype, part
+        (self.fc if part else self).to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.part:
+            x = x.to(self.dtype)
+        return self.fc(self.gap(self.features(x)).flatten(1).to(self.dtype))
+
+
+def casts_to_double() -> nn.Module:
+    return CastsBack(torch.float64, part=False)
+
+
+def casts_to_bfloat16() -> nn.Module:
+    return CastsBack(torch.bfloat16, part=False)
+
+
+def casts_to_half_for_its_head() -> nn.Module:
+    return CastsBack(torch.float16, part=True)
+
+
 class Casts(Small):
     """Computes in half precision whatever it is given."""
 

@@ -17,7 +17,7 @@ from service.errors import CatalogError
 from service.models.networks import holding
 
 _WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
-_LESS = (torch.float16, torch.bfloat16, torch.float64)
+LESS = (torch.float16, torch.bfloat16, torch.float64)  # types that become float32
 
 
 class BlackBox(holding.Sealed):
@@ -106,7 +106,7 @@ def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
     network = plain
     _check_weights(network, name)
     tensors = holding.tensors(network).values()
-    if kinds := sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.dtype in _LESS}):
+    if kinds := sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.dtype in LESS}):
         holding.cast(network, torch.float32)
         said.append(f"its {' and '.join(kinds)} weights are computed with in float32")
     raised, training = holding.evaluating(network)

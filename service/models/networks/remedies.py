@@ -7,17 +7,22 @@ given that.
 import copy
 import inspect
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from service.errors import CatalogError
 from service.images import Transform
 from service.models.networks import holding
-from service.models.networks.forms import BlackBox
+from service.models.networks.forms import LESS, BlackBox
 
+_NOT_THEIRS = Path(torch.__file__).parent, Path(__file__).parents[2]  # folders of nobody's networks
 _PATIENCE_S = 20.0
 # Parts of what PyTorch raises where there is no such device, or tensors of two of them meet.
 _ELSEWHERE = ("NVIDIA driver", "not compiled with CUDA", "No CUDA GPUs", "on the same device", "No HIP GPUs")
@@ -76,6 +81,8 @@ def _reason(given: Tensor, network: nn.Module, error: BaseException) -> str:
         )
     if doubled := _doubled(given, network):
         return doubled
+    if cast := _cast(given, network):
+        return cast
     if around := _around(given, network):
         return around
     started = time.monotonic()
@@ -103,6 +110,43 @@ def _doubled(given: Tensor, network: nn.Module) -> str | None:
     if _tried(copied, given) is not None:
         return None
     return f"it keeps {names[0]!r} in float64, as NumPy makes numbers, and computes in float32; keep it in float32"
+
+
+class _Uncast(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lets a forward's casts to other floating-point types be none, and keeps to which one the first was, and where."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.first: str | None = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Make the call; a cast gets another type."""
+        kwargs = kwargs or {}
+        dtype = kwargs.get("dtype")
+        if func is torch.ops.aten._to_copy.default and dtype in LESS and args[0].dtype == torch.float32:
+            self.first = self.first or str(dtype).removeprefix("torch.") + _line()
+            kwargs = {**kwargs, "dtype": torch.float32}
+        return func(*args, **kwargs)
+
+
+def _line() -> str:
+    """Return which line of a network's own is being run; nothing where none is."""
+    inner = takewhile(lambda frame: frame.name != "_tried", reversed(traceback.extract_stack()))
+    own = (frame for frame in inner if not any(folder in Path(frame.filename).parents for folder in _NOT_THEIRS))
+    place = next(own, None)
+    return f" in {Path(place.filename).name}, line {place.lineno}: {place.line}" if place else ""
+
+
+def _cast(given: Tensor, network: nn.Module) -> str | None:
+    """Return where a network casts to another type, as that of its weights was, if it answers without."""
+    with _Uncast() as uncast:
+        raised = _tried(network, given)
+    if raised is not None or uncast.first is None:
+        return None
+    return (
+        f"its weights are served in float32, and its forward casts to {uncast.first}; leave that cast out, or cast to "
+        "the type that its weights have"
+    )
 
 
 def _rows(given: Tensor, network: nn.Module) -> str | None:
