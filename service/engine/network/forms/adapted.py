@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from service.engine.network.endings.seen import Cut, Taken
 from service.engine.network.forms.failures import NoAnswer
 from service.engine.network.forms.outlet import Outlet, shaped
+from service.models.networks.enclosed import items, put, reached
 from service.models.networks.forms import BlackBox, served
 from service.models.networks.holding import Around, apply, attributes, modules, moved
 
@@ -139,6 +140,11 @@ def usable(network: nn.Module) -> bool:
     for holder, key, value in list(attributes(network)):
         if value.is_inference():
             holder[key], keeps = value.clone(), True
+    for _, inside in list(reached(network)):
+        for key, value in items(inside):
+            if isinstance(value, Tensor) and value.is_inference():
+                put(inside, key, value.clone())
+                keeps = True
     return keeps
 
 

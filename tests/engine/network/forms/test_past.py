@@ -1,7 +1,11 @@
 """What a network keeps is found wherever modules keep things, and can be put back."""
 
 from collections import deque
+from functools import partial
+from types import SimpleNamespace
+from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -54,6 +58,92 @@ def test_a_change_is_found_and_put_back(name) -> None:
     assert len(holder.queue) == 2
 
 
+FIRST, SEEN = [None], None
+
+
+class Object:
+    def __init__(self) -> None:
+        self.value, self.deeper = None, {"there": [{}]}
+
+    def keep(self, x) -> None:
+        self.value = x
+
+
+class Beside(nn.Module):
+    """Keeps what it is given, beside itself."""
+
+    seen: ClassVar = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.object, self.space = Object(), SimpleNamespace(n=0)
+        self.table = {"inner": {}, "tensors": (torch.zeros(1),)}
+        self.array = {"a": np.zeros(1)}
+        self.again = self.object.itself = self.object
+        held, first = {}, None
+
+        def into_a_cell(x) -> None:
+            nonlocal first
+            first = x
+
+        self.into_a_cell, self.into_a_closure = into_a_cell, lambda x: held.update(x=x)
+        self.partial = partial(lambda x, held: held.append(x), held=[])
+        self.bound = Object().keep
+
+    def into_a_default(self, x, held=[]) -> None:  # noqa: B006
+        held.append(x)
+
+    def into_a_global(self, x) -> None:
+        FIRST[0] = x
+
+    def renamed(self, x) -> None:
+        global SEEN
+        SEEN = x
+
+
+BESIDE = {
+    "an object": (lambda net, x: setattr(net.object, "value", x), "object"),
+    "in an object": (lambda net, x: net.object.deeper["there"][0].update(x=x), "object.deeper.there.0"),
+    "a namespace": (lambda net, x: setattr(net.space, "n", net.space.n + 1), "space"),
+    "a table in a table": (lambda net, x: net.table["inner"].update(x=x), "table.inner"),
+    "a tensor in a tuple": (lambda net, x: net.table["tensors"][0].add_(x), "table.tensors.0"),
+    "an array": (lambda net, x: net.array["a"].fill(float(x)), "array.a"),
+    "a cell": (lambda net, x: net.into_a_cell(x), "into_a_cell.first"),
+    "a closure": (lambda net, x: net.into_a_closure(x), "into_a_closure.held"),
+    "a partial": (lambda net, x: net.partial(x), "partial.keywords.held"),
+    "a bound object": (lambda net, x: net.bound(x), "bound.self"),
+    "a default": (lambda net, x: net.into_a_default(x), "Beside.into_a_default.defaults.0"),
+    "a class's": (lambda net, x: net.seen.update(x=x), "Beside.seen"),
+    "a global": (lambda net, x: net.into_a_global(x), "Beside.into_a_global.FIRST"),
+    "a global's name": (lambda net, x: net.renamed(x), "Beside.renamed.SEEN"),
+}
+
+
+@pytest.mark.parametrize("where", BESIDE)
+def test_what_is_kept_in_objects_and_functions_is_found_and_put_back(where) -> None:
+    network = Beside()
+    change, address = BESIDE[where]
+    past = Past(network)
+    assert past.changed() is None
+    change(network, torch.ones(1))
+    assert past.changed() == address
+    past.restore()
+    assert past.changed() is None
+    change(network, torch.ones(1))
+    assert past.changed() == address
+    past.restore()
+
+
+def test_what_is_equal_or_of_a_library_is_no_change() -> None:
+    network = Beside()
+    network.config, network.rate = type("Config", (), {"__module__": "transformers.x"})(), Object()
+    network.rate.value = 1e9
+    past = Past(network)
+    network.config.steps, network.rate.value = 1, float("1e9")
+    network.object.deeper = network.object.deeper
+    assert past.changed() is None
+
+
 def test_the_same_again_is_no_change() -> None:
     holder = Holder()
     past = Past(holder)
@@ -63,12 +153,13 @@ def test_the_same_again_is_no_change() -> None:
     assert past.changed() is None
 
 
-def test_more_with_each_picture_grows() -> None:
-    holder = Holder()
+@pytest.mark.parametrize("inside", [False, True])
+def test_more_with_each_picture_grows(inside) -> None:
+    holder = Beside() if inside else Holder()
     past = Past(holder)
     past.note()
     assert not past.grows
-    _append(holder)
+    holder.object.deeper["there"].append(torch.ones(1)) if inside else _append(holder)
     past.note()
     assert past.grows
     past.note()

@@ -1,13 +1,14 @@
 """The form in which a network has to be run is found by running it."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from service.engine.network.capture import install
-from service.engine.network.forms.adapted import Adapted
+from service.engine.network.forms.adapted import Adapted, usable
 from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.checks import Checks, Refused, state
 from service.images import Transform
@@ -138,6 +139,72 @@ def test_what_depends_on_no_picture_may_be_kept() -> None:
     _, raw = answering.first(state(answering.network))
     torch.testing.assert_close(raw, answering.network(answering.rows))
     assert answering.network.kept is not None
+
+
+FIRST = []
+
+
+class KeepsBeside(nn.Module):
+    """Takes off what the first picture's mean was, kept elsewhere than in an attribute."""
+
+    def __init__(self, where) -> None:
+        super().__init__()
+        self.inner, self.where = tiny.classifier(), where
+        self.object, self.table, held = SimpleNamespace(listed=[]), {"deeper": ([],)}, []
+        self.enclosed = lambda: held
+
+    def forward(self, x):
+        held = {
+            "an object": self.object.listed,
+            "a table": self.table["deeper"][0],
+            "a function": self.enclosed(),
+            "a global": FIRST,
+        }[self.where]
+        if not held:
+            held.append(x.mean().detach() + 1)
+        return self.inner(x - held[0])
+
+
+@pytest.mark.parametrize(
+    ("where", "named"),
+    [
+        ("an object", "object.listed"),
+        ("a table", "table.deeper.0"),
+        ("a function", "enclosed.held"),
+        ("a global", "KeepsBeside.forward.FIRST"),
+    ],
+)
+def test_what_is_kept_of_pictures_beside_the_network_is_refused(where, named) -> None:
+    FIRST.clear()
+    answering = _answering(KeepsBeside(where))
+    with pytest.raises(Refused, match=rf"depends on those before it, by \d+% .*it keeps '{named}'"):
+        answering.first(state(answering.network))
+
+
+class Averages(nn.Module):
+    """Keeps a running mean in an object, which hardly moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.seen = tiny.classifier(), SimpleNamespace(mean=torch.zeros(1), count=0)
+
+    def forward(self, x):
+        self.seen.count += 1
+        self.seen.mean = self.seen.mean.lerp(x.mean().detach(), 1e-6)
+        return self.inner(x - self.seen.mean)
+
+
+def test_what_an_object_keeps_of_a_forward_can_be_used_with_gradients() -> None:
+    answering = _answering(Averages())
+    answering.first(state(answering.network))
+    assert answering.keeps
+    assert answering.past.counting == "seen.count"
+    assert answering.watched() is not None
+    with torch.inference_mode():
+        answering.run(PICTURES)
+    assert usable(answering.network)
+    assert not usable(answering.network)
+    assert answering.watched() is not None
 
 
 class Begins(Keeps):
