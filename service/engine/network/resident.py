@@ -1,7 +1,7 @@
 """A network resident on a device."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -14,11 +14,13 @@ from service.engine.network.capture import install, uninstall
 from service.engine.network.examine import examine, probe_pictures
 from service.engine.network.forms.adapted import compiles
 from service.engine.network.forms.failures import answered, checked
+from service.engine.network.forms.sizes import Sizes, rows_of, traces_of
 from service.engine.network.memory import TraceBytes
 from service.engine.network.proofs import devices
+from service.engine.network.proofs.checks import ALONE
 from service.engine.network.tails.tails import Tails
 from service.engine.network.trace import trace_parts
-from service.engine.network.variants import EXACT, Variant, candidates
+from service.engine.network.variants import EXACT, ROUNDED, Variant, candidates
 from service.errors import NotApplicable
 from service.models.identity import version
 from service.models.networks.forms import served
@@ -27,6 +29,10 @@ from service.models.spec import ModelSpec
 from service.precision import Precision
 
 _PROOF_S = 10.0  # that a request waits at most; it takes its rows whole then
+_NO_PAIRS = (
+    "{} takes one picture at a time, so that none can be held against another one inside of it; use 'saliency', which "
+    "needs no second picture"
+)
 
 
 class Model:
@@ -55,11 +61,17 @@ class Model:
         self.max_batch_s = 0.25
         self.quicker = 1.0  # times as fast as in PyTorch, that whole rows are in float32
         self.preferred: Precision = "fp32"  # where a method tolerates less and nobody asked for more
+        self.sizes = Sizes(1 if self.examined.singly else None, self._tell)
+        self._table = self.facts.task.whole if self.examined.addresses.answer is None else None
         self.tails = Tails(
-            spec.name, self.module, self.examined.addresses, self.example, self._quiet, singly=self.examined.singly
+            spec.name, self.module, self.examined.addresses, self.example, self._quiet, self.sizes, self._table
         )
         self.row_bytes = self.examined.row_bytes
         self._traces = TraceBytes(self.row_bytes)
+
+    def _tell(self, line: Check) -> None:
+        """Add a line that a batch has shown."""
+        self.facts = replace(self.facts, checks=(*self.facts.checks, line))
 
     def _proved_here(self) -> Facts:
         """Return the facts, with how near the device's answers are to a processor's.
@@ -103,7 +115,14 @@ class Model:
             if precision not in self.variants:
                 self.variants[precision] = candidates(self.module, self.example(), precision)[-1]
             variant, shape = self.variants[precision], self.examined.addresses.answer
-            return answered(self.spec.name, variant.module, lambda: checked(variant(rows), len(rows), shape))
+
+            def run(pieces: Sequence[Tensor]) -> list[Tensor]:
+                x = pieces[0] if len(pieces) == 1 else torch.cat(list(pieces))
+                found = answered(self.spec.name, variant.module, lambda: checked(variant(x), len(x), shape))
+                return list(torch.split(found, [len(piece) for piece in pieces]))
+
+            kind = rows_of((precision, variant.name), self._table, ALONE if precision == "fp32" else ROUNDED)
+            return self.sizes.run(kind, [rows], run)[0]
 
     @contextmanager
     def _quiet(self) -> Iterator[None]:
@@ -132,32 +151,17 @@ class Model:
         def traced(parts: Sequence[Part]) -> list[Trace | Exception]:
             return answered(self.spec.name, network.module, lambda: trace_parts(network, addresses, parts, tracing))
 
-        def all_of_them() -> list[Trace | Exception]:
-            return [self._singly(traced, part, tracing) for part in parts] if self.examined.singly else traced(parts)
+        def run(parts: Sequence[Part]) -> list[Trace | Exception]:
+            kind = tracing, parts[0].objective is not None
+            return self._traces.counted(kind, network.module, sum(len(part.x) for part in parts), lambda: traced(parts))
 
-        kind = tracing, parts[0].objective is not None
-        return self._traces.counted(kind, network.module, sum(len(part.x) for part in parts), all_of_them)
+        if self.sizes.most == 1 and isinstance(tracing.rule, Rescale):
+            return [NotApplicable(_NO_PAIRS.format(self.facts.name)) for _ in parts]
+        return self.sizes.run(traces_of(tracing), parts, run)
 
     def trace_bytes(self, tracing: Tracing, differentiated: bool) -> int | None:
         """Return the bytes of the tensors alive for each row of a trace; None before the first one of its kind."""
         return self._traces.of((tracing, differentiated))
-
-    def _singly(
-        self, traced: Callable[[Sequence[Part]], list[Trace | Exception]], part: Part, tracing: Tracing
-    ) -> Trace | Exception:
-        """Trace a part one row at a time."""
-        if isinstance(tracing.rule, Rescale):
-            return NotApplicable(
-                f"{self.facts.name} takes one picture at a time, so that none can be held against another one inside "
-                "of it; use 'saliency', which needs no second picture"
-            )
-        pieces: list[Trace] = []
-        for i in range(len(part.x)):
-            (piece,) = traced([replace(part, x=part.x[i : i + 1], first=part.first + i)])
-            if isinstance(piece, Exception):
-                return piece
-            pieces.append(piece)
-        return Trace.joined(pieces)
 
     def trace_with(self, variant: Variant) -> bool:
         """Differentiate the default layer's maps in a copy of the network from now on; return whether it agrees.

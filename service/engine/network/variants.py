@@ -18,7 +18,7 @@ from service.models.networks import holding
 from service.precision import DTYPES, Precision
 
 EXACT = 1e-5  # largest difference of the outputs, relative to the largest output
-_ROUNDED = 0.25  # the same of fewer digits: what is above that is no rounding, but another network
+ROUNDED = 0.25  # the same of fewer digits: what is above that is no rounding, but another network
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def candidates(module: nn.Module, x: Tensor, precision: Precision) -> list[Varia
         expected = module(x)
     ways: list[Variant] = []
     # An accelerator's kernels for another layout add up in another order.
-    bound = _ROUNDED if precision != "fp32" else 10 * EXACT if on_gpu else EXACT
+    bound = ROUNDED if precision != "fp32" else 10 * EXACT if on_gpu else EXACT
     problem = "no copy of it can be made"
     for name, copied in _copies(module, x, expected):
         try:

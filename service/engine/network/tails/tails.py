@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from service.contract import Layout
 from service.engine.network.capture import ActivatedCapture, Done, recording
+from service.engine.network.forms.adapted import joined
 from service.engine.network.forms.addresses import Addresses
 from service.engine.network.forms.failures import NoAnswer, answered, checked
+from service.engine.network.forms.sizes import Kind, Sizes, maps_of
 from service.engine.network.tails.replay import Noting, Prefix, Replaying, Start
 from service.engine.network.variants import EXACT
 from service.process import out_of_memory
@@ -28,7 +30,6 @@ class Way:
     replays: bool  # what comes before the layer is not run again: one picture's is handed on
     expands: bool = False  # what goes around the layer is handed on once for each row, as not all of it broadcasts
     alone: bool = False  # nothing goes around the layer: rows of several pictures may share a batch
-    singly: bool = False  # one row at a time
 
 
 class Tails:
@@ -44,8 +45,8 @@ class Tails:
         addresses: Addresses,
         pictures: Callable[[], Tensor],
         quiet: Callable[[], AbstractContextManager[None]],
-        *,
-        singly: bool,
+        sizes: Sizes,
+        table: Callable[[Tensor], Tensor] | None,
     ) -> None:
         """Prepare.
 
@@ -55,20 +56,19 @@ class Tails:
             addresses: of its layers.
             pictures: makes two of them, (2, C, H, W), to try ways with.
             quiet: records nothing for gradients.
-            singly: whether it is run on one picture at a time.
+            sizes: how many rows it takes at once.
+            table: what answers are compared in; None: as they are.
         """
         self.name, self.module, self.addresses = name, module, addresses
         self._pictures, self._quiet = pictures, quiet
-        self._singly = singly
+        self._sizes, self._table = sizes, table
         self._ways: dict[str, Way] = {}
 
     def way(self, layer: str) -> Way:
         """Return how rows that start at a layer are run; the first time, it is found out."""
         if layer not in self._ways:
             self._ways[layer] = (
-                Way(False, singly=True)
-                if self._singly
-                else answered(self.name, self.module, lambda: self._found(layer))
+                Way(False) if self._sizes.most == 1 else answered(self.name, self.module, lambda: self._found(layer))
             )
         return self._ways[layer]
 
@@ -90,7 +90,14 @@ class Tails:
                 all of one picture.
         """
         way = self.way(layer)
-        return answered(self.name, self.module, lambda: self._outputs(layer, way, pieces))
+
+        def run(pieces: Sequence[tuple[Prefix, Tensor]]) -> list[Tensor]:
+            found = answered(self.name, self.module, lambda: self._outputs(layer, way, pieces))
+            return list(torch.split(found, [len(maps) for _, maps in pieces]))
+
+        kind: Kind[tuple[Prefix, Tensor], Tensor] = maps_of(layer, self._table)
+        found = self._sizes.run(kind, pieces, run)
+        return found[0] if len(found) == 1 else joined(found)
 
     def _outputs(self, layer: str, way: Way, pieces: Sequence[tuple[Prefix, Tensor]]) -> Tensor:
         one = pieces[0][0]
@@ -106,9 +113,7 @@ class Tails:
                 if out_of_memory(error):
                     raise
         images = torch.cat([prefix.image.expand(len(maps), *prefix.image.shape[1:]) for prefix, maps in pieces])
-        if not way.singly:
-            return self._whole(layer, images, rows)
-        return torch.cat([self._whole(layer, images[i : i + 1], rows[i : i + 1]) for i in range(len(rows))])
+        return self._whole(layer, images, rows)
 
     def _prefix(self, layer: str, image: Tensor, noting: Noting | None) -> Prefix:
         met: list[Prefix] = []

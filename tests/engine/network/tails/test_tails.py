@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from service.contract import At, Rows, Tracing
 from service.engine.network.capture import uninstall
+from service.engine.network.forms.sizes import Sizes
 from service.engine.network.tails.replay import AnotherWay
 from service.engine.network.tails.tails import Tails, Way
 from service.engine.network.variants import EXACT
@@ -184,14 +185,17 @@ def test_what_is_before_the_layer_is_run_once_a_picture(small):
 def test_a_network_that_is_run_on_one_picture_at_a_time(small):
     subject, x = small(tiny.classifier), tiny_input()
     model = subject.model
-    tails = Tails("one", model.module, model.examined.addresses, model.example, nullcontext, singly=True)
-    assert tails.way("conv2") == Way(False, singly=True)
+    told = []
+    sizes = Sizes(1, told.append)
+    tails = Tails("one", model.module, model.examined.addresses, model.example, nullcontext, sizes, None)
+    assert tails.way("conv2") == Way(False)
     rows = at(subject, "conv2", x)
-    sizes = []
-    hook = model.modules["fc"].register_forward_hook(lambda _, given, __: sizes.append(len(given[0])))
+    met = []
+    hook = model.modules["fc"].register_forward_hook(lambda _, given, __: met.append(len(given[0])))
     found = tails.outputs("conv2", [(tails.prefix("conv2", x), rows.build(0, ROWS))])
     hook.remove()
-    assert sizes == [1] * ROWS
+    assert met == [1] * ROWS
+    assert told == []
     assert_equal(found, plainly(subject, rows))
 
 
