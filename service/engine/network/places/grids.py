@@ -20,6 +20,8 @@ Place = tuple[int, int]
 SQUARES: tuple[Place, ...] = ((1, 1), (1, 6), (6, 1), (6, 6), (2, 4), (4, 2))  # row and column, of 8 x 8
 CELLS = 8
 _AGREEING = 5  # squares at whose place an output has to change most
+_SOME = 3  # the same, where an output changes everywhere: chance has that in one of a hundred
+_LEAST = 1e-2  # of the largest change: cells that change less say nothing
 _ROUNDINGS = tuple(c / 8 for c in range(8, -25, -1))  # of patches side by side, padded, and of overlapping ones
 _PROPORTION = 0.7  # largest logarithm of a grid's proportions over the picture's: about twice as wide, or half
 _ENOUGH = 24  # places on an axis, three of them in a square: the others of large maps are looked at where these fail
@@ -115,6 +117,28 @@ def turned(maps: Tensor) -> bool:
     return any(_miss(places, (height, width), squares=squares) is not None for squares in turns[1:])
 
 
+def scattered(maps: Tensor) -> bool:
+    """Whether maps (N, C, h, w) of `changed` pictures, in which no grid was found, are none of the picture's places.
+
+    Behind a gate by all of the picture each cell changes with each square, and in each channel alike, whichever it is.
+    What a square changes beside that still lies at its place; of frequencies, or of places that are sorted or shuffled,
+    it lies anywhere.
+    """
+    height, width = maps.shape[2:]
+    if min(height, width) < FINE or len(maps) <= len(SQUARES):
+        return False
+    seen = maps[: 1 + len(SQUARES)].flatten(2).float()
+    d = seen[1:] - seen[:1]  # (6, C, places)
+    d -= d.mean(2, keepdim=True)
+    others = d.sum(0) - d
+    share = (d * others).sum(2, keepdim=True) / others.square().sum(2, keepdim=True).clamp(min=1e-30)
+    places = (d - share * others).abs_().sum(1)  # (6, places)
+    usual = places.mean(0)
+    if not usual.any():
+        return False  # it does not look at the picture at all
+    return _miss(places / (usual + _LEAST * usual.max()), (height, width), agreeing=_SOME) is None
+
+
 def _adds_up(maps: Tensor) -> bool:
     return maps.shape[3] > 1 and bool((maps >= 0).all() and ((maps.sum(3) - 1).abs() < _ADDS_UP).all())
 
@@ -193,7 +217,9 @@ def _of_patches(grid: Place, size: tuple[int, int]) -> bool:
     return False
 
 
-def _miss(places: Tensor, grid: Place, step: int = 1, squares: Sequence[Place] = SQUARES) -> float | None:
+def _miss(
+    places: Tensor, grid: Place, step: int = 1, squares: Sequence[Place] = SQUARES, agreeing: int = _AGREEING
+) -> float | None:
     """Return how far off the largest changes are, in shares of the picture; None where too many are off.
 
     Args:
@@ -201,6 +227,7 @@ def _miss(places: Tensor, grid: Place, step: int = 1, squares: Sequence[Place] =
         grid: height and width of all of them.
         step: between places.
         squares: where they should be.
+        agreeing: how many of them have to be.
     """
     (height, width), across = grid, -(-grid[1] // step)
     peaks = places.argmax(1).tolist()
@@ -212,7 +239,7 @@ def _miss(places: Tensor, grid: Place, step: int = 1, squares: Sequence[Place] =
         for peak, (i, j) in zip(peaks, squares, strict=True)
     ]
     near = 1 / CELLS + 0.5 * step / min(height, width)
-    return sum(far) if sum(one <= near for one in far) >= _AGREEING else None
+    return sum(far) if sum(one <= near for one in far) >= agreeing else None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A network's layers: their addresses, where the picture's places are in what they answer, and the default one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -87,13 +87,11 @@ def find_layers(
     weighted = _weighted(answering.network)
     found = Layers(repeated=repeated)
     candidates: list[Candidate] = []
-    counts: dict[str, int] = {}
     before = 0  # places of the layer before
     elsewhere = moved(changes.calls, watched, gradients)
     calls = [_unplaced(call) if i in elsewhere else call for i, call in enumerate(changes.calls)]
-    placed, rows = _placed(calls), 1 if answering.singly else len(answering.rows)
+    growing, rows = _growing(calls, other), 1 if answering.singly else len(answering.rows)
     for i, (name, call) in enumerate(zip(names, calls, strict=True)):
-        counts[call.path] = counts.get(call.path, 0) + 1
         seen = watched.calls[i] if watched is not None else call
         gradient = gradients[i] if gradients else None
         fold = _fold(call, watched.leaves[i], rows) if watched is not None else None
@@ -101,10 +99,7 @@ def find_layers(
             call = call.turned if fold == _SECOND else replace(call, layout=None, pooled=None)
             gradient = gradient.transpose(0, 1) if fold == _SECOND and gradient is not None else gradient
         found.gradients.append(gradient)
-        grows = call.aligned and follows(call.shape, other.get(f"{call.path}#{counts[call.path]}"))
-        if not other and call.aligned and isinstance(call.module, _MAPS) and len(call.shape) == 3:
-            grows = call.shape[1] == call.shape[2] > 1  # what it is like, where no other size can show it
-        grows = grows and placed and not call.elsewhere
+        grows = i in growing
         layout = Layout("chw", (call.shape[1], call.shape[2])) if grows else call.layout
         unknown = gradients is None and watched is not None
         found.infos[name] = _info(name, call, seen, layout, unknown or gradient is not None)
@@ -147,6 +142,34 @@ def find_layers(
     if found.default is not None and (watched is None or not watched.projects(names.index(found.default))):
         found.infos[found.default] = replace(found.infos[found.default], projects=False)
     return found
+
+
+def _growing(calls: Sequence[Call], other: Mapping[str, tuple[int, ...]]) -> set[int]:
+    """Return the calls whose answers are maps of places, as their size follows the input's.
+
+    Args:
+        calls: all of them.
+        other: shapes of the answers to a picture of another width; none, where no other size can show it.
+    """
+    counts: dict[str, int] = {}
+    found: set[int] = set()
+    behind: list[int] = []  # those that show no grid behind the last that does
+    met = False
+    for i, call in enumerate(calls):
+        counts[call.path] = counts.get(call.path, 0) + 1
+        grows = call.aligned and follows(call.shape, other.get(f"{call.path}#{counts[call.path]}"))
+        if not other and call.aligned and isinstance(call.module, _MAPS) and len(call.shape) == 3:
+            grows = call.shape[1] == call.shape[2] > 1  # what it is like
+        if grows and not call.elsewhere:
+            found.add(i)
+        if call.layout is not None:
+            met, behind = True, []
+        elif met and i in found:
+            behind.append(i)
+    fine = [calls[i] for i in behind if min(calls[i].shape[1:]) >= FINE]
+    if fine and all(call.scattered for call in fine):  # a sound network has one among them that is not
+        found -= set(behind)
+    return found if _placed(calls) else set()
 
 
 def _placed(calls: Sequence[Call]) -> bool:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from service.engine.network.activations import Activations
 from service.engine.network.capture import Tape, recording
 from service.engine.network.endings.seen import Endings
 from service.engine.network.forms.addresses import sums
-from service.engine.network.places.grids import attends, seen_of, told, turned
+from service.engine.network.places.grids import attends, scattered, seen_of, told, turned
 from service.engine.network.places.looking import Own, own_places
 from service.engine.network.places.tokens import Open
 from service.engine.network.proofs.attentions import Seen
@@ -37,6 +37,7 @@ class Call:
     first: Tensor | None = None  # sums of the first row's part, where rows are not the pictures
     layout: Layout | None = None  # where it is a grid
     elsewhere: bool = False  # whether it has the axes of maps, and none of the picture's places
+    scattered: bool = False  # whether what changes in it lies at other places than what was changed in the picture
     own: Own = None  # whether its cells look at their own places of the picture
     pooled: Tensor | None = None  # its maps' means (N, C), and below those of their positive parts
     rectified: Tensor | None = None
@@ -134,7 +135,7 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[in
     for call, look in seen.values():
         look = next((look.ways[way] for way in holding if way in look.ways), look)
         call.layout, call.pooled, call.rectified = look.layout, look.pooled, look.rectified
-        call.elsewhere, call.own = look.elsewhere, look.own
+        call.elsewhere, call.own, call.scattered = look.elsewhere, look.own, look.scattered
     if singly:
         watch.rectifiers //= len(rows) + 1
         watch.max_pools //= len(rows) + 1
@@ -150,6 +151,7 @@ class _Look:
     rectified: Tensor | None = None
     elsewhere: bool = False
     own: Own = None
+    scattered: bool = False
     opened: Open | None = None  # tokens that stand in one of some ways, which all layers together tell
     ways: "Mapping[Layout, _Look]" = field(default_factory=dict)  # what is seen with each of them
 
@@ -186,8 +188,11 @@ class _Looks:
             maps = output  # its size may still follow the input's
         else:
             return _Look()
-        other = layout is None and turned(maps)
-        return self._averaged(layout, maps, turned=other, other=other or (layout is None and attends(maps)))
+        if layout is not None:
+            return self._averaged(layout, maps)
+        other = turned(maps)
+        found = self._averaged(layout, maps, turned=other, other=other or attends(maps))
+        return replace(found, scattered=scattered(maps))
 
     def _averaged(self, layout: Layout | None, maps: Tensor, *, turned: bool = False, other: bool = False) -> _Look:
         own = own_places(maps, self.size, grid=layout is not None, turned=turned)

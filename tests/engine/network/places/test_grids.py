@@ -14,6 +14,7 @@ from service.engine.network.places.grids import (
     follows,
     grid_of,
     reach,
+    scattered,
     turned,
 )
 
@@ -60,6 +61,32 @@ def test_channels_first_last_and_places_in_one_axis(maps) -> None:
 def test_what_is_mirrored_or_turned_shows(maps, turn) -> None:
     assert turned(turn(maps))
     assert not turned(maps)
+
+
+LOSES = {
+    "spectrum": lambda m: torch.fft.fft2(m).abs(),
+    "sorted": lambda m: m.flatten(2).sort(2)[0].view_as(m),
+    "shuffled": lambda m: m.flatten(2)[:, :, torch.randperm(48, generator=torch.Generator().manual_seed(1))].view_as(m),
+}
+
+
+def gated(maps):
+    """Maps behind a gate that follows all of the picture far more than a cell follows its place."""
+    return (maps.abs() + torch.linspace(1, 9, 48).view(6, 8)) * (1 + 30 * maps.mean((1, 2, 3), keepdim=True)).exp()
+
+
+@pytest.mark.parametrize("loses", LOSES.values(), ids=LOSES)
+def test_what_changes_anywhere_is_no_place_of_the_pictures(maps, loses) -> None:
+    assert scattered(loses(maps))
+    assert grid_of(loses(maps), SIZE) is None
+
+
+def test_what_changes_everywhere_may_still_be(maps) -> None:
+    assert grid_of(gated(maps), SIZE) is None
+    assert not scattered(gated(maps))
+    assert not scattered(maps)
+    assert not scattered(torch.ones_like(maps))  # it knows nothing of the picture
+    assert not scattered(torch.fft.fft2(maps).abs()[..., :3])  # nothing is known of so few cells
 
 
 def test_an_attention_of_tokens_to_tokens_shows(maps) -> None:

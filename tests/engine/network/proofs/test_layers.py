@@ -105,6 +105,57 @@ def test_maps_of_other_places_than_the_pictures_are_none(turn) -> None:
     assert not beside.layers["maps#2"].spatial
 
 
+def _shuffled(y):
+    order = torch.randperm(y[0, 0].numel(), generator=torch.Generator().manual_seed(5))
+    return y.flatten(2)[:, :, order].view_as(y)
+
+
+LOSES = {
+    "spectrum": _spectrum,
+    "sorted": lambda y: y.flatten(2).sort(2)[0].view_as(y),
+    "shuffled": _shuffled,
+}
+
+
+class Losing(nn.Module):
+    """Loses or gates the places of its early maps, and goes on with finer and coarser ones."""
+
+    def __init__(self, loses, fixed=0) -> None:
+        super().__init__()
+        self.early = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+        self.late = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.Tanh())
+        self.last = nn.Sequential(nn.Conv2d(16, 8, 3, 1, 1), nn.Tanh(), nn.Conv2d(8, 8, 9, 6, 4), nn.Tanh())
+        self.fc, self.loses, self.fixed = nn.Linear(8, 4), loses, fixed
+
+    def forward(self, x):
+        y = self.early(x)
+        if self.fixed and y.shape[3] != self.fixed:
+            raise ValueError("of one size only")
+        return self.fc(self.last(self.late(self.loses(y))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("fixed", [0, 32])
+@pytest.mark.parametrize("loses", LOSES.values(), ids=LOSES)
+def test_no_layer_behind_lost_places_has_maps(loses, fixed) -> None:
+    """Whether the layers before have some or not, and whether another size shows what follows it."""
+    facts = _facts(Losing(loses, fixed), 64)
+    assert {path for path, info in facts.layers.items() if info.spatial} == {"early", "early.0", "early.1"}
+    assert facts.default_layer == "early"
+
+
+@pytest.mark.parametrize("fixed", [0, 32])
+def test_what_all_of_the_picture_adds_loses_no_places(fixed) -> None:
+    """Though each cell changes with each square, most of all where that is added."""
+    ramp = torch.linspace(1, 9, 32 * 32).view(1, 1, 32, 32)
+
+    def gated(y):
+        return y / 3000 + (y.mean((1, 2, 3), keepdim=True) - 0.2) * F.interpolate(ramp, y.shape[2:]) / 3
+
+    facts = _facts(Losing(gated, fixed), 64)
+    assert {"early", "late.0", "last.0", "last.2"} <= {path for path, info in facts.layers.items() if info.spatial}
+    assert facts.default_layer == ("last.2" if fixed else "last")
+
+
 def _cropped(x):
     return x[..., 4:-4, 4:-4]
 
