@@ -2,12 +2,15 @@
 
 import io
 import re
+import struct
 import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from service.images.containers import png
 
 Mask = npt.NDArray[np.bool_]
 _FRAME = "heatlens frame"  # a key of `Image.info`: the part of the screen that a first frame fills
@@ -33,7 +36,7 @@ def cleared(image: Image.Image, data: bytes) -> Image.Image:
     """Return a picture in RGBA where some pixels are clear that it shows, else as it is.
 
     Around the first frame of a GIF there is nothing yet. The clear colour of a PNG of 16 bits is one of 2^48: what only
-    rounds to it is seen.
+    rounds to it is seen. The clear grey of one of fewer than 8 bits is told in its low bits, on the scale of the file.
 
     Args:
         image: the picture, loaded.
@@ -49,6 +52,10 @@ def cleared(image: Image.Image, data: bytes) -> Image.Image:
     if image.format == "PNG" and image.mode == "RGB" and data[_DEPTH] == 16 and isinstance(colour, tuple):
         del image.info["transparency"]
         return without(image, _is(data, colour))
+    if image.format == "PNG" and image.mode in ("1", "L") and data[_DEPTH] < 8 and isinstance(colour, int):
+        most = (1 << data[_DEPTH]) - 1
+        (told,) = struct.unpack_from(">H", next(png.chunks(data, b"tRNS")))
+        image.info["transparency"] = (told & most) * 255 // most
     return image
 
 

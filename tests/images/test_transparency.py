@@ -12,11 +12,11 @@ from service.images import decode
 from service.images.transparency import cleared, grey, note, without
 
 
-def png(width, height, kind, rows, clear=b"", interlaced=0) -> bytes:
+def png(width, height, kind, rows, clear=b"", interlaced=0, depth=16) -> bytes:
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, interlaced))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, interlaced))
     body = chunk(b"tRNS", clear) if clear else b""
     return b"\x89PNG\r\n\x1a\n" + head + body + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
@@ -31,6 +31,19 @@ def test_a_clear_grey_of_16_bits_is_one_of_them() -> None:
     assert seen(data, alpha=False) == [[[255] * 3, [18] * 3, [255] * 3]]
     assert seen(data, alpha=False, window=(0, 0x1235)) == [[[255] * 3, [255] * 3, [255] * 3]]
     assert seen(png(1, 1, 0, b"\0\x12\x34"), alpha=True) == [[[18] * 3]]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+@pytest.mark.parametrize("high", [0, 1, 0x80])
+def test_a_clear_grey_of_fewer_bits_is_told_in_as_many(depth: int, high: int) -> None:
+    """PNG, 11.3.2.1: on the scale of the file; of its 16 bits, those above a pixel's depth are not looked at."""
+    most = 2**depth - 1
+    for clear in {0, 1, most // 2, most}:
+        values = [0, 1, most // 2, most] + [0] * 4
+        row = b"\0" + int("".join(f"{v:0{depth}b}" for v in values), 2).to_bytes(depth, "big")
+        data = png(8, 1, 0, row, struct.pack(">H", high << depth | clear), depth=depth)
+        expected = [[[255 if v == clear else round(v * 255 / most)] * 3 for v in values]]
+        assert seen(data, alpha=False) == expected
 
 
 def test_16_bits_a_channel_of_every_kind() -> None:

@@ -22,7 +22,7 @@ def lacks_rows(data: bytes, image: Image.Image) -> bool:
         return False
     left = _size(data)
     inflate = zlib.decompressobj()
-    for piece in _coded(data):
+    for piece in chunks(data, b"IDAT"):
         while piece and left > 0:
             try:
                 left -= len(inflate.decompress(piece, _PIECE))
@@ -32,6 +32,16 @@ def lacks_rows(data: bytes, image: Image.Image) -> bool:
     return left > 0
 
 
+def chunks(data: bytes, kind: bytes) -> Iterator[bytes]:
+    """Give what a PNG's chunks of a kind have, such as IDAT, which are what is coded of its picture."""
+    at = 8
+    while at + 12 <= len(data):
+        length, found = struct.unpack_from(">I4s", data, at)
+        if found == kind:
+            yield data[at + 8 : at + 8 + length]
+        at += 12 + length
+
+
 def _size(data: bytes) -> int:
     """Return how many bytes are coded of a picture, with one before each row that says how the row is filtered."""
     width, height, depth, colours, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
@@ -39,13 +49,3 @@ def _size(data: bytes) -> int:
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
     return sum(high * (1 + -(-wide * bits // 8)) for wide, high in sizes if wide > 0 and high > 0)
-
-
-def _coded(data: bytes) -> Iterator[bytes]:
-    """Give what is coded of a picture, as its chunks have it."""
-    at = 8
-    while at + 12 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"IDAT":
-            yield data[at + 8 : at + 8 + length]
-        at += 12 + length
