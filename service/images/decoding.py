@@ -94,6 +94,7 @@ def decode(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # none of Pillow's warnings matters: pixels are counted here
+            data = bmp.usual(data)
             whole = jpeg.Whole(data) if data.startswith(b"\xff\xd8") else None
             image = _read(whole.data if whole is not None else data, max_pixels, begin)
             for other in _continued(data, whole, image):
@@ -157,20 +158,19 @@ class _File(io.BytesIO):
 def _read(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image.Image:
     """Return a file's picture as browsers show it, where Pillow reads another one."""
     said = bmp.header(data)
-    if said is not None and said.run_length_coded:
-        _count(said.width, said.height, max_pixels)
-        if said.width * said.height > _RUN_LENGTH_PIXELS:
-            raise Costly("a run-length coded BMP of so many pixels")
-        begin(said.width * said.height)
-        return bmp.run_lengths(data, said)
-    try:
-        return transparency.cleared(_open(data, max_pixels, begin), data)
-    except OSError as error:
-        if said is None or not said.masked or "bitfields" not in str(error):
-            raise
+    if said is None or not (said.run_length_coded or said.masked):
+        try:
+            return transparency.cleared(_open(data, max_pixels, begin), data)
+        except OSError as error:
+            kind = str(error).removeprefix("Unsupported BMP ")
+            if kind == str(error):
+                raise
+        raise Strange(f"the picture is a BMP of a form that is not read, by its {kind}; save it as PNG")
     _count(said.width, said.height, max_pixels)
+    if said.run_length_coded and said.width * said.height > _RUN_LENGTH_PIXELS:
+        raise Costly("a run-length coded BMP of so many pixels")
     begin(said.width * said.height)
-    return bmp.unmasked(data, said)
+    return bmp.run_lengths(data, said) if said.run_length_coded else bmp.unmasked(data, said)
 
 
 def _continued(data: bytes, whole: jpeg.Whole | None, image: Image.Image) -> Iterator[bytes]:

@@ -13,6 +13,7 @@ from PIL import Image
 from tests.images.files import HEIC, Tiff
 
 SOI, SIGNATURE = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+MASKS = struct.pack("<4I", 0xF00, 0xF0, 0xF, 0xF000)  # of a BMP of 16 bits
 
 
 def _file(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -158,6 +159,11 @@ def seeds() -> dict[str, bytes]:
         16, 4, (b"\x10\x35" + b"\0\0") * 2 + b"\0\2\3\1" + b"\0\4ab" + b"\0\1", bits=4, compression=2
     )
     found["BMP 16-bit"] = bmp(4, 4, bytes(32), bits=16)
+    found["BMP masks"], found["BMP mask of opacity"] = (
+        bmp(4, 4, MASKS + bytes(range(32)), bits=16, compression=kind) for kind in (3, 6)
+    )
+    os2 = bmp(4, 4, bytes(48))
+    found["BMP OS/2"] = os2[:10] + struct.pack("<II", 54 - 24, 16) + os2[18:30] + os2[54:]
     found["BMP upside down"] = bmp(4, -4, bytes(48))
     found["HEIC"] = HEIC
     return found | _polyglots(found) | _sizes()
@@ -347,6 +353,8 @@ HOSTILE: dict[str, Callable[[], bytes]] = {
     "BMP of 25 MP, RLE4": lambda: bmp(_SIDE, _SIDE, b"\xff\x12" * 8_000_000, bits=4, compression=2),
     "BMP of 25 MP, RLE8 line ends": lambda: bmp(_SIDE, _SIDE, b"\1\1\0\0" * 4_000_000, bits=8, compression=1),
     "BMP of 25 MP, RLE8 jumps": lambda: bmp(_SIDE, _SIDE, b"\0\2\0\0" * 4_000_000, bits=8, compression=1),
+    "BMP of masks, 16 MB": lambda: bmp(2800, 2800, MASKS + bytes(_BYTES - 99), bits=16, compression=3),
+    "BMP of masks, one row": lambda: bmp(7_500_000, 1, MASKS + bytes(_BYTES - 99), bits=16, compression=6),
     "TIFF of 4 million strips": lambda: tiff(
         [(256, 4, 1, 1), (257, 4, 1, _SIDE), (273, 4, 4_000_000, 60)], bytes(2**24 - 99)
     ),
