@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError, features
@@ -257,13 +258,18 @@ def _check_coded(coded: Sequence[Coded], max_pixels: int, *, needed: bool) -> No
 
 def _check_planes(image: Image.Image) -> None:
     """Refuse colours of more than 8 bits in planes: where these are not compressed, Pillow takes bytes for pixels."""
-    tags: Mapping[int, object] = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+    tags = _tags(image)
     bits = tags.get(_BITS)
     if tags.get(_PLANES) == 2 and isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8:
         raise Strange(
             f"the picture is a TIFF of {max(bits)} bits a colour, each colour in a plane of its own; save it pixel by "
             "pixel (planar configuration 1)"
         )
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """Return what a TIFF says of itself; nothing of others."""
+    return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
 
 
 def _seen(data: bytes) -> str:
@@ -342,7 +348,7 @@ def _windowed(image: Image.Image, window: tuple[float, float] | None) -> Image.I
 
 
 def _windowed_colours(image: Image.Image, data: bytes, window: tuple[float, float]) -> Image.Image:
-    """Return a PNG or a TIFF of 16 bits a colour as a window shows it; its transparency stays as it is."""
+    """Return a PNG or a TIFF of 16 bits a value as a window shows it; its transparency stays as it is."""
     low, high = window
     _check_planes(image)
     values = transparency.values_of(data).astype(np.float32)
@@ -354,10 +360,14 @@ def _windowed_colours(image: Image.Image, data: bytes, window: tuple[float, floa
 
 
 def _warnings_of_colours(image: Image.Image, window: tuple[float, float] | None) -> tuple[str, ...]:
-    bits = image.info.get("bit_depth", 8) if image.format == "HEIF" and image.mode not in _DEEP else 8
-    if window is not None and bits > 8:
-        return (f"the picture is a HEIC of {bits} bits a colour, over which no window is laid; send it as PNG",)
-    if window is not None or not transparency.deep_colours(image):
+    deep = transparency.deep_colours(image)
+    if window is not None:
+        bits = image.info.get("bit_depth", 8) if image.format == "HEIF" else max(_tags(image).get(_BITS, (8,)))
+        if deep or bits <= 8 or image.mode in _DEEP:
+            return ()
+        kind = "HEIC" if image.format == "HEIF" else image.format
+        return (f"the picture is a {kind} of {bits} bits a colour, over which no window is laid; send it as PNG",)
+    if not deep:
         return ()
     top = int(np.asarray(image)[..., :3].max(initial=0))  # the first of two bytes
     if top >= 2**6:

@@ -15,7 +15,7 @@ from service.images.containers import png
 Mask = npt.NDArray[np.bool_]
 _FRAME = "heatlens frame"  # a key of `Image.info`: the part of the screen that a first frame fills
 _COLOURS = "heatlens colours"  # another one: whether they have 16 bits
-_DEEP = re.compile(r"(RGB|RGBX|RGBA);16[BLN]")  # how these lie in a file
+_DEEP = re.compile(r"(LA|RGB|RGBX|RGBA);16[BLN]")  # how these lie in a file; LA becomes RGBA
 _DEPTH = 24  # where a PNG says how many bits its values have
 
 
@@ -82,8 +82,8 @@ def deep_colours(image: Image.Image) -> bool:
 
 
 def values_of(data: bytes) -> npt.NDArray[np.uint16]:
-    """Return the colours (H, W, 3) of a PNG or a TIFF of 16 bits, as they stand in its file."""
-    high, low = (_bytes_of(data, first=first)[..., :3].astype(np.uint16) for first in (True, False))
+    """Return the colours (H, W, 3) of a PNG or a TIFF of 16 bits, or (H, W) of grey, as they stand in its file."""
+    high, low = (_bytes_of(data, first=first).astype(np.uint16) for first in (True, False))
     return np.asarray(high << 8 | low, np.uint16)
 
 
@@ -105,21 +105,27 @@ def _rawmode(tile: Any) -> str:
 
 
 def _bytes_of(data: bytes, *, first: bool) -> npt.NDArray[np.uint8]:
-    """Return the more or the less significant byte of each value (H, W, C).
+    """Return the more or the less significant byte of each value (H, W, 3), or (H, W) of grey.
 
     Pillow keeps the first of two, which the rawmode says where it stands. Told that the order is the other one, it
-    keeps the bytes that it drops otherwise.
+    keeps the bytes that it drops otherwise. It knows one order only of grey with opacity, whose four bytes a pixel are
+    therefore taken for four values.
     """
     with Image.open(io.BytesIO(data), formats=("PNG", "TIFF")) as image:
         tiles: Any = image
-        tiles.tile = [_ordered(tile, first) for tile in _tiles(image)]
+        is_grey = any(_rawmode(tile).startswith("LA") for tile in _tiles(image))
+        tiles.tile = [_told(tile, "RGBA") if is_grey else _ordered(tile, first) for tile in _tiles(image)]
         image.load()
-        return np.asarray(image)
+        found = np.asarray(image)
+        return found[..., 0 if first else 1] if is_grey else found[..., :3]
 
 
 def _ordered(tile: Any, first: bool) -> Any:
     mode = _rawmode(tile)
     own = mode[-1] if mode[-1] != "N" else "L" if sys.byteorder == "little" else "B"
     other = "L" if own == "B" else "B"
-    told = mode[:-1] + (own if first else other)
+    return _told(tile, mode[:-1] + (own if first else other))
+
+
+def _told(tile: Any, told: str) -> Any:
     return tile._replace(args=told if isinstance(tile.args, str) else (told, *tile.args[1:]))

@@ -13,6 +13,7 @@ from service.errors import TooLarge, UnprocessableImage, UnsupportedMediaType
 from service.images import decoding
 from service.images.decoding import FORMATS, decode, warnings_of
 from tests.conftest import encoded, photograph
+from tests.images.files import tiff
 
 sweep = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 PHOTOS = {"small": photograph("rocket").resize((31, 20))}
@@ -338,7 +339,7 @@ def test_damage_raises_only_what_callers_are_told(data: st.DataObject) -> None:
 
 
 def colours16(values: np.ndarray, kind: int) -> bytes:
-    """Return a PNG of 16 bits a value: 2 RGB, 6 RGBA."""
+    """Return a PNG of 16 bits a value: 2 RGB, 4 grey with opacity, 6 RGBA."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -362,10 +363,21 @@ def test_a_window_over_colours_of_12_bits(kind: int) -> None:
     assert warnings_of(read(colours16(sent * 16, kind))) == ()
 
 
-def test_what_is_clear_stays_clear_under_a_window() -> None:
-    values = np.full((4, 4, 4), 2000)
-    values[..., 3] = np.where(np.arange(4) < 2, 0, 65_535)
-    found = np.asarray(read(colours16(values, 6), window=(0, 2000), alpha=True))
+def test_a_window_over_grey_with_opacity() -> None:
+    values = np.arange(4096).reshape(64, 64)
+    data = colours16(np.stack([values, np.full((64, 64), 65_535)], 2), 4)
+    for low, high in ((0, 4095), (1000, 2000)):
+        found = np.asarray(read(data, window=(low, high)))
+        expected = np.rint(np.clip((values - low).astype(np.float32) / (high - low), 0, 1) * 255)
+        np.testing.assert_array_equal(found, np.repeat(expected[..., None], 3, 2))
+    assert "16 bits and no value above 4095" in warnings_of(read(data))[0]
+
+
+@pytest.mark.parametrize("kind", [4, 6])
+def test_what_is_clear_stays_clear_under_a_window(kind: int) -> None:
+    values = np.full((4, 4, kind - 2), 2000)
+    values[..., -1] = np.where(np.arange(4) < 2, 0, 65_535)
+    found = np.asarray(read(colours16(values, kind), window=(0, 2000), alpha=True))
     assert found[..., 3].tolist() == [[0, 0, 255, 255]] * 4
     assert (found[:, 2:, :3] == 255).all()
 
@@ -416,6 +428,14 @@ def deflated(values: np.ndarray, order: str) -> bytes:
         if tag == 279:
             struct.pack_into(f"{order}I", head, entry + 8, len(packed))
     return bytes(head) + packed
+
+
+@pytest.mark.parametrize("said", [{"_262": 5}, {"_262": 2, "_338": 1}])
+def test_deep_colours_over_which_no_window_is_laid_are_warned_of(said: dict[str, int]) -> None:
+    """CMYK, and colours that are multiplied with their opacity."""
+    data = tiff(np.full((4, 4, 4), 2560, np.uint16)).saying(**said).file()
+    assert warnings_of(read(data)) == ()
+    assert "TIFF of 16 bits a colour, over which no window is laid" in warnings_of(read(data, window=(0, 4095)))[0]
 
 
 def test_tiff_of_deep_colours_in_planes_of_their_own_is_refused() -> None:
