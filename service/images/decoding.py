@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from service.errors import ServiceError, TooLarge, UnprocessableImage, UnsupportedMediaType
 from service.images import bmp, declared, transparency
@@ -36,7 +36,8 @@ _UPRIGHT: Mapping[int, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 _DEEP = ("I;16", "I;16L", "I;16B", "I", "F")
-_BITS, _PLANES = 258, 284  # tags of a TIFF
+_BITS, _LEAST, _PLANES = 258, 262, 284  # tags of a TIFF; the second is 0 where the least value is white
+_BIG_ENDIAN = ("I;16BS", "I;32BS", "F;32BF")  # how values lie in some of them
 _WARNINGS = "heatlens warnings"  # a key of `Image.info`
 _OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (128, b"DICM", "a DICOM file; export the picture from it as PNG (16 bits, and `window` in the catalogue)"),
@@ -77,7 +78,8 @@ def decode(
         data: the bytes of an image file.
         max_bytes: largest file.
         max_pixels: largest picture.
-        window: values of pictures of more than 8 bits that become black and white; None: all that the bits can say.
+        window: values of pictures of more than 8 bits that become black and white, or white and black in a TIFF whose
+            least value is white; None: all that the bits can say.
         alpha: return RGBA where the file has transparency, instead of laying it over white.
         begin: told how many pixels there are before any is decoded; it may wait, and raise.
 
@@ -109,6 +111,8 @@ def decode(
             if window is not None and transparency.deep_colours(image):
                 image = _windowed_colours(image, data, window)
             shown = _shown(_upright(image), window, opaque=_may_be_opaque(data), alpha=alpha)
+            if _is_negative(image):
+                shown = ImageOps.invert(shown)
             shown.info[_WARNINGS] = told
             return shown
     except UnidentifiedImageError:
@@ -226,12 +230,20 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
             _check_planes(image)
         if (layout := tiff.layout(data)) is not None:
             tiff.check(layout)
+            image.tile = [_native(tile) for tile in image.tile]
         transparency.note(image)
         file.reads_left = _READS_OF_GIF if image.format == "GIF" else _READS
         image.load()
         if image.format == "PNG" and png.lacks_rows(data, image):
             raise Lacking("rows")
         return image
+
+
+def _native(tile: Any) -> Any:
+    """Return a part of a file as its values lie: libtiff gives them as this machine has them, which Pillow forgets."""
+    if tile[0] != "libtiff" or tile.args[0] not in _BIG_ENDIAN:
+        return tile
+    return tile._replace(args=(tile.args[0].replace("B", "N"), *tile.args[1:]))
 
 
 def _coded(data: bytes) -> dict[str, list[Coded]]:
@@ -270,6 +282,11 @@ def _check_planes(image: Image.Image) -> None:
 def _tags(image: Image.Image) -> Mapping[int, Any]:
     """Return what a TIFF says of itself; nothing of others."""
     return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
+
+
+def _is_negative(image: Image.Image) -> bool:
+    """Whether the least value is white, which Pillow heeds in pictures of up to 8 bits only."""
+    return image.mode in _DEEP and _tags(image).get(_LEAST) == 0
 
 
 def _seen(data: bytes) -> str:
@@ -319,6 +336,8 @@ def _shown(image: Image.Image, window: tuple[float, float] | None, *, opaque: bo
         image = transparency.without(shown, clear)
     if image.mode in ("LAB", "HSV"):
         raise Strange(f"the picture's colours are {image.mode}; save it as RGB")
+    if image.mode == "La":
+        image = image.convert("LA")
     if not image.has_transparency_data:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
@@ -400,5 +419,6 @@ def _warnings(image: Image.Image, window: tuple[float, float] | None) -> tuple[s
     if high > 65_535:
         return (f"the picture has values up to {high:g}; those above 65535 are shown white; {remedy}",)
     if image.mode.startswith("I;16") and high < 2**14:
-        return (f"the picture has 16 bits and values up to {high:g} only, and is seen almost black; {remedy}",)
+        dark = "white" if _is_negative(image) else "black"
+        return (f"the picture has 16 bits and values up to {high:g} only, and is seen almost {dark}; {remedy}",)
     return ()

@@ -438,6 +438,33 @@ def test_deep_colours_over_which_no_window_is_laid_are_warned_of(said: dict[str,
     assert "TIFF of 16 bits a colour, over which no window is laid" in warnings_of(read(data, window=(0, 4095)))[0]
 
 
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize(("kind", "form"), [("u1", 1), ("u2", 1), ("i2", 2), ("i4", 2), ("f4", 3)])
+def test_a_tiff_of_either_order_of_bytes(kind: str, form: int, order: str, compress: bool) -> None:
+    values = np.array([[0, 60, 100, 127]], kind)
+    found = np.asarray(read(tiff(values, order, compress=compress).saying(_339=form).file(), window=(0, 255)))
+    assert found[..., 0].tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("window", [None, (0, 255), (50, 150)])
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize(("kind", "order", "form"), [("u2", "<", 1), ("f4", "<", 3), ("f4", ">", 3)])
+def test_a_tiff_whose_least_value_is_white(kind: str, order: str, form: int, compress: bool, window: object) -> None:
+    """TIFF 6.0, PhotometricInterpretation 0: the same values, the other way round."""
+    written = tiff(np.array([[0, 60, 100, 255]], kind), order, compress=compress).saying(_339=form)
+    light, dark = (written.saying(_262=least).file() for least in (0, 1))
+    found, other = (np.asarray(read(data, window=window), int) for data in (light, dark))
+    assert len(np.unique(found)) > 1
+    assert np.array_equal(found, 255 - other)
+    assert ("almost white" in "".join(warnings_of(read(light)))) == (kind == "u2")
+
+
+def test_a_tiff_of_grey_that_is_multiplied_with_its_opacity() -> None:
+    data = tiff(np.array([[[0, 0], [100, 255], [64, 128]]], np.uint8)).saying(_338=1).file()
+    assert np.asarray(read(data, alpha=True))[0].tolist() == [[0, 0, 0, 0], [100] * 3 + [255], [127] * 3 + [128]]
+
+
 def test_tiff_of_deep_colours_in_planes_of_their_own_is_refused() -> None:
     data = tiff16(np.full((4, 4, 3), 2560), "<", _284=2)
     with pytest.raises(
