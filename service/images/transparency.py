@@ -25,6 +25,8 @@ def note(image: Image.Image) -> None:
     image.info[_COLOURS] = bool(tile) and all(_DEEP.fullmatch(_rawmode(one)) for one in tile)
     if image.format == "GIF" and tile and tuple(tile[0][1]) != (0, 0, *image.size):
         image.info[_FRAME] = tuple(tile[0][1])
+    if image.format == "GIF" and image.mode == "L":
+        image.palette = None  # it is of other frames: the first one has its own, of greys whose numbers they are
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -95,8 +95,11 @@ def test_a_clear_colour_of_16_bits_is_one_of_them() -> None:
     assert seen(data, alpha=False)[0][1] == [0x12, 0x56, 0x9A]
 
 
-def gif(screen, frame, clear=False) -> bytes:
-    """A GIF of one frame of colour 1, over a background of colour 0, (width, height) and (x, y, width, height)."""
+def gif(screen, frame, clear=False, own=b"") -> bytes:
+    """A GIF of one frame of colour 1, over a background of colour 0, (width, height) and (x, y, width, height).
+
+    own: the frame's own four colours.
+    """
     head = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + bytes([9, 9, 9, 200, 100, 50])
     control = b"\x21\xf9\x04\x01\0\0\1\0" if clear else b""
     codes, bits, out = [4] + [1, 4] * (frame[2] * frame[3]) + [5], 0, 0
@@ -105,7 +108,17 @@ def gif(screen, frame, clear=False) -> bytes:
         bits += 3
     coded = out.to_bytes((bits + 7) // 8, "little")
     assert len(coded) < 256
-    return head + control + b"\x2c" + struct.pack("<HHHHB", *frame, 0) + b"\2" + bytes([len(coded)]) + coded + b"\0;"
+    return (
+        head
+        + control
+        + b"\x2c"
+        + struct.pack("<HHHHB", *frame, 0x81 if own else 0)
+        + own
+        + b"\2"
+        + bytes([len(coded)])
+        + coded
+        + b"\0;"
+    )
 
 
 @pytest.mark.parametrize("frame", [(1, 0, 2, 2), (0, 0, 4, 2), (0, 0, 4, 3)])
@@ -123,6 +136,18 @@ def test_around_a_first_frame_there_is_nothing(frame) -> None:
 def test_a_frame_may_be_clear_itself() -> None:
     shown = np.asarray(decode(gif((4, 3), (1, 0, 2, 2), clear=True), max_bytes=10**6, max_pixels=10**6, alpha=True))
     assert not shown[..., 3].any()
+
+
+@pytest.mark.parametrize("frame", [(1, 0, 2, 2), (0, 0, 4, 3)])
+@pytest.mark.parametrize("clear", [False, True])
+@pytest.mark.parametrize("colours", [(0, 1, 2, 3), (50, 60, 70, 80)])
+def test_a_frame_has_its_own_greys(frame, clear: bool, colours) -> None:
+    """Also those whose numbers they are, which Pillow takes for no colours at all."""
+    x, y, width, height = frame
+    own = bytes(grey for grey in colours for _ in range(3))
+    expected = np.full((3, 4, 3), 255)
+    expected[y : y + height, x : x + width] = 255 if clear else colours[1]
+    assert np.array_equal(seen(gif((4, 3), frame, clear, own), alpha=False), expected)
 
 
 def test_pictures_without_anything_clear_stay_as_they_are() -> None:
