@@ -231,6 +231,7 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
         if (layout := tiff.layout(data)) is not None:
             tiff.check(layout)
             image.tile = [_native(tile) for tile in image.tile]
+            image.info.pop("xmp", None)  # by which it would be turned when loaded
         transparency.note(image)
         file.reads_left = _READS_OF_GIF if image.format == "GIF" else _READS
         image.load()
@@ -314,11 +315,16 @@ def _seen(data: bytes) -> str:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Apply the orientation that EXIF or XMP tells; the rest of them is not read, as it may be anything."""
-    if any(len(image.info.get(key) or "") > METADATA_BYTES for key in ("exif", "Raw profile type exif")):
+    """Apply the orientation that EXIF tells; the rest of it is not read, as it may be anything.
+
+    Of a picture Pillow would take what XMP tells as well, by which browsers turn none.
+    """
+    told = Image.new("1", (1, 1))
+    told.info = {key: image.info[key] for key in ("exif", "Raw profile type exif") if image.info.get(key)}
+    if any(len(value) > METADATA_BYTES for value in told.info.values()):
         return image
     try:
-        method = _UPRIGHT.get(image.getexif().get(274, 1))
+        method = _UPRIGHT.get(told.getexif().get(274, 1))
     except Exception:  # damaged
         return image
     return image if method is None else image.transpose(method)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile
+from PIL.PngImagePlugin import PngInfo
 
 from service.errors import TooLarge, UnprocessableImage, UnsupportedMediaType
 from service.images import decoding
@@ -89,6 +90,21 @@ def test_exif_orientation(orientation: int) -> None:
     large = stored.resize((16 * stored.width, 16 * stored.height), Image.Resampling.NEAREST)  # a block each, of JPEG
     found = np.asarray(read(encoded(large.convert("RGB"), "JPEG", exif=exif, quality=95)), int)[8::16, 8::16, 0]
     assert np.rint(found / 40).astype(int).tolist() == STORED[1]
+
+
+XMP = b'<rdf:RDF xmlns:rdf="r"><rdf:Description xmlns:tiff="t" tiff:Orientation="6"/></rdf:RDF>'
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("exif", [False, True])
+def test_xmp_turns_no_picture(kind: str, exif: bool) -> None:
+    """No browser reads it; nor does EXIF that has no orientation make it count."""
+    texts, maker = PngInfo(), Image.Exif()
+    texts.add_itxt("XML:com.adobe.xmp", XMP.decode())
+    maker[271] = "maker"
+    told = {"PNG": {"pnginfo": texts}, "TIFF": {"tiffinfo": {700: XMP}}}.get(kind, {"xmp": XMP})
+    found = read(encoded(PHOTOS["small"], kind, **told, **{"exif": maker} if exif and kind != "TIFF" else {}))
+    assert found.size == PHOTOS["small"].size
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0rubbish", b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01"])
