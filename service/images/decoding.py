@@ -25,6 +25,7 @@ Image.MAX_IMAGE_PIXELS = None
 # program writes pictures that come near these bounds.
 _READS_OF_HEADER, _READS = 10_000, 60_000
 _READS_OF_GIF = 250_000  # which is made of blocks of at most 255 bytes
+_PIXEL = 8  # bytes that one has at most
 _RUN_LENGTH_PIXELS = 4_000_000
 _UPRIGHT: Mapping[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -228,6 +229,8 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
             raise Costly("it says of itself that it has fewer pixels than it has")
         if any(tile[0] == "raw" for tile in getattr(image, "tile", ())):
             _check_planes(image)
+            # Pillow puts what it has of a row together anew with each piece that it reads.
+            image.decodermaxblock = max(image.decodermaxblock, _PIXEL * image.width)
         if (layout := tiff.layout(data)) is not None:
             tiff.check(layout)
             image.tile = [_native(tile) for tile in image.tile]

@@ -147,6 +147,15 @@ def test_a_raised_limit_holds_beyond_pillows_own(pixels: int) -> None:
         read(data, max_pixels=179_999_999)
 
 
+@pytest.mark.parametrize("kind", ["BMP", "TIFF"])
+def test_a_long_row_is_read_at_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces it would take time by the square of its length: 23 s for one of 64 MB."""
+    row = Image.new("RGB", (1_300_000, 1), "red")
+    data = encoded(row, kind)
+    monkeypatch.setattr(decoding, "_READS", 30)
+    assert read(data).size == row.size
+
+
 # As viewers show it
 
 
