@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 
 from service.errors import ServiceError, TooLarge, UnprocessableImage, UnsupportedMediaType
-from service.images import bmp, declared, transparency
+from service.images import bmp, colours, declared, transparency
 from service.images.containers import avif, heic, jpeg, png, tiff
 from service.images.containers.boxes import Coded, contradiction
 from service.images.containers.continued import differ
@@ -36,9 +35,7 @@ _UPRIGHT: Mapping[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_DEEP = ("I;16", "I;16L", "I;16B", "I", "F")
-_BITS, _LEAST, _PLANES = 258, 262, 284  # tags of a TIFF; the second is 0 where the least value is white
-_BIG_ENDIAN = ("I;16BS", "I;32BS", "F;32BF")  # how values lie in some of them
+_BIG_ENDIAN = ("I;16BS", "I;32BS", "F;32BF")  # how values lie in a TIFF
 _WARNINGS = "heatlens warnings"  # a key of `Image.info`
 _OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (128, b"DICM", "a DICOM file; export the picture from it as PNG (16 bits, and `window` in the catalogue)"),
@@ -106,13 +103,12 @@ def decode(
                     raise Lacking("pixels")
             if image.format == "HEIF" and heic.may_lack_tiles(data, image):
                 _check_tiles(data, max_pixels, begin)
-            told = _warnings(image, window) or _warnings_of_colours(image, window)
+            told = colours.warnings(image, window)
             if whole is not None and whole.is_partial:
                 told += ("the picture is a JPEG that ends before all of it is told, and is seen blurred",)
-            if window is not None and transparency.deep_colours(image):
-                image = _windowed_colours(image, data, window)
-            shown = _shown(_upright(image), window, opaque=_may_be_opaque(data), alpha=alpha)
-            if _is_negative(image):
+            image = colours.windowed(image, data, window)
+            shown = colours.shown(_upright(image), window, opaque=_may_be_opaque(data), alpha=alpha)
+            if colours.is_negative(image):
                 shown = ImageOps.invert(shown)
             shown.info[_WARNINGS] = told
             return shown
@@ -228,7 +224,7 @@ def _open(data: bytes, max_pixels: int, begin: Callable[[int], object]) -> Image
         elif image.width * image.height > canvas[0] * canvas[1]:
             raise Costly("it says of itself that it has fewer pixels than it has")
         if any(tile[0] == "raw" for tile in getattr(image, "tile", ())):
-            _check_planes(image)
+            colours.check_planes(image)
             # Pillow puts what it has of a row together anew with each piece that it reads.
             image.decodermaxblock = max(image.decodermaxblock, _PIXEL * image.width)
         if (layout := tiff.layout(data)) is not None:
@@ -272,27 +268,6 @@ def _check_coded(coded: Sequence[Coded], max_pixels: int, *, needed: bool) -> No
         raise Strange(f"{lie}; save the picture again")
 
 
-def _check_planes(image: Image.Image) -> None:
-    """Refuse colours of more than 8 bits in planes: where these are not compressed, Pillow takes bytes for pixels."""
-    tags = _tags(image)
-    bits = tags.get(_BITS)
-    if tags.get(_PLANES) == 2 and isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8:
-        raise Strange(
-            f"the picture is a TIFF of {max(bits)} bits a colour, each colour in a plane of its own; save it pixel by "
-            "pixel (planar configuration 1)"
-        )
-
-
-def _tags(image: Image.Image) -> Mapping[int, Any]:
-    """Return what a TIFF says of itself; nothing of others."""
-    return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
-
-
-def _is_negative(image: Image.Image) -> bool:
-    """Whether the least value is white, which Pillow heeds in pictures of up to 8 bits only."""
-    return image.mode in _DEEP and _tags(image).get(_LEAST) == 0
-
-
 def _seen(data: bytes) -> str:
     """Return what bytes seem to be, where they are known."""
     if data[4:8] == b"ftyp" and data[8:12] in (*heic.BRANDS, b"heif"):
@@ -331,103 +306,3 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # damaged
         return image
     return image if method is None else image.transpose(method)
-
-
-# Values to colours
-
-
-def _shown(image: Image.Image, window: tuple[float, float] | None, *, opaque: bool, alpha: bool) -> Image.Image:
-    """Return a picture in RGB, or in RGBA where that is asked for and there is transparency."""
-    if image.mode in _DEEP:
-        shown = _windowed(image, window) if window is not None or image.mode == "F" else _of_16_bits(image)
-        if (clear := transparency.grey(image)) is None:
-            return shown
-        image = transparency.without(shown, clear)
-    if image.mode in ("LAB", "HSV"):
-        raise Strange(f"the picture's colours are {image.mode}; save it as RGB")
-    if image.mode == "La":
-        image = image.convert("LA")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    rgba = image.convert("RGBA")
-    if opaque and rgba.getchannel("A").getextrema() == (0, 0):
-        return rgba.convert("RGB")  # programs that know no transparency leave the fourth byte of a BMP at zero
-    if alpha:
-        return rgba
-    return transparency.on_white(rgba)
-
-
-def _of_16_bits(image: Image.Image) -> Image.Image:
-    values = np.clip(np.asarray(image), 0, 2**16 - 1).astype(np.uint32)  # Pillow would clip 16 bits to 255
-    if image.mode.startswith("I;16") or values.max(initial=0) > 255:
-        values *= 255
-        values += 32_895
-        values >>= 16  # the nearest to value / 257
-    grey = values.astype(np.uint8)
-    del values
-    return Image.fromarray(grey).convert("RGB")
-
-
-def _windowed(image: Image.Image, window: tuple[float, float] | None) -> Image.Image:
-    low, high = window or _range_of(image)
-    values = np.nan_to_num(np.asarray(image, np.float32), nan=low, posinf=high, neginf=low)
-    grey = np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
-
-
-def _windowed_colours(image: Image.Image, data: bytes, window: tuple[float, float]) -> Image.Image:
-    """Return a PNG or a TIFF of 16 bits a value as a window shows it; its transparency stays as it is."""
-    low, high = window
-    _check_planes(image)
-    values = transparency.values_of(data).astype(np.float32)
-    shown = Image.fromarray(np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8))
-    if image.mode == "RGBA":
-        shown.putalpha(image.getchannel("A"))
-    shown.info = dict(image.info)
-    return shown
-
-
-def _warnings_of_colours(image: Image.Image, window: tuple[float, float] | None) -> tuple[str, ...]:
-    deep = transparency.deep_colours(image)
-    if window is not None:
-        bits = image.info.get("bit_depth", 8) if image.format == "HEIF" else max(_tags(image).get(_BITS, (8,)))
-        if deep or bits <= 8 or image.mode in _DEEP:
-            return ()
-        kind = "HEIC" if image.format == "HEIF" else image.format
-        return (f"the picture is a {kind} of {bits} bits a colour, over which no window is laid; send it as PNG",)
-    if not deep:
-        return ()
-    top = int(np.asarray(image)[..., :3].max(initial=0))  # the first of two bytes
-    if top >= 2**6:
-        return ()
-    return (
-        f"the picture has 16 bits and no value above {256 * top + 255}, and is seen almost black; the model's "
-        "catalogue entry can set window = [low, high], the values that become black and white",
-    )
-
-
-def _range_of(image: Image.Image) -> tuple[float, float]:
-    """Return what numbers in a picture of floating-point values are taken for: fractions, or values of 8 or 16 bits."""
-    values = np.asarray(image, np.float32)
-    most = float(values[np.isfinite(values)].max(initial=0))
-    return (0.0, 1.0) if most <= 1 else (0.0, 255.0) if most <= 255 else (0.0, 65_535.0)
-
-
-def _warnings(image: Image.Image, window: tuple[float, float] | None) -> tuple[str, ...]:
-    if image.mode not in _DEEP or window is not None:
-        return ()
-    values = np.asarray(image)
-    finite = values[np.isfinite(values)] if image.mode == "F" else values
-    low, high = float(finite.min(initial=0)), float(finite.max(initial=0))
-    remedy = "the model's catalogue entry can set window = [low, high], the values that become black and white"
-    if image.mode == "F":
-        top = _range_of(image)[1]
-        return (f"the picture has floating-point values {low:g} to {high:g}; 0 to {top:g} are shown; {remedy}",)
-    if low < 0:
-        return (f"the picture has values {low:g} to {high:g}; those below 0 are shown black; {remedy}",)
-    if high > 65_535:
-        return (f"the picture has values up to {high:g}; those above 65535 are shown white; {remedy}",)
-    if image.mode.startswith("I;16") and high < 2**14:
-        dark = "white" if _is_negative(image) else "black"
-        return (f"the picture has 16 bits and values up to {high:g} only, and is seen almost {dark}; {remedy}",)
-    return ()

@@ -41,8 +41,8 @@ REPORTS: dict[str, tuple[str, ...]] = {
         "images/test_transparency.py::test_16_bits_a_channel_of_every_kind",
     ),
     "pytorch-grad-cam 469: X-ray of 12 bits": (
-        "images/test_decoding.py::test_window_over_12_bits",
-        "images/test_decoding.py::test_dark_16_bits_are_warned_of",
+        "images/test_colours.py::test_window_over_12_bits",
+        "images/test_colours.py::test_dark_16_bits_are_warned_of",
         "models/test_inputs.py::test_pictures_of_12_bits_through_a_window",
     ),
     "okuna-api 414: HEIC": (
