@@ -163,7 +163,7 @@ class Facts:
 
     def label(self, index: int) -> str:
         """Return an output's label, or its number where there is none."""
-        return self.labels[index] if index < len(self.labels) else str(index)
+        return self.labels[index] if 0 <= index < len(self.labels) else str(index)
 
     def layer(self, path: str | None, pointer: str = "/params/layer") -> LayerInfo:
         """Return a layer with maps: the one asked for, or the default one.

@@ -3,13 +3,25 @@
 import ast
 import importlib.util
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 from service.errors import CatalogError
 
+_WRITE = (
+    'write a JSON list of strings, an object from index to label ({"0": "cat", ...}), or a text file with one label a '
+    "line"
+)
+_OTHERS = frozenset({".yaml", ".yml", ".toml", ".pbtxt", ".xml", ".html"})  # whose lines are no labels
+# A line with a number before its label, or behind it.
+_NUMBERED = (
+    re.compile(r"(?P<index>\d{1,9})\s*[\s,;:=]\s*(?P<label>\S.*)"),
+    re.compile(r"(?P<label>.*\S)\s*[\s,;:=]\s*(?P<index>\d{1,9})"),
+)
 # Of labels beside other things in a file.
 _USUAL = ("id2label", "idx_to_class", "class_names", "labels", "classes", "names", "categories", "class_to_idx")
 
@@ -48,7 +60,8 @@ def _of_weights() -> tuple[str, ...]:
 def read_labels(path: Path) -> tuple[str, ...]:
     """Return the labels in a file, in the order of outputs.
 
-    A text file holds one a line; lines without text, blanks around and a byte-order mark count for nothing. A JSON file
+    A text file holds one a line, maybe with its index; lines without text, a comment at the beginning, blanks around
+    and a byte-order mark count for nothing. A JSON file
     holds a list, or an object from index to label (or from label to index), as servers of models use them, maybe beside
     others under a usual name, as in a configuration. A dictionary or a list as Python prints them will do.
 
@@ -58,7 +71,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        remedy = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else ""
+        remedy = "; save it as UTF-8" if isinstance(error, UnicodeDecodeError) else "; name a file of labels"
         raise CatalogError(f"labels: {str(path)!r} cannot be read ({type(error).__name__}){remedy}") from None
     told = path.suffix.lower() == ".json" or text.lstrip().startswith("{")
     if told or text.lstrip().startswith("["):
@@ -67,10 +80,27 @@ def read_labels(path: Path) -> tuple[str, ...]:
         except (ValueError, TypeError, KeyError) as error:
             if told:  # else a line may begin so
                 raise CatalogError(
-                    f"labels: {str(path)!r} holds no labels that can be read ({error}); write a JSON list of strings, "
-                    'an object from index to label ({"0": "cat", ...}), or a text file with one label a line'
+                    f"labels: {str(path)!r} holds no labels that can be read ({error}); {_WRITE}"
                 ) from None
-    return _some(tuple(line.strip() for line in text.splitlines() if line.strip()), path)
+    if path.suffix.lower() in _OTHERS:
+        raise CatalogError(f"labels: {str(path)!r} is no file of labels that is read; {_WRITE}")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return _some(_of_lines(list(dropwhile(lambda line: line.startswith("# "), lines))), path)
+
+
+def _of_lines(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the labels of lines, in their order; where each has a number beside a name of its own, in that of numbers.
+
+    Numbers count from 0 or 1 and leave none out: others are part of the names.
+    """
+    for form in _NUMBERED:
+        matches = [match for line in lines if (match := form.fullmatch(line)) is not None]
+        found = {int(match["index"]): match["label"].strip("\"' ") for match in matches}
+        if len(matches) == len(lines) == len(found) == len(set(found.values())) > 1:
+            first = min(found)
+            if first in (0, 1) and max(found) - first + 1 == len(found):
+                return tuple(found[index] for index in sorted(found))
+    return tuple(lines)
 
 
 def _some(labels: tuple[str, ...], path: Path) -> tuple[str, ...]:

@@ -28,6 +28,13 @@ def check_boxes(raw: Tensor, size: tuple[int, int]) -> None:
             f"the scores of its boxes lie between {low:.3g} and {high:.3g}, and not between 0 and 1; let it return "
             "their sigmoid where they are logits, and a hundredth where they are percentages"
         )
+    classes = found[:, 5]
+    wrong = (classes < 0) | (classes != classes.round())
+    if wrong.any():
+        raise CatalogError(
+            f"{int(wrong.sum())} of {len(found)} boxes have a class that is no number from 0 on (such as "
+            f"{float(classes[wrong][0]):.3g}); let it return whole numbers, with a score of 0 for boxes that fill up"
+        )
     inverted = (corners[:, 2:] < corners[:, :2] - _TOLERANCE).any(1)
     if inverted.any():
         raise CatalogError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from service.contract import Asked, Clean, Evidence, Facts, Prediction, Readout, Score, Target, View
-from service.errors import CatalogError, InvalidParameter, NotApplicable
+from service.errors import CatalogError, InvalidParameter, ModelFailed, NotApplicable
 from service.tasks import base
 
 Place = tuple[float, float, float, float]
@@ -192,8 +192,18 @@ class Detection:
 
 
 def _ranked(answer: Tensor) -> Tensor:
-    """Return the detections of one picture (D, 6), the surest first, without what fills up."""
+    """Return the detections of one picture (D, 6), the surest first, without what fills up.
+
+    Raises:
+        ModelFailed: the class of one is no number from 0 on.
+    """
     found = answer[answer[:, 4] > 0]
+    wrong = (found[:, 5] < 0) | (found[:, 5] != found[:, 5].round())
+    if wrong.any():
+        raise ModelFailed(
+            f"the network detects class {float(found[wrong][0, 5]):.3g} in this picture, and classes are whole numbers "
+            "from 0 on; try another picture, or let the network leave such boxes out"
+        )
     return found[found[:, 4].argsort(descending=True, stable=True)]
 
 

@@ -30,6 +30,10 @@ EXPECTED = ("cat", "dog", "bird")
         ("l.txt", b'["cat", "dog", "bird"]'),
         ("l.json", b'{"id2label": {"0": "cat", "1": "dog", "2": "bird"}, "label2id": {"cat": 0}, "model_type": "vit"}'),
         ("l.json", b'{"version": 2, "classes": ["cat", "dog", "bird"]}'),
+        ("l.txt", b"2 bird\n1 dog\n0 cat\n"),
+        ("l.txt", b"1: cat\n2: dog\n3: bird\n"),
+        ("l.csv", b'1,"dog"\n0,"cat"\n2,"bird"\n'),
+        ("l.txt", b"# index and name\nbird 2\ncat 0\ndog\t1\n"),
     ],
 )
 def test_labels(tmp_path: Path, name: str, data: bytes) -> None:
@@ -64,6 +68,24 @@ def test_files_without_labels(tmp_path: Path, name: str, data: bytes) -> None:
 def test_a_label_may_begin_with_a_bracket(tmp_path: Path) -> None:
     (tmp_path / "l.txt").write_text("[none]\ncat\n")
     assert read_labels(tmp_path / "l.txt") == ("[none]", "cat")
+
+
+@pytest.mark.parametrize("lines", ["class 0\nclass 1\n", "7 Up\n3 Musketeers\n", "0 a\n0 b\n", "16\n17\n", "0 cat\n"])
+def test_a_number_may_be_part_of_a_label(tmp_path: Path, lines: str) -> None:
+    (tmp_path / "l.txt").write_text(lines)
+    assert read_labels(tmp_path / "l.txt") == tuple(lines.splitlines())
+
+
+@pytest.mark.parametrize(("name", "data"), [("l.yaml", "names:\n- cat\n"), ("l.pbtxt", "item {\n}\n")])
+def test_files_whose_lines_are_no_labels(tmp_path: Path, name: str, data: str) -> None:
+    (tmp_path / name).write_text(data)
+    with pytest.raises(CatalogError, match="is no file of labels that is read; write a JSON list of strings"):
+        read_labels(tmp_path / name)
+
+
+def test_a_folder_is_no_file_of_labels(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match=r"cannot be read .*; name a file of labels"):
+        read_labels(tmp_path)
 
 
 def test_imagenet() -> None:

@@ -101,3 +101,11 @@ def test_what_moves_in_two_ways_or_cannot_be_moved_passes() -> None:
 def test_boxes_that_are_cut_off_at_the_border_pass() -> None:
     cut = torch.tensor([[20.0, 15.0, 60.0, 40.0]]).repeat(2, 1)
     check_moves(_one(cut), _moved("as extents", cut), SIZE)
+
+
+@pytest.mark.parametrize(("label", "told"), [(-1.0, "-1"), (1.5, "1.5")])
+def test_a_class_that_is_no_number_from_0_on_is_refused(label: float, told: str) -> None:
+    raw = detections()
+    raw[0, 1, 5] = label
+    with pytest.raises(CatalogError, match=rf"1 of 4 boxes have a class .*such as {told}\); let it return"):
+        check_boxes(raw, SIZE)

@@ -6,7 +6,7 @@ from torch import nn
 
 from service.contract import Relevance, Share
 from service.engine.network.rules import read
-from service.errors import CatalogError, InvalidParameter, NotApplicable
+from service.errors import CatalogError, InvalidParameter, ModelFailed, NotApplicable
 from service.explainers.gradient.saliency import Saliency
 from service.tasks.detection import Likeness, overlap
 from tests.tasks.conftest import SIZE, VIEW, Trunk
@@ -103,6 +103,12 @@ def test_a_picture_without_detections(subject, x) -> None:
 def test_classes_without_a_label_are_refused(make) -> None:
     with pytest.raises(CatalogError, match="detects class 2, and 2 labels name classes 0 to 1; give one for each"):
         make(Trunk(_detect), "detection", labels=LABELS[1:])
+
+
+def test_a_class_that_no_picture_had_before_is_told(subject, x) -> None:
+    raw = torch.tensor([[[0.0, 0, 9, 9, 0.5, -1]]])
+    with pytest.raises(ModelFailed, match="detects class -1 in this picture"):
+        subject.facts.task.predictions(raw[0], subject.facts, 5)
 
 
 def test_overlap_is_intersection_over_union() -> None:

@@ -32,11 +32,38 @@ def fit(network: nn.Module, state: State, adapt: Callable[[Mapping[str, Any]], M
             given = OrderedDict(values)
             if metadata is not None:
                 given._metadata = metadata  # type: ignore[attr-defined]
+            _check_kinds(network, values, state.path)
             try:
                 return "; ".join(filter(None, (said, _loaded(network, given))))
             except Exception as error:
                 last = last or error
     raise CatalogError(_misfit(network, state, last)) from None
+
+
+def _check_kinds(network: nn.Module, values: Mapping[str, Any], path: Path) -> None:
+    """Check that each parameter is given numbers of its own kind: loading would copy any into it.
+
+    Raises:
+        CatalogError: a real parameter is given whole or complex numbers, or one that holds none in a plain form.
+    """
+    for name, own in holding.parameters(network).items():
+        value = values.get(name)
+        if not isinstance(value, Tensor) or not own.is_floating_point():
+            continue
+        if value.is_meta:
+            told = "has no numbers (it lies on the meta device); save the network that was filled with its weights"
+        elif value.is_quantized or not (value.is_floating_point() or value.is_complex()):
+            told = (
+                f"holds {str(value.dtype).removeprefix('torch.')}: it is quantised, and what its numbers stand for is "
+                "not in them; name the file from before, or save it after dequantising"
+            )
+        elif value.is_complex():
+            told = "holds complex numbers, of which a real one would keep a half; save what the network computes with"
+        elif value.layout != torch.strided:
+            told = "is sparse; save the state dict with value.to_dense() for each value"
+        else:
+            continue
+        raise CatalogError(f"weights file {str(path)!r} does not fit the network: its {name!r} {told}")
 
 
 def _loaded(network: nn.Module, given: "OrderedDict[str, Any]") -> str:

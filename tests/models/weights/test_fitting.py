@@ -177,6 +177,27 @@ def test_misfits(tmp_path: Path, change: Callable[[State], State], says: str) ->
         asked(tmp_path).build()
 
 
+def _quantised(state: State, kind: torch.dtype) -> State:
+    return {key: (value * 50).to(kind) if value.is_floating_point() else value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: _quantised(s, torch.int8), "holds int8: it is quantised"),
+        (lambda s: {"state_dict": _quantised(s, torch.uint8), "scales": [1.0]}, "holds uint8: it is quantised"),
+        (lambda s: prefixed("module.", _quantised(s, torch.bool)), "holds bool: it is quantised"),
+        (lambda s: s | {"fc.weight": s["fc.weight"] + 1j}, "'fc.weight' holds complex numbers"),
+        (lambda s: s | {"fc.weight": s["fc.weight"].to_sparse()}, r"'fc.weight' is sparse; .* value.to_dense\(\)"),
+        (lambda s: s | {"fc.weight": s["fc.weight"].to("meta")}, "'fc.weight' has no numbers"),
+    ],
+)
+def test_numbers_of_another_kind_are_no_weights(tmp_path: Path, change: Callable[[State], State], says: str) -> None:
+    file(tmp_path, change(trained()))
+    with pytest.raises(CatalogError, match=says):
+        asked(tmp_path).build()
+
+
 # What training puts around parts, and weights that are tied
 
 

@@ -188,6 +188,8 @@ def logits_of(answering: Answering, raw: Tensor, source: Made | None, found: Mea
             before = answering.answers(answering.rows, call)
         except (RuntimeError, ValueError, TypeError, IndexError):
             return raw, found
+    if not torch.isfinite(before).all():  # of classes that are never chosen: their probability alone is a number
+        return raw, found
     expected = found.task.scores(found.task.whole(raw if source.result is None else source.result), "probability")
     if before.shape != raw.shape or difference(logits.scores(logits.whole(before), "probability"), expected) > 1e-4:
         return raw, found

@@ -22,7 +22,10 @@ class Listed:
 
     @staticmethod
     def of(returned: Any, rows: int) -> "Listed | None":
-        """Return how to read what a network returned for so many rows; None where these are no boxes."""
+        """Return how to read what a network returned for so many rows; None where these are no boxes.
+
+        Boxes (D, 4) have a score and a label each.
+        """
         if not isinstance(returned, list | tuple) or len(returned) != rows:
             return None
         if not all(isinstance(one, Mapping) for one in returned):
@@ -55,7 +58,10 @@ class Listed:
 
 
 def _holds(one: Mapping[str, Any], found: Listed) -> bool:
-    return all(isinstance(one.get(name), Tensor) for name in (found.boxes, found.scores, found.labels))
+    boxes, *beside = (one.get(name) for name in (found.boxes, found.scores, found.labels))
+    if not isinstance(boxes, Tensor) or boxes.numel() % 4:
+        return False
+    return all(isinstance(value, Tensor) and value.numel() * 4 == boxes.numel() for value in beside)
 
 
 def _shaped(one: Mapping[str, Any]) -> Listed | None:

@@ -5,9 +5,10 @@ A network may return a tensor, or a dictionary, tuple or object that holds one; 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from service.engine.network.forms.batched import Batched
@@ -46,10 +47,10 @@ class Outlet:
     def __call__(self, returned: Any, rows: int) -> Tensor:
         """Return the answer to so many rows: (N, K), (N, K, H, W), or (N, D, 6) of boxes."""
         if self.reading is not None:
-            return self.reading(items(returned))
+            return _filled(self.reading(items(returned)))
         found = returned if self.item is None else items(returned)[self.item]
         if self.listed is not None:
-            return self.listed(found)
+            return _filled(self.listed(found))
         if not isinstance(found, Tensor):
             raise TypeError(f"a {type(found).__name__} where a tensor was")
         return shaped(found, rows, self.axes)
@@ -72,6 +73,11 @@ class Outlet:
         return f"{where}, boxes{named}" if self.boxes else where
 
 
+def _filled(found: Tensor) -> Tensor:
+    """Return detections (N, D, 6) with zeros for what fills up: of no score, and of a class below 0, as in exports."""
+    return found.masked_fill((found[..., 4:5] <= 0) & (found[..., 5:] < 0), 0)
+
+
 def items(returned: Any) -> dict[Item, Any]:
     """Return what a container holds, by name or number; empty where it is none."""
     if isinstance(returned, Mapping):
@@ -80,8 +86,10 @@ def items(returned: Any) -> dict[Item, Any]:
         return dict(zip(returned._fields, returned, strict=True)) | dict(enumerate(returned))
     if isinstance(returned, list | tuple):
         return dict(enumerate(returned))
-    if isinstance(returned, Tensor) or not hasattr(returned, "__dict__"):
+    if isinstance(returned, Tensor):
         return {}
+    if not hasattr(returned, "__dict__"):  # a dataclass may have slots
+        return {one.name: getattr(returned, one.name) for one in fields(returned)} if is_dataclass(returned) else {}
     return {name: value for name, value in vars(returned).items() if not name.startswith("_")}
 
 
@@ -158,6 +166,13 @@ def _axes(found: Tensor, rows: int) -> int:
 
 def _checked(outlet: Outlet, found: Tensor, rows: int, name: str, size: tuple[int, int]) -> Outlet:
     shape = tuple(found.shape)
+    if found.layout != torch.strided:
+        kind = _short(found.layout)
+        raise CatalogError(f"model {name!r} returned a sparse tensor ({kind}); let it return y.to_dense()")
+    if not found.numel():
+        raise CatalogError(
+            f"model {name!r} returned shape {shape}, which holds no output; let its last layer have one or more"
+        )
     if found.is_complex():
         raise CatalogError(
             f"model {name!r} returned {_described(found)}: complex numbers, and a score is a real one; let it return "
@@ -255,4 +270,8 @@ def shaped(found: Tensor, rows: int, axes: int) -> Tensor:
 def _described(value: Any) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
-    return f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    return f"{tuple(value.shape)} {_short(value.dtype)}"
+
+
+def _short(kind: torch.dtype | torch.layout) -> str:
+    return str(kind).removeprefix("torch.")

@@ -106,6 +106,18 @@ def test_a_softmax_without_some_of_its_classes_is_one(name) -> None:
     torch.testing.assert_close(model.forward(x), PARTS[name](Ends(None).logits(x)).detach())
 
 
+MASK = torch.tensor([0.0, 0, 0, -torch.inf, 0])
+
+
+@pytest.mark.parametrize("ending", [lambda z: (z + MASK).softmax(1), lambda z: (z + MASK).sigmoid()])
+def test_classes_that_are_never_chosen_leave_the_probabilities(ending) -> None:
+    model = loaded(ending)
+    assert model.facts.task.scale == "probabilities"
+    answer = model.forward(model.example())
+    assert answer.isfinite().all()
+    assert not answer[:, 3].any()
+
+
 @pytest.mark.parametrize(
     ("beside", "kind"), [(lambda z: z.softmax(1), "classification"), (lambda z: z.sigmoid(), "multilabel")]
 )

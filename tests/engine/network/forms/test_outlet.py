@@ -1,6 +1,7 @@
 """The answer is found in whatever a network returns, or it is said what to name."""
 
 from collections import OrderedDict, namedtuple
+from dataclasses import make_dataclass
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from service.errors import CatalogError
 N = 3
 TABLE = torch.arange(N * 4.0).view(N, 4)
 MAPS = torch.arange(N * 2 * 5 * 5.0).view(N, 2, 5, 5)
+Slotted = make_dataclass("Slotted", ["logits"], slots=True)
 Pair = namedtuple("Pair", "features scores")
 
 FOUND = {
@@ -27,6 +29,7 @@ FOUND = {
     "the only table of a tuple": ((MAPS, TABLE), TABLE),
     "a list of one": ([TABLE], TABLE),
     "the only maps": ({"masks": MAPS, "count": 3}, MAPS),
+    "a dataclass with slots": (Slotted(TABLE), TABLE),
     "a named tuple": (Pair(MAPS, TABLE), TABLE),
     "beside whole numbers": ({"index": TABLE.long(), "scores": TABLE}, TABLE),
 }
@@ -74,6 +77,22 @@ def test_boxes_with_names_of_classes_are_refused_with_what_to_return() -> None:
         find(returned, 2, None, "mine")
 
 
+def test_boxes_with_a_score_for_each_class_are_refused_with_what_to_return() -> None:
+    returned = [{"boxes": torch.ones(2, 4), "scores": torch.ones(2, 3), "labels": torch.ones(2).long()}] * 2
+    with pytest.raises(CatalogError, match="`boxes`, `labels` and `scores`"):
+        find(returned, 2, None, "mine")
+
+
+def test_boxes_that_fill_up_are_zeros() -> None:
+    labels, scores = torch.tensor([[2, -1, -1]]), torch.tensor([[0.5, 0.0, -1.0]])
+    for returned in (
+        (torch.ones(1, 3, 4), scores, labels),
+        [{"boxes": torch.ones(3, 4), "scores": scores[0], "labels": labels[0]}],
+    ):
+        raw = find(returned, 1, None, "mine")(returned, 1)
+        assert raw[0].tolist() == [[1, 1, 1, 1, 0.5, 2], [0] * 6, [0] * 6]
+
+
 def test_boxes_become_one_tensor_filled_up_with_zeros() -> None:
     def boxes(count):
         return {"boxes": torch.rand(count, 4), "labels": torch.arange(count), "scores": torch.rand(count)}
@@ -92,6 +111,8 @@ def test_boxes_become_one_tensor_filled_up_with_zeros() -> None:
     [
         (TABLE.long(), None, "whole numbers"),
         (TABLE.argmax(1), None, "argmax"),
+        (TABLE[:, :0], None, r"shape \(3, 0\), which holds no output"),
+        (TABLE.to_sparse(), None, "a sparse tensor.*y.to_dense"),
         ((TABLE, TABLE + 1), None, "several tensors.*output = 0"),
         ({"a": TABLE, "b": TABLE + 1}, None, "several tensors.*output = 'a'"),
         ({"a": 1}, None, "no tensor"),
