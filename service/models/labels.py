@@ -89,14 +89,14 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 
 def _of_lines(lines: Sequence[str]) -> tuple[str, ...]:
-    """Return the labels of lines, in their order; where each has a number beside a name of its own, in that of numbers.
+    """Return the labels of lines, in their order; where each has a number beside it, in that of numbers.
 
     Numbers count from 0 or 1 and leave none out: others are part of the names.
     """
     for form in _NUMBERED:
         matches = [match for line in lines if (match := form.fullmatch(line)) is not None]
         found = {int(match["index"]): match["label"].strip("\"' ") for match in matches}
-        if len(matches) == len(lines) == len(found) == len(set(found.values())) > 1:
+        if len(matches) == len(lines) == len(found) and len(set(found.values())) > 1:
             first = min(found)
             if first in (0, 1) and max(found) - first + 1 == len(found):
                 return tuple(found[index] for index in sorted(found))

@@ -76,6 +76,11 @@ def test_a_number_may_be_part_of_a_label(tmp_path: Path, lines: str) -> None:
     assert read_labels(tmp_path / "l.txt") == tuple(lines.splitlines())
 
 
+def test_two_classes_may_have_one_name(tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_text("2 crane\n0 crane\n1 cat\n")
+    assert read_labels(tmp_path / "l.txt") == ("crane", "cat", "crane")
+
+
 @pytest.mark.parametrize(("name", "data"), [("l.yaml", "names:\n- cat\n"), ("l.pbtxt", "item {\n}\n")])
 def test_files_whose_lines_are_no_labels(tmp_path: Path, name: str, data: str) -> None:
     (tmp_path / name).write_text(data)
