@@ -69,7 +69,8 @@ class AblationCAM(LayerExplainer):
             built[torch.arange(j - i), order[i:j]] = 0
             return built
 
-        at = At(len(order), rows, ("ablated", fingerprint(image), path), image, path)
+        # Which of two channels that are as strong comes first may differ from batch to batch.
+        at = At(len(order), rows, ("ablated", fingerprint(image), path, fingerprint(order)), image, path)
         return combine(probe.scores(at, sketch=combine))
 
     def _explained(

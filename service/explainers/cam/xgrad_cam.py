@@ -6,7 +6,7 @@ from torch import Tensor
 from service.contract import Explanation, Probe, Targets
 from service.explainers.base import explainer
 from service.explainers.cam.gradients import GradientCAM
-from service.explainers.rounding import weighted
+from service.explainers.rounding import ROUNDING, weighted
 
 
 @explainer(
@@ -21,19 +21,21 @@ class XGradCAM(GradientCAM):
     With g = dy_c/dA, w_k = sum_ij g A_k / sum_ij A_k; map = ReLU(sum_k w_k A_k). Before the ReLU it adds up to
     sum_kij g A_k, which is the whole logit less a constant where the network behind the layer is linear;
     `details.contribution` is that sum and `details.conservation_residual` how far the map is from it. Where activations
-    add up to zero, w_k has no meaning and counts as 0; `details.undefined_weights` says in how many channels that are
-    not zero themselves. On a GAP -> linear head it is Grad-CAM.
+    add up to zero but for rounding, w_k has no meaning and counts as 0; `details.undefined_weights` says in how many
+    channels that are not zero themselves. On a GAP -> linear head it is Grad-CAM.
     """
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
         """Return one (h, w) map >= 0 a target."""
         at = self._at_layer(probe, image, targets)
-        s = at.a.sum((1, 2))  # (K,)
-        contribution = (at.g * at.a).sum((2, 3))  # (T, K)
-        w = torch.where(s != 0, contribution / torch.where(s != 0, s, 1), 0)
+        a = at.a.double()
+        s = a.sum((1, 2))  # (K,)
+        told = s.abs() > ROUNDING * a.abs().sum((1, 2))  # what is left where values cancel is rounding
+        contribution = (at.g * a).sum((2, 3))  # (T, K)
+        w = torch.where(told, contribution / torch.where(told, s, 1), 0)
         cam = weighted(w, at.a)
         total = contribution.sum(1)
-        undefined = (s == 0) & at.a.ne(0).any(2).any(1)
+        undefined = ~told & at.a.ne(0).any(2).any(1)
         details = {
             "contribution": total.tolist(),
             "conservation_residual": float((cam.sum((1, 2)) - total).abs().max()),

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from service.contract import Explanation, Facts, Map, Probe, Targets, still_wanted
+from service.errors import InvalidParameter
 from service.explainers.base import explainer
 from service.explainers.fields import Baselines, Segments
 from service.explainers.gradient.inputs import InputGradient
@@ -121,10 +122,19 @@ class XRAI(InputGradient):
         return (1 + 2 * targets) * self.steps * baselines + 1 + baselines
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
-        """Return one (H, W) map a target, in units of the score a pixel."""
-        found = integrated(probe, image, targets, self.score, self.baseline, "gauss-legendre", self.steps)
+        """Return one (H, W) map a target, in units of the score a pixel.
+
+        Raises:
+            InvalidParameter: no segment has as many pixels as one has to have to be joined.
+        """
         picture = probe.facts.shown(image)[0].cpu()
         segments = [part for count in self.counts for part in grown(cut(picture, self.segments, count), self.growth)]
+        if (most := max(map(len, segments))) < self.smallest:
+            raise InvalidParameter.at(
+                "/params/smallest",
+                f"no segment of this picture has {self.smallest} pixels, so that none is joined; choose at most {most}",
+            )
+        found = integrated(probe, image, targets, self.score, self.baseline, "gauss-legendre", self.steps)
         largest = probe.facts.coloured(found.values).amax(1).cpu().numpy()  # (T, H, W); opacity is no colour
         joined = [ranked(one, segments, self.smallest) for one in largest]
         return Explanation(

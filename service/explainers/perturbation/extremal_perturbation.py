@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from service.contract import INPUT, Explanation, Facts, Map, Probe, Rows, Targets, Trace, Tracing, still_wanted
+from service.errors import InvalidParameter
 from service.explainers.base import Explainer, explainer
 from service.explainers.baselines import baseline
 from service.explainers.fields import Hidden, ScoreOf
@@ -165,7 +166,18 @@ class ExtremalPerturbation(Explainer):
         return (3 * self.steps + 1) * len(self.areas) * targets + 2
 
     def explain(self, probe: Probe, image: Tensor, targets: Targets) -> Explanation:
-        """Return one (H, W) map in 0..1 a target."""
+        """Return one (H, W) map in 0..1 a target.
+
+        Raises:
+            InvalidParameter: the picture has fewer pixels a side than one cell.
+        """
+        side = min(image.shape[2:])
+        if self.grain > side:
+            raise InvalidParameter.at(
+                "/params/grain",
+                f"a cell of {self.grain} pixels is larger than the model's input, which has {side} a side; choose at "
+                f"most {side}",
+            )
         hidden = baseline(probe.facts, image, self.hidden)
         ends = probe.scores(Rows.of(torch.cat([image, hidden])))
         targets = targets.fixed(ends)

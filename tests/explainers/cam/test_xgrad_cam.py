@@ -85,3 +85,17 @@ def test_where_activations_add_up_to_zero_there_is_no_weight(small):
     assert_close(found.maps[0].array, oracle(case))
     for peer in PEERS.values():  # they divide by an epsilon
         assert float(peer.call(case).max()) > 1e4 * float(found.maps[0].array.max())
+
+
+@pytest.mark.oracle("xgrad-cam")
+def test_what_rounding_leaves_of_a_sum_of_zero_is_no_weight(small):
+    """Behind an instance norm each channel adds up to nothing."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.InstanceNorm2d(8), nn.ReLU(), nn.Conv2d(8, 5, 3), nn.Flatten(), nn.LazyLinear(4)
+    )
+    network(tiny_input())
+    subject = small(lambda: network)
+    found = subject.explain(XGradCAM(layer="1"), tiny_input(), [1])
+    assert not found.maps[0].array.any()
+    assert found.details["undefined_weights"] == 8

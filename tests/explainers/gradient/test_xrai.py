@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from skimage.morphology import dilation, disk
 from torch import Tensor
 
+from service.errors import InvalidParameter
 from service.explainers.gradient.integrated_gradients import IntegratedGradients
 from service.explainers.gradient.xrai import XRAI, grown, ranked
 from service.explainers.segments import cut, squares
@@ -114,3 +115,10 @@ def test_each_region_has_one_value_and_the_best_comes_first(small):
 def test_cuts_have_bounds(counts):
     with pytest.raises(ValidationError, match="counts"):
         XRAI(counts=counts)
+
+
+def test_segments_that_are_all_too_small_are_refused(small):
+    subject = small(tiny.classifier)
+    with pytest.raises(InvalidParameter, match=r"no segment .* 1025 pixels.* choose at most") as caught:
+        subject.explain(XRAI(smallest=1025, steps=2), tiny_input(), [1])
+    assert caught.value.errors[0].pointer == "/params/smallest"

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from service.contract import Targets
 from service.engine.scheduler.run import Run
+from service.errors import InvalidParameter
 from service.explainers.perturbation.extremal_perturbation import ExtremalPerturbation, Spread, _excess
 from tests import oracles, tiny
 from tests.explainers.conftest import assert_close, tiny_input
@@ -222,3 +223,10 @@ def test_a_pixel_is_made_of_a_bounded_number_of_cells():
     assert ExtremalPerturbation(grain=7, smoothness=42).smoothness == 42
     with pytest.raises(ValidationError, match="smoothness 100 is more than 6 times grain 2"):
         ExtremalPerturbation(grain=2, smoothness=100)
+
+
+def test_cells_larger_than_the_input_are_refused(small):
+    subject = small(tiny.classifier)
+    with pytest.raises(InvalidParameter, match=r"a cell of 33 pixels .* choose at most 32") as caught:
+        subject.explain(ExtremalPerturbation(grain=33, steps=10), tiny_input(), [1])
+    assert caught.value.errors[0].pointer == "/params/grain"

@@ -84,5 +84,29 @@ def _group_norm(
     return sloped(value, slope if weight is None else slope * weight.view(-1, *[1] * (x.ndim - 2)))
 
 
-NORMS: Mapping[str, Callable[..., Tensor]] = {"layer_norm": _layer_norm, "group_norm": _group_norm}
+def _instance_norm(
+    standardised: Standardised,
+    value: Tensor,
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if use_input_stats:
+        slope = standardised(x, tuple(range(2, x.ndim)), eps)
+    else:  # each channel less a constant, over a constant
+        assert running_var is not None
+        slope = x * (running_var + eps).rsqrt().view(-1, *[1] * (x.ndim - 2))
+    return sloped(value, slope if weight is None else slope * weight.view(-1, *[1] * (x.ndim - 2)))
+
+
+NORMS: Mapping[str, Callable[..., Tensor]] = {
+    "layer_norm": _layer_norm,
+    "group_norm": _group_norm,
+    "instance_norm": _instance_norm,
+}
 """How a norm's value gets another slope: by what standardises, the value, and the call's own arguments."""

@@ -68,7 +68,9 @@ def test_a_square_and_a_quotient():
 
 
 @pytest.mark.parametrize(
-    "norm", [nn.LayerNorm((3, 4, 4)), nn.GroupNorm(3, 6), nn.GroupNorm(1, 6), nn.RMSNorm(4)], ids=str
+    "norm",
+    [nn.LayerNorm((3, 4, 4)), nn.GroupNorm(3, 6), nn.GroupNorm(1, 6), nn.InstanceNorm2d(6, affine=True), nn.RMSNorm(4)],
+    ids=str,
 )
 def test_a_norms_deviation_is_a_constant(norm):
     x = _drawn(2, 3, 4, 4) if isinstance(norm, nn.LayerNorm) else _drawn(2, 6, 4, 4)
@@ -82,11 +84,11 @@ def test_a_norms_deviation_is_a_constant(norm):
         """The same norm with the deviation of x."""
         if isinstance(norm, nn.RMSNorm):
             return t * (y / x)
-        groups = norm.num_groups if isinstance(norm, nn.GroupNorm) else 1
+        groups = {nn.GroupNorm: lambda: norm.num_groups, nn.InstanceNorm2d: lambda: 6}.get(type(norm), lambda: 1)()
         grouped, own = t.reshape(2, groups, -1), x.reshape(2, groups, -1)
         deviation = (own.var(2, unbiased=False, keepdim=True) + norm.eps).sqrt()
         scaled = ((grouped - grouped.mean(2, keepdim=True)) / deviation).view_as(t)
-        view = (-1, 1, 1) if isinstance(norm, nn.GroupNorm) else norm.normalized_shape
+        view = (-1, 1, 1) if isinstance(norm, nn.GroupNorm | nn.InstanceNorm2d) else norm.normalized_shape
         return scaled * norm.weight.view(view) + norm.bias.view(view)
 
     leaf = x.clone().requires_grad_()

@@ -64,6 +64,8 @@ WHOLE = {
     "softmax of another axis": lambda t: F.softmax(t, dim=1),
     "layer norm": nn.LayerNorm(8).double().requires_grad_(False),
     "group norm": nn.GroupNorm(2, 4).double().requires_grad_(False),
+    "instance norm": nn.InstanceNorm2d(4).double(),
+    "instance norm of what was seen": nn.InstanceNorm2d(4, track_running_stats=True).double().eval(),
     "layer norm by names": lambda t: F.layer_norm(t, normalized_shape=(8,), eps=1e-3),
     "rms norm": nn.RMSNorm(8).double().requires_grad_(False),
     "rms norm with an epsilon": lambda t: F.rms_norm(t, (8, 8), eps=0.1),
