@@ -121,7 +121,12 @@ def find(
         return Outlet(reading=queries)
     for usual in _USUAL:
         if usual in held and isinstance(held[usual], Tensor):
-            return _checked(Outlet(usual, axes=_axes(held[usual], rows)), held[usual], rows, name, size)
+            try:
+                return _checked(Outlet(usual, axes=_axes(held[usual], rows)), held[usual], rows, name, size)
+            except CatalogError as error:
+                others = [key for key in _fitting(held, rows) if held[key] is not held[usual]]
+                instead = f"; or name another item as its answer, as output = {others[0]!r}" if others else ""
+                raise CatalogError(f"{error}{instead}") from None
     batched = Batched.of(held, rows, name)
     if batched is not None:
         return Outlet(reading=batched)

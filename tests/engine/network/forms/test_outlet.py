@@ -131,6 +131,16 @@ def test_what_is_no_answer_is_refused_with_what_to_do(returned, wanted, message)
         find(returned, N, wanted, "mine")
 
 
+@pytest.mark.parametrize("usual", ["logits", "out"])
+@pytest.mark.parametrize("unfit", [torch.zeros(N, 5, 7), TABLE.long(), TABLE[:2], TABLE.to(torch.complex64)])
+def test_a_usual_item_that_is_no_answer_is_refused_with_the_one_to_name(usual, unfit) -> None:
+    with pytest.raises(CatalogError, match=r"; or name another item as its answer, as output = 'pooled'$"):
+        find({usual: unfit, "pooled": TABLE}, N, None, "mine")
+    with pytest.raises(CatalogError) as alone:
+        find({usual: unfit, "loss": None}, N, None, "mine")
+    assert "another item" not in str(alone.value)
+
+
 @pytest.mark.parametrize(
     ("returned", "says"),
     [
