@@ -18,7 +18,7 @@ from torch import nn
 from service.errors import CatalogError, did_you_mean
 from service.images import Interpolation
 from service.models.arguments import calling
-from service.models.measured import Floats, measured
+from service.models.measured import Floats, Process, measured
 from service.models.networks import holding
 from service.models.sources.base import Network, Wish, fitted, seeded
 
@@ -184,10 +184,17 @@ def _preprocessing(transformers: Any, config: Any, place: str) -> tuple[dict[str
         found = processor(picture, return_tensors="np")["pixel_values"]
         return np.asarray(found[0], np.float64)
 
+    def grey(picture: Image.Image) -> Floats:
+        return process(picture.convert("L"))
+
+    if getattr(config, "num_channels", 3) == 1 and _channels(process) != 1 and _channels(grey) == 1:
+        followed = grey  # a processor that leaves pictures the channels they have
+    else:
+        followed = process
     resample = getattr(processor, "resample", None)
     hint = None if resample is None else _RESAMPLING.get(int(resample))
     try:
-        found = measured(process, [hint] if hint else ["bilinear", "bicubic", "nearest", "lanczos"])
+        found = measured(followed, [hint] if hint else ["bilinear", "bicubic", "nearest", "lanczos"])
     except Exception as error:
         raise CatalogError(
             f"{place!r}: the processor beside the weights makes no picture that can be followed ({error}); build the "
@@ -202,6 +209,14 @@ def _preprocessing(transformers: Any, config: Any, place: str) -> tuple[dict[str
     elif found.error > _FAR:
         said = (f"preprocessing: about the processor's own, off by {found.error:.3f} of the range on average",)
     return found.known, said
+
+
+def _channels(process: Process) -> int | None:
+    """Return how many channels a preprocessing makes of a picture; None where it takes none such."""
+    try:
+        return len(process(Image.new("RGB", (64, 64))))
+    except Exception:  # the library's own
+        return None
 
 
 def _content(config: Any) -> Any:

@@ -128,6 +128,20 @@ def test_input_is_the_processors(tmp_path: Path, kind: str, photo: str) -> None:
     assert spec.assumed == ()
 
 
+def test_grey_network_is_given_grey_pictures(tmp_path: Path) -> None:
+    """Its processor has one mean, and leaves pictures the channels they have."""
+    vit(num_channels=1).save_pretrained(tmp_path)
+    processor = transformers.ViTImageProcessor(size={"height": 64, "width": 64}, image_mean=[0.4], image_std=[0.2])
+    processor.save_pretrained(tmp_path)
+    spec = asked(str(tmp_path))
+    assert (spec.transform.channels, spec.transform.crop, spec.assumed) == ("l", (64, 64), ())
+    ours = to_input(prepare(photograph("chelsea"), spec.transform), spec.transform)
+    theirs = processor(photograph("chelsea").convert("L"), return_tensors="pt")["pixel_values"]
+    assert float((ours - theirs).abs().mean()) <= 0.004 / 0.2
+    network = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(spec.build()(ours).logits, network(ours).logits, atol=1e-3, rtol=1e-3)
+
+
 def test_processor_that_follows_the_picture_says_what_was_taken(tmp_path: Path) -> None:
     resnet().save_pretrained(tmp_path)
     transformers.DetrImageProcessor(size={"shortest_edge": 64, "longest_edge": 96}).save_pretrained(tmp_path)
