@@ -51,8 +51,9 @@ class CatalogModel(BaseModel):
     weights: Annotated[
         str | None,
         Field(
+            min_length=1,
             description="State dict file (.safetensors, .pth); `random`: seeded random weights; `default`: what the "
-            "factory returns, or the source's own."
+            "factory returns, or the source's own.",
         ),
     ] = None
     allow_pickle: Annotated[
@@ -209,6 +210,10 @@ def _explain(error: Any, known: Mapping[str, Any], above: tuple[str, ...]) -> st
         return f"{key}: unknown key" + did_you_mean(parts[-1], known, then=f"the keys are {', '.join(known)}")
     if error["type"] == "string_pattern_mismatch" and parts == ["factory"]:
         return f"{key}: write it as 'package.module:callable', not {error['input']!r}"
+    if error["type"] == "string_too_short":
+        return f"{key}: it is empty; name one, or leave it out"
+    if error["type"] == "path_type":
+        return f"{key}: name a file of labels, as a text of one label a line (got {error['input']!r})"
     return f"{key}: {error['msg'].removeprefix('Value error, ')} (got {error['input']!r})"
 
 

@@ -10,6 +10,7 @@ from service.images import Transform
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 KEYS = ("channels", "input_size", "resize", "fit", "interpolation", "mean", "std", "range", "order", "window")
 _LOOSE = 4.0  # a deviation of more than so many times the whole range scales no picture that people take
+_LEAST = 1e-7  # the same of what is less: inputs of 10 million times the range are no numbers that networks take
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,11 @@ def _per_channel(value: Any, channels: int, key: str) -> tuple[float, ...]:
 def _check_statistics(mean: tuple[float, ...], std: tuple[float, ...], low: float, high: float) -> None:
     if min(std) <= 0:
         raise CatalogError("std: it has to be above 0 in each channel")
+    if min(std) < _LEAST * (high - low):
+        raise CatalogError(
+            f"std: {list(std)} makes inputs of {(high - low) / min(std):.2g}; write the deviation of values {low:g} to "
+            f"{high:g}, 1.0 to leave them as they are"
+        )
     if min(mean) < low or max(mean) > high or max(std) > _LOOSE * (high - low):
         key, worst = ("mean", mean) if min(mean) < low or max(mean) > high else ("std", std)
         raise CatalogError(

@@ -88,6 +88,8 @@ def test_channels_and_their_statistics(given: dict[str, Any], channels: str, mea
         ({"mean": -0.1}, "mean: "),
         ({"std": [58.4, 57.1, 57.4]}, r"std: .* is not of values 0 to 1"),
         ({"std": 0.0}, "std: it has to be above 0"),
+        ({"std": 1e-30}, r"std: .* makes inputs of 1e\+30; write the deviation of values 0 to 1"),
+        ({"range": [0, 255], "std": [1.0, 1.0, 1e-6]}, r"std: .* makes inputs of 2.6e\+08; .* 0 to 255"),
         ({"range": [0, 255], "std": 1200}, "std: .* is not of values 0 to 255"),
         ({"mean": [0.1, 0.2]}, "mean: 2 numbers for 3 channels; give 3, or one for all"),
         ({"channels": 1, "mean": [0.1, 0.2, 0.3]}, "mean: 3 numbers for 1 channels"),
