@@ -26,6 +26,7 @@ INPUTS = {  # (C, H, W)
     "grey and high": (1, 26, 12),
     "wide, with opacity": (4, 12, 26),
 }
+SMALL = {"xrai": {"counts": (4, 8), "smallest": 4}, "extremal-perturbation": {"grain": 4}}  # of pictures so small
 OF_TARGETS = [name for name, cls in registry().items() if cls.takes_targets and cls.family != "attention"]
 
 
@@ -54,7 +55,7 @@ def asked(device) -> Callable[..., tuple[Explanation, Explanation]]:
         model, cls = loaded[given], registry()[name]
         if applicability(model.facts)[name]:
             pytest.skip("does not apply")
-        params = few(cls) | ({"counts": (4, 8)} if name == "xrai" else {}) | params
+        params = few(cls) | SMALL.get(name, {}) | params
         if "count" in params and "samples" in params:
             params["samples"] = 2 * params["count"]
         explainer, plain = cls(**params), PlainProbe(network(channels).requires_grad_(False), model.facts)
