@@ -33,7 +33,36 @@ _LINKS = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SC
 _SECRETS = re.compile("KEY|TOKEN|SECRET|PASSW|AUTH|CREDENTIAL|BEARER|^API$")
 
 
-class Pictures(BaseSettings):
+class Named(BaseSettings):
+    """What paths and hosts are named by: something, or they are not set."""
+
+    @field_validator("catalog", "models", "api_keys_file", "cache_dir", "tuned_dir", mode="before", check_fields=False)
+    @classmethod
+    def _named(cls, value: Any) -> Any:
+        if value == "":
+            raise ValueError("it is set and empty, which would be the current folder; name a path, or unset it")
+        return value
+
+    @field_validator("allowed_hosts", mode="before", check_fields=False)
+    @classmethod
+    def _some(cls, value: Any) -> Any:
+        if isinstance(value, str) and not value.replace(",", " ").split():
+            raise ValueError("it is set and holds no name; name the hosts, or * for any, or unset it")
+        return value
+
+    @field_validator("allowed_hosts", check_fields=False)
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            if not _HOST.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} is no name that a request may call a server by; write example.org, 10.0.0.1 or [::1], "
+                    "without scheme, port and path, or * alone for any"
+                )
+        return value
+
+
+class Pictures(Named):
     """What pictures may take, those that come and those that go."""
 
     max_image_bytes: Annotated[int, Field(ge=1024, description="Largest encoded picture.")] = 16 * 2**20
@@ -284,31 +313,6 @@ class Settings(Pictures):
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
-
-    @field_validator("catalog", "models", "api_keys_file", "cache_dir", "tuned_dir", mode="before")
-    @classmethod
-    def _named(cls, value: Any) -> Any:
-        if value == "":
-            raise ValueError("it is set and empty, which would be the current folder; name a path, or unset it")
-        return value
-
-    @field_validator("allowed_hosts", mode="before")
-    @classmethod
-    def _some(cls, value: Any) -> Any:
-        if isinstance(value, str) and not value.replace(",", " ").split():
-            raise ValueError("it is set and holds no name; name the hosts, or * for any, or unset it")
-        return value
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for name in value:
-            if not _HOST.fullmatch(name):
-                raise ValueError(
-                    f"{name!r} is no name that a request may call a server by; write example.org, 10.0.0.1 or [::1], "
-                    "without scheme, port and path, or * alone for any"
-                )
-        return value
 
     @field_validator("trusted_proxies")
     @classmethod
