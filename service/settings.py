@@ -33,6 +33,11 @@ _LINKS = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP|SC
 _SECRETS = re.compile("KEY|TOKEN|SECRET|PASSW|AUTH|CREDENTIAL|BEARER|^API$")
 
 
+def listed(value: Any) -> Any:
+    """Return the items of a text, which commas or blanks part; anything else as it is."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
 class Named(BaseSettings):
     """What paths and hosts are named by: something, or they are not set."""
 
@@ -46,9 +51,10 @@ class Named(BaseSettings):
     @field_validator("allowed_hosts", mode="before", check_fields=False)
     @classmethod
     def _some(cls, value: Any) -> Any:
-        if isinstance(value, str) and not value.replace(",", " ").split():
+        named = listed(value)
+        if isinstance(value, str) and not named:
             raise ValueError("it is set and holds no name; name the hosts, or * for any, or unset it")
-        return value
+        return named
 
     @field_validator("allowed_hosts", check_fields=False)
     @classmethod
@@ -309,10 +315,10 @@ class Settings(Pictures):
     ] = 900.0
     readiness_timeout_s: Annotated[float, Field(gt=0, le=DAY_S, description="Patience of /health/ready.")] = 5.0
 
-    @field_validator("model", "api_keys", "cors_origins", "allowed_hosts", "trusted_proxies", mode="before")
+    @field_validator("model", "api_keys", "cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+        return listed(value)
 
     @field_validator("trusted_proxies")
     @classmethod
