@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from service.engine.network.forms.adapted import Adapted, joined, released, usable
 from service.engine.network.forms.decisions import Decisions
-from service.engine.network.forms.generators import generators
+from service.engine.network.forms.generators import advanced, generators, own_generators
 from service.engine.network.forms.outlet import Outlet, find
 from service.engine.network.forms.past import Past
 from service.engine.network.memory import counting
@@ -61,6 +61,7 @@ class Answering:
         self.rounding = 0.0  # of the format that it answers in, relative
         self.row_bytes = 0  # of the tensors alive at the most crowded moment of one picture's forward
         self._last: Tensor | None = None
+        self.draws_from: str | None = None  # a generator of its own, that no forward sets back
         self.failure: str | None = None  # why it cannot be run with gradients
 
     def first(self, before: Mapping[str, tuple[float, float]]) -> tuple[Changes, Tensor]:
@@ -193,7 +194,7 @@ class Answering:
         else:
             self.checks.passed("input", "it does not write to its input")
         self.keeps = usable(self.network) or self.keeps
-        _check_repeats(self.checks, again, drawn, written(before, self.network) if again > REPEATS else [])
+        _check_repeats(self.checks, again, drawn, self.draws_from, lambda: written(before, self.network))
         if not self.singly and off > max(ALONE, 2 * self.rounding):
             self.one_at_a_time(
                 f"a picture's answer depends on the others in its batch (by {off:.0%} of the largest output)",
@@ -239,12 +240,13 @@ class Answering:
             given = one.clone()
             first = self._once(given)
             self.row_bytes = live.peak
+        before, own = generators(), own_generators(self.network)
         off = self._off(first, raw[:1])
         if not self.singly:  # what one picture hands to the next shows in the last one alone
             off = max(off, self._off(self._once(self.pictures[1:].clone()), raw[-1:]))
-        before = generators()
         second, decides = self._deciding(one.clone())
         drawn, again = before != generators(), self._off(first, second)
+        self.draws_from = advanced(own, self.network)
         if drawn and again <= REPEATS:  # of few numbers, chance may have drawn the same ones
             again = max(self._off(first, self._once(one.clone())) for _ in range(_DRAWS))
         return given, off, again, drawn, decides
@@ -286,14 +288,32 @@ def _check_made(checks: Checks, network: nn.Module, before: Mapping[str, tuple[f
         )
 
 
-def _check_repeats(checks: Checks, again: float, drawn: bool, names: list[str]) -> None:
-    """Check two answers to one picture, so far apart, of a network that may draw and has written to what has names."""
+def _check_repeats(
+    checks: Checks, again: float, drawn: bool, own: str | None, written_to: Callable[[], list[str]]
+) -> None:
+    """Check two answers to one picture, so far apart.
+
+    Args:
+        checks: where to say it.
+        again: how far they are apart.
+        drawn: whether the libraries' generators were drawn from.
+        own: the address of a generator of the network's own that was.
+        written_to: returns the names of what the network has written to.
+    """
     if again > REPEATS:
+        names = written_to()
         because = f" (its forward changes {names[0]!r})" if names else " (as dropout that never ends)"
         raise checks.refused(
             "repeatable",
             f"the same picture twice gets two answers, {again:.0%} of the largest output apart{because}",
             "let its forward draw nothing at random and keep nothing of one picture for the next",
+        )
+    if own is not None:
+        raise checks.refused(
+            "repeatable",
+            f"its forward draws at random from {own!r}, a generator that it never sets back: the same picture may get "
+            "another answer each time",
+            "let it draw nothing in evaluation mode, or seed that generator again in each forward",
         )
     if drawn:
         checks.warn(

@@ -1,8 +1,10 @@
 """The form in which a network has to be run is found by running it."""
 
+import random
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -205,6 +207,44 @@ def test_what_an_object_keeps_of_a_forward_can_be_used_with_gradients() -> None:
     assert usable(answering.network)
     assert not usable(answering.network)
     assert answering.watched() is not None
+
+
+class Draws(nn.Module):
+    """Drops one picture in a thousand, by a generator of its own."""
+
+    def __init__(self, kind, reset) -> None:
+        super().__init__()
+        self.inner, self.kind, self.reset, self.own = tiny.classifier(), kind, reset, {}
+        self.seed()
+
+    def seed(self) -> None:
+        self.own["generator"] = {
+            "torch": torch.Generator().manual_seed(0),
+            "python": random.Random(0),
+            "numpy": np.random.default_rng(0),
+        }[self.kind]
+
+    def forward(self, x):
+        if self.reset:
+            self.seed()
+        own = self.own["generator"]
+        drawn = torch.rand((), generator=own).item() if self.kind == "torch" else own.random()
+        return self.inner(x * (drawn > 1e-3))
+
+
+@pytest.mark.parametrize("kind", ["torch", "python", "numpy"])
+def test_drawing_from_an_own_generator_is_refused(kind) -> None:
+    answering = _answering(Draws(kind, reset=False))
+    with pytest.raises(Refused, match=r"draws at random from 'own.generator', a generator that it never sets back"):
+        answering.first(state(answering.network))
+
+
+@pytest.mark.parametrize("kind", ["torch", "python", "numpy"])
+def test_an_own_generator_that_each_forward_sets_back_is_no_fault(kind) -> None:
+    answering = _answering(Draws(kind, reset=True))
+    _, raw = answering.first(state(answering.network))
+    torch.testing.assert_close(raw, answering.network(answering.rows))
+    assert _outcomes(answering)["repeatable"] == "passed"
 
 
 class Begins(Keeps):
