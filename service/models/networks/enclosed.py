@@ -73,10 +73,10 @@ def reached(network: nn.Module) -> Iterator[tuple[str, Any]]:
 
     Containers, attributes of objects (as their dictionary), variables that functions share with what is around them
     (cells) and those of their Python modules (`Global`), and in all of these tensors, arrays and any other object.
-    Objects of libraries are not opened, nor those without a `__dict__`.
+    Objects of libraries are not opened, nor those without a `__dict__`. What hooks share with who set them is left out.
     """
     met: dict[int, Any] = {}  # all of them held, so that the id of each stays its own
-    for name, value in _roots(network):
+    for name, value in _roots(network, hooks=False):
         yield from _reached(name, value, met, 0)
 
 
@@ -147,7 +147,7 @@ def _used(network: nn.Module) -> Iterator[tuple[str, Any]]:
         yield from _behind(name, value, met, 0)
 
 
-def _roots(network: nn.Module) -> Iterator[tuple[str, Any]]:
+def _roots(network: nn.Module, *, hooks: bool = True) -> Iterator[tuple[str, Any]]:
     """Yield what the modules of a network have, and what their classes do."""
     classes: set[type] = set()
     for path, module in holding.modules(network):
@@ -159,8 +159,8 @@ def _roots(network: nn.Module) -> Iterator[tuple[str, Any]]:
                 for name, value in list(vars(kind).items()):
                     if name not in _MAKING:
                         yield f"{kind.__name__}.{name}", value
-        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-        for name, value in (*holding.own_attributes(module), *((("hooks", hooks),) if hooks else ())):
+        set_up = [*module._forward_pre_hooks.values(), *module._forward_hooks.values()] if hooks else []
+        for name, value in (*holding.own_attributes(module), *((("hooks", set_up),) if set_up else ())):
             yield f"{path}.{name}".strip("."), value
 
 

@@ -43,7 +43,8 @@ def _of_object(value: Any) -> object:
         return None if of_all else value.getstate()
     numpy: Any = sys.modules.get("numpy")
     if numpy is not None and isinstance(value, numpy.random.RandomState):
-        return _plain(value.get_state())
+        of_all = value is getattr(numpy.random.random_sample, "__self__", None)
+        return None if of_all else _plain(value.get_state())
     if numpy is not None and isinstance(value, numpy.random.Generator):
         return _plain(value.bit_generator.state)
     return None

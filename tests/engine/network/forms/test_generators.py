@@ -62,6 +62,6 @@ def test_draws_from_a_networks_own_show(kind, nested) -> None:
 
 def test_those_of_the_libraries_are_nobodys_own() -> None:
     network = nn.Identity()
-    network.choice, network.default = random.choice, torch.default_generator
+    network.choice, network.default = [random.choice, np.random.random_sample.__self__], torch.default_generator
     network.system = random.SystemRandom()  # which has no state
     assert own_generators(network) == {}
