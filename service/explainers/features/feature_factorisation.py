@@ -27,7 +27,8 @@ class FeatureFactorisation(LayerExplainer):
     where it is; map p = |W_p| H_p, the strongest first. Nothing is drawn at random. `details.error` is |A - W H| / |A|.
     A channel with values below zero is raised by its least one first (`details.raised_channels`). Where the layer's
     means go straight into a linear layer, `details.classes` are the outputs to which each part adds most, and how much:
-    what all parts add, and the bias, make up the logit, as far as A is W H.
+    what all parts add, and the bias, make up the logit, as far as A is W H; where channels were raised, together with
+    `details.raised_adds`, what taking that off again adds to each output.
     """
 
     takes_targets = False
@@ -46,6 +47,8 @@ class FeatureFactorisation(LayerExplainer):
         least = a.flatten(1).amin(1)
         raised = least < 0
         x = a.flatten(1) - least.clamp(max=0)[:, None]  # (C, n)
+        head = head_behind(probe.facts, info.path)
+        lowered = None if head is None or not raised.any() else head.weight.double() @ least.double().clamp(max=0)
         found = factorised(x, self.parts)
         strength = found.w.norm(dim=0) * found.h.norm(dim=1)
         order = strength.argsort(descending=True, stable=True)
@@ -56,6 +59,7 @@ class FeatureFactorisation(LayerExplainer):
                 "error": found.error,
                 "rounds": found.rounds,
                 "raised_channels": int(raised.sum()),
+                "raised_adds": None if lowered is None else lowered.tolist(),
                 "strength": (strength[order] / x.double().norm().clamp(min=1e-300)).tolist(),
                 "classes": _classes(probe.facts, info.path, found, order),
                 "followed_by": info.followed_by,

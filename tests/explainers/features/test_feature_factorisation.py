@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from service.explainers.features.feature_factorisation import FeatureFactorisation
 from tests import oracles, tiny
@@ -79,3 +79,23 @@ def test_on_a_linear_head_a_part_adds_its_pattern_times_its_mean(small):
     for p, part in enumerate(found.details["classes"]):
         for one in part:
             assert one["adds"] == pytest.approx(float(adds[one["index"], p]), abs=0.05 * float(adds.abs().max()))
+
+
+def below_zero() -> nn.Module:
+    """Features that are not rectified in front of a linear head."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tail = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+        return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.SiLU(), *tail).eval()
+
+
+def test_what_raised_channels_take_away_again_is_told(small):
+    subject, x = small(below_zero), tiny_input()
+    found = subject.explain(FeatureFactorisation(layer="1", parts=4), x)
+    adds = torch.zeros(3)
+    for part in found.details["classes"]:
+        for one in part:
+            adds[one["index"]] += one["adds"]
+    made_up = adds + torch.tensor(found.details["raised_adds"]) + subject.plain[-1].bias
+    assert found.details["raised_channels"] == 4
+    torch.testing.assert_close(made_up, found.outputs, rtol=0, atol=0.05 * float(found.outputs.abs().max()))
