@@ -33,7 +33,7 @@ PARTS: Mapping[str, tuple[str, str]] = {
         "engine.idle engine.known engine.store engine.probe explainers faithfulness images kept settings",
         "pydantic torch",
     ),
-    "kept": ("", ""),
+    "kept": ("", "orjson pydantic"),
     "sanity": (
         "engine.known engine.store engine.probe explainers explainers.base faithfulness images kept sanity.verdict "
         "settings",

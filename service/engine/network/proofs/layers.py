@@ -11,9 +11,9 @@ from service.contract.facts import MOVED, REMEDY
 from service.engine.network.forms.addresses import Fold, fold_of
 from service.engine.network.offsets import offset_of
 from service.engine.network.places.grids import FINE, Candidate, default_layer, follows, reach
+from service.engine.network.places.moved import moved
 from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.heads import Averaged
-from service.engine.network.proofs.moved import moved
 from service.engine.network.proofs.watch import Call, Changes, Watched, addresses, shapes
 from service.models.networks import holding
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from service.engine.network.capture import install
-from service.engine.network.proofs.moved import moved
+from service.engine.network.places.moved import moved
 from service.engine.network.proofs.watch import watch_gradients
 
 X = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
