@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from service.engine.network.rules.opening import opened, written_out
@@ -27,6 +28,9 @@ class Meeting(TorchFunctionMode, ABC):
         if name in ("multi_head_attention_forward", "scaled_dot_product_attention"):
             with self:  # what happens inside is met, too
                 return (opened(func) if name.startswith("multi") else written_out)(*args, **kwargs)
+        if func is torch.instance_norm:
+            with self:
+                return _functional(*args, **kwargs)
         if name in PRODUCTS:
             return self._product(func, name, args, kwargs)
         if not args and "input" in kwargs:
@@ -82,6 +86,21 @@ def _group_norm(
 ) -> Tensor:
     slope = standardised(x.reshape(len(x), num_groups, -1), (2,), eps).view_as(x)
     return sloped(value, slope if weight is None else slope * weight.view(-1, *[1] * (x.ndim - 2)))
+
+
+def _functional(
+    input: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    """Return an instance norm by the function whose arguments are those of `nn.InstanceNorm2d`."""
+    return F.instance_norm(input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
 
 
 def _instance_norm(

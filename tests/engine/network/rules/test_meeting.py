@@ -13,6 +13,10 @@ CALLS = {
     "layer_norm": (lambda t: F.layer_norm(t, (4, 4)), lambda t: F.layer_norm(input=t, normalized_shape=(4, 4))),
     "group_norm": (lambda t: F.group_norm(t, 2), lambda t: F.group_norm(input=t, num_groups=2)),
     "instance_norm": (lambda t: F.instance_norm(t, eps=1e-3), lambda t: F.instance_norm(input=t, eps=1e-3)),
+    "instance_norm of torch's": (
+        lambda t: F.instance_norm(t, weight=WEIGHT[0, :, 0, 0], bias=WEIGHT[0, :, 1, 1]),
+        lambda t: torch.instance_norm(t, WEIGHT[0, :, 0, 0], WEIGHT[0, :, 1, 1], None, None, True, 0.1, 1e-5, False),
+    ),
     "relu": (F.relu, lambda t: F.relu(input=t)),
     "silu in place": (lambda t: F.silu(t, inplace=True), lambda t: F.silu(input=t, inplace=True)),
     "softmax": (lambda t: F.softmax(t, 1), lambda t: F.softmax(input=t, dim=1)),
