@@ -3,6 +3,7 @@
 import sys
 import threading
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 import pytest
 import torch
@@ -285,7 +286,7 @@ def test_ready_models_answer_while_another_is_examined(device, held):
 def test_nothing_is_compiled_while_requests_wait_for_the_device(device, monkeypatch, compiled):
     """The batches and gradients that requests bring were first met on the loader's thread, where parts are compiled."""
     monkeypatch.setattr("service.engine.store.compiles", lambda module: compiled)
-    met = []
+    noted: SimpleQueue[tuple[threading.Thread, bool, int]] = SimpleQueue()  # a list would be put back
 
     class Noting(nn.Module):
         def __init__(self):
@@ -293,7 +294,7 @@ def test_nothing_is_compiled_while_requests_wait_for_the_device(device, monkeypa
             self.inner = tiny.classifier()
 
         def forward(self, x):
-            met.append((threading.current_thread(), torch.is_inference_mode_enabled(), len(x)))
+            noted.put((threading.current_thread(), torch.is_inference_mode_enabled(), len(x)))
             return self.inner(x)
 
     with _started(device, [_spec("noting", lambda: Noting().eval())]) as store:
@@ -301,6 +302,7 @@ def test_nothing_is_compiled_while_requests_wait_for_the_device(device, monkeypa
         model = store.get(None)
         layer, x = model.facts.default_layer, model.example()[:1]
         ModelProbe(model, device, Run()).trace(Rows.of(x), Tracing((layer,), (layer,)), lambda s: s.outputs[:, :1])
+    met = [noted.get() for _ in range(noted.qsize())]
     served = [kind for thread, *kind in met if thread is device._thread]
     first = {tuple(kind): thread for thread, *kind in reversed(met)}
     assert [True, 8] in served

@@ -607,11 +607,11 @@ def test_what_is_no_request_is_a_problem_with_its_id_client_and_count(data, capl
 @pytest.mark.parametrize(
     ("allowed", "host", "status"),
     [
-        ("", b"localhost:8000", 200),
-        ("", b"127.0.0.1", 200),
-        ("", b"[::1]:80", 200),
-        ("", b"rebound.example", 400),
-        ("", b"localhost.rebound.example:8000", 400),
+        ((), b"localhost:8000", 200),
+        ((), b"127.0.0.1", 200),
+        ((), b"[::1]:80", 200),
+        ((), b"rebound.example", 400),
+        ((), b"localhost.rebound.example:8000", 400),
         ("heat.example", b"HEAT.example:443", 200),
         ("heat.example", b"localhost", 400),
         ("*", b"whatever", 200),
