@@ -381,5 +381,5 @@ def wrong(error: ValidationError, options: Container[str]) -> str:
     for one in error.errors():
         name = str(one["loc"][0])
         named = f"--{name.replace('_', '-')}" if name in options else f"HEATLENS_{name.upper()}"
-        said.append(f"{named}: {one['msg']} (got {one['input']!r})")
+        said.append(f"{named}: {one['msg'].removeprefix('Value error, ')} (got {one['input']!r})")
     return "; ".join(said)

@@ -14,7 +14,7 @@ from pydantic import SecretStr, ValidationError
 
 from service.client.wire import Request
 from service.engine.scheduler.estimate.ledger import SMALL_PASSES
-from service.settings import Settings, secret, unknown
+from service.settings import Settings, secret, unknown, wrong
 
 ROOT = Path(__file__).parent.parent
 FIELDS = Settings.model_fields
@@ -197,3 +197,9 @@ def test_what_kubernetes_writes_of_a_service_is_no_mistake():
     )
     assert unknown(f"HEATLENS{name}_{end}" for name in ("", "_API", "_AUTH", "2") for end in ends) == []
     assert not secret("HEATLENS_AUTH_PORT")
+
+
+def test_what_is_wrong_is_told_in_our_own_words() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings(allowed_hosts=" , ")
+    assert wrong(caught.value, ()).startswith("HEATLENS_ALLOWED_HOSTS: it is set and holds no name; name the hosts")
