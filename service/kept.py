@@ -51,7 +51,7 @@ def read(file: Path, form: TypeAdapter[T]) -> T | None:
     try:
         found = form.validate_python(orjson.loads(data))
         orjson.dumps(form.dump_python(found))  # an answer that tells of it holds no number that is too large for JSON
-    except Exception:
+    except Exception:  # of whatever kind: anybody may have written anything
         set_aside(file)
         return None
     return found

@@ -11,6 +11,12 @@ _STEPS = ((256, 32), (64, 8), (0, 4))  # least side of an input, and pixels that
 _SHARES = 1.5  # pixels within which no detector finds all that it finds
 
 
+def classless(found: Tensor) -> Tensor:
+    """Return those of detections (D, 6) whose class is no whole number from 0 on."""
+    classes = found[:, 5]
+    return found[(classes < 0) | (classes != classes.round())]
+
+
 def check_boxes(raw: Tensor, size: tuple[int, int]) -> None:
     """Check detections (N, D, 6) of an input (H, W): x0, y0, x1, y1, score and class; zeros fill up.
 
@@ -28,12 +34,10 @@ def check_boxes(raw: Tensor, size: tuple[int, int]) -> None:
             f"the scores of its boxes lie between {low:.3g} and {high:.3g}, and not between 0 and 1; let it return "
             "their sigmoid where they are logits, and a hundredth where they are percentages"
         )
-    classes = found[:, 5]
-    wrong = (classes < 0) | (classes != classes.round())
-    if wrong.any():
+    if len(wrong := classless(found)):
         raise CatalogError(
-            f"{int(wrong.sum())} of {len(found)} boxes have a class that is no number from 0 on (such as "
-            f"{float(classes[wrong][0]):.3g}); let it return whole numbers, with a score of 0 for boxes that fill up"
+            f"{len(wrong)} of {len(found)} boxes have a class that is no number from 0 on (such as "
+            f"{float(wrong[0, 5]):.3g}); let it return whole numbers, with a score of 0 for boxes that fill up"
         )
     inverted = (corners[:, 2:] < corners[:, :2] - _TOLERANCE).any(1)
     if inverted.any():

@@ -10,6 +10,7 @@ from torch import Tensor
 from service.contract import Asked, Clean, Evidence, Facts, Prediction, Readout, Score, Target, View
 from service.errors import CatalogError, InvalidParameter, ModelFailed, NotApplicable
 from service.tasks import base
+from service.tasks.boxes import classless
 
 Place = tuple[float, float, float, float]
 _LEAST = 1e-6  # of a match, so that its odds are a number
@@ -198,10 +199,9 @@ def _ranked(answer: Tensor) -> Tensor:
         ModelFailed: the class of one is no number from 0 on.
     """
     found = answer[answer[:, 4] > 0]
-    wrong = (found[:, 5] < 0) | (found[:, 5] != found[:, 5].round())
-    if wrong.any():
+    if len(wrong := classless(found)):
         raise ModelFailed(
-            f"the network detects class {float(found[wrong][0, 5]):.3g} in this picture, and classes are whole numbers "
+            f"the network detects class {float(wrong[0, 5]):.3g} in this picture, and classes are whole numbers "
             "from 0 on; try another picture, or let the network leave such boxes out"
         )
     return found[found[:, 4].argsort(descending=True, stable=True)]

@@ -28,11 +28,11 @@ def fit(network: nn.Module, state: State, adapt: Callable[[Mapping[str, Any]], M
     """
     last: Exception | None = None
     for values, versions, said in _readings(network, state, adapt):
+        _check_kinds(network, values, state.path)
         for metadata in (versions, getattr(holding.state(network), "_metadata", None)):
             given = OrderedDict(values)
             if metadata is not None:
                 given._metadata = metadata  # type: ignore[attr-defined]
-            _check_kinds(network, values, state.path)
             try:
                 return "; ".join(filter(None, (said, _loaded(network, given))))
             except Exception as error:
