@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from service.engine.network.activations import activation_of
+from service.engine.network.rules.activations import activation_of
 from service.models.networks import holding
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from service.contract import Layout
-from service.engine.network.activations import Activations
 from service.engine.network.capture import Tape, recording
 from service.engine.network.endings.seen import Endings
 from service.engine.network.forms.addresses import sums
@@ -19,6 +18,7 @@ from service.engine.network.places.grids import attends, scattered, seen_of, tol
 from service.engine.network.places.looking import Own, own_places
 from service.engine.network.places.tokens import Open
 from service.engine.network.proofs.attentions import Seen
+from service.engine.network.rules.activations import Activations
 from service.engine.network.trace import straight
 
 Run = Callable[[Tensor], Any]

@@ -2,22 +2,25 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from service.engine.network.rules.composed import SEVERAL, Parts, Written
 from service.engine.network.rules.opening import opened, written_out
-from service.engine.network.rules.slopes import IN_PLACE, PRODUCTS, answered, factors, sloped
+from service.engine.network.rules.slopes import IN_PLACE, PRODUCTS, answered, factors, overwrites, sloped
 
 Standardised = Callable[[Tensor, tuple[int, ...], float], Tensor]
 """f(x, axes, eps): x less its mean over some axes, over its deviation; with the slope of a rule."""
 
 
 class Meeting(TorchFunctionMode, ABC):
-    """Meets every call of a forward through which a gradient may pass; attention in its parts."""
+    """Meets every call of a forward through which a gradient may pass; what is several operations, in its parts."""
+
+    written: ClassVar[Written] = SEVERAL
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer with the network's own value, and the slope of the rule."""
@@ -31,6 +34,8 @@ class Meeting(TorchFunctionMode, ABC):
         if func is torch.instance_norm:
             with self:
                 return _functional(*args, **kwargs)
+        if (written := self.written.get(name if name.startswith("__") else name.rstrip("_"))) is not None:
+            return self._in_parts(written, func, args, kwargs)
         if name in PRODUCTS:
             return self._product(func, name, args, kwargs)
         if not args and "input" in kwargs:
@@ -49,6 +54,26 @@ class Meeting(TorchFunctionMode, ABC):
     @abstractmethod
     def product(self, f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
         """Return a product f(a, b) of two that both depend on the picture."""
+
+    def _in_parts(
+        self, written: Callable[..., Parts], func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Answer a call that is several operations in one."""
+        if not any(self.concerns(one) for one in (*args, *kwargs.values())):
+            return func(*args, **kwargs)
+        x, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
+        named = {key: value for key, value in kwargs.items() if args or key != "input"}
+        over = overwrites(func, kwargs)
+        with self:
+            slopes = written(x.clone() if over else x, *rest, **named)
+        if slopes is None:
+            return func(*args, **kwargs)
+        with torch.no_grad():
+            values = func(x.clone() if over else x, *rest, **named)
+        if isinstance(slopes, Tensor):
+            return answered(sloped(values, slopes), x, func, kwargs)
+        pairs = zip(values, slopes, strict=True)
+        return type(values)(value if slope is None else sloped(value, slope) for value, slope in pairs)
 
     def _product(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         before, both = factors(args)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from service.contract import Rule
-from service.engine.network.activations import rectifier_of
+from service.engine.network.rules.activations import rectifier_of
 from service.engine.network.rules.slopes import answered, overwrites, sloped
 
 # Small enough to change a living gradient by little, large enough to survive a chain of closed ReLUs.

@@ -14,16 +14,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from service.contract import Relevance, Share
-from service.engine.network.activations import activation_of
+from service.engine.network.rules.activations import activation_of
 from service.engine.network.rules.meeting import NORMS, Meeting
 from service.engine.network.rules.shares import Linear, shared
-from service.engine.network.rules.slopes import QUOTIENTS, answered, learns, proportional, sloped, stabilised
+from service.engine.network.rules.slopes import CLAMPS, QUOTIENTS, answered, learns, proportional, sloped, stabilised
 from service.errors import NotApplicable
 
 _CONVOLUTIONS = frozenset(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))
 _ADD = frozenset({"add", "add_", "__radd__", "__iadd__"})
 # Functions of single numbers beside the activations, and norms that only divide.
-_PASSING = frozenset({"pow", "square", "rms_norm", "normalize", "local_response_norm"})
+_PASSING = frozenset({"pow", "square", "rms_norm", "normalize", "local_response_norm"}) | CLAMPS
 # What deviations are made of; the last two answer with a mean beside them, which is none.
 _CONSTANT = frozenset({"sqrt", "rsqrt", "std", "var", "norm", "linalg_norm", "linalg_vector_norm"})
 _WITH_MEANS = frozenset({"std_mean", "var_mean"})

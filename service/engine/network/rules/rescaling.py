@@ -5,33 +5,41 @@ with its own value; its slope at a picture is such that, for f(x) and f(x'), slo
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.engine.network.activations import activation_of
+from service.engine.network.rules.activations import activation_of, chosen
+from service.engine.network.rules.composed import LARGEST, SEVERAL, Written
 from service.engine.network.rules.meeting import NORMS, Meeting
 from service.engine.network.rules.opening import opened
-from service.engine.network.rules.slopes import QUOTIENTS, answered, learns, sloped
+from service.engine.network.rules.slopes import CLAMPS, QUOTIENTS, answered, learns, overwrites, sloped
 
 # Functions of single numbers beside the activations.
-_SINGLE = frozenset(
-    {"abs", "exp", "log", "pow", "reciprocal", "rsqrt", "sqrt", "square", "__rdiv__", "__rtruediv__", "__rpow__"}
-)
+_SINGLE = CLAMPS | {
+    *("abs", "absolute", "acos", "acosh", "arctan", "asin", "asinh", "atan", "atanh", "cos", "cosh", "erf", "erfc"),
+    *("exp", "exp2", "expm1", "float_power", "log", "log10", "log1p", "log2", "logit", "pow", "reciprocal"),
+    *("rsqrt", "sin", "sinc", "sinh", "sqrt", "square", "tan", "__rdiv__", "__rtruediv__", "__rpow__"),
+}
 _POOLS: Mapping[str, Callable[..., Any]] = {
     "max_pool2d": F.max_pool2d,
     "adaptive_max_pool2d": F.adaptive_max_pool2d,
 }
 _DIVIDING: frozenset[Any] = frozenset({F.normalize, F.local_response_norm})  # by what they are made of
+_CHOICES = frozenset({"where", "masked_fill"})
+_DEVIATIONS = frozenset({"std", "std_mean", "var", "var_mean"})
 _LENGTHS = frozenset({"norm", "linalg_norm", "linalg_vector_norm"})
+_FAINTEST = -200.0  # of an exponent: what a mask hides has one of minus infinity, which has no slope
 _LEAST = 1e-7  # of the largest input: a smaller difference has the derivative for its slope
 _SHORTEST = 1e-24  # of a squared length: the slope of a root at zero is infinite
 
 
 class Rescaling(Meeting):
     """Lets differences to references be handed down within the block."""
+
+    written: ClassVar[Written] = {**SEVERAL, **LARGEST}
 
     def __init__(self, rows: int) -> None:
         """Compare pictures with references.
@@ -46,6 +54,12 @@ class Rescaling(Meeting):
         """Whether the first half of each is the pictures', and a gradient is wanted of it."""
         return learns(*tensors) and all(x.ndim > 0 and len(x) > 0 and len(x) % self.rows == 0 for x in tensors)
 
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Answer a choice between two by what it changes; anything else as every rule does."""
+        if getattr(func, "__name__", "").rstrip("_") in _CHOICES and torch.is_grad_enabled():
+            return self._chosen(func, args, kwargs or {})
+        return super().__torch_function__(func, types, args, kwargs)
+
     def product(self, f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
         """Return a product whose change is shared between both factors."""
         return _crossed(f, a, b)
@@ -55,6 +69,10 @@ class Rescaling(Meeting):
         x = args[0]
         if name == "softmax":
             return self._softmax(func, x, args[1:], kwargs)
+        if name in ("log_softmax", "logsumexp"):
+            return self._logarithm(func, name, x, args[1:], kwargs)
+        if name in _DEVIATIONS:
+            return self._deviation(func, name, x, args[1:], kwargs)
         if name in NORMS:
             return NORMS[name](self._standardised, func(x.detach(), *args[1:], **kwargs), x, *args[1:], **kwargs)
         if func in _DIVIDING:
@@ -91,8 +109,58 @@ class Rescaling(Meeting):
         value: Tensor = func(x.detach(), *rest, **kwargs)
         axis = rest[0] if rest else kwargs["dim"]
         top = torch.maximum(*_halves(x.detach().amax(axis, keepdim=True)))
-        exponential = self._rescaled(torch.exp, x - torch.cat([top, top]))
+        exponential = self._rescaled(torch.exp, (x - torch.cat([top, top])).clamp(min=_FAINTEST))
         return sloped(value, _over(exponential, exponential.sum(axis, keepdim=True)))
+
+    def _logarithm(self, func: Any, name: str, x: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """Return log sum exp(x), or x less that; both of a pair are moved alike before."""
+        value: Tensor = func(x.detach(), *rest, **kwargs)
+        axes = rest[0] if rest else kwargs["dim"]
+        top = torch.maximum(*_halves(x.detach().amax(axes, keepdim=True)))
+        exponential = self._rescaled(torch.exp, (x - torch.cat([top, top])).clamp(min=_FAINTEST)).sum(
+            axes, keepdim=True
+        )
+        summed = self._rescaled(torch.log, exponential.clamp(min=torch.finfo(x.dtype).tiny))
+        return sloped(value, x - summed if name == "log_softmax" else summed.view_as(value))
+
+    def _deviation(self, func: Any, name: str, x: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return variances over some axes, or their roots; with the means, where the call answers with these, too."""
+        given = dict(zip(("dim", "unbiased", "keepdim"), rest, strict=False)) | dict(kwargs)
+        axes, keepdim = given.get("dim"), bool(given.get("keepdim", False))
+        found = func(x, *rest, **kwargs)
+        if axes is None or isinstance(axes, bool):  # of all numbers of all pictures
+            return found
+        mean = x.mean(axes, keepdim=True)
+        centred = x - mean
+        spare = int(given.get("correction", given.get("unbiased", True)))
+        variance = _crossed(torch.mul, centred, centred).sum(axes, keepdim=keepdim) / (x.numel() / mean.numel() - spare)
+        slope = self._rescaled(torch.sqrt, variance + _SHORTEST) if name.startswith("std") else variance
+        if name in ("var", "std"):
+            return sloped(found, slope)
+        return type(found)((sloped(found[0], slope), found[1]))
+
+    def _chosen(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Return what is chosen of two: where a pair chooses differently, all of the change goes to both as they moved.
+
+        So a function of single numbers that is made of two, such as x where x > 0 and 0 elsewhere, has its quotient.
+        """
+        over = overwrites(func, kwargs)
+        with torch.no_grad():
+            value = func(args[0].clone(), *args[1:], **kwargs) if over else func(*args, **kwargs)
+        parts = chosen(func, args, kwargs)
+        if not isinstance(value, Tensor) or parts is None or not self.concerns(value.detach().requires_grad_()):
+            return func(*args, **kwargs)
+        taken, a, b = (torch.as_tensor(part, device=value.device).expand_as(value) for part in parts)
+        a, b = (t.to(value.dtype).masked_fill(~t.isfinite(), 0) for t in (a, b))  # as of what a mask hides
+        both = _mean(taken.to(value.dtype))
+        mixed, plain = both * a + (1 - both) * b, torch.where(taken, a, b)
+        (dy, moved), scale = (
+            (p - q for p, q in map(_halves, (t.detach() for t in (plain, mixed)))),
+            plain.abs().amax(),
+        )
+        ratio = torch.where(moved.abs() > _LEAST * scale, dy / moved, 1)
+        slope = torch.where((both == 0) | (both == 1), plain, torch.cat([ratio, ratio]) * mixed)
+        return answered(sloped(value, slope), args[0], func, kwargs)
 
     def _standardised(self, x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
         """Return x less its mean, over its deviation."""

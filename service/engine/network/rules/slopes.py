@@ -7,10 +7,15 @@ import torch
 from torch import Tensor
 
 PRODUCTS = frozenset(
-    {"mul", "mul_", "__rmul__", "__imul__", "multiply", "matmul", "__matmul__", "bmm", "mm", "einsum", "baddbmm"}
+    {"mul", "mul_", "__rmul__", "__imul__", "multiply", "multiply_", "matmul", "__matmul__", "bmm", "mm", "einsum"}
 )
 QUOTIENTS = frozenset({"div", "div_", "__truediv__", "__itruediv__", "true_divide", "divide"})
-IN_PLACE = frozenset({"mul_", "__imul__"})  # of the products: their first factor is overwritten
+IN_PLACE = frozenset({"mul_", "multiply_", "__imul__"})  # of the products: their first factor is overwritten
+
+# Functions of single numbers that bound them.
+CLAMPS = frozenset(
+    {f"{name}{mark}" for name in ("clamp", "clamp_min", "clamp_max", "clip", "threshold") for mark in ("", "_")}
+)
 
 _TINY = 1e-6
 

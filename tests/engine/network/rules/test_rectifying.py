@@ -20,6 +20,19 @@ CALLS = {
     "hardtanh": (lambda a: F.hardtanh(a, 0.0, 2.0), 2.0),
     "clamp": (lambda a: a.clamp(min=0), None),
     "clamp_ with a ceiling": (lambda a: a.clamp_(0, 4), 4.0),
+    "clip": (lambda a: a.clip(min=0), None),
+    "torch.clip with a ceiling": (lambda a: torch.clip(a, 0, 3), 3.0),
+    "threshold": (lambda a: F.threshold(a, 0.0, 0.0), None),
+    "threshold in place": (nn.Threshold(0, 0, inplace=True), None),
+    "maximum": (lambda a: torch.maximum(a, torch.zeros_like(a)), None),
+    "zero first": (lambda a: torch.maximum(torch.zeros(()), a), None),
+    "max of two": (lambda a: torch.max(a, other=a.new_zeros(1)), None),
+    "fmax": (lambda a: a.fmax(torch.zeros_like(a)), None),
+    "where": (lambda a: torch.where(a > 0, a, 0.0), None),
+    "where it is not": (lambda a: torch.where(a <= 0, torch.zeros_like(a), a), None),
+    "Tensor.where": (lambda a: a.where(a >= 0, 0.0), None),
+    "masked_fill": (lambda a: a.masked_fill(a < 0, 0), None),
+    "masked_fill_": (lambda a: a.masked_fill_(a <= 0, value=0.0), None),
 }
 
 
@@ -68,3 +81,23 @@ def test_outside_the_block_the_derivative_is_back() -> None:
         pass
     (found,) = torch.autograd.grad(F.relu(x).sum(), x)
     assert found.tolist() == [0.0, 1.0]
+
+
+NONE = {
+    "of features": lambda a: torch.maximum(a, a.flip(1)),
+    "of a constant": lambda a: torch.maximum(a, torch.ones(())),
+    "over an axis": lambda a: torch.max(a, 1).values.sum() + a,
+    "larger than the picture": lambda a: torch.maximum(a[:1, :1], torch.zeros(2, 6, 1, 1)),
+    "another choice": lambda a: torch.where(a > 1, a, 0.0),
+    "a mask of something else": lambda a: a.masked_fill(a.flip(1) < 0, 0),
+    "threshold": lambda a: F.threshold(a, 0.5, 0.0),
+}
+
+
+@pytest.mark.parametrize("call", NONE)
+def test_what_is_like_a_rectifier_and_is_none(call) -> None:
+    x = torch.randn(2, 6, 5, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    with rule_mode(Rule("guided"), x):
+        y = NONE[call](x * 1)
+    found, expected = (torch.autograd.grad(-one.square().sum(), x)[0] for one in (y, NONE[call](x * 1)))
+    torch.testing.assert_close(found, expected)

@@ -57,6 +57,34 @@ def test_a_matrix_product_halves():
         torch.testing.assert_close(rb, parts.sum(1) / 2)
 
 
+SEVERAL = {
+    "glu": (lambda a, b: F.glu(torch.cat([a, b], 1), 1), lambda a, b: a * b.sigmoid()),
+    "lerp": (lambda a, b: torch.lerp(a, b, b.sigmoid()), lambda a, b: a + (b - a) * b.sigmoid()),
+    "lerp_": (lambda a, b: a.lerp_(b, 0.3), lambda a, b: a + (b - a) * 0.3),
+    "addcmul": (lambda a, b: torch.addcmul(a, a, b, value=2), lambda a, b: a + a * b * 2),
+    "addcdiv": (lambda a, b: a.addcdiv(a, b), lambda a, b: a + a / b),
+    "baddbmm": (
+        lambda a, b: torch.baddbmm(input=a, batch1=a, batch2=b, beta=0.5),
+        lambda a, b: a * 0.5 + a @ b,
+    ),
+    "bilinear": (
+        lambda a, b: F.bilinear(a, b, WEIGHT),
+        lambda a, b: (torch.einsum("nmi,oij->nmoj", a, WEIGHT) * b[:, :, None]).sum(-1),
+    ),
+    "softmin": (lambda a, b: F.softmin(a, 1) * b, lambda a, b: F.softmax(-a, 1) * b),
+}
+WEIGHT = _drawn(3, 4, 4, seed=3)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_several_operations_in_one_are_what_they_are_one_by_one(name):
+    (found, y), (expected, plain) = (
+        _relevance(call, _drawn(2, 4, 4), _drawn(2, 4, 4, seed=1)) for call in SEVERAL[name]
+    )
+    torch.testing.assert_close(y, plain)
+    torch.testing.assert_close(found, expected)
+
+
 def test_a_square_and_a_quotient():
     a, b = _drawn(2, 3), _drawn(2, 3, seed=1).exp()
     for square in (lambda a: a * a, lambda a: a**2, torch.square):

@@ -40,6 +40,19 @@ SINGLE = {
     "exp": torch.exp,
     "one over": lambda t: 1 / (t + 20),
     "power of two": lambda t: 2**t,
+    "error function": torch.erf,
+    "sine": torch.sin,
+    "clamp": lambda t: t.clamp(-1, 2),
+    "clip in place": lambda t: t.clip_(max=1),
+    "threshold": lambda t: F.threshold(t, 0.5, -1.0),
+    "larger than zero": lambda t: torch.maximum(t, torch.zeros(())),
+    "larger than a constant": lambda t: torch.max(torch.full_like(t, 0.3), t),
+    "smaller than a constant": lambda t: torch.minimum(t, torch.ones_like(t)),
+    "where above zero": lambda t: torch.where(t > 0, t, 0.0),
+    "where below, by another slope": lambda t: t.where(t > 0, 0.1 * t),
+    "where below, by a curve": lambda t: torch.where(t > 0, t, t.exp() - 1),
+    "filled": lambda t: t.masked_fill(t < 0, 0),
+    "filled in place": lambda t: t.masked_fill_(t < 0, 0),
 }
 
 
@@ -81,6 +94,36 @@ WHOLE = {
     "local response norm": nn.LocalResponseNorm(2, alpha=0.5),
     "cosines": lambda t: F.normalize(t, dim=-1) @ F.normalize(t.flip(1), dim=-1).mT,
     "matrix product": lambda t: t @ t.mT,
+    "global maximum": lambda t: t.amax((2, 3)),
+    "maximum of channels that is kept": lambda t: t.amax(dim=1, keepdim=True),
+    "maximum of outer axes": lambda t: t.amax((1, 3)),
+    "least": lambda t: t.amin((-1, -2)),
+    "maximum of an axis": lambda t: t.flatten(2).max(-1).values,
+    "minimum of an axis that is kept": lambda t: torch.min(t, dim=2, keepdim=True)[0],
+    "larger of two": lambda t: torch.maximum(t, t.flip(1)),
+    "smaller of two": lambda t: torch.min(t, t.flip(1)),
+    "maximum of a line": lambda t: F.max_pool1d(t.flatten(2), 3, 2, 1),
+    "maximum of a line's windows side by side": nn.Sequential(nn.Flatten(2), nn.MaxPool1d(4)),
+    "gated linear unit": lambda t: F.glu(t, 1),
+    "between two": lambda t: torch.lerp(t, t.flip(1), t.sigmoid()),
+    "between two in place": lambda t: (1 * t).lerp_(t.flip(1), 0.3 * t),
+    "with a product": lambda t: torch.addcmul(t, t, t.flip(2), value=2),
+    "with a product in place": lambda t: (1 * t).addcmul_(t, t.flip(2)),
+    "with a quotient": lambda t: torch.addcdiv(t, t.flip(1), 1 + t**2),
+    "with a matrix product": lambda t: torch.baddbmm(t[:, 0], t[:, 1], t[:, 2], beta=0.5, alpha=2),
+    "two inputs": lambda t: F.bilinear(t, t.flip(1), _drawn(3, 8, 8), _drawn(3)),
+    "cosine": lambda t: F.cosine_similarity(t, t.flip(1), dim=-1),
+    "softmin": lambda t: F.softmin(t, 1),
+    "log softmax": lambda t: F.log_softmax(t.mean((2, 3)), 1),
+    "log softmax of an axis": lambda t: t.log_softmax(dim=-1),
+    "log of sums": lambda t: t.logsumexp((2, 3)),
+    "log of sums that is kept": lambda t: torch.logsumexp(t, 1, keepdim=True),
+    "variance": lambda t: t.var((2, 3)),
+    "deviation": lambda t: torch.std(t, 1, keepdim=True),
+    "deviation of all": lambda t: t.std(dim=(1, 2), unbiased=False),
+    "variance and mean": lambda t: torch.cat(torch.var_mean(t, 1, correction=0, keepdim=True), 1),
+    "norm that is written out": lambda t: (t - t.mean(1, True)) / torch.std_mean(t, 1, keepdim=True)[0],
+    "masked attention": lambda t: t.masked_fill(torch.ones(8, 8).triu(1).bool(), -torch.inf).softmax(-1) @ t,
     "attention": lambda t: F.scaled_dot_product_attention(t, t.flip(1), t.relu()),
 }
 
@@ -88,7 +131,8 @@ WHOLE = {
 @pytest.mark.parametrize("name", WHOLE)
 def test_nothing_is_missing(name):
     x, references = _drawn(3, 4, 8, 8) * 2, _drawn(3, 4, 8, 8, seed=1)
-    y = WHOLE[name](x.clone())
+    with torch.no_grad():
+        y = WHOLE[name](x.clone())
     found, change = _explained(WHOLE[name], x, references, _drawn(*y.shape[1:], seed=2))
     torch.testing.assert_close(found.flatten(1).sum(1), change)
 

@@ -13,6 +13,12 @@ _RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Ten
 _CLAMP: frozenset[Any] = frozenset(
     {F.relu6, F.hardtanh, F.hardtanh_, torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_}
     | {Tensor.clamp, Tensor.clamp_, Tensor.clamp_min, Tensor.clamp_min_}
+    | {torch.clip, torch.clip_, Tensor.clip, Tensor.clip_}
+)
+_THRESHOLD: frozenset[Any] = frozenset({F.threshold, torch.threshold, torch.threshold_})
+_LARGER: frozenset[Any] = frozenset({torch.maximum, torch.max, torch.fmax, Tensor.maximum, Tensor.max, Tensor.fmax})
+_CHOICE: frozenset[Any] = frozenset(
+    {torch.where, Tensor.where, torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_}
 )
 _SMOOTH: Mapping[Any, str] = {
     function: name
@@ -55,15 +61,68 @@ def _bounds(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
 
 
 def rectifier_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, float | None] | None:
-    """Return the input and ceiling of a ReLU-like call (ReLU, ReLU6, a clamp at zero), or None."""
-    if func not in _RELU and func not in _CLAMP:
+    """Return the input and ceiling of a ReLU-like call, or None.
+
+    It may be a ReLU, a ReLU6, a clamp or a threshold at zero, the larger of a number and zero, or a choice of either.
+    """
+    if func in _LARGER:
+        return _the_larger(*args[:2], *kwargs.values())
+    if func in _CHOICE:
+        return _chosen(func, args, kwargs)
+    if func not in _RELU and func not in _CLAMP and func not in _THRESHOLD:
         return None
     x = args[0] if args else kwargs["input"]
     if func in _RELU:
         return x, None
+    if func in _THRESHOLD:
+        bounds = (*args[1:3], *(kwargs[name] for name in ("threshold", "value") if name in kwargs))
+        return (x, None) if bounds == (0, 0) else None
     low, high = _bounds(func, args, kwargs)
     numbers = isinstance(low, int | float) and (high is None or isinstance(high, int | float))
     return (x, high) if numbers and low == 0 and (high is None or high > 0) else None
+
+
+def _the_larger(*given: Any) -> tuple[Tensor, None] | None:
+    """Return what a rectifier is given that is written as the larger of two tensors, of which one is zero."""
+    if len(given) != 2 or not all(isinstance(one, Tensor) and one.is_floating_point() for one in given):
+        return None
+    a, b = given
+    for x, other in ((a, b), (b, a)):
+        alike = other.shape == x.shape or (other.numel() == 1 and other.ndim <= x.ndim)
+        if alike and _zero(other):
+            return x, None
+    return None
+
+
+def _chosen(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, None] | None:
+    """Return what a rectifier is given that is written as a choice: x where it is above zero, and zero elsewhere."""
+    if (parts := chosen(func, args, kwargs)) is None:
+        return None
+    taken, a, b = parts
+    for x, other, shown in ((a, b, taken), (b, a, ~taken)):
+        fits = isinstance(x, Tensor) and x.is_floating_point() and x.shape == shown.shape and _zero(other)
+        if fits and (torch.equal(shown, x > 0) or torch.equal(shown, x >= 0)):
+            return x, None
+    return None
+
+
+def _zero(other: Any) -> bool:
+    """Whether something is a constant zero."""
+    if isinstance(other, Tensor):
+        return not other.requires_grad and not bool(other.any())
+    return isinstance(other, int | float) and other == 0
+
+
+def chosen(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, Any, Any] | None:
+    """Return where a call that chooses takes the first of two, that one, and the other; None: it does not choose."""
+    filling = func not in (torch.where, Tensor.where)
+    names = ("input", "mask", "value") if filling else ("input", "condition", "other")
+    order = names if func is not torch.where else ("condition", "input", "other")
+    given = dict(zip(order, args, strict=False)) | dict(kwargs)
+    if len(given) < 3:
+        return None
+    x, taken, other = (given[name] for name in names)
+    return (~taken, x, other) if filling else (taken, x, other)
 
 
 def activation_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, str] | None:

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from service.contract import Rows, Targets, Tracing
-from service.engine.network.activations import activation_of
+from service.engine.network.rules.activations import activation_of
 from service.explainers.features.feature_maps import FeatureMaps
 from tests import oracles
 from tests.explainers.conftest import Subject, device, tiny_input  # noqa: F401
@@ -56,6 +56,10 @@ FUNCTIONS = {
     "F.leaky_relu": lambda a: F.leaky_relu(a, 0.2),
     "F.gelu": lambda a: F.gelu(a, approximate="tanh"),
     "F.elu_": F.elu_,
+    "Tensor.clip": lambda a: a.clip(0),
+    "torch.maximum": lambda a: torch.maximum(a, torch.zeros_like(a)),
+    "torch.where": lambda a: torch.where(a > 0, a, 0.0),
+    "Tensor.masked_fill": lambda a: a.masked_fill(a < 0, 0.0),
 }
 
 
