@@ -75,6 +75,7 @@ class Attention:
 
     layout: Layout  # where the tokens are
     read: tuple[int, ...]  # the tokens that the outputs are made of, in the end: a class token, or all with a place
+    follows: bool = True  # whether it attends to what the attention before it brought together, if there is one
 
 
 @dataclass(frozen=True)
@@ -257,6 +258,18 @@ class Facts:
             raise NotApplicable(
                 f"{method} reads attention of all tokens to all tokens, which {self.name} does not have: "
                 f"{self.no_attention}; use {self._plain}, which need none"
+            )
+
+    def require_attention_chain(self, method: str) -> None:
+        """Raise `NotApplicable` where not each attention builds on the one before it."""
+        self.require_attention(method)
+        attentions = {path: info.attention for path, info in self.layers.items() if info.attention is not None}
+        apart = next((path for path, attention in attentions.items() if not attention.follows), None)
+        if apart is not None:
+            raise NotApplicable(
+                f"{method} joins attentions that follow one another, and {apart!r} of {self.name} does not build on "
+                "the one before it, as where networks are averaged or blocks lie side by side; use 'attention', which "
+                f"shows one block, or {self._plain}"
             )
 
     @property

@@ -3,17 +3,17 @@
 from torch import Tensor
 
 from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, Trace, Tracing
-from service.explainers.attention.tokens import AttentionExplainer, as_map, blocks, read_from, reading, start
+from service.explainers.attention.tokens import ChainExplainer, as_map, blocks, read_from, reading, start
 from service.explainers.base import explainer
 
 
 @explainer(
     "attention-relevance",
     reference="Chefer et al. 2021 (ICCV), section 3.1, equations 5 and 6",
-    requirement="A vision transformer whose attention spans all tokens.",
+    requirement="A vision transformer whose attentions span all tokens, each block behind the one before it.",
     cost="1 forward, and a backward from the output to the first attention per target",
 )
-class AttentionRelevance(AttentionExplainer):
+class AttentionRelevance(ChainExplainer):
     """Which patches' attention made the class: attention counts as far as more of it raises the logit.
 
     R = R + mean over heads of ReLU(A * dy_c/dA) R at each block, from R = I at the first one. The map is the class

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from service.contract import Explanation, Facts, Map, Probe, Rows, Targets, Tracing
 from service.explainers.attention.tokens import (
-    AttentionExplainer,
+    ChainExplainer,
     Heads,
     as_map,
     blocks,
@@ -21,10 +21,10 @@ from service.explainers.base import explainer
 @explainer(
     "attention-rollout",
     reference="Abnar & Zuidema 2020, section 3, equation 1",
-    requirement="A vision transformer whose attention spans all tokens.",
+    requirement="A vision transformer whose attentions span all tokens, each block behind the one before it.",
     cost="1 forward",
 )
-class AttentionRollout(AttentionExplainer):
+class AttentionRollout(ChainExplainer):
     """Which patches the class token is made of after all blocks, as far as attention alone tells.
 
     Each block makes a token half of itself, by its skip connection, and half of what it attends to: R = (A + I) R, the

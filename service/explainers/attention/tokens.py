@@ -59,3 +59,12 @@ class AttentionExplainer(Explainer):
     def require(cls, facts: Facts) -> None:
         """Need attention over all tokens of a picture."""
         facts.require_attention(cls.name)
+
+
+class ChainExplainer(AttentionExplainer):
+    """A method that joins all attentions of a network, each of which builds on the one before it."""
+
+    @classmethod
+    def require(cls, facts: Facts) -> None:
+        """Need attentions over all tokens of a picture that follow one another."""
+        facts.require_attention_chain(cls.name)

@@ -130,3 +130,34 @@ def test_windows_are_refused_wherever_they_come_from(small, name, method):
     facts = small(_made(f"{name}-windows", WINDOWED[name])).facts
     with pytest.raises(NotApplicable, match=r"reads attention.*windows of 16 tokens.*use 'saliency'"):
         registry()[method].require(facts)
+
+
+class Averaged(nn.Module):
+    """Two transformers, or one that sees a picture and its mirror image: their attentions build on nobody else's."""
+
+    def __init__(self, mirrored: bool) -> None:
+        super().__init__()
+        self.first = _torchvision()
+        self.second = self.first if mirrored else _torchvision()
+        self.mirrored = mirrored
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.first(x) + self.second(x.flip(3) if self.mirrored else x)) / 2
+
+
+APART = {
+    "two networks": functools.partial(Averaged, False),
+    "a mirror": functools.partial(Averaged, True),
+    "side by side": functools.partial(_timm, block_fn=vision_transformer.ParallelThingsBlock),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_attentions_that_lie_side_by_side_are_not_joined(small, name):
+    subject = small(_made(name, APART[name]))
+    assert float(subject.explain(registry()["attention"](block=0), tiny_input()).maps[0].array.max()) > 0
+    for method in ("attention-rollout", "attention-relevance"):
+        with pytest.raises(
+            NotApplicable, match=r"'attention#\d' of .* does not build on the one before it.*'attention'"
+        ):
+            registry()[method].require(subject.facts)

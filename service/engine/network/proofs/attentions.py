@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -14,13 +15,21 @@ class Seen:
     """What a watched forward showed of attention."""
 
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # (heads, T, T) by address, in order
+    apart: set[str] = field(default_factory=set)  # the addresses of those that no path leads to from the one before
     others: Sequence[str] = ()
 
     def watching(self, rows: int) -> Attentions:
         """Return what watches a forward of so many rows."""
 
+        before: Any = None
+
         def meet(address: str, weights: Tensor) -> Tensor:
+            nonlocal before
             self.shapes[address] = tuple(weights.shape[1:])
+            made = weights.grad_fn
+            if before is not None and made is not None and not _made_of(made, before):
+                self.apart.add(address)
+            before = made
             return weights
 
         watch = Attentions(rows, meet)
@@ -54,11 +63,25 @@ def find_attentions(
     layout, read = _read(tokens, infos, gradients)
     if layout is None:
         return {}, f"where its {tokens} tokens are in the picture was not found"
-    attention = Attention(layout, read)
     return {
-        address: LayerInfo(address, "attention", shape, spatial=False, attention=attention)
+        address: LayerInfo(
+            address, "attention", shape, spatial=False, attention=Attention(layout, read, address not in seen.apart)
+        )
         for address, shape in seen.shapes.items()
     }, None
+
+
+def _made_of(made: Any, before: Any) -> bool:
+    """Whether a path of the graph of gradients leads from what made one tensor to what made another."""
+    ahead, met = [made], {made}
+    while ahead:
+        node = ahead.pop()
+        if node is before:
+            return True
+        new = {following for following, _ in node.next_functions if following is not None} - met
+        met |= new
+        ahead.extend(new)
+    return False
 
 
 def _read(

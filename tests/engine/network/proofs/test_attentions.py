@@ -66,3 +66,18 @@ def test_a_class_token_behind_the_patches_is_what_is_read():
     assert (found["attention#1"].attention.layout, found["attention#1"].attention.read) == (behind, (6,))
     found, _ = find_attentions(HERE, layers, _gradients(0, 3))
     assert found["attention#1"].attention.read == (0, 1, 2, 3, 4, 5)
+
+
+def test_attentions_that_do_not_build_on_one_another():
+    x = torch.randn(2, 4, 4, requires_grad=True)
+    seen = Seen()
+    with seen.watching(2):
+        first = x.softmax(-1)
+        second = (first @ x).softmax(-1)
+        other = (x * 2).softmax(-1)
+        last = (other + second).softmax(-1)
+    assert last.shape == x.shape
+    assert list(seen.shapes) == [f"attention#{i}" for i in (1, 2, 3, 4)]
+    assert seen.apart == {"attention#3"}
+    found, _ = find_attentions(replace(HERE, apart={"attention#2"}), LAYERS, _gradients(0))
+    assert [info.attention.follows for info in found.values()] == [True, False]
