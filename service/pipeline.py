@@ -220,7 +220,7 @@ class Pipeline:
             ),
             predictions=tuple(facts.task.predictions(said, facts, count, view)) if said is not None else (),
             image=geometry(seen.picture),
-            usage=_usage(run, explanation),
+            usage=_usage(run, explanation, method),
             output=plan.ask.output,
             method=method.name if method is not None else None,
             params=method.resolved(facts) if method is not None else {},
@@ -341,7 +341,7 @@ def geometry(picture: Picture | None) -> wire.Geometry | None:
     )
 
 
-def _usage(run: Run, explanation: Explanation) -> wire.Usage:
+def _usage(run: Run, explanation: Explanation, method: Explainer | None) -> wire.Usage:
     used = run.usage
     return wire.Usage(
         forwards=used.forwards,
@@ -353,7 +353,7 @@ def _usage(run: Run, explanation: Explanation) -> wire.Usage:
         render_ms=used.stages.get("render", 0.0) * 1e3,
         dtype=str(DTYPES[used.precision]).removeprefix("torch."),
         runtime=used.runtime,
-        exact=explanation.exact,
+        exact=explanation.exact and not (method is not None and method.estimates()),
         error_bound=explanation.error_bound,
         incremental=used.incremental is not None and used.cache != "hit",
         arithmetic_share=used.incremental if used.incremental is not None else 1.0,

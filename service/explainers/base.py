@@ -47,6 +47,10 @@ class Explainer(BaseModel, ABC):
         """Say why `Probe.scores` may not use less than float32, not even where a request asks for it; None: it may."""
         return None
 
+    def estimates(self) -> bool:
+        """Whether maps hang on what is drawn at random, so that another seed answers otherwise."""
+        return "seed" in type(self).model_fields
+
     @abstractmethod
     def passes(self, facts: Facts, targets: int) -> int:
         """Return about how many passes the method will need: a row's forward is one, its backward two."""

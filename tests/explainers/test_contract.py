@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from service.contract import INPUT, Explanation, Rows, Targets
+from service.contract import INPUT, Attention, Explanation, LayerInfo, Layout, Rows, Targets
 from service.engine.network.capture import uninstall
 from service.engine.probe import ModelProbe
 from service.engine.scheduler.device import Device
@@ -18,6 +18,8 @@ from service.engine.scheduler.run import Run
 from service.engine.scheduler.work import RowsWork
 from service.errors import NotApplicable
 from service.explainers.base import registry
+from service.explainers.gradient.saliency import Saliency
+from service.explainers.perturbation.extremal_perturbation import ExtremalPerturbation
 from service.models.identity import digest
 from service.pipeline import applicability
 from tests.explainers.conftest import tiny_input
@@ -119,7 +121,7 @@ LACKS = {
 }
 
 
-@pytest.mark.parametrize("lacks", [*LACKS, "layers", "a default layer", "gradients at layers"])
+@pytest.mark.parametrize("lacks", [*LACKS, "layers", "a default layer", "gradients at layers", "a chain of attentions"])
 @pytest.mark.parametrize("model", MODELS)
 def test_what_a_refusal_names_instead_applies_itself(tiny, model, lacks):
     facts = tiny.store.get(model).facts
@@ -130,6 +132,10 @@ def test_what_a_refusal_names_instead_applies_itself(tiny, model, lacks):
     elif lacks == "gradients at layers":
         cut = {path: replace(info, gradient=False, projects=False) for path, info in facts.layers.items()}
         facts = replace(facts, layers=cut)
+    elif lacks == "a chain of attentions":
+        apart = LayerInfo("attention#2", "attention", (2, 4, 4), False)
+        apart = replace(apart, attention=Attention(Layout("tokens", (2, 2)), (0, 1, 2, 3), follows=False))
+        facts = replace(facts, layers={**facts.layers, apart.path: apart}, no_attention=None)
     else:
         facts = replace(facts, **LACKS[lacks])
     reasons = applicability(facts)
@@ -159,6 +165,25 @@ def test_finite_and_of_the_documented_shape(tiny, case):
         assert m.layer is None or m.layer in model.facts.layers
     if registry()[name].needs_image:
         assert explanation.outputs.shape == (model.facts.outputs,)
+
+
+@pytest.mark.parametrize("name", [name for name, cls in registry().items() if "seed" in cls.model_fields])
+def test_what_another_seed_changes_is_an_estimate(tiny, name):
+    model = tiny.store.get("tiny-vgg")
+    explainer = _explainer(name, model.facts)
+    found, other = (
+        one.explain(ModelProbe(model, tiny.device, Run()), _input(one), _targets(model))
+        for one in (explainer, explainer.model_copy(update={"seed": 1}))
+    )
+    same = all(torch.equal(a.array, b.array) for a, b in zip(found.maps, other.maps, strict=True))
+    assert same or explainer.estimates() or not found.exact
+
+
+def test_what_is_drawn_for_nothing_is_no_estimate():
+    assert not Saliency().estimates()
+    assert Saliency(smooth_samples=1).estimates()
+    assert ExtremalPerturbation().estimates()
+    assert not any(cls().estimates() for cls in registry().values() if cls.family in ("attention", "propagation"))
 
 
 def test_a_plain_probe_gives_the_same(tiny, case):

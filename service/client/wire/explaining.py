@@ -187,7 +187,13 @@ class Usage(Wire):
     render_ms: float
     dtype: Annotated[str, Field(description="Of the forwards of scores; gradients are always float32.")]
     runtime: Annotated[str, Field(description="What ran rows of scores: torch, onnxruntime or openvino.")]
-    exact: Annotated[bool, Field(description="Whether all of the definition was computed, nothing estimated.")]
+    exact: Annotated[
+        bool,
+        Field(
+            description="Whether all of the definition was computed. False: parts of it were left out, within "
+            "`error_bound` where that is given; or it was estimated, from random samples or by a search."
+        ),
+    ]
     error_bound: Annotated[float | None, Field(description="How far maps may be off, as a share of their maximum.")]
     incremental: Annotated[bool, Field(description="Whether only what changed from row to row was computed.")]
     arithmetic_share: Annotated[float, Field(description="Of a whole forward's multiplications that a row took.")]

@@ -35,6 +35,10 @@ class Saliency(InputGradient):
     smooth_noise: Noise = 0.15
     seed: Seed = 0
 
+    def estimates(self) -> bool:
+        """Where it is smoothed."""
+        return self.smooth_samples > 0
+
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two."""
         return (1 + 2 * targets) * max(1, self.smooth_samples) + (self.smooth_samples > 0)

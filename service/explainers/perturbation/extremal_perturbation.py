@@ -161,6 +161,10 @@ class ExtremalPerturbation(Explainer):
         """Need a gradient at the input."""
         facts.require_gradient(cls.name)
 
+    def estimates(self) -> bool:
+        """Always: a search may end beside the best mask."""
+        return True
+
     def passes(self, facts: Facts, targets: int) -> int:
         """Return passes, each backward counted as two: the steps, the mask's score, and the two pictures."""
         return (3 * self.steps + 1) * len(self.areas) * targets + 2
@@ -169,7 +173,7 @@ class ExtremalPerturbation(Explainer):
         """Return one (H, W) map in 0..1 a target.
 
         Raises:
-            InvalidParameter: the picture has fewer pixels a side than one cell.
+            InvalidParameter: the picture has fewer pixels a side than one cell, or than the width that is asked for.
         """
         side = min(image.shape[2:])
         if self.grain > side:
@@ -177,6 +181,12 @@ class ExtremalPerturbation(Explainer):
                 "/params/grain",
                 f"a cell of {self.grain} pixels is larger than the model's input, which has {side} a side; choose at "
                 f"most {side}",
+            )
+        if self.smoothness > side and "smoothness" in self.model_fields_set:
+            raise InvalidParameter.at(
+                "/params/smoothness",
+                f"a mask whose cells are {self.smoothness:g} pixels wide has no area that lies in the model's input, "
+                f"which has {side} a side; choose at most {side}, and a tenth of it for details",
             )
         hidden = baseline(probe.facts, image, self.hidden)
         ends = probe.scores(Rows.of(torch.cat([image, hidden])))

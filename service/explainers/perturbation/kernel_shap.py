@@ -121,6 +121,10 @@ class KernelSHAP(SegmentMethod):
             )
         return self
 
+    def estimates(self) -> bool:
+        """Say what is found out: whether all coalitions were asked."""
+        return False
+
     def passes(self, facts: Facts, targets: int) -> int:
         """Return the coalitions, and the two pictures with all shown and with all hidden."""
         return min(self.samples, (1 << self.most(facts)) - 2) + 2

@@ -225,8 +225,11 @@ def test_a_pixel_is_made_of_a_bounded_number_of_cells():
         ExtremalPerturbation(grain=2, smoothness=100)
 
 
-def test_cells_larger_than_the_input_are_refused(small):
+def test_cells_larger_or_wider_than_the_input_are_refused(small):
     subject = small(tiny.classifier)
     with pytest.raises(InvalidParameter, match=r"a cell of 33 pixels .* choose at most 32") as caught:
         subject.explain(ExtremalPerturbation(grain=33, steps=10), tiny_input(), [1])
     assert caught.value.errors[0].pointer == "/params/grain"
+    with pytest.raises(InvalidParameter, match=r"cells are 33 pixels wide .* choose at most 32") as caught:
+        subject.explain(ExtremalPerturbation(smoothness=33, steps=10), tiny_input(), [1])
+    assert caught.value.errors[0].pointer == "/params/smoothness"
