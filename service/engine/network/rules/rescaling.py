@@ -144,12 +144,12 @@ class Rescaling(Meeting):
 
         So a function of single numbers that is made of two, such as x where x > 0 and 0 elsewhere, has its quotient.
         """
+        parts = chosen(func, args, kwargs)
+        if parts is None or not any(self.concerns(part) for part in parts):
+            return func(*args, **kwargs)
         over = overwrites(func, kwargs)
         with torch.no_grad():
             value = func(args[0].clone(), *args[1:], **kwargs) if over else func(*args, **kwargs)
-        parts = chosen(func, args, kwargs)
-        if not isinstance(value, Tensor) or parts is None or not self.concerns(value.detach().requires_grad_()):
-            return func(*args, **kwargs)
         taken, a, b = (torch.as_tensor(part, device=value.device).expand_as(value) for part in parts)
         a, b = (t.to(value.dtype).masked_fill(~t.isfinite(), 0) for t in (a, b))  # as of what a mask hides
         both = _mean(taken.to(value.dtype))
