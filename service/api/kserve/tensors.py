@@ -194,6 +194,9 @@ def _from_json(data: Any, datatype: str, shape: tuple[int, ...], pointer: str) -
     fitting = bool if kind.kind == "b" else int if kind.kind in "iu" else (int, float)
     if any(not isinstance(one, fitting) or (isinstance(one, bool) and kind.kind != "b") for one in flat):
         raise InvalidParameter.at(pointer, f"not all elements are numbers of type {datatype}")
+    # Numbers that are too large are wrapped by numpy 1.
+    if kind.kind in "iu" and flat and not np.iinfo(kind).min <= min(flat) <= max(flat) <= np.iinfo(kind).max:
+        raise InvalidParameter.at(pointer, f"a number is out of the range of {datatype}")
     try:
         return np.array(flat, kind).reshape(shape)
     except OverflowError:

@@ -178,13 +178,13 @@ def undisturbed() -> Iterator[None]:
     A script that is imported for one network may begin with `set_default_dtype`; every network after it, and the
     server's own tensors, would be made so.
     """
-    dtype, device, records = torch.get_default_dtype(), torch.get_default_device(), torch.is_grad_enabled()
+    dtype, device, records = torch.get_default_dtype(), torch.empty(0).device, torch.is_grad_enabled()
     try:
         yield
     finally:
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(records)
-        if torch.get_default_device() != device:
+        if torch.empty(0).device != device:  # torch 2.9 cannot tell the default once it was set to none
             torch.set_default_device(None if device.type == "cpu" else device)
 
 
