@@ -4,6 +4,7 @@ Kinds are those that PyTorch calls accelerators: `cuda` (ROCm's too), `xpu`, `mp
 """
 
 import logging
+import warnings
 from typing import Any
 
 import torch
@@ -20,7 +21,10 @@ def choose_device(wanted: str) -> torch.device:
         CatalogError: it is not there, or has no float64, which methods add up in.
     """
     # Full float32 on CUDA: what TF32 rounds off is more than explanations of two devices may differ by.
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    with warnings.catch_warnings():
+        # Torch 2.9 warns of these names; who sets the new ones makes the old ones unreadable for everybody else.
+        warnings.simplefilter("ignore", UserWarning)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     there = torch.accelerator.current_accelerator(check_available=True)
     if wanted == "auto":
         if there is None:

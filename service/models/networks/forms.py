@@ -184,8 +184,12 @@ def undisturbed() -> Iterator[None]:
     finally:
         torch.set_default_dtype(dtype)
         torch.set_grad_enabled(records)
-        if torch.empty(0).device != device:  # torch 2.9 cannot tell the default once it was set to none
+        if torch.empty(0).device != device:
             torch.set_default_device(None if device.type == "cpu" else device)
+        # Torch 2.9 cannot tell the default device of a thread that has set it to none.
+        kept = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
+        if getattr(kept, "device_context", True) is None:
+            del kept.device_context
 
 
 @contextmanager

@@ -120,11 +120,11 @@ def test_what_a_script_sets_for_the_process_is_taken_back(tmp_path: Path, when: 
     try:
         built = entry(tmp_path, f"factory = '{name}:net'\ninput_size = 32\n").build()
         assert (torch.zeros(1).dtype, torch.zeros(1).device.type) == (torch.float32, "cpu")
+        assert torch.get_default_device().type == "cpu"
         assert torch.is_grad_enabled()
         assert built.weight.device.type == "cpu"
     finally:
         torch.set_default_dtype(torch.float32)
-        torch.set_default_device(None)
         torch.set_grad_enabled(True)
 
 
