@@ -187,7 +187,7 @@ def undisturbed() -> Iterator[None]:
         if torch.empty(0).device != device:
             torch.set_default_device(None if device.type == "cpu" else device)
         # Torch 2.9 cannot tell the default device of a thread that has set it to none.
-        kept = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
+        kept: Any = getattr(torch, "_GLOBAL_DEVICE_CONTEXT", None)
         if getattr(kept, "device_context", True) is None:
             del kept.device_context
 
