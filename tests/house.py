@@ -67,8 +67,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "engine.incremental": ("engine.scheduler engine.network", "numpy torch"),
     "engine.scheduler": ("contract errors fair machine.accelerators precision process spans", "torch"),
     "engine.network": (
-        "models.spec models.identity models.networks.forms models.networks.enclosed models.networks.holding tasks "
-        "images contract errors precision process",
+        "models.spec models.identity models.networks.forms models.networks.enclosed models.networks.holding "
+        "models.exported tasks images contract errors precision process",
         "onnxruntime openvino torch",
     ),
     "explainers": ("contract errors", "numpy pydantic torch"),
@@ -82,7 +82,8 @@ PARTS: Mapping[str, tuple[str, str]] = {
     "models.spec": ("contract images", "torch"),
     "models.identity": ("models.networks.enclosed models.networks.holding", "numpy torch"),
     "models.networks.enclosed": ("models.networks.holding", "numpy torch"),
-    "models.networks.forms": ("errors models.networks.holding", "torch"),
+    "models.networks.forms": ("errors models.exported models.networks.holding", "torch"),
+    "models.exported": ("models.networks.holding", "torch"),
     "models.networks.holding": ("", "torch"),
     "rendering": ("client.wire images errors", "PIL cmap numpy orjson pydantic"),
     "images": ("errors fair", "PIL numpy pi_heif torch"),

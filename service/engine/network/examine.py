@@ -24,6 +24,7 @@ from service.engine.network.trace import trace_parts
 from service.engine.network.variants import Variant
 from service.errors import CatalogError
 from service.images import Transform, photographs
+from service.models.exported.graphs import unspoken
 from service.models.networks import enclosed, holding
 from service.models.networks.forms import BlackBox
 from service.models.spec import ModelSpec
@@ -124,12 +125,10 @@ class _Examination:
         facts = self._with_attentions(self._facts(changes, raw, meant, found, layers), watched, layers.gradients)
         if not meant.task.looks and raw.ndim == 2:
             facts = self._with_head(facts, layers, raw)
-        facts = replace(facts, checks=self.checks.finished(), singly=answering.singly)
-        layouts = {
-            info.path: info.layout for info in facts.layers.values() if info.layout and info.layout.axes != "chw"
-        }
+        layouts = {i.path: i.layout for i in facts.layers.values() if i.layout and i.layout.axes != "chw"}
         answer = None if answering.outlet.boxes else tuple(raw.shape[1:])
         addresses = Addresses(layers.repeated, layouts, layers.folds, answer)
+        facts = replace(facts, checks=self.checks.finished(), singly=answering.singly)
         return Examined(answering.adapted(), facts, addresses, answering.singly, answering.keeps, answering.row_bytes)
 
     def _watched(self, changes: Changes) -> tuple[Changes, Watched | None]:
@@ -315,11 +314,12 @@ class _Examination:
 
 
 def _why_opaque(network: nn.Module) -> str | None:
-    if isinstance(network, BlackBox):
-        return f"{network.form}, so that its operators cannot be seen"
     for path, module in holding.modules(network):
         if isinstance(module, torch.jit.ScriptModule | BlackBox):
-            return f"its part {path!r} is compiled, so that the operators in there cannot be seen"
+            what = f"its part {path!r} is compiled" if path or not isinstance(module, BlackBox) else module.form
+            return f"{what}, so that its operators cannot be seen"
+        for name in unspoken(module):
+            return f"its exported graph calls the operator {name!r}, which is no function that rules are made for"
     return None
 
 

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from service.errors import CatalogError
+from service.models.exported.graphs import spoken
 from service.models.networks import holding
 
 _WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
@@ -115,6 +116,7 @@ def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
         what = "an exported graph" if exported else "TorchScript"
         said.append(f"{what} shows no layers: only methods without layers apply")
         return BlackBox(holding.fixed(network)), said
+    spoken(network)
     if training and raised is not None:
         said.append(
             f"its own train() or eval() raises {type(raised).__name__}: its modules are told to evaluate without it"

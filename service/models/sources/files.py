@@ -13,7 +13,6 @@ from torch import nn
 
 from service.errors import CatalogError
 from service.models.identity import content
-from service.models.networks.holding import modules
 from service.models.sources.base import Network, Wish, importable
 from service.models.weights import kind, load
 
@@ -85,19 +84,13 @@ def _exported(path: Path) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            network = torch.export.unflatten(torch.export.load(path))
+            return torch.export.unflatten(torch.export.load(path))
         except Exception as error:
             raise CatalogError(
                 f"{str(path)!r} cannot be read as an exported network ({type(error).__name__}: {str(error)[:160]}); "
                 "export "
                 "it again with this version of PyTorch"
             ) from None
-    for _, module in modules(network):  # shapes that were met at the export, in tensors that cannot be copied
-        for node in getattr(getattr(module, "graph", None), "nodes", ()):
-            node.meta.pop("val", None)
-    for node in network.input_placeholders:
-        node.meta.pop("val", None)
-    return network
 
 
 def _known(path: Path) -> dict[str, Any]:
