@@ -8,6 +8,9 @@ from torch.utils._pytree import tree_leaves
 
 from service.engine.network.dispatch import Dispatch, storage
 
+# What is asked of a tensor's shape, as compiled and exported networks do by operators: no value of the picture.
+_SHAPES = frozenset({"size", "stride", "numel", "dim", "storage_offset"})
+
 
 class Decisions(Dispatch):  # type: ignore[no-untyped-call]
     """Watches one forward for values of the picture that are taken out of tensors, as by `if x.mean() > 0`.
@@ -38,13 +41,16 @@ class Decisions(Dispatch):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator, and note what it makes of the picture."""
         out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name.removeprefix("sym_") in _SHAPES:
+            return out
         given = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         if any(tensor in self._reached for tensor in given):
             for part in tree_leaves(out):
                 if isinstance(part, Tensor):
                     self._reached.add(part)
                 elif isinstance(part, bool | int | float):
-                    self.found.append(func.overloadpacket.__name__)
+                    self.found.append(name)
         return out
 
 

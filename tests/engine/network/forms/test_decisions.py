@@ -55,6 +55,7 @@ def test_values_of_the_picture_are_noticed(how) -> None:
 SOUND = {
     "plain": lambda x: tiny.classifier()(x),
     "tokens": lambda x: tiny.tokens()(x),
+    "its size by an operator": lambda x: x if torch.ops.aten.sym_size.int(x, 2) > 16 else -x,
     "its size": lambda x: x if x.shape[2] > 16 and len(x) == 1 else -x,
     "a constant": lambda x: x if bool(KEPT.sum() == 0) else -x,
     "a constant's list": lambda x: x if KEPT.tolist() and KEPT.numpy().any() else -x,
