@@ -57,6 +57,11 @@ def _check_kinds(network: nn.Module, values: Mapping[str, Any], path: Path) -> N
                 f"holds {str(value.dtype).removeprefix('torch.')}: it is quantised, and what its numbers stand for is "
                 "not in them; name the file from before, or save it after dequantising"
             )
+        elif value.dtype.itemsize == 1 and own.dtype != value.dtype:
+            told = (
+                f"holds {str(value.dtype).removeprefix('torch.')}, which files hold after a division by a scale, and "
+                "no number tells whether that was done; save it in float16 or float32, multiplied by its scale"
+            )
         elif value.is_complex():
             told = "holds complex numbers, of which a real one would keep a half; save what the network computes with"
         elif value.layout != torch.strided:

@@ -188,6 +188,8 @@ def _quantised(state: State, kind: torch.dtype) -> State:
         (lambda s: {"state_dict": _quantised(s, torch.uint8), "scales": [1.0]}, "holds uint8: it is quantised"),
         (lambda s: prefixed("module.", _quantised(s, torch.bool)), "holds bool: it is quantised"),
         (lambda s: s | {"fc.weight": s["fc.weight"] + 1j}, "'fc.weight' holds complex numbers"),
+        (lambda s: s | {"fc.weight": s["fc.weight"].to(torch.float8_e4m3fn)}, "'fc.weight' holds float8_e4m3fn"),
+        (lambda s: s | {"fc.weight": s["fc.weight"].to(torch.float8_e5m2)}, "'fc.weight' holds float8_e5m2"),
         (lambda s: s | {"fc.weight": s["fc.weight"].to_sparse()}, r"'fc.weight' is sparse; .* value.to_dense\(\)"),
         (lambda s: s | {"fc.weight": s["fc.weight"].to("meta")}, "'fc.weight' has no numbers"),
     ],
