@@ -66,7 +66,13 @@ def _scripted(path: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that TorchScript will go
         load_script: Any = torch.jit.load
-        return load_script(path, map_location="cpu")
+        try:
+            return load_script(path, map_location="cpu")
+        except Exception as error:
+            raise CatalogError(
+                f"{str(path)!r} cannot be read as TorchScript ({type(error).__name__}: {str(error)[:160]}); save it "
+                "again with this version of PyTorch, before optimize_for_inference() and other changes for a device"
+            ) from None
 
 
 def _pickled(path: Path, wish: Wish) -> Any:

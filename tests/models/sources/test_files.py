@@ -81,6 +81,12 @@ def test_torchscript_is_a_black_box(tmp_path: Path, make: object, suffix: str) -
     torch.testing.assert_close(network(X), small()(X))
 
 
+def test_torchscript_that_cannot_be_read(tmp_path: Path) -> None:
+    torch.jit.optimize_for_inference(nets.scripted()).save(str(tmp_path / "m.ts"))
+    with pytest.raises(CatalogError, match=r"cannot be read as TorchScript \(RuntimeError: .*before optimize_for_inf"):
+        asked(tmp_path / "m.ts").build()
+
+
 def test_pickled_module_only_by_permission(tmp_path: Path) -> None:
     torch.save({"model": small(), "epoch": 3}, tmp_path / "m.pth")
     with pytest.raises(
