@@ -4,8 +4,8 @@ import copy
 
 import torch
 
-from service.engine.network.activations import Activations
 from service.engine.network.offsets import offset_of
+from service.engine.network.rules.activations import Activations
 from service.models.networks import holding
 from tests.models.exported.doubles import X, served_export, tiny
 
