@@ -36,7 +36,7 @@ _SMOOTH: Mapping[Any, str] = {
         "prelu": (F.prelu, torch.prelu, Tensor.prelu),
         "rrelu": (F.rrelu, torch.rrelu, torch.rrelu_),
         "selu": (F.selu, torch.selu, torch.selu_),
-        "sigmoid": (F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_),
+        "sigmoid": (F.sigmoid, torch.sigmoid, torch.sigmoid_, Tensor.sigmoid, Tensor.sigmoid_, torch.special.expit),
         "silu": (F.silu,),
         "softplus": (F.softplus,),
         "softshrink": (F.softshrink,),

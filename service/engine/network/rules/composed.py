@@ -94,18 +94,38 @@ def _amin(input: Tensor, dim: int | Sequence[int] = (), keepdim: bool = False) -
 
 
 def _max(input: Tensor, *args: Any, **kwargs: Any) -> Parts:
-    """Return the larger ones of two, or the maxima over an axis, beside which the call answers where they are."""
-    other, *rest = args or (kwargs.pop("other", kwargs.pop("dim", None)),)
-    if isinstance(other, Tensor):
-        return _maximum(input, other)
-    return None if other is None else (_amax(input, other, *rest, **kwargs), None)
+    return _largest(_maximum, _amax, input, *args, **kwargs)
 
 
 def _min(input: Tensor, *args: Any, **kwargs: Any) -> Parts:
+    return _largest(_minimum, _amin, input, *args, **kwargs)
+
+
+def _largest(
+    two: Callable[..., Tensor], along: Callable[..., Tensor | None], input: Tensor, *args: Any, **kwargs: Any
+) -> Parts:
+    """Return what is chosen of two, or along an axis, beside which the call answers where it is."""
     other, *rest = args or (kwargs.pop("other", kwargs.pop("dim", None)),)
     if isinstance(other, Tensor):
-        return _minimum(input, other)
-    return None if other is None else (_amin(input, other, *rest, **kwargs), None)
+        return two(input, other)
+    found = None if other is None else along(input, other, *rest, **kwargs)
+    return None if found is None else (found, None)
+
+
+def _aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Parts:
+    least, largest = (None if dim is None else along(input, dim, keepdim) for along in (_amin, _amax))
+    return None if largest is None else (least, largest)
+
+
+def _adaptive_max_pool1d(input: Tensor, output_size: int | Sequence[int], return_indices: bool = False) -> Parts:
+    (size,) = (output_size,) if isinstance(output_size, int) else output_size
+    found = F.adaptive_max_pool2d(input.unsqueeze(-2), (1, size)).squeeze(-2)
+    return (found, None) if return_indices else found
+
+
+def _pairwise_distance(x1: Tensor, x2: Tensor, p: float = 2.0, eps: float = 1e-6, keepdim: bool = False) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(x1 - x2 + eps, p, -1, keepdim)
+    return found
 
 
 def _max_pool1d(
@@ -127,8 +147,10 @@ def _max_pool1d(
 
 
 LARGEST: Written = {
+    "adaptive_max_pool1d": _adaptive_max_pool1d,
     "amax": _amax,
     "amin": _amin,
+    "aminmax": _aminmax,
     "fmax": _maximum,
     "fmin": _minimum,
     "max": _max,
@@ -136,5 +158,6 @@ LARGEST: Written = {
     "maximum": _maximum,
     "min": _min,
     "minimum": _minimum,
+    "pairwise_distance": _pairwise_distance,
 }
-"""Maxima and minima, by rectifiers and by the pools that a rule knows."""
+"""Maxima and minima, by rectifiers and by the pools that a rule knows; distances, by the lengths that it knows."""

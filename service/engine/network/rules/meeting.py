@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from service.engine.network.rules.composed import SEVERAL, Parts, Written
 from service.engine.network.rules.opening import opened, written_out
-from service.engine.network.rules.slopes import IN_PLACE, PRODUCTS, answered, factors, overwrites, sloped
+from service.engine.network.rules.slopes import PRODUCTS, answered, factors, named, overwrites, sloped
 
 Standardised = Callable[[Tensor, tuple[int, ...], float], Tensor]
 """f(x, axes, eps): x less its mean over some axes, over its deviation; with the slope of a rule."""
@@ -25,21 +25,23 @@ class Meeting(TorchFunctionMode, ABC):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer with the network's own value, and the slope of the rule."""
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
         if not torch.is_grad_enabled():
             return func(*args, **kwargs)
+        name = named(func)
         if name in ("multi_head_attention_forward", "scaled_dot_product_attention"):
             with self:  # what happens inside is met, too
                 return (opened(func) if name.startswith("multi") else written_out)(*args, **kwargs)
         if func is torch.instance_norm:
             with self:
                 return _functional(*args, **kwargs)
-        if (written := self.written.get(name if name.startswith("__") else name.rstrip("_"))) is not None:
+        if (written := self.written.get(name)) is not None:
             return self._in_parts(written, func, args, kwargs)
         if name in PRODUCTS:
-            return self._product(func, name, args, kwargs)
+            return self._product(func, args, kwargs)
         if not args and "input" in kwargs:
             args, kwargs = (kwargs["input"],), {key: value for key, value in kwargs.items() if key != "input"}
+        if len(args) == 1 and "other" in kwargs:
+            args, kwargs = (*args, kwargs["other"]), {key: value for key, value in kwargs.items() if key != "other"}
         met = args and self.concerns(args[0])
         return self.answer(func, name, args, kwargs) if met else func(*args, **kwargs)
 
@@ -52,8 +54,12 @@ class Meeting(TorchFunctionMode, ABC):
         """Answer a call whose first argument is a tensor that the rule is about."""
 
     @abstractmethod
-    def product(self, f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-        """Return a product f(a, b) of two that both depend on the picture."""
+    def product(self, f: Callable[..., Tensor], *factors: Tensor) -> Tensor:
+        """Return a product f(a, b, ...) of several that all depend on the picture."""
+
+    def scaled(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Answer a product of which a gradient is wanted of one factor alone."""
+        return func(*args, **kwargs)
 
     def _in_parts(
         self, written: Callable[..., Parts], func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -75,14 +81,21 @@ class Meeting(TorchFunctionMode, ABC):
         pairs = zip(values, slopes, strict=True)
         return type(values)(value if slope is None else sloped(value, slope) for value, slope in pairs)
 
-    def _product(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        before, both = factors(args)
-        if len(both) < 2 or not self.concerns(*both):  # one of them is a constant
+    def _product(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        found, given = factors(args, kwargs)
+        if not found or not self.concerns(*found):
             return func(*args, **kwargs)
-        a, b = both
-        if name in IN_PLACE:
-            return answered(self.product(torch.mul, a.clone(), b), a, func, kwargs)
-        return self.product(lambda a, b: func(*before, a, b, **kwargs), a, b)
+        if len(found) == 1:
+            return self.scaled(func, args, kwargs)
+        over = overwrites(func, kwargs)
+
+        def f(*factors: Tensor) -> Tensor:
+            args, kwargs = given(*factors)
+            answer: Tensor = torch.mul(*args, **kwargs) if over else func(*args, **kwargs)
+            return answer
+
+        value = self.product(f, *(t.clone() if over and t is args[0] else t for t in found))
+        return args[0].copy_(value) if over else value
 
 
 def _layer_norm(

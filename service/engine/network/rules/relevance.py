@@ -17,11 +17,20 @@ from service.contract import Relevance, Share
 from service.engine.network.rules.activations import activation_of
 from service.engine.network.rules.meeting import NORMS, Meeting
 from service.engine.network.rules.shares import Linear, shared
-from service.engine.network.rules.slopes import CLAMPS, QUOTIENTS, answered, learns, proportional, sloped, stabilised
+from service.engine.network.rules.slopes import (
+    CLAMPS,
+    QUOTIENTS,
+    answered,
+    learns,
+    overwrites,
+    proportional,
+    sloped,
+    stabilised,
+)
 from service.errors import NotApplicable
 
 _CONVOLUTIONS = frozenset(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))
-_ADD = frozenset({"add", "add_", "__radd__", "__iadd__"})
+_ADD = frozenset({"add", "__radd__", "__iadd__"})
 # Functions of single numbers beside the activations, and norms that only divide.
 _PASSING = frozenset({"pow", "square", "rms_norm", "normalize", "local_response_norm"}) | CLAMPS
 # What deviations are made of; the last two answer with a mean beside them, which is none.
@@ -50,9 +59,11 @@ class Sharing(Meeting):
         """Whether a gradient is wanted of all of these."""
         return learns(*tensors)
 
-    def product(self, f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-        """Return a product of two, linear in each, of whose relevance each gets a half."""
-        return sloped(f(a.detach(), b.detach()), (f(a, b.detach()) + f(a.detach(), b)) / 2)
+    def product(self, f: Callable[..., Tensor], *factors: Tensor) -> Tensor:
+        """Return a product, linear in each factor, of whose relevance each gets an equal part."""
+        fixed = [t.detach() for t in factors]
+        parts = [f(*fixed[:i], t, *fixed[i + 1 :]) for i, t in enumerate(factors)]
+        return sloped(parts[0].detach(), sum(parts[1:], parts[0]) / len(parts))
 
     def answer(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Answer with the network's own value, and the slope of the rule."""
@@ -68,7 +79,7 @@ class Sharing(Meeting):
             value = func(x.detach().clone(), *args[1:], **own)
             return answered(proportional(value, x), x, func, kwargs)
         if name in _ADD and self.rule.positive and len(args) == 2 and learns(args[1]) and not kwargs:
-            kept = x.clone() if name in ("add_", "__iadd__") else x  # it is overwritten
+            kept = x.clone() if overwrites(func, kwargs) else x  # it is overwritten
             return answered(_among_the_positive(kept, args[1]), x, func, kwargs)
         if name in _CONSTANT:
             return func(*args, **kwargs).detach()

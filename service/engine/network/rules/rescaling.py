@@ -15,12 +15,13 @@ from service.engine.network.rules.activations import activation_of, chosen
 from service.engine.network.rules.composed import LARGEST, SEVERAL, Written
 from service.engine.network.rules.meeting import NORMS, Meeting
 from service.engine.network.rules.opening import opened
-from service.engine.network.rules.slopes import CLAMPS, QUOTIENTS, answered, learns, overwrites, sloped
+from service.engine.network.rules.slopes import CLAMPS, QUOTIENTS, SCALINGS, answered, learns, named, overwrites, sloped
 
 # Functions of single numbers beside the activations.
 _SINGLE = CLAMPS | {
     *("abs", "absolute", "acos", "acosh", "arctan", "asin", "asinh", "atan", "atanh", "cos", "cosh", "erf", "erfc"),
     *("exp", "exp2", "expm1", "float_power", "log", "log10", "log1p", "log2", "logit", "pow", "reciprocal"),
+    *("ceil", "fix", "floor", "round", "sgn", "sign", "trunc"),  # whose derivative is zero: steps have a quotient
     *("rsqrt", "sin", "sinc", "sinh", "sqrt", "square", "tan", "__rdiv__", "__rtruediv__", "__rpow__"),
 }
 _POOLS: Mapping[str, Callable[..., Any]] = {
@@ -56,13 +57,33 @@ class Rescaling(Meeting):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer a choice between two by what it changes; anything else as every rule does."""
-        if getattr(func, "__name__", "").rstrip("_") in _CHOICES and torch.is_grad_enabled():
+        if named(func) in _CHOICES and torch.is_grad_enabled():
             return self._chosen(func, args, kwargs or {})
         return super().__torch_function__(func, types, args, kwargs)
 
-    def product(self, f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-        """Return a product whose change is shared between both factors."""
-        return _crossed(f, a, b)
+    def product(self, f: Callable[..., Tensor], *factors: Tensor) -> Tensor:
+        """Return a product whose change is shared between its factors."""
+        return _crossed(f, *factors)
+
+    def scaled(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Answer a product of x and what no gradient is wanted of, which may be another one for each picture: a gate.
+
+        Of x alone, as in x * (x > 0), it is a function of single numbers, and has its quotient, which lies between the
+        gate at the picture and that at the reference. Where the quotient does not, the gate is of something else, whose
+        own part of the change gets nowhere.
+        """
+        tensors = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor)]
+        if named(func) not in SCALINGS or len(tensors) < 2:
+            return func(*args, **kwargs)
+        x, gate = sorted(tensors, key=learns, reverse=True)
+        if gate.ndim != x.ndim or len(gate) != len(x):
+            return func(*args, **kwargs)
+        value = x.detach() * gate
+        (dx, dy), (a, b) = (torch.sub(*_halves(t)) for t in (x.detach(), value)), _halves(gate.to(value.dtype))
+        low, high = torch.minimum(a, b), torch.maximum(a, b)
+        apart = dx.abs() > _LEAST * x.detach().abs().amax()
+        ratio = torch.where(apart, (dy / dx).clamp(low, high), a)
+        return answered(sloped(value, x.clone() * torch.cat([ratio, ratio])), args[0], func, kwargs)
 
     def answer(self, func: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Answer with the network's own value, and the slope between picture and reference."""
@@ -87,6 +108,10 @@ class Rescaling(Meeting):
             return self._max_pool(lambda t: _POOLS[name](t, *args[1:], **own, return_indices=True), x)
         if name in QUOTIENTS and len(args) == 2 and self.concerns(args[1]):
             return answered(_over(x.clone(), args[1]), x, func, kwargs)
+        if x.is_complex():  # its amount is the length of two numbers
+            amount = name in ("abs", "absolute")
+            parts = torch.view_as_real(x.resolve_conj())
+            return self._length(torch.norm, parts, (), {"dim": -1}) if amount else func(*args, **kwargs)
         if name in _SINGLE or activation_of(func, args, kwargs) is not None:
             rest, own = args[1:], {key: value for key, value in kwargs.items() if key != "inplace"}
             return answered(self._rescaled(lambda t: func(t.clone(), *rest, **own), x), x, func, kwargs)
@@ -101,7 +126,8 @@ class Rescaling(Meeting):
         value, half = value.detach(), len(x) // 2
         dx, dy = (t[:half] - t[half:] for t in (leaf.detach(), value))
         apart = dx.abs() > _LEAST * leaf.detach().abs().amax()
-        ratio = torch.where(apart, dy / torch.where(apart, dx, 1), slope[:half])
+        slope = slope[:half].masked_fill(~slope[:half].isfinite(), 0)  # as of a root at zero
+        ratio = torch.where(apart, dy / torch.where(apart, dx, 1), slope)
         return sloped(value, x * torch.cat([ratio, ratio]))
 
     def _softmax(self, func: Any, x: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
@@ -210,9 +236,22 @@ class Rescaling(Meeting):
         return sloped(value, torch.cat([slope, torch.zeros_like(slope)]))
 
 
-def _crossed(f: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
-    """Return a product: f(a, b) - f(a', b') is f(a - a', mean of b and b') + f(mean of a and a', b - b')."""
-    return sloped(f(a.detach(), b.detach()), f(a, _mean(b)) + f(_mean(a), b))
+def _crossed(f: Callable[..., Tensor], *factors: Tensor) -> Tensor:
+    """Return a product: f(a, b) - f(a', b') is f(a - a', mean of b and b') + f(mean of a and a', b - b').
+
+    Of more than two, all but the last are taken together first.
+    """
+
+    def slope(f: Callable[..., Tensor], *factors: Tensor) -> Tensor:
+        *some, last = factors
+        if len(some) == 1:
+            return f(*some, _mean(last)) + f(_mean(*some), last)
+        fixed = [t.detach() for t in some]
+        mean = _mean(last)
+        both = (f(*fixed, last) + f(*(torch.cat(_halves(t)[::-1]) for t in fixed), last)) / 2
+        return slope(lambda *some: f(*some, mean), *some) + both
+
+    return sloped(f(*(t.detach() for t in factors)), slope(f, *factors))
 
 
 def _over(x: Tensor, d: Tensor) -> Tensor:

@@ -1,28 +1,40 @@
 """Operators that answer with the network's own value, and whose backward follows another slope."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-PRODUCTS = frozenset(
-    {"mul", "mul_", "__rmul__", "__imul__", "multiply", "multiply_", "matmul", "__matmul__", "bmm", "mm", "einsum"}
-)
-QUOTIENTS = frozenset({"div", "div_", "__truediv__", "__itruediv__", "true_divide", "divide"})
-IN_PLACE = frozenset({"mul_", "multiply_", "__imul__"})  # of the products: their first factor is overwritten
+# All of these by their names as `named` has them.
+SCALINGS = frozenset({"mul", "__rmul__", "__imul__", "multiply"})  # products number by number
+PRODUCTS = SCALINGS | {
+    *("matmul", "__matmul__", "__rmatmul__", "bmm", "mm", "mv", "dot", "inner", "outer", "ger", "tensordot", "einsum"),
+    *("kron", "vdot", "linalg_vecdot", "cross", "linalg_cross"),
+}
+QUOTIENTS = frozenset({"div", "__truediv__", "__itruediv__", "true_divide", "divide"})
 
-# Functions of single numbers that bound them.
-CLAMPS = frozenset(
-    {f"{name}{mark}" for name in ("clamp", "clamp_min", "clamp_max", "clip", "threshold") for mark in ("", "_")}
-)
+CLAMPS = frozenset({"clamp", "clamp_min", "clamp_max", "clip", "threshold"})  # functions that bound single numbers
 
 _TINY = 1e-6
 
 
+class _Sloped(torch.autograd.Function):
+    """The first forwards, the second backwards, whose own numbers do not count: those of a mask are infinite."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, slope: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *signal: Tensor) -> tuple[None, Tensor]:
+        return None, signal[0]
+
+
 def sloped(value: Tensor, slope: Tensor) -> Tensor:
-    """Return a value that is differentiated as something else is."""
-    return value.detach() + (slope - slope.detach())
+    """Return a value that is differentiated as something else of its shape is."""
+    found: Tensor = _Sloped.apply(value, slope)
+    return found
 
 
 def stabilised(divisor: Tensor, epsilon: float) -> Tensor:
@@ -45,6 +57,12 @@ def answered(result: Tensor, x: Tensor, func: Any, kwargs: Mapping[str, Any]) ->
     return x.copy_(result) if overwrites(func, kwargs) else result
 
 
+def named(func: Any) -> str:
+    """Return a function's name without the mark of those that work in place, and without that of torch.special."""
+    name: str = getattr(func, "__name__", "")
+    return name if name.startswith("__") else name.removeprefix("special_").rstrip("_")
+
+
 def overwrites(func: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether a call works in place."""
     name = getattr(func, "__name__", "")
@@ -57,8 +75,18 @@ def learns(*tensors: Any) -> bool:
     return all(isinstance(tensor, Tensor) and tensor.requires_grad for tensor in tensors)
 
 
-def factors(args: Sequence[Any]) -> tuple[list[Any], list[Tensor]]:
-    """Return a product's arguments (also a list of them): what comes before its last two tensors, and these."""
-    flat = [one for arg in args for one in (arg if isinstance(arg, list | tuple) else [arg])]
-    tensors = [one for one in flat if isinstance(one, Tensor)]
-    return flat[:-2], tensors[-2:]
+def factors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Tensor], Callable[..., tuple[Any, Any]]]:
+    """Return what a gradient is wanted of among a call's arguments, also in a list, and what puts others there."""
+    found = [one for arg in (*args, *kwargs.values()) for one in (arg if isinstance(arg, list | tuple) else [arg])]
+
+    def given(*others: Tensor) -> tuple[Any, Any]:
+        left = iter(others)
+
+        def put(arg: Any) -> Any:
+            if isinstance(arg, list | tuple):
+                return type(arg)(put(one) for one in arg)
+            return next(left) if learns(arg) else arg
+
+        return tuple(map(put, args)), {key: put(arg) for key, arg in kwargs.items()}
+
+    return [one for one in found if learns(one)], given

@@ -25,6 +25,8 @@ CALLS = {
     "baddbmm": (torch.baddbmm, (A, B, C), {}),
     "bilinear": (F.bilinear, (A, B, _drawn(3, 5, 4, 4), _drawn(4, 5)), {}),
     "cosine_similarity": (F.cosine_similarity, (A, B), {"dim": -1}),
+    "pairwise_distance": (F.pairwise_distance, (A, B), {"keepdim": True}),
+    "pairwise_distance of order 1": (F.pairwise_distance, (A, B, 1), {}),
     "softmin": (F.softmin, (A, 1), {}),
     "amax": (torch.amax, (A, (1, 2)), {}),
     "amax that is kept": (torch.amax, (), {"input": A, "dim": 1, "keepdim": True}),
@@ -39,6 +41,9 @@ CALLS = {
     "minimum": (torch.minimum, (A, B), {}),
     "fmax": (torch.fmax, (A, B), {}),
     "fmin": (torch.fmin, (A, B), {}),
+    "aminmax": (torch.aminmax, (A,), {"dim": 2, "keepdim": True}),
+    "adaptive_max_pool1d": (F.adaptive_max_pool1d, (A, 2), {}),
+    "adaptive_max_pool1d by a list": (F.adaptive_max_pool1d, (A, [1]), {}),
     "max_pool1d": (F.max_pool1d, (A, 3, 2, 1), {}),
     "max_pool1d by names": (F.max_pool1d, (A,), {"kernel_size": (2,), "dilation": 2, "ceil_mode": True}),
 }
@@ -59,7 +64,11 @@ def test_every_one_is_tried():
 
 
 @pytest.mark.parametrize(
-    ("name", "args"), [("amax", (A,)), ("amax", (A, 0)), ("amin", (A, (0, 1))), ("max", (A,)), ("min", (A,))]
+    ("name", "args"),
+    [
+        *(("amax", (A,)), ("amax", (A, 0)), ("amin", (A, (0, 1))), ("max", (A,)), ("min", (A,))),
+        *(("max", (A, 0)), ("min", (A, 0)), ("aminmax", (A,))),
+    ],
 )
 def test_what_is_over_all_pictures_is_not_written_out(name, args):
     assert LARGEST[name](*args) is None

@@ -85,6 +85,35 @@ def test_several_operations_in_one_are_what_they_are_one_by_one(name):
     torch.testing.assert_close(found, expected)
 
 
+def test_a_scalar_product_halves_by_any_name():
+    a, b = _drawn(2, 3), _drawn(2, 3, seed=1)
+    for call in (torch.linalg.vecdot, lambda a, b: torch.mul(a, other=b).sum(1), lambda a, b: (a * b).sum(1)):
+        (ra, rb), y = _relevance(call, a, b)
+        torch.testing.assert_close(y, (a * b).sum(1))
+        torch.testing.assert_close(ra, a * b / 2)
+        torch.testing.assert_close(rb, a * b / 2)
+
+
+def test_a_product_of_several_has_equal_parts():
+    given = [_drawn(2, 3, seed=seed) for seed in range(3)]
+    found, y = _relevance(lambda *t: torch.einsum("ni,nj,ni->n", *t), *given)
+    for one in found:
+        torch.testing.assert_close(one.sum(1), y / 3)
+
+
+@pytest.mark.parametrize("kind", ["of what is hidden", "that is added"])
+def test_a_mask_of_an_attention_module_hides(kind):
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).double().requires_grad_(False).eval()
+    hidden = torch.ones(4, 4).triu(1).bool()
+    mask = hidden if kind == "of what is hidden" else torch.zeros(4, 4).double().masked_fill(hidden, -torch.inf)
+    (first, *_), y = _relevance(lambda x: attention(x, x, x, attn_mask=mask)[0][:, :1], _drawn(2, 4, 8))
+    assert bool(y.isfinite().all())
+    assert bool(first.isfinite().all())
+    assert bool(first[:, 0].any())
+    assert not bool(first[:, 1:].any())
+
+
 def test_a_square_and_a_quotient():
     a, b = _drawn(2, 3), _drawn(2, 3, seed=1).exp()
     for square in (lambda a: a * a, lambda a: a**2, torch.square):

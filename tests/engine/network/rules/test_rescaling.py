@@ -53,6 +53,16 @@ SINGLE = {
     "where below, by a curve": lambda t: torch.where(t > 0, t, t.exp() - 1),
     "filled": lambda t: t.masked_fill(t < 0, 0),
     "filled in place": lambda t: t.masked_fill_(t < 0, 0),
+    "times where above zero": lambda t: t * (t > 0),
+    "where above zero times": lambda t: (t > 0).to(t) * t,
+    "times where above zero in place": lambda t: t.mul_(t > 0),
+    "times another slope below zero": lambda t: torch.mul(t, other=torch.where(t > 0, 1.0, 0.1).to(t)),
+    "times a sign": lambda t: t * t.sign().clamp(min=0),
+    "steps": torch.round,
+    "exp in place": torch.exp_,
+    "logistic": torch.special.expit,
+    "special function": torch.special.erf,
+    "root of a rectifier": lambda t: t.relu().sqrt(),
 }
 
 
@@ -64,6 +74,8 @@ def test_a_function_of_single_numbers_by_the_quotient(name):
     torch.testing.assert_close(found, SINGLE[name](x.clone()) - SINGLE[name](references.clone()))
 
 
+HIDDEN = torch.ones(4, 4).triu(1).bool()
+ATTENTION = nn.MultiheadAttention(64, 2, batch_first=True).double().requires_grad_(False).eval()
 WHOLE = {
     "max pool": nn.MaxPool2d(2),
     "overlapping max pool": nn.MaxPool2d(3, 2, 1),
@@ -94,6 +106,18 @@ WHOLE = {
     "local response norm": nn.LocalResponseNorm(2, alpha=0.5),
     "cosines": lambda t: F.normalize(t, dim=-1) @ F.normalize(t.flip(1), dim=-1).mT,
     "matrix product": lambda t: t @ t.mT,
+    "product by names": lambda t: torch.mul(t, other=t.flip(1)),
+    "quotient by names": lambda t: torch.div(t, other=1 + t.flip(1) ** 2),
+    "matrix product by names": lambda t: torch.matmul(t, other=t.flip(1).mT),
+    "product of three": lambda t: torch.einsum("nchw,ndhw,nchw->ncd", t, t.flip(1), t.flip(2)),
+    "product of four in a list": lambda t: torch.einsum("nc...,nc...,nc...,nc...->nc", [t, t.flip(1), t.flip(2), t]),
+    "scalar products": lambda t: torch.linalg.vecdot(t, t.flip(1), dim=2),
+    "cross products": lambda t: torch.linalg.cross(t[:, :3], t[:, 1:], dim=1),
+    "spectrum": lambda t: torch.fft.rfft2(t).abs(),
+    "distance": lambda t: F.pairwise_distance(t, t.flip(1)),
+    "maximum of a line that is one": lambda t: F.adaptive_max_pool1d(t.flatten(2), 1),
+    "least and most": lambda t: torch.cat(torch.aminmax(t, dim=1), 1),
+    "signed root": lambda t: t.sign() * (t.abs() + 1e-10).sqrt(),
     "global maximum": lambda t: t.amax((2, 3)),
     "maximum of channels that is kept": lambda t: t.amax(dim=1, keepdim=True),
     "maximum of outer axes": lambda t: t.amax((1, 3)),
@@ -125,6 +149,10 @@ WHOLE = {
     "norm that is written out": lambda t: (t - t.mean(1, True)) / torch.std_mean(t, 1, keepdim=True)[0],
     "chosen by numbers of places": lambda t: t[..., torch.where(torch.arange(8) > 3, torch.arange(8), 0)],
     "masked attention": lambda t: t.masked_fill(torch.ones(8, 8).triu(1).bool(), -torch.inf).softmax(-1) @ t,
+    "a module's masked attention": lambda t: ATTENTION(*[t.flatten(2)] * 3, attn_mask=HIDDEN)[0],
+    "a module's attention with added masks": lambda t: ATTENTION(
+        *[t.flatten(2)] * 3, attn_mask=torch.zeros(4, 4).double().masked_fill(HIDDEN, -torch.inf)
+    )[0],
     "attention": lambda t: F.scaled_dot_product_attention(t, t.flip(1), t.relu()),
 }
 
@@ -136,6 +164,19 @@ def test_nothing_is_missing(name):
         y = WHOLE[name](x.clone())
     found, change = _explained(WHOLE[name], x, references, _drawn(*y.shape[1:], seed=2))
     torch.testing.assert_close(found.flatten(1).sum(1), change)
+
+
+def test_a_gate_of_something_else_has_a_slope_within_its_bounds_and_leaves_a_rest():
+    gate = torch.tensor([[1.0], [0.0]]).expand(2, 3)
+    found, change = _explained(lambda t: t * gate, torch.tensor([[2.0, 0.5, -1.0]]), torch.tensor([[1.0, 1.0, 1.0]]))
+    assert found.tolist() == [[1.0, 0.0, -1.0]]  # slopes: 2 is too steep, -1 falls, and 0.5 is between both gates
+    assert float(change) == 1.5
+
+
+def test_maxima_over_a_first_axis_keep_their_derivative():
+    x, references = _drawn(3, 4), _drawn(3, 4, seed=1)
+    found, _ = _explained(lambda t: torch.stack([t, t + 1, t - 1]).max(0).values, x, references)
+    torch.testing.assert_close(found, x - references)
 
 
 def test_a_max_pool_shares_between_both_winners():
