@@ -126,7 +126,7 @@ class ActivatedCapture(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Make the call; keep its result where it is the awaited one."""
         kwargs = kwargs or {}
-        met = activation_of(func, args, kwargs)
+        met = activation_of(func, args, kwargs) if self.tape.awaited else None
         awaited = self.tape.awaited.pop(id(met[0]), None) if met is not None else None
         result = func(*args, **kwargs)
         return result if awaited is None else self.tape.keep(awaited[0], result)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from service.engine.network.rules.slopes import overwrites
+
 _RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 _CLAMP: frozenset[Any] = frozenset(
     {F.relu6, F.hardtanh, F.hardtanh_, torch.clamp, torch.clamp_, torch.clamp_min, torch.clamp_min_}
@@ -19,6 +21,10 @@ _THRESHOLD: frozenset[Any] = frozenset({F.threshold, torch.threshold, torch.thre
 _LARGER: frozenset[Any] = frozenset({torch.maximum, torch.max, torch.fmax, Tensor.maximum, Tensor.max, Tensor.fmax})
 _CHOICE: frozenset[Any] = frozenset(
     {torch.where, Tensor.where, torch.masked_fill, Tensor.masked_fill, Tensor.masked_fill_}
+)
+_SCALED: frozenset[Any] = frozenset(
+    {torch.mul, torch.multiply, Tensor.mul, Tensor.mul_, Tensor.multiply, Tensor.multiply_}
+    | {Tensor.__rmul__, Tensor.__imul__}
 )
 _SMOOTH: Mapping[Any, str] = {
     function: name
@@ -49,6 +55,9 @@ _SMOOTH: Mapping[Any, str] = {
 }
 
 
+_RECTIFYING = ("relu", "relu6", "clamp")  # the names of rectifiers: without a ceiling, with one of 6, with another
+
+
 def _bounds(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
     if func is F.relu6:
         return 0.0, 6.0
@@ -63,8 +72,11 @@ def _bounds(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
 def rectifier_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, float | None] | None:
     """Return the input and ceiling of a ReLU-like call, or None.
 
-    It may be a ReLU, a ReLU6, a clamp or a threshold at zero, the larger of a number and zero, or a choice of either.
+    It may be a ReLU, a ReLU6, a clamp or a threshold at zero, the larger of a number and zero, a choice of either, or
+    a number times whether it is above zero.
     """
+    if func in _SCALED:
+        return _gated(func, *args, *kwargs.values())
     if func in _LARGER:
         return _the_larger(*args[:2], *kwargs.values())
     if func in _CHOICE:
@@ -101,9 +113,29 @@ def _chosen(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tupl
     taken, a, b = parts
     for x, other, shown in ((a, b, taken), (b, a, ~taken)):
         fits = isinstance(x, Tensor) and x.is_floating_point() and x.shape == shown.shape and _zero(other)
-        if fits and (torch.equal(shown, x > 0) or torch.equal(shown, x >= 0)):
+        if fits and _opens(shown, x):
             return x, None
     return None
+
+
+def _gated(func: Any, *given: Any) -> tuple[Tensor, None] | None:
+    """Return what a rectifier is given that is written as a product of x and where it is above zero."""
+    if len(given) != 2 or not all(isinstance(one, Tensor) for one in given) or given[0].shape != given[1].shape:
+        return None
+    for x, gate in (given, given[::-1])[: 1 if overwrites(func, {}) else 2]:
+        # Where gradients are kept, no gate has one.
+        if x.is_floating_point() and not gate.requires_grad and _opens(gate, x):
+            return x, None
+    return None
+
+
+def _opens(gate: Tensor, x: Tensor) -> bool:
+    """Whether a gate is one where x is above zero, or not below, and zero elsewhere; what is open everywhere is none.
+
+    A mask that hides nothing of features that have no negative numbers tells nothing of these.
+    """
+    met = any(torch.equal(gate, open_.to(gate.dtype)) for open_ in (x > 0, x >= 0))
+    return met and not bool(gate.all())
 
 
 def _zero(other: Any) -> bool:
@@ -125,11 +157,19 @@ def chosen(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple
     return (~taken, x, other) if filling else (taken, x, other)
 
 
+def as_called(func: Any, args: tuple[Any, ...]) -> Any:
+    """Return `masked_fill_` for an assignment y[mask] = number, which is the same; anything else as it is."""
+    if func is not Tensor.__setitem__ or not isinstance(mask := args[1], Tensor):
+        return func
+    whole = mask.dtype == torch.bool and mask.shape == args[0].shape and isinstance(args[2], int | float)
+    return Tensor.masked_fill_ if whole else func
+
+
 def activation_of(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, str] | None:
     """Return the input and the name of an activation function's call, or None."""
     if met := rectifier_of(func, args, kwargs):
         x, ceiling = met
-        return x, "relu" if ceiling is None else "relu6" if ceiling == 6 else "clamp"
+        return x, _RECTIFYING[0 if ceiling is None else 1 if ceiling == 6 else 2]
     if func not in _SMOOTH:
         return None
     return (args[0] if args else kwargs["input"]), _SMOOTH[func]
@@ -158,13 +198,15 @@ class Activations(TorchFunctionMode):
         """Take note of an activation function's call, and make it."""
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if met := activation_of(func, args, kwargs):
+        called = as_called(func, args)
+        if met := activation_of(called, args, kwargs):
             x, activation = met
-            self.calls.append((id(x), activation))
-            if rectifier_of(func, args, kwargs) is None:
-                self.smooth[activation] += 1
-            else:
+            if called is func:  # what an assignment makes has no address of its own
+                self.calls.append((id(x), activation))
+            if activation in _RECTIFYING:
                 self.rectifiers += self._rectifies_maps(x)
+            else:
+                self.smooth[activation] += 1
         elif "max_pool2d" in name:
             self.max_pools += 1
         result = func(*args, **kwargs)

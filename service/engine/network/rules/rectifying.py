@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from service.contract import Rule
-from service.engine.network.rules.activations import rectifier_of
+from service.engine.network.rules.activations import as_called, rectifier_of
 from service.engine.network.rules.slopes import answered, overwrites, sloped
 
 # Small enough to change a living gradient by little, large enough to survive a chain of closed ReLUs.
@@ -83,7 +83,7 @@ class Rectifying(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer a rectifier with the rule, anything else as ever."""
-        kwargs = kwargs or {}
+        func, kwargs = as_called(func, args), kwargs or {}
         met = rectifier_of(func, args, kwargs)
         if met is None:
             linear = self.rule.relu == "linear" and getattr(func, "__name__", "") in _POOLS

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from service.engine.network.rules.activations import activation_of, chosen
+from service.engine.network.rules.activations import activation_of, as_called, chosen
 from service.engine.network.rules.composed import LARGEST, SEVERAL, Written
 from service.engine.network.rules.meeting import NORMS, Meeting
 from service.engine.network.rules.opening import opened
@@ -57,6 +57,7 @@ class Rescaling(Meeting):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer a choice between two by what it changes; anything else as every rule does."""
+        func = as_called(func, args)
         if named(func) in _CHOICES and torch.is_grad_enabled():
             return self._chosen(func, args, kwargs or {})
         return super().__torch_function__(func, types, args, kwargs)

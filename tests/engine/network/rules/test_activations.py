@@ -59,6 +59,8 @@ FUNCTIONS = {
     "Tensor.clip": lambda a: a.clip(0),
     "torch.maximum": lambda a: torch.maximum(a, torch.zeros_like(a)),
     "torch.where": lambda a: torch.where(a > 0, a, 0.0),
+    "times where above zero": lambda a: a * (a > 0),
+    "Tensor.mul_": lambda a: a.mul_((a > 0).to(a)),
     "Tensor.masked_fill": lambda a: a.masked_fill(a < 0, 0.0),
 }
 

@@ -8,6 +8,12 @@ from torch.nn import functional as F
 from service.contract import Rule
 from service.engine.network.rules import rule_mode
 
+
+def _assigned(a: torch.Tensor, where: torch.Tensor, value: float = 0) -> torch.Tensor:
+    a[where] = value
+    return a
+
+
 CALLS = {
     "F.relu": (F.relu, None),
     "F.relu in place": (lambda a: F.relu(a, inplace=True), None),
@@ -31,6 +37,11 @@ CALLS = {
     "where": (lambda a: torch.where(a > 0, a, 0.0), None),
     "where it is not": (lambda a: torch.where(a <= 0, torch.zeros_like(a), a), None),
     "Tensor.where": (lambda a: a.where(a >= 0, 0.0), None),
+    "times where above zero": (lambda a: a * (a > 0), None),
+    "where above zero times": (lambda a: (a >= 0).to(a) * a, None),
+    "times where above zero, by names": (lambda a: torch.mul(input=a, other=a > 0), None),
+    "times where above zero in place": (lambda a: a.mul_(a > 0), None),
+    "an assignment": (lambda a: _assigned(a, a < 0), None),
     "masked_fill": (lambda a: a.masked_fill(a < 0, 0), None),
     "masked_fill_": (lambda a: a.masked_fill_(a <= 0, value=0.0), None),
 }
@@ -89,6 +100,13 @@ NONE = {
     "over an axis": lambda a: torch.max(a, 1).values.sum() + a,
     "larger than the picture": lambda a: torch.maximum(a[:1, :1], torch.zeros(2, 6, 1, 1)),
     "another choice": lambda a: torch.where(a > 1, a, 0.0),
+    "a gate of something else": lambda a: a * (a.flip(1) > 0),
+    "a gate of features": lambda a: a * a.sigmoid(),
+    "a gate that is overwritten": lambda a: (a > 0).to(a).mul_(a),
+    "a mask that hides nothing": lambda a: a.abs().masked_fill(torch.zeros_like(a).bool(), 0),
+    "ones": lambda a: a.abs() * torch.ones_like(a),
+    "an assignment of something else": lambda a: _assigned(a, a < 0, 1),
+    "an assignment elsewhere": lambda a: _assigned(a, a.flip(1) < 0),
     "a mask of something else": lambda a: a.masked_fill(a.flip(1) < 0, 0),
     "threshold": lambda a: F.threshold(a, 0.5, 0.0),
 }

@@ -53,6 +53,7 @@ SINGLE = {
     "where below, by a curve": lambda t: torch.where(t > 0, t, t.exp() - 1),
     "filled": lambda t: t.masked_fill(t < 0, 0),
     "filled in place": lambda t: t.masked_fill_(t < 0, 0),
+    "assigned": lambda t: t.__setitem__(t < 0, 0) or t,
     "times where above zero": lambda t: t * (t > 0),
     "where above zero times": lambda t: (t > 0).to(t) * t,
     "times where above zero in place": lambda t: t.mul_(t > 0),
