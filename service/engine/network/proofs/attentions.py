@@ -63,6 +63,11 @@ def find_attentions(
     layout, read = _read(tokens, infos, gradients)
     if layout is None:
         return {}, f"where its {tokens} tokens are in the picture was not found"
+    if layout.prefix + layout.suffix and all(gradient is None for gradient in gradients):
+        return (
+            {},
+            "which of its tokens its outputs are read from is not known: no gradient of them gets to any layer",
+        )
     return {
         address: LayerInfo(
             address, "attention", shape, spatial=False, attention=Attention(layout, read, address not in seen.apart)

@@ -42,6 +42,17 @@ def test_outputs_that_are_read_from_both_have_a_token_of_their_own():
     assert found["attention#1"].attention.read == (0,)
 
 
+def test_without_a_gradient_it_is_not_known_whether_a_class_token_is_read():
+    nothing = [None] * len(LAYERS)
+    found, why = find_attentions(HERE, LAYERS, nothing)
+    assert not found
+    assert "no gradient" in why
+    bare = {path: replace(info, layout=replace(TOKENS, prefix=0)) for path, info in LAYERS.items() if info.spatial}
+    found, why = find_attentions(Seen({"attention#1": (2, 6, 6)}), bare, nothing)  # there are patches alone
+    assert why is None
+    assert found["attention#1"].attention.read == tuple(range(6))
+
+
 def test_reasons_why_there_is_none():
     def why(seen, layers=LAYERS):
         found, reason = find_attentions(seen, layers, _gradients(0))
