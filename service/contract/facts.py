@@ -138,7 +138,7 @@ class Facts:
     head: Head | None
     rectifiers: int  # ReLU and ReLU6 calls of one forward that rectify maps
     max_pools: int = 0  # max pooling calls of one forward
-    other_activations: tuple[str, ...] = ()  # names of smooth activation functions called
+    other_activations: tuple[str, ...] = ()  # names of activation functions called that are no rectifiers
     labels: tuple[str, ...] = ()  # one an output, or none at all
     task_assumed: bool = False  # whether neither the source, the catalogue nor the numbers said what the task is
     checks: tuple[Check, ...] = ()  # what was looked at when it was loaded

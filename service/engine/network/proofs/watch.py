@@ -139,7 +139,7 @@ def watch_changes(run: Run, rows: Tensor, *, singly: bool, widths: Collection[in
     if singly:
         watch.rectifiers //= len(rows) + 1
         watch.max_pools //= len(rows) + 1
-    return Changes(calls, returned, watch.rectifiers, watch.max_pools, tuple(sorted(watch.smooth)))
+    return Changes(calls, returned, watch.rectifiers, watch.max_pools, tuple(sorted(+watch.smooth)))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from service.engine.network.rules.slopes import overwrites
+from service.engine.network.rules.slopes import named, overwrites
 
 _RELU: frozenset[Any] = frozenset({F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_})
 _CLAMP: frozenset[Any] = frozenset(
@@ -55,6 +55,8 @@ _SMOOTH: Mapping[Any, str] = {
 }
 
 
+# What features are bent by that is no activation function of its own, such as the larger of a and 0.1 a.
+_BENDS = frozenset({"abs", "absolute", "fmax", "fmin", "maximum", "minimum", "where"})
 _RECTIFYING = ("relu", "relu6", "clamp")  # the names of rectifiers: without a ceiling, with one of 6, with another
 
 
@@ -207,6 +209,9 @@ class Activations(TorchFunctionMode):
                 self.rectifiers += self._rectifies_maps(x)
             else:
                 self.smooth[activation] += 1
+        elif (bend := named(func)) in _BENDS:
+            given = (one for one in (*args, *kwargs.values()) if isinstance(one, Tensor) and one.is_floating_point())
+            self.smooth[bend] += any(self._rectifies_maps(one) for one in given)
         elif "max_pool2d" in name:
             self.max_pools += 1
         result = func(*args, **kwargs)

@@ -20,6 +20,7 @@ from service.engine.network.rules.shares import Linear, shared
 from service.engine.network.rules.slopes import (
     CLAMPS,
     QUOTIENTS,
+    STEPS,
     answered,
     learns,
     overwrites,
@@ -32,7 +33,7 @@ from service.errors import NotApplicable
 _CONVOLUTIONS = frozenset(f"conv{kind}{d}d" for kind in ("", "_transpose") for d in (1, 2, 3))
 _ADD = frozenset({"add", "__radd__", "__iadd__"})
 # Functions of single numbers beside the activations, and norms that only divide.
-_PASSING = frozenset({"pow", "square", "rms_norm", "normalize", "local_response_norm"}) | CLAMPS
+_PASSING = frozenset({"pow", "square", "rms_norm", "normalize", "local_response_norm"}) | CLAMPS | STEPS
 # What deviations are made of; the last two answer with a mean beside them, which is none.
 _CONSTANT = frozenset({"sqrt", "rsqrt", "std", "var", "norm", "linalg_norm", "linalg_vector_norm"})
 _WITH_MEANS = frozenset({"std_mean", "var_mean"})

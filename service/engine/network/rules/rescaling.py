@@ -15,15 +15,28 @@ from service.engine.network.rules.activations import activation_of, as_called, c
 from service.engine.network.rules.composed import LARGEST, SEVERAL, Written
 from service.engine.network.rules.meeting import NORMS, Meeting
 from service.engine.network.rules.opening import opened
-from service.engine.network.rules.slopes import CLAMPS, QUOTIENTS, SCALINGS, answered, learns, named, overwrites, sloped
+from service.engine.network.rules.slopes import (
+    CLAMPS,
+    QUOTIENTS,
+    SCALINGS,
+    STEPS,
+    answered,
+    learns,
+    named,
+    overwrites,
+    sloped,
+)
 
 # Functions of single numbers beside the activations.
-_SINGLE = CLAMPS | {
-    *("abs", "absolute", "acos", "acosh", "arctan", "asin", "asinh", "atan", "atanh", "cos", "cosh", "erf", "erfc"),
-    *("exp", "exp2", "expm1", "float_power", "log", "log10", "log1p", "log2", "logit", "pow", "reciprocal"),
-    *("ceil", "fix", "floor", "round", "sgn", "sign", "trunc"),  # whose derivative is zero: steps have a quotient
-    *("rsqrt", "sin", "sinc", "sinh", "sqrt", "square", "tan", "__rdiv__", "__rtruediv__", "__rpow__"),
-}
+_SINGLE = (
+    CLAMPS
+    | STEPS
+    | {
+        *("abs", "absolute", "acos", "acosh", "arctan", "asin", "asinh", "atan", "atanh", "cos", "cosh", "erf", "erfc"),
+        *("exp", "exp2", "expm1", "float_power", "log", "log10", "log1p", "log2", "logit", "pow", "reciprocal"),
+        *("rsqrt", "sin", "sinc", "sinh", "sqrt", "square", "tan", "__rdiv__", "__rtruediv__", "__rpow__"),
+    }
+)
 _POOLS: Mapping[str, Callable[..., Any]] = {
     "max_pool2d": F.max_pool2d,
     "adaptive_max_pool2d": F.adaptive_max_pool2d,

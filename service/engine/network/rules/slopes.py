@@ -15,6 +15,7 @@ PRODUCTS = SCALINGS | {
 QUOTIENTS = frozenset({"div", "__truediv__", "__itruediv__", "true_divide", "divide"})
 
 CLAMPS = frozenset({"clamp", "clamp_min", "clamp_max", "clip", "threshold"})  # functions that bound single numbers
+STEPS = frozenset({"ceil", "fix", "floor", "round", "sgn", "sign", "trunc"})  # whose derivative is zero
 
 _TINY = 1e-6
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from service.contract import Rows, Targets, Tracing
-from service.engine.network.rules.activations import activation_of
+from service.engine.network.rules.activations import Activations, activation_of
 from service.explainers.features.feature_maps import FeatureMaps
 from tests import oracles
 from tests.explainers.conftest import Subject, device, tiny_input  # noqa: F401
@@ -123,3 +123,19 @@ def test_what_is_no_activation_is_not_taken_for_one():
     assert activation_of(torch.Tensor.clamp_, (a,), {"min": torch.zeros(1)}) is None
     assert activation_of(torch.clamp, (a,), {"min": 0})[1] == "relu"
     assert activation_of(F.hardtanh, (a, 0.0, 6.0), {})[1] == "relu6"
+
+
+BENDS = {
+    "abs": lambda a: (a + a.abs()) / 2,
+    "where": lambda a: torch.where(a > 0, a, 0.1 * a),
+    "maximum": lambda a: torch.maximum(a, 0.1 * a),
+}
+
+
+@pytest.mark.parametrize("name", BENDS)
+def test_what_bends_features_otherwise_is_named(name):
+    watch = Activations(2)
+    with watch:
+        BENDS[name](torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)))
+        BENDS[name](torch.randn(2, 3, generator=torch.Generator().manual_seed(0)))  # no maps
+    assert (watch.rectifiers, dict(watch.smooth)) == (0, {name: 1})

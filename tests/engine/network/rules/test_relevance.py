@@ -85,6 +85,12 @@ def test_several_operations_in_one_are_what_they_are_one_by_one(name):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize("call", [torch.round, torch.sign, lambda a: a.sign() * (a.abs() + 1e-10).sqrt()])
+def test_steps_and_signed_roots_pass_on(call):
+    (found,), y = _relevance(call, _drawn(2, 3) * 3)
+    torch.testing.assert_close(found, y)
+
+
 def test_a_scalar_product_halves_by_any_name():
     a, b = _drawn(2, 3), _drawn(2, 3, seed=1)
     for call in (torch.linalg.vecdot, lambda a, b: torch.mul(a, other=b).sum(1), lambda a, b: (a * b).sum(1)):
