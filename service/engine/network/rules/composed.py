@@ -5,6 +5,8 @@ parts calls it within itself.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import mul
 from typing import Any
 
 import torch
@@ -49,6 +51,13 @@ def _cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) 
     return (F.normalize(x1, dim=dim, eps=eps) * F.normalize(x2, dim=dim, eps=eps)).sum(dim)
 
 
+def _prod(input: Tensor, dim: int | None = None, keepdim: bool = False, **more: Any) -> Tensor | None:
+    if dim is None or dim % input.ndim == 0 or more:  # over the pictures of a batch, too; in other numbers
+        return None
+    found = reduce(mul, input.unbind(dim))
+    return found.unsqueeze(dim) if keepdim else found
+
+
 def _softmin(input: Tensor, dim: int | None = None, *_: Any, **more: Any) -> Tensor:
     return F.softmax(-input, dim, dtype=more.get("dtype"))
 
@@ -62,6 +71,7 @@ SEVERAL: Written = {
     "baddbmm": _with_product,
     "bilinear": _bilinear,
     "cosine_similarity": _cosine_similarity,
+    "prod": _prod,
     "softmin": _softmin,
 }
 """Sums, products and quotients in one, for every rule."""

@@ -68,14 +68,14 @@ class Meeting(TorchFunctionMode, ABC):
         if not any(self.concerns(one) for one in (*args, *kwargs.values())):
             return func(*args, **kwargs)
         x, rest = (args[0], args[1:]) if args else (kwargs["input"], ())
-        named = {key: value for key, value in kwargs.items() if args or key != "input"}
+        more = {key: value for key, value in kwargs.items() if args or key != "input"}
         over = overwrites(func, kwargs)
         with self:
-            slopes = written(x.clone() if over else x, *rest, **named)
+            slopes = written(x.clone() if over else x, *rest, **more)
         if slopes is None:
             return func(*args, **kwargs)
         with torch.no_grad():
-            values = func(x.clone() if over else x, *rest, **named)
+            values = func(x.clone() if over else x, *rest, **more)
         if isinstance(slopes, Tensor):
             return answered(sloped(values, slopes), x, func, kwargs)
         pairs = zip(values, slopes, strict=True)

@@ -90,7 +90,7 @@ class Rescaling(Meeting):
         if named(func) not in SCALINGS or len(tensors) < 2:
             return func(*args, **kwargs)
         x, gate = sorted(tensors, key=learns, reverse=True)
-        if gate.ndim != x.ndim or len(gate) != len(x):
+        if gate.ndim != x.ndim or len(gate) != len(x) or x.is_complex() or gate.is_complex():
             return func(*args, **kwargs)
         value = x.detach() * gate
         (dx, dy), (a, b) = (torch.sub(*_halves(t)) for t in (x.detach(), value)), _halves(gate.to(value.dtype))

@@ -71,6 +71,7 @@ SEVERAL = {
         lambda a, b: F.bilinear(a, b, WEIGHT),
         lambda a, b: (torch.einsum("nmi,oij->nmoj", a, WEIGHT) * b[:, :, None]).sum(-1),
     ),
+    "prod": (lambda a, b: torch.stack([a, b], 1).prod(1), lambda a, b: a * b),
     "softmin": (lambda a, b: F.softmin(a, 1) * b, lambda a, b: F.softmax(-a, 1) * b),
 }
 WEIGHT = _drawn(3, 4, 4, seed=3)

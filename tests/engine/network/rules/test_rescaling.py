@@ -112,6 +112,7 @@ WHOLE = {
     "matrix product by names": lambda t: torch.matmul(t, other=t.flip(1).mT),
     "product of three": lambda t: torch.einsum("nchw,ndhw,nchw->ncd", t, t.flip(1), t.flip(2)),
     "product of four in a list": lambda t: torch.einsum("nc...,nc...,nc...,nc...->nc", [t, t.flip(1), t.flip(2), t]),
+    "product of an axis": lambda t: t.prod(1),
     "scalar products": lambda t: torch.linalg.vecdot(t, t.flip(1), dim=2),
     "cross products": lambda t: torch.linalg.cross(t[:, :3], t[:, 1:], dim=1),
     "spectrum": lambda t: torch.fft.rfft2(t).abs(),
@@ -172,6 +173,14 @@ def test_a_gate_of_something_else_has_a_slope_within_its_bounds_and_leaves_a_res
     found, change = _explained(lambda t: t * gate, torch.tensor([[2.0, 0.5, -1.0]]), torch.tensor([[1.0, 1.0, 1.0]]))
     assert found.tolist() == [[1.0, 0.0, -1.0]]  # slopes: 2 is too steep, -1 falls, and 0.5 is between both gates
     assert float(change) == 1.5
+
+
+def test_a_gated_spectrum_keeps_its_derivative():
+    x, references = _drawn(2, 1, 4, 4), _drawn(2, 1, 4, 4, seed=1)
+    found, _ = _explained(
+        lambda t: torch.fft.irfft2(torch.fft.rfft2(t) * (torch.fft.rfft2(t).abs() > 1)), x, references
+    )
+    assert bool(found.isfinite().all())
 
 
 def test_maxima_over_a_first_axis_keep_their_derivative():
