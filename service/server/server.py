@@ -70,10 +70,19 @@ class Server(uvicorn.Server):
         )
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serve until told to stop."""
+        """Serve until told to stop; where nothing is to be served, `status` says so."""
         self._ended.clear()
         try:
             super().run(sockets)
+        except SystemExit as ended:  # uvicorn's: its process may hold what still loads, and is left as any other
+            self.status = ended.code if isinstance(ended.code, int) else 1
+            if not self.lifespan.should_exit:
+                log.error(
+                    "nothing is served: %s, port %d, cannot be listened on; choose another address (--host or "
+                    "HEATLENS_HOST) or port (--port or HEATLENS_PORT)",
+                    self.settings.host,
+                    self.settings.port,
+                )
         finally:
             self._ended.set()
 

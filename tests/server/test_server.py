@@ -136,6 +136,19 @@ def test_a_server_whose_engine_has_ended_ends_and_says_so(caplog):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="there is no such signal here")
+def test_a_server_that_cannot_listen_is_left_as_any_other_and_says_what_to_do(caplog):
+    """What still loads would crash an interpreter that ends: `leave` ends the process instead."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        server = Server(FastAPI(), Settings(port=port))
+        server.run()
+    assert server.status == 3
+    assert f"port {port}, cannot be listened on" in caplog.text
+    assert "HEATLENS_PORT" in caplog.text
+
+
 def test_a_terminal_that_hangs_up_drains():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # these tests may themselves have been started to stay
     try:
