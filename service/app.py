@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from service import spans
 from service.api import documentation, kserve, models, problems, routes, telling
 from service.api.callers.callers import Callers
-from service.api.callers.keys import Key, numbered, of_file
+from service.api.callers.keys import Key, no_key, numbered, of_file
 from service.api.comparing import route as comparing
 from service.api.context import Context
 from service.api.edge.addresses import FIRST, HEALTH
@@ -46,6 +46,7 @@ from service.settings import BATCH_MIB, BATCH_MS, TRACES, Settings, loopback, se
 from service.tuning import Tuner
 
 log = logging.getLogger("heatlens")
+_KEYS = 2**20  # characters of the file of keys: what has more is none, as a device that never ends
 _LOADERS_S = 5.0  # that models which are loaded may still take when a server ends: less than it waits for its end
 # Pages and probes of others, which put what they like behind a question mark.
 _FREE = ("/", "/docs", "/metrics", *HEALTH)
@@ -60,10 +61,16 @@ def _api_keys(settings: Settings) -> tuple[Key, ...]:
     keys: list[tuple[str, int | None]] = [(key.get_secret_value(), None) for key in settings.api_keys]
     if not keys and "api_keys" in settings.model_fields_set:
         raise CatalogError("HEATLENS_API_KEYS is set and holds no key; unset it to let everybody ask")
+    if wrong := next(filter(None, (no_key(secret) for secret, _ in keys)), None):
+        raise CatalogError(f"HEATLENS_API_KEYS: {wrong}")
     if settings.api_keys_file is None:
         return numbered(keys)
     try:
-        lines = of_file(settings.api_keys_file.read_text("utf-8-sig"))  # Windows' editors begin with a mark
+        with settings.api_keys_file.open(encoding="utf-8-sig") as file:  # Windows' editors begin with a mark
+            text = file.read(_KEYS + 1)
+        if len(text) > _KEYS:
+            raise ValueError(f"it has more than {_KEYS:,} characters; name a file of keys, one a line")
+        lines = of_file(text)
     except OSError as error:
         raise CatalogError(f"api_keys_file {str(settings.api_keys_file)!r}: {error.strerror}") from None
     except ValueError as error:

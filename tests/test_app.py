@@ -102,6 +102,20 @@ def test_a_setting_without_a_key_ends_the_start(monkeypatch, keys):
         create_app(Settings(catalog=CATALOG))
 
 
+@pytest.mark.parametrize("keys", ["secret priority=5", "secret # alice's", "Bearer secret", "#secret"])
+def test_a_setting_of_more_than_keys_ends_the_start(monkeypatch, keys):
+    """Each word would be a key that opens."""
+    monkeypatch.setenv("HEATLENS_API_KEYS", keys)
+    with pytest.raises(CatalogError, match=r"HEATLENS_API_KEYS: a word of it .* would be a key that opens") as caught:
+        create_app(Settings(catalog=CATALOG))
+    assert "secret" not in str(caught.value)
+
+
+def test_what_never_ends_is_no_file_of_keys():
+    with pytest.raises(CatalogError, match="'/dev/zero': it has more than"):
+        create_app(Settings(catalog=CATALOG, api_keys_file="/dev/zero"))
+
+
 @pytest.mark.parametrize(
     "name",
     [

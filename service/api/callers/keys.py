@@ -1,11 +1,16 @@
 """Bearer keys: which there are, and what each may."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from starlette.types import Scope
 
 KEY = "heatlens.key"  # in a scope: the key that it was let in by
+# What stands beside keys, and would open if it were taken for one: a comment's sign, a key's own priority, and the word
+# before it in a request.
+_BESIDE = re.compile(r"#.*|priority=.*|bearer", re.IGNORECASE | re.DOTALL)
+_LONGEST = 16_000  # bytes: no request's head has room for more
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ def of_file(text: str) -> list[tuple[str, int | None]]:
                 "keys that begin otherwise"
             )
         priority = None
+        if (wrong := no_key(words[0])) is not None:
+            raise ValueError(f"line {number}: {wrong}")
         if len(words) > 1:
             name, _, value = words[1].partition("=")
             if len(words) > 2 or name != "priority" or not value.removeprefix("-").isdecimal():
@@ -49,6 +56,18 @@ def of_file(text: str) -> list[tuple[str, int | None]]:
                 raise ValueError(f"line {number}: a priority is -10 to 10")
         found.append((words[0], priority))
     return found
+
+
+def no_key(secret: str) -> str | None:
+    """Return why a word is no key, though it would be taken for one; None where it may be. It is not shown."""
+    if _BESIDE.fullmatch(secret):
+        return (
+            "a word of it begins with # or priority=, or is Bearer, and would be a key that opens; write the keys "
+            "alone, and a key's priority behind it in the file of HEATLENS_API_KEYS_FILE"
+        )
+    if len(secret.encode()) > _LONGEST:
+        return f"a key has more than {_LONGEST:,} bytes, and no request can send it; choose a shorter one"
+    return None
 
 
 def numbered(keys: Sequence[tuple[str, int | None]]) -> tuple[Key, ...]:

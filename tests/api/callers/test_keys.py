@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.api.callers.keys import KEY, Key, key_of, numbered, of_file
+from service.api.callers.keys import KEY, Key, key_of, no_key, numbered, of_file
 
 
 def test_a_key_a_line() -> None:
@@ -26,6 +26,17 @@ def test_what_was_meant_for_a_comment_is_no_key(line: str) -> None:
         of_file(f"one\n{line}")
     assert "alice" not in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("word", ["priority=5", "PRIORITY=5", "Bearer", "bearer", "secret" * 3000])
+def test_what_stands_beside_keys_is_none(word: str) -> None:
+    """As in a setting of `KEY priority=5`: the second word would open."""
+    for line in (word, f"{word} priority=1"):
+        with pytest.raises(ValueError, match=r"line 2: a (word|key)") as caught:
+            of_file(f"one\n{line}")
+        assert "secret" not in str(caught.value)
+    assert no_key(word)
+    assert not no_key("priority5")
 
 
 def test_priorities_are_bounded() -> None:
