@@ -20,6 +20,7 @@ from service.models.spec import ModelSpec
 NAME = r"[A-Za-z0-9_-]+"  # no dots: a model name is one segment of inference routes
 Channels = Literal[1, 3, 4]
 Numbers = float | list[float]
+_NO_WEIGHTS = "no weights follow its '='; write 'default', 'random' or a file behind it, or leave it out"
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -222,6 +223,8 @@ def _own(name: str, entry: CatalogModel, folder: Path) -> ModelSpec:
     text, weights = str(entry.source or entry.factory or f"torchvision/{entry.torchvision}"), entry.weights
     if entry.source is not None:
         text, beside = split(text, folder)
+        if not beside and text != entry.source:
+            raise CatalogError(f"source: {_NO_WEIGHTS}")
         if beside and weights is not None:
             raise CatalogError(f"weights: source already names them ({beside!r}); leave one out")
         weights = beside or weights
@@ -275,6 +278,8 @@ def _option(
 ) -> tuple[str, ModelSpec]:
     """Return the name and the model of one `SOURCE[=WEIGHTS]`; `asked` is what was written for each source so far."""
     text, weights = (option.partition("=")[::2]) if option.partition("=")[0] in own else split(option, Path())
+    if not weights and text != option:
+        raise CatalogError(_NO_WEIGHTS)
     if text in own:
         if weights:
             raise CatalogError(f"set the weights of {text!r} in the catalogue")

@@ -68,6 +68,7 @@ def six_channels() -> torch.export.ExportedProgram:
         ("[models.m]\nfactory = 'tests.tinny:vgg'", "install the package, or put the module beside the catalogue"),
         ("[models.m]\nfactory = 'timm:resnet18'", "did you mean 'timm/resnet18'?"),
         ("[models.m]\nsource = ''", "models.m.source: it is empty; name one, or leave it out"),
+        ("[models.m]\nsource = 'lesion-count='", "models.m.source: no weights follow its '='; write 'default'"),
         ("[models.m]\nsource = 'six.pt2'", "models.m.channels: the network takes 6, and pictures have 1, 3 or 4; let"),
         (f"[models.m]\n{GOOD}std = []", "models.m.std: 0 numbers for 3 channels"),
         ("[models.m]\nfactory = 'tests.tiny:SIZE'", "models.m.factory: 'tests.tiny:SIZE' is a int; it has to be call"),
@@ -184,6 +185,13 @@ def test_what_a_library_raises_leaves_the_other_models_standing(
     assert specs["other"].mistake is None
     with pytest.raises(CatalogError, match="--model unforeseen: its source could not be asked for it"):
         requested(("unforeseen",), None)
+
+
+@pytest.mark.parametrize("option", ["lesion-count=", "small=", "tests.models.nets:small="])
+def test_weights_that_are_named_by_nothing_are_not_the_default_ones(tmp_path: Path, option: str) -> None:
+    """As of a variable that is not set: another network than was meant would be served."""
+    with pytest.raises(CatalogError, match=f"--model {option}: no weights follow its '='"):
+        requested((option,), catalog(tmp_path, f"[models.small]\n{GOOD}"))
 
 
 def test_a_name_is_never_taken_over_in_silence(tmp_path: Path) -> None:
