@@ -171,6 +171,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 "HEATLENS_API_KEYS_FILE, and unset this one"
             )
         log.warning("%s", mistake)
+    # One caller alone has half of what small bodies leave.
+    if (needed := 2 * settings.max_body_bytes * 16 // 15) > settings.bodies_mib * 2**20:
+        log.warning(
+            "HEATLENS_BODIES_MIB %d has no room for the largest pictures, which are refused whenever they come; set %d "
+            "or more, or a smaller HEATLENS_MAX_IMAGE_BYTES",
+            settings.bodies_mib,
+            needed // 2**20 + 1,
+        )
     under = f"{settings.root_path}/"
     own = [path for path in (*routes.paths(), *(f"/{first}" for first in FIRST)) if f"{path}/".startswith(under)]
     if under != "/" and own:

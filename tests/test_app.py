@@ -144,6 +144,13 @@ def test_a_server_that_everybody_reaches_without_keys_is_warned_of(caplog, host,
     assert ("without keys" in caplog.text) is warned
 
 
+@pytest.mark.parametrize(("mib", "warned"), [(1, True), (48, True), (49, False), (512, False)])
+def test_memory_that_the_largest_picture_never_fits_into_is_warned_of(caplog, mib, warned):
+    create_app(Settings(catalog=CATALOG, bodies_mib=mib))
+    assert ("no room for the largest pictures" in caplog.text) == warned
+    assert not warned or "set 49 or more" in caplog.text
+
+
 @pytest.mark.parametrize("name", ["HEATLENS_MAX_WAITNG_PASSES", "HEATLENS_API_URL", "HEATLENS_API_PORT"])
 def test_what_is_no_setting_is_warned_of(monkeypatch, caplog, name):
     monkeypatch.setenv(name, "one")
