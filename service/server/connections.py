@@ -33,6 +33,9 @@ log = logging.getLogger("heatlens")
 # Between two looks at how much of an answer was taken: a client's system takes it in bursts.
 _LOOK_S = 20.0
 _CLOSE = (b"connection", b"close")
+# Probes that begin in one round of the loop, beside whatever work does: nobody has to have a key to ask for health, and
+# a crowd of those who ask would else fill the rounds that others' requests need several of.
+_PROBES = 4
 # Of a body that goes on behind its request's answer: bytes that are taken as they come, more than any request has, and
 # those a second of the rest. Who sends a hundred megabytes learns why they are refused, and costs next to nothing.
 _SPARE, _SPARE_RATE = 32 * 2**20, 16 * 2**20
@@ -66,7 +69,7 @@ class Front:
     def __post_init__(self) -> None:
         """Begin with no connection."""
         self.open = Portions(self.connections)
-        self.gate, self.doors = Gate(), Doors()
+        self.gate, self.probes, self.doors = Gate(), Gate(_PROBES), Doors()
 
     def let_in(self, new: "Connection") -> bool:
         """Count a new connection, in the place of another one where there are too many; return whether it may stay.
@@ -278,7 +281,8 @@ class Connection(Taking):
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Hand a request to the application in its caller's turn, with its error where its head contradicts itself."""
         error = None if REFUSED in scope else targets.mistake(scope, self.front.hosts)
-        if scope.get("path") not in HEALTH and (turn := self.front.gate.enter(self.holder)) is not None:
+        gate = self.front.probes if scope.get("path") in HEALTH else self.front.gate
+        if (turn := gate.enter(self.holder)) is not None:
             self._turn = turn
             self.front.turns.add(self.holder, self)
             await asyncio.wait((turn,))

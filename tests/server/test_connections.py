@@ -691,3 +691,15 @@ def test_who_has_gone_before_its_turn_asks_for_nothing_and_health_waits_for_none
         server.front.gate = before
         assert ask(server, CLOSE).endswith(b"small")
         assert not server.begun.acquire(blocking=False)
+
+
+def test_probes_take_turns_of_their_own_and_a_crowd_of_them_holds_up_no_work():
+    with serving() as server:
+        assert server.front.probes.at_once <= 8  # of a round that others' requests need several of
+        server.front.probes = Shut()
+        probe = connect(server)
+        probe.sendall(CLOSE.replace(b"small", b"health/live"))
+        assert server.front.probes.waits.acquire(timeout=20)
+        assert ask(server, CLOSE).endswith(b"small")
+        probe.close()
+        assert server.front.probes.off.acquire(timeout=20)
