@@ -9,6 +9,7 @@ from service.errors import MalformedRequest, UnsupportedMediaType, quoted
 
 _PARTS = 20
 _HEAD_BYTES = 8192  # of one part
+_PARAMETERS = 512  # semicolons of one part's name and file, of each of which all before it is read again
 _BOUNDARY_BYTES = 256
 _DELIMITER_BYTES = _BOUNDARY_BYTES + 6 + 256  # at most: with dashes, spaces and ends of lines
 _PIECE_BYTES = 1 << 20
@@ -87,7 +88,10 @@ def _part(raw: bytes) -> Part:
     if end < 0:
         raise _malformed(f"a part's head does not end within {_HEAD_BYTES:,} bytes")
     headers = dict(_header(line) for line in raw[:end].split(b"\r\n"))
-    _, options = parse_options_header(headers.get(b"content-disposition", b""))
+    disposition = headers.get(b"content-disposition", b"")
+    if disposition.count(b";") > _PARAMETERS:
+        raise _malformed(f"a part's Content-Disposition has more than {_PARAMETERS} semicolons; send a shorter name")
+    _, options = parse_options_header(disposition)
     if b"name" not in options:
         raise _malformed("a part has no name: Content-Disposition: form-data; name=...")
     kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower().decode("latin-1")

@@ -72,6 +72,18 @@ def test_mistakes(data: bytes, words: str) -> None:
         taken_apart(data, KIND)
 
 
+@pytest.mark.parametrize(("count", "read"), [(500, True), (513, False)])
+def test_a_name_of_nothing_but_semicolons_is_not_taken_apart(count: int, read: bool) -> None:
+    """Each is looked for behind all before it: a form of few bytes would take the loop's time."""
+    name = b";" * count
+    data = b'--b\r\nContent-Disposition: form-data; name="image"; filename="%s"\r\n\r\nx\r\n--b--' % name
+    if read:
+        assert taken_apart(data, "multipart/form-data; boundary=b") == [Part("image", b"x", True)]
+    else:
+        with pytest.raises(MalformedRequest, match="more than 512 semicolons"):
+            taken_apart(data, "multipart/form-data; boundary=b")
+
+
 @pytest.mark.parametrize("piece", [b"\r\n--bx", b"\r\n", b"\r\n-", b"\r\n--b" + b" " * 300])
 def test_data_may_be_made_of_what_looks_like_delimiters(piece: bytes) -> None:
     data = piece * (2_000_000 // len(piece))
