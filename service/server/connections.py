@@ -33,9 +33,9 @@ log = logging.getLogger("heatlens")
 # Between two looks at how much of an answer was taken: a client's system takes it in bursts.
 _LOOK_S = 20.0
 _CLOSE = (b"connection", b"close")
-# Probes that begin in one round of the loop, beside whatever work does: nobody has to have a key to ask for health, and
-# a crowd of those who ask would else fill the rounds that others' requests need several of.
-_PROBES = 4
+# Probes that begin at once, and seconds until the next ones do: nobody has to have a key to ask for health, and a crowd
+# of those who ask would else keep the loop busy all the time, and Python's lock from who computes.
+_PROBES, _PROBES_S = 2, 0.005
 # Of a body that goes on behind its request's answer: bytes that are taken as they come, more than any request has, and
 # those a second of the rest. Who sends a hundred megabytes learns why they are refused, and costs next to nothing.
 _SPARE, _SPARE_RATE = 32 * 2**20, 16 * 2**20
@@ -69,7 +69,7 @@ class Front:
     def __post_init__(self) -> None:
         """Begin with no connection."""
         self.open = Portions(self.connections)
-        self.gate, self.probes, self.doors = Gate(), Gate(_PROBES), Doors()
+        self.gate, self.probes, self.doors = Gate(), Gate(_PROBES, _PROBES_S), Doors()
 
     def let_in(self, new: "Connection") -> bool:
         """Count a new connection, in the place of another one where there are too many; return whether it may stay.

@@ -15,9 +15,14 @@ class Gate:
     Where there is no crowd nobody waits: a round without work lasts microseconds.
     """
 
-    def __init__(self, at_once: int = AT_ONCE) -> None:
-        """Let so many begin in one round."""
-        self.at_once = at_once
+    def __init__(self, at_once: int = AT_ONCE, pace_s: float = 0.0) -> None:
+        """Let so many begin in one round.
+
+        Args:
+            at_once: of all callers.
+            pace_s: seconds from one round to the next, at least; 0: a round of the event loop is one.
+        """
+        self.at_once, self.pace_s = at_once, pace_s
         self._left = at_once  # of this round
         self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}  # by caller, the next one first
         self._turning = False
@@ -31,7 +36,7 @@ class Gate:
         loop = asyncio.get_running_loop()
         if not self._turning:
             self._turning = True
-            loop.call_soon(self._turn, loop)
+            self._go_on(loop)
         if self._left and not self._waiting:
             self._left -= 1
             return None
@@ -53,4 +58,10 @@ class Gate:
                 self._left -= 1
         self._turning = bool(self._waiting) or self._left < self.at_once
         if self._turning:
+            self._go_on(loop)
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self.pace_s:
+            loop.call_later(self.pace_s, self._turn, loop)
+        else:
             loop.call_soon(self._turn, loop)

@@ -98,3 +98,19 @@ def test_a_gate_that_nobody_waits_at_rests() -> None:
         await _rounds(gate, lambda: not gate._turning)
 
     _run(work)
+
+
+def test_a_pace_keeps_rounds_apart_however_often_the_loop_goes_round() -> None:
+    async def work() -> None:
+        gate, hasty = Gate(1, pace_s=60.0), Gate(1)
+        assert gate.enter("a") is hasty.enter("a") is None
+        slow, quick = gate.enter("b"), hasty.enter("b")
+        assert slow is not None
+        assert quick is not None
+        await _rounds(hasty, quick.done)
+        assert not slow.done()
+        paced = Gate(1, pace_s=1e-4)
+        assert paced.enter("a") is None
+        await paced.enter("b")  # type: ignore[misc]
+
+    _run(work)
