@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol
 
+from service.fair.wanted import wanted
 from service.images import Picture, Room, Transform, decode, normalised, prepare
 from service.images.transform import Floats
 from service.rendering import Heat, OutputOptions
@@ -110,7 +111,8 @@ class Inside:
             picture = shown_on(canvas, self.limits)
 
             def draw(heat: Heat, output: OutputOptions, pictures: Pictures, encode: Encode | None) -> Files:
-                return files(heat, picture(), output, pictures, encode)
+                with wanted(check):
+                    return files(heat, picture(), output, pictures, encode)
 
             yield draw
 

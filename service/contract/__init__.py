@@ -38,7 +38,7 @@ from service.contract.probe import (
     fingerprint,
 )
 from service.contract.rules import Relevance, Rescale, Rule, Rules, Share
-from service.contract.wanted import still_wanted, wanted
+from service.fair.wanted import still_wanted, wanted
 
 __all__ = [
     "INPUT",

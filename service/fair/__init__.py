@@ -3,4 +3,5 @@
 turns     a ranking whose ranks may rise unseen, and turns by what each has had
 portions  how much one caller may hold of what there is only so much of
 threads   threads that callers take turns for
+wanted    whether anybody waits for what a thread works out
 """

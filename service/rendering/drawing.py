@@ -14,6 +14,7 @@ from pydantic import field_validator
 
 from service.client import wire
 from service.client.wire import DIVERGING, SEQUENTIAL, Interpolation, Kind
+from service.fair.wanted import still_wanted
 from service.images import Picture
 
 Floats = npt.NDArray[np.float32]
@@ -264,9 +265,10 @@ def overlay(heat: Heat, picture: Picture, options: OutputOptions) -> Image.Image
     if picture.original is None:
         raise ValueError("a drawing on the original needs the original")
     canvas, mask = _place(_drawn_heat(heat, *_box_size(picture), options), picture)
-    return Image.composite(
-        Image.blend(picture.original, canvas.convert("RGB"), options.opacity), picture.original, mask
-    )
+    still_wanted()
+    blended = Image.blend(picture.original, canvas.convert("RGB"), options.opacity)
+    still_wanted()
+    return Image.composite(blended, picture.original, mask)
 
 
 def _beside(heat: Heat, patch_box: tuple[int, int, int, int], picture: Picture) -> Image.Image:

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 
 from service.errors import InvalidParameter
+from service.fair.wanted import still_wanted
 from service.images.transparency import on_white
 from service.rendering.drawing import Drawing, Floats
 
@@ -36,6 +37,7 @@ def png(image: Drawing) -> bytes:
     parts: list[bytes] = []
     coder = None
     for top in range(0, height, lines):
+        still_wanted()
         part = image.crop((0, top, width, min(top + lines, height))) if height > lines else image
         band = np.asarray(part).reshape(-1, width * channels)
         filtered = np.empty((len(band), 1 + width * channels), np.uint8)

@@ -63,6 +63,17 @@ def test_who_has_gone_is_not_worked_for() -> None:
         codec.see(FILES["jpeg"], RGB, gone)
     with pytest.raises(Cancelled), codec.drawing(Canvas(None, None, RGB), gone):
         pytest.fail("it was drawn")
+    left = [3]  # looks until the caller has gone, in the middle of a drawing
+
+    def going() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            gone()
+
+    picture, _ = codec.see(LARGE.getvalue(), RGB, nothing)
+    with pytest.raises(Cancelled), codec.drawing(Canvas(picture, LARGE.getvalue(), RGB), going) as draw:
+        draw(heats()[0], OutputOptions(size="original"), "best", encoders.png)
+    assert left[0] == -1
     with pytest.raises(TooLarge):
         Inside(replace(LIMITS, max_pixels=9599), 1).see(FILES["jpeg"], RGB, nothing)
     codec.close()
