@@ -60,6 +60,7 @@ class Answering:
         self.as_it_is = True  # whether it returns its answer in the form that the engine takes
         self.rounding = 0.0  # of the format that it answers in, relative
         self.row_bytes = 0  # of the tensors alive at the most crowded moment of one picture's forward
+        self.closed: str | None = None  # an operator that is given functions, inside of which nothing is met
         self._last: Tensor | None = None
         self.draws_from: str | None = None  # a generator of its own, that no forward sets back
         self.failure: str | None = None  # why it cannot be run with gradients
@@ -130,7 +131,7 @@ class Answering:
         if self.singly:
             return self.changes(singly=True)
         try:
-            return self.changes(singly=False)
+            changes = self.changes(singly=False)
         except CatalogError:
             raise
         except _RAISED as error:
@@ -142,6 +143,34 @@ class Answering:
                 "let its forward take any number of pictures; export with dynamic_shapes",
             )
             return self.changes(singly=True)
+        if not self._merges(changes.returned):
+            return changes
+        self.one_at_a_time(
+            f"it answers with one row to {len(self.rows)} pictures, and to one alone with its own",
+            "let its forward answer with one row a picture: write x.shape[0], or -1, for their number, and trace it on "
+            "two pictures or more",
+        )
+        return self.changes(singly=True)
+
+    def _merges(self, returned: Any) -> bool:
+        """Whether a network answers to all rows as it does to one, and to one alone with an answer of its own.
+
+        A trace of one picture does so, where its forward asked how many there are.
+        """
+        try:
+            self._found(returned, len(self.rows))
+        except CatalogError:
+            pass
+        else:
+            return False
+        try:
+            with torch.no_grad():
+                first, last = self.run(self.rows[:1]), self.run(self.rows[-1:])
+                outlet = self._found(first, 1)
+                one, other, all_of_them = outlet(first, 1).clone(), outlet(last, 1), outlet(returned, 1)
+        except _RAISED:
+            return False
+        return (outlet.boxes or one.shape == all_of_them.shape) and not torch.equal(one, other)
 
     def one_at_a_time(self, why: str, remedy: str | None = None) -> None:
         """Run the network on one picture at a time from now on."""
@@ -151,11 +180,11 @@ class Answering:
     def _read(self, changes: Changes) -> Tensor:
         """Find the answer in what the network returned for all rows, and return it."""
         if not self.singly:
-            self.outlet = _found(self.spec, self.network, changes.returned, len(self.rows))
+            self.outlet = self._outlet(changes.returned, len(self.rows))
             raw = self.outlet(changes.returned, len(self.rows))
             self.as_it_is = _same_form(changes.returned, raw)
         else:
-            self.outlet = _found(self.spec, self.network, changes.returned[0], 1)
+            self.outlet = self._outlet(changes.returned[0], 1)
             raw = joined([self.outlet(one, 1) for one in changes.returned])
             self.as_it_is = False
         if "answer" not in {line.name for line in self.checks.lines}:
@@ -164,6 +193,17 @@ class Answering:
             self.checks.passed("answer", f"{self.outlet}: {told} a picture, {kind}")
         self.rounding = torch.finfo(raw.dtype).eps if raw.is_floating_point() else 0.0
         return raw.float().clone()  # the network may write its next answer to the same place
+
+    def _outlet(self, returned: Any, rows: int) -> Outlet:
+        """Find the answer in what the network returned for so many rows."""
+        try:
+            return self._found(returned, rows)
+        except CatalogError as error:  # it may be that of another input it makes an answer
+            raise self.spec.refusal(self.network, error) from error
+
+    def _found(self, returned: Any, rows: int) -> Outlet:
+        spec = self.spec
+        return find(returned, rows, spec.output, spec.name, spec.transform.crop, len(spec.labels))
 
     def watched(self) -> Watched | None:
         """Run a picture with gradients; None where the network does not allow it."""
@@ -269,6 +309,7 @@ class Answering:
                 answer = self._once(x)
         except _RAISED:  # something in it cannot be watched
             return self._once(x.clone()), ""
+        self.closed = next(iter(deciding.closed), None)
         return answer, deciding.found[0] if deciding.found else ""
 
     def _off(self, a: Tensor, b: Tensor) -> float:
@@ -344,14 +385,6 @@ def _runs(network: nn.Module, x: Tensor) -> bool:
     except _RAISED:
         return False
     return True
-
-
-def _found(spec: ModelSpec, network: nn.Module, returned: Any, rows: int) -> Outlet:
-    """Find the answer in what a network returned for so many rows."""
-    try:
-        return find(returned, rows, spec.output, spec.name, spec.transform.crop, len(spec.labels))
-    except CatalogError as error:  # it may be that of another input it makes an answer
-        raise spec.refusal(network, error) from error
 
 
 def _fails_alone(error: BaseException, rows: int, one_size: bool) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from service.engine.network.capture import install
 from service.engine.network.forms.adapted import Adapted, usable
 from service.engine.network.proofs.answering import Answering
 from service.engine.network.proofs.checks import Checks, Refused, state
+from service.errors import CatalogError
 from service.images import Transform
 from service.models.spec import ModelSpec
 from service.tasks import task
@@ -59,7 +60,10 @@ FORMS = {
     "squeezed": (Around(after=lambda y: y.squeeze()), {}),
     "writes": (Around(before=lambda x: x.mul_(2)), {}),
     "batch": (Around(after=lambda y: y - y.mean(0) / 2), {}),
+    "the first row alone": (Around(after=lambda y: y[:1]), {}),
+    "no row": (Around(after=lambda y: {"logits": y.mean(0)}), {}),
 }
+SINGLY = {"batch", "the first row alone", "no row"}
 
 
 @pytest.mark.parametrize("name", FORMS)
@@ -77,7 +81,14 @@ def test_other_networks_are_run_in_the_form_that_answers_each_picture(name) -> N
     assert together.ndim == 2
     alone = torch.cat([adapted(row[None]) for row in PICTURES])
     torch.testing.assert_close(together, alone, rtol=1e-2 if name == "half" else 1e-5, atol=1e-5)
-    assert (answering.copies, answering.singly) == (name == "writes", name == "batch")
+    assert (answering.copies, answering.singly) == (name == "writes", name in SINGLY)
+
+
+def test_what_no_picture_changes_is_not_the_answer_of_one_picture() -> None:
+    answering = _answering(Around(after=lambda y: {"tokens": y[:, None].expand(-1, 2, -1), "scale": torch.ones(1, 2)}))
+    with pytest.raises(CatalogError, match="no tensor with one row a picture"):
+        answering.first(state(answering.network))
+    assert not answering.singly
 
 
 def test_why_gradients_fail_is_kept() -> None:
