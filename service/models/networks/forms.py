@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from service.errors import CatalogError
 from service.models.exported.graphs import spoken
+from service.models.exported.training import trained
 from service.models.networks import holding
 
 _WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel)
@@ -106,6 +107,11 @@ def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
         said.append(f"{type(network).__name__} around the network was taken off")
     network = plain
     _check_weights(network, name)
+    if (operator := trained(network)) is not None:
+        raise CatalogError(
+            f"model {name!r}: it was exported or traced while it trained ({operator} does, in its graph), which no "
+            "eval() undoes any more; call network.eval(), and export it again"
+        )
     tensors = holding.tensors(network).values()
     if kinds := sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.dtype in LESS}):
         holding.cast(network, torch.float32)

@@ -1,17 +1,22 @@
 """Networks that are whole files: `FILE.pt2` of torch.export, TorchScript, and pickled modules where that is allowed."""
 
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import SERIALIZED_TYPE_TO_PYTHON_TYPE
 
 from service.errors import CatalogError
+from service.models.exported.inputs import arranged
 from service.models.identity import content
 from service.models.sources.base import Network, Wish, importable
 from service.models.weights import kind, load
@@ -23,6 +28,8 @@ _SUFFIXES = (
 _DYNAMIC = (
     "export with dynamic_shapes: torch.export.export(network, (x,), dynamic_shapes=({0: torch.export.Dim('batch')},))"
 )
+
+_KIND = re.compile(r'"type": "([^"]+)"')  # of a class, in how containers are written down
 
 
 class Files:
@@ -90,13 +97,43 @@ def _exported(path: Path) -> nn.Module:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.unflatten(torch.export.load(path))
+            program = _program(path)
+            return arranged(torch.export.unflatten(program), program)
+        except CatalogError as error:
+            raise CatalogError(f"{str(path)!r}: {error}") from None
         except Exception as error:
             raise CatalogError(
                 f"{str(path)!r} cannot be read as an exported network ({type(error).__name__}: {str(error)[:160]}); "
-                "export "
-                "it again with this version of PyTorch"
+                "export it again with this version of PyTorch"
             ) from None
+
+
+def _program(path: Path) -> torch.export.ExportedProgram:
+    """Return an exported program; what networks of transformers return is known once that has been imported.
+
+    Raises:
+        CatalogError: it takes or returns an object of a class that is not known here.
+    """
+    kinds = _kinds(path)
+    if any(kind.startswith("transformers.") for kind in kinds) and find_spec("transformers") is not None:
+        import_module("transformers.modeling_outputs")
+    if unknown := [kind for kind in kinds if kind not in SERIALIZED_TYPE_TO_PYTHON_TYPE]:
+        raise CatalogError(
+            f"it takes or returns an object of the class {unknown[0]!r}, which is not known here; export a module "
+            "whose forward takes a tensor and returns a tensor, a tuple or a dictionary"
+        )
+    return torch.export.load(path)
+
+
+def _kinds(path: Path) -> list[str]:
+    """Return the classes of what an exported network takes and returns, as far as its file says."""
+    try:
+        module = _graph_module(path)
+        signatures = [entry["signature"] for entry in module["module_call_graph"] if not entry["fqn"]]
+        specs = [signature[key] for signature in signatures if signature for key in ("in_spec", "out_spec")]
+    except (KeyError, ValueError, StopIteration, TypeError):  # of another version
+        return []
+    return list(dict.fromkeys(kind for spec in specs for kind in _KIND.findall(spec)))
 
 
 def _known(path: Path) -> dict[str, Any]:
@@ -120,7 +157,7 @@ def _known(path: Path) -> dict[str, Any]:
             f"{str(path)!r} takes inputs of {len(shape)} axes; pictures have four, (N, channels, height, width)"
         )
     batch, channels, height, width = shape
-    if batch is not None:
+    if batch not in (None, 1):
         raise CatalogError(
             f"{str(path)!r} was exported for batches of {batch} only, and explanations need others; {_DYNAMIC}"
         )
@@ -130,16 +167,21 @@ def _known(path: Path) -> dict[str, Any]:
 
 def _input_shapes(path: Path) -> list[list[int | None]]:
     """Return the shapes of an exported network's inputs; None where any number fits."""
-    with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".json") and "config" not in name]
-        programs = (json.loads(archive.read(name)) for name in names)
-        module = next(
-            program["graph_module"] for program in programs if isinstance(program, dict) and "graph_module" in program
-        )
+    module = _graph_module(path)
     given = [spec["user_input"]["arg"] for spec in module["signature"]["input_specs"] if "user_input" in spec]
     values = module["graph"]["tensor_values"]
     tensors = [values[arg["as_tensor"]["name"]] for arg in given if "as_tensor" in arg]
     return [[size.get("as_int") for size in tensor["sizes"]] for tensor in tensors]
+
+
+def _graph_module(path: Path) -> Any:
+    """Return what the file of an exported network says of its graph."""
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".json") and "config" not in name]
+        programs = (json.loads(archive.read(name)) for name in names)
+        return next(
+            program["graph_module"] for program in programs if isinstance(program, dict) and "graph_module" in program
+        )
 
 
 SOURCE = Files()
