@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 
 from service.engine.network.forms.batched import Batched
 from service.engine.network.forms.listed import Listed
@@ -48,7 +49,7 @@ class Outlet:
         """Return the answer to so many rows: (N, K), (N, K, H, W), or (N, D, 6) of boxes."""
         if self.reading is not None:
             return _filled(self.reading(items(returned)))
-        found = returned if self.item is None else items(returned)[self.item]
+        found = returned if self.item is None else picked(returned, self.item)
         if self.listed is not None:
             return _filled(self.listed(found))
         if not isinstance(found, Tensor):
@@ -91,6 +92,34 @@ def items(returned: Any) -> dict[Item, Any]:
     if not hasattr(returned, "__dict__"):  # a dataclass may have slots
         return {one.name: getattr(returned, one.name) for one in fields(returned)} if is_dataclass(returned) else {}
     return {name: value for name, value in vars(returned).items() if not name.startswith("_")}
+
+
+def picked(returned: Any, item: Item) -> Any:
+    """Return an item of what a network returned, by its name or number; `a.b` is item `b` of item `a`.
+
+    Raises:
+        KeyError: there is none.
+    """
+    held = items(returned)
+    if item in held:
+        return held[item]
+    if not isinstance(item, str):
+        raise KeyError(item)
+    if item.isdecimal():
+        return held[int(item)]
+    outer, dot, inner = item.partition(".")
+    if not dot:
+        raise KeyError(item)
+    return picked(picked(returned, outer), inner)
+
+
+def _within(held: Mapping[Item, Any], deep: int = 3) -> dict[Item, Any]:
+    """Return what the items themselves hold, by the names that `picked` knows."""
+    found: dict[Item, Any] = {}
+    for key, value in held.items():
+        inner = items(value) if isinstance(value, Mapping | list | tuple) else {}
+        found |= {f"{key}.{name}": one for name, one in inner.items()}
+    return found | _within(found, deep - 1) if found and deep else found
 
 
 def find(
@@ -144,6 +173,13 @@ def find(
             f"model {name!r} returned several tensors that may be its answer ({seen}); name one of these items, such "
             f"as output = {fitting[0]!r}"
         )
+    per_picture = isinstance(returned, list | tuple) and len(returned) == rows
+    if not per_picture and (within := _fitting(inner := _within(held), rows)):
+        seen = ", ".join(f"{key!r} {_described(inner[key])}" for key in within)
+        raise CatalogError(
+            f"model {name!r} returned containers that hold what may be its answer ({seen}); name it, as output = "
+            f"{within[0]!r}"
+        )
     raw = any(isinstance(value, Tensor) and value.ndim == 3 and len(value) == rows for value in held.values())
     raise CatalogError(
         f"model {name!r} returned no tensor with one row a picture ({seen}); {_THREE_AXES if raw else _WANTED}"
@@ -151,12 +187,15 @@ def find(
 
 
 def _named(returned: Any, rows: int, wanted: Item, name: str, size: tuple[int, int]) -> Outlet:
-    held = items(returned)
-    if wanted not in held:
-        there = ", ".join(repr(key) for key in held) or f"none, it is a {type(returned).__name__}"
+    try:
+        found = picked(returned, wanted)
+    except KeyError:
+        held = items(returned)
+        there = ", ".join(repr(key) for key in (*held, *_within(held))) or f"none, it is a {type(returned).__name__}"
         near = did_you_mean(str(wanted), [key for key in held if isinstance(key, str)])
-        raise CatalogError(f"model {name!r}: output = {wanted!r} is not among the items it returns: {there}{near}")
-    found = held[wanted]
+        raise CatalogError(
+            f"model {name!r}: output = {wanted!r} is not among the items it returns: {there}{near}"
+        ) from None
     if (listed := Listed.of(found, rows)) is not None:
         return Outlet(wanted, listed=listed)
     if not isinstance(found, Tensor):
@@ -174,6 +213,8 @@ def _checked(outlet: Outlet, found: Tensor, rows: int, name: str, size: tuple[in
     if found.layout != torch.strided:
         kind = _short(found.layout)
         raise CatalogError(f"model {name!r} returned a sparse tensor ({kind}); let it return y.to_dense()")
+    if isinstance(found, MaskedTensor):
+        raise CatalogError(f"model {name!r} returned a masked tensor; let it return y.to_tensor(0)")
     if not found.numel():
         raise CatalogError(
             f"model {name!r} returned shape {shape}, which holds no output; let its last layer have one or more"
@@ -195,6 +236,10 @@ def _checked(outlet: Outlet, found: Tensor, rows: int, name: str, size: tuple[in
             raise CatalogError(
                 f"model {name!r} returned shape {shape}, which is no table of one row a picture, and no maps; "
                 f"{_three_axes(found, size)}"
+            ) from None
+        if found.ndim == 2 and shape[1] == rows:
+            raise CatalogError(
+                f"model {name!r} returned shape {shape} for {rows} pictures: one column a picture; let it return y.T"
             ) from None
         raise CatalogError(
             f"model {name!r} returned shape {shape} for {rows} pictures; a network has to return one "

@@ -48,6 +48,23 @@ def test_an_item_is_taken_by_its_name_or_number(item) -> None:
     assert torch.equal(find(returned, N, item, "mine")(returned, N), TABLE * 2)
 
 
+@pytest.mark.parametrize("item", ["head.logits", "heads.1", "heads.0.inner"])
+def test_an_item_of_an_item_is_taken_by_both_names(item) -> None:
+    others = {
+        "head": {"logits": TABLE + 1, "maps": MAPS},
+        "heads": ({"inner": TABLE + 2}, TABLE + 3),
+        "head.maps": MAPS,
+    }
+    added = {"head.logits": 1, "heads.0.inner": 2, "heads.1": 3}[item]
+    assert torch.equal(find(others, N, item, "mine")(others, N), TABLE + added)
+    with pytest.raises(
+        CatalogError, match=r"hold what may be its answer \('head.logits' \(3, 4\).*output = 'head.logits'"
+    ):
+        find(others | {"head.maps": 1}, N, None, "mine")
+    with pytest.raises(CatalogError, match=r"not among the items it returns: .*'heads.0.inner'"):
+        find(others, N, "head.probabilities", "mine")
+
+
 def test_a_single_picture_whose_axis_was_squeezed_away_gets_it_back() -> None:
     outlet = find(TABLE, N, None, "mine")
     assert torch.equal(outlet(TABLE[0], 1), TABLE[:1])
@@ -113,6 +130,7 @@ def test_boxes_become_one_tensor_filled_up_with_zeros() -> None:
         (TABLE.argmax(1), None, "argmax"),
         (TABLE[:, :0], None, r"shape \(3, 0\), which holds no output"),
         (TABLE.to_sparse(), None, "a sparse tensor.*y.to_dense"),
+        (TABLE.T, None, r"shape \(4, 3\) for 3 pictures: one column a picture; let it return y.T"),
         ((TABLE, TABLE + 1), None, "several tensors.*output = 0"),
         ({"a": TABLE, "b": TABLE + 1}, None, "several tensors.*output = 'a'"),
         ({"a": 1}, None, "no tensor"),
@@ -162,3 +180,9 @@ def test_what_shapes_tell_beside_the_inputs_size(returned, says) -> None:
 def test_maps_of_the_inputs_proportions_are_maps(shape) -> None:
     maps = torch.rand(N, *shape)
     assert torch.equal(find(maps, N, None, "mine", (24, 36))(maps, N), maps)
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of MaskedTensors")
+def test_a_masked_tensor_is_refused_with_what_to_return() -> None:
+    with pytest.raises(CatalogError, match=r"a masked tensor; let it return y.to_tensor\(0\)"):
+        find(torch.masked.masked_tensor(TABLE, TABLE > 1), N, None, "mine")
