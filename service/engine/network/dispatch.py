@@ -13,7 +13,11 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     PyTorch wraps modes so that its compiler keeps out of them, and imports the compiler for that, which takes nearly as
     long as importing PyTorch itself. Where nobody has imported it there is nothing to keep out; and what is compiled
     later on runs uncompiled within a mode.
+
+    Operators that are given functions, as `cond` is, are one call to it, and what these do is not met.
     """
+
+    supports_higher_order_operators = True
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:

@@ -238,7 +238,7 @@ class _Examination:
             channels=spec.transform.channels,
             task_assumed=found.assumed is not None,
             black_box=black_box,
-            opaque=_why_opaque(self.network),
+            opaque=_why_opaque(self.network, self.answering.closed),
             no_gradient=self.no_gradient,
         )
         if facts.labels and len(facts.labels) != facts.outputs:
@@ -313,7 +313,9 @@ class _Examination:
         return "its forward calls none of its modules, so that nothing inside of it has an address"
 
 
-def _why_opaque(network: nn.Module) -> str | None:
+def _why_opaque(network: nn.Module, closed: str | None) -> str | None:
+    if closed is not None:
+        return f"its forward calls {closed!r} with functions, whose operators cannot be seen"
     for path, module in holding.modules(network):
         if isinstance(module, torch.jit.ScriptModule | BlackBox):
             what = f"its part {path!r} is compiled" if path or not isinstance(module, BlackBox) else module.form

@@ -6,12 +6,13 @@ what it says of such a network would be wrong in silence.
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import HigherOrderOperator
 from torch.nn import functional as F
 
 from service.models.exported.decomposed import OWN
@@ -54,6 +55,8 @@ def spoken(network: nn.Module) -> None:
             node.meta.pop("val", None)  # shapes that were met at the export, in tensors that cannot be copied
             if _operator(node) is not None:
                 _rewrite(node)
+            elif isinstance(node.target, HigherOrderOperator):
+                node.target = _WAYS.get(node.target.__name__, node.target)
         alone = type(module).__name__ == "InterpreterModule" and id(module) not in several
         if alone and (layer := layer_of(module, graph)) is not None:
             layers[path] = layer
@@ -124,4 +127,20 @@ def _arranged(
     return tuple(left.pop(name) for name in taken[:count]), left
 
 
+def _chosen(condition: Any, yes: Callable[..., Any], no: Callable[..., Any], given: Sequence[Any] = ()) -> Any:
+    """Return what `cond` does, of one of two functions, which whoever watches calls meets then."""
+    return (yes if condition else no)(*given)
+
+
+def _repeated(
+    going_on: Callable[..., Any], step: Callable[..., Any], given: Sequence[Any], beside: Sequence[Any] = ()
+) -> Any:
+    """Return what `while_loop` does."""
+    values = tuple(given)
+    while going_on(*values, *beside):
+        values = tuple(step(*values, *beside))
+    return values
+
+
+_WAYS: Mapping[str, Callable[..., Any]] = {"cond": _chosen, "while_loop": _repeated}
 _NAMES: Mapping[str, str] = {"log_sigmoid": "logsigmoid"}

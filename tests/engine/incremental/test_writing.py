@@ -71,6 +71,10 @@ REASONS = {
     "softmax of places": (lambda m, x: m.head(x.flatten(2).softmax(2).view(x.shape)), "reads whole maps"),
     "turned": (lambda m, x: m.head(x.transpose(2, 3)), "transpose, reads whole maps"),
     "decision": (lambda m, x: m.head(x) if x.sum().item() > 1e9 else m.head(-x), "decision|mixes"),
+    "functions": (
+        lambda m, x: torch.ops.higher_order.cond(x.sum() > 0, torch.abs, torch.neg, (m.head(x),)),
+        "cond is given functions",
+    ),
     "batch": (lambda m, x: m.head(x - x.mean(0, keepdim=True)), "mixes the rows"),
     "overwritten view": (_viewed, "overwrites a view"),
     "hidden state": (_hidden_state, "outputs differ"),

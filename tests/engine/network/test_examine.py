@@ -233,3 +233,31 @@ def test_layers_in_a_plain_list_have_addresses_and_are_told() -> None:
     assert "layers.0" in lines["weights"].found
     assert "ModuleList" in lines["weights"].remedy
     torch.testing.assert_close(lists.forward(lists.example()), whole.forward(whole.example()))
+
+
+class Branches(nn.Module):
+    """Goes one of two ways, by an operator that is given both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = tiny.classifier()
+
+    def forward(self, x):
+        y = self.inner(x)
+        return torch.ops.higher_order.cond(x.sum() > 0, lambda y: 2 * y, lambda y: -y, (y,))
+
+
+def test_an_operator_that_is_given_functions_is_run_on_one_picture_at_a_time_and_not_looked_into(device) -> None:
+    module = Branches().eval()
+    transform = Transform(32, (32, 32), oracles.IMAGENET_MEAN, oracles.IMAGENET_STD)
+    spec = ModelSpec("ways", lambda: module, transform, task("classification"))
+    model = device.call(lambda: Model(spec, module, device.device))
+    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = torch.cat([module(row[None]) for row in x])
+        assert 0 < (x.sum((1, 2, 3)) > 0).sum() < 8
+    assert model.facts.singly
+    assert torch.equal(ModelProbe(model, device, Run()).answer(x[:1]), expected[0])
+    torch.testing.assert_close(model.module(x), expected)
+    with pytest.raises(NotApplicable, match="'cond' with functions, whose operators cannot be seen"):
+        model.facts.require_operators("lrp")

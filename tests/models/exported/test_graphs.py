@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._higher_order_ops.while_loop import while_loop
 from torch.nn import functional as F
 
 from service.models.exported import graphs
@@ -72,3 +73,32 @@ def test_what_no_function_stands_for_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(graphs, "_PLACES", (F,))
     left = {name for _, module in holding.modules(served_export(tiny())) for name in graphs.unspoken(module)}
     assert left == {"max_pool2d", "flatten"}
+
+
+class Ways(nn.Module):
+    """Goes one of two ways, and one of them several times: by operators that are given functions, or in Python."""
+
+    def __init__(self, *, python: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.python = nn.Conv2d(3, 5, 3), python
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.python:
+            x = F.relu(x) if x.sum() > 0 else F.relu(-x)
+            for _ in range(3):
+                x = F.relu(x - 0.01)
+        else:
+            x = torch.cond(x.sum() > 0, lambda x: F.relu(x), lambda x: F.relu(-x), (x,))
+            start = torch.zeros((), dtype=torch.long)
+            _, x = while_loop(lambda i, x: i < 3, lambda i, x: (i + 1, F.relu(x - 0.01)), (start, x))
+        return x.mean((2, 3))
+
+
+def test_control_flow_is_met_by_rules_as_in_python() -> None:
+    plain, network = Ways(python=True).eval(), served_export(Ways(python=False).eval())
+    for x in (X, -X):
+        torch.testing.assert_close(network(x), plain(x))
+    for rule in RULES.values():
+        torch.testing.assert_close(slopes(network, rule), slopes(plain, rule))

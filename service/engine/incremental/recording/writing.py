@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 
 from service.engine.incremental.recording.graph import Node, NotIncremental, Recording, Ref, refs
 from service.engine.incremental.recording.operators import annotate, is_dropout, overwriting
@@ -33,6 +34,8 @@ class _Writing(Dispatch):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if isinstance(func, HigherOrderOperator):
+            raise NotIncremental(f"{func.__name__} is given functions, inside of which nothing is met")
         args, kwargs = self._named(func, args, kwargs)
         inputs = tuple(dict.fromkeys(refs(args) + refs(kwargs)))
         if not inputs:

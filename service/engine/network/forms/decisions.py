@@ -3,6 +3,7 @@
 from typing import Any
 
 from torch import Tensor
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
@@ -10,6 +11,8 @@ from service.engine.network.dispatch import Dispatch, storage
 
 # What is asked of a tensor's shape, as compiled and exported networks do by operators: no value of the picture.
 _SHAPES = frozenset({"size", "stride", "numel", "dim", "storage_offset"})
+
+_WAYS = frozenset({"cond", "while_loop"})  # operators that choose what to compute by what they are given
 
 
 class Decisions(Dispatch):  # type: ignore[no-untyped-call]
@@ -22,6 +25,7 @@ class Decisions(Dispatch):  # type: ignore[no-untyped-call]
     def __init__(self, x: Tensor) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[str] = []  # the operators that took values out
+        self.closed: list[str] = []  # those that are given functions, inside of which nothing is met
         self._reached = _Reached()
         self._reached.add(x)
         # Not told of this one: two that hold each other would hold all the activations until garbage is searched for.
@@ -41,11 +45,15 @@ class Decisions(Dispatch):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operator, and note what it makes of the picture."""
         out = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
+        name = getattr(func, "overloadpacket", func).__name__
+        if isinstance(func, HigherOrderOperator):
+            self.closed.append(name)
         if name.removeprefix("sym_") in _SHAPES:
             return out
         given = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
         if any(tensor in self._reached for tensor in given):
+            if name in _WAYS:
+                self.found.append(name)
             for part in tree_leaves(out):
                 if isinstance(part, Tensor):
                     self._reached.add(part)
