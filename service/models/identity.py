@@ -1,5 +1,6 @@
 """What a model is, in bytes that are the same on every machine: the source's part of its version, and its weights'."""
 
+import ast
 import hashlib
 import inspect
 import json
@@ -117,6 +118,30 @@ def content(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def options(network: nn.Module) -> list[Any]:
+    """Return the kinds of a network's modules, and the numbers that they keep beside tensors: slopes, strides, factors.
+
+    Texts do not count, among which are names of files and devices: those of one machine.
+    """
+    kept = ((path, holding.whole(module)) for path, module in holding.modules(network))
+    return [
+        [
+            path,
+            type(module).__qualname__,
+            {
+                key: value
+                for key, value in vars(module).items()
+                if key[0] != "_" and key != "training" and _plain(value)
+            },
+        ]
+        for path, module in kept
+    ]
+
+
+def _plain(value: Any) -> bool:
+    return all(map(_plain, value)) if isinstance(value, tuple | list) else type(value) in (bool, int, float)
+
+
 def code(of: Iterable[Any]) -> dict[str, str]:
     """Return digests of the modules that callables and classes are written in, and of their neighbours, by name.
 
@@ -133,7 +158,8 @@ def code(of: Iterable[Any]) -> dict[str, str]:
         if text is None:
             continue
         found[module.__name__] = hashlib.sha256(text.encode()).hexdigest()
-        near = [other for value in list(vars(module).values()) if (other := _module(value)) and _near(module, other)]
+        used = [*vars(module).values(), *_imports(module, text)]
+        near = [other for value in used if (other := _module(value)) and _near(module, other)]
         todo += near
     return found
 
@@ -143,6 +169,20 @@ def _module(value: Any) -> ModuleType | None:
         return value
     name = getattr(value, "__module__", None)
     return sys.modules.get(name) if isinstance(name, str) else None
+
+
+def _imports(module: ModuleType, text: str) -> Iterator[ModuleType]:
+    """Yield the modules that a module's text imports, or imports something from, wherever in it, as far as loaded."""
+    for node in ast.walk(ast.parse(text)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [one.name for one in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            package = (module.__package__ or "").split(".")
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            whole = ".".join(filter(None, [*above, node.module]))
+            names = [whole, *(f"{whole}.{one.name}" for one in node.names)]
+        yield from (sys.modules[name] for name in names if name in sys.modules)
 
 
 def _is_library(name: str) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from service.models.catalogue import read_catalog, requested
-from service.models.identity import code, digest, version
+from service.models.identity import code, digest, options, version
 from service.models.spec import ModelSpec
 from tests.models import nets
 
@@ -127,6 +127,29 @@ def test_code_of_a_factory_and_of_its_neighbours_counts_and_not_its_place(
     assert found[0] == found[1]
     assert found[0] != found[2]
     assert found[0] != found[3]
+
+
+@pytest.mark.parametrize("net", ["from {helper} import WIDTH\n", "", "import {helper} as h\n"])
+def test_a_plain_value_of_a_neighbour_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: str) -> None:
+    text = f"{net}def net():\n    from {{helper}} import WIDTH\n    return WIDTH\n"
+    found = []
+    for i in (3, 3, 4):
+        made = _written(tmp_path / f"{len(found)}", monkeypatch, "identity_value", text, f"WIDTH = {i}\n")
+        assert made() == i
+        found.append(code([made]))
+    assert found[0] == found[1] != found[2]
+
+
+def test_kinds_and_numbers_of_modules_count() -> None:
+    class Named(nn.ReLU):
+        def __init__(self, place: str, factors: tuple[float, ...] = (1.0, 2.0)) -> None:
+            super().__init__()
+            self.place, self.factors = place, factors
+
+    one = options(nn.Sequential(nn.LeakyReLU(0.1), Named("a")))
+    assert one == options(nn.Sequential(nn.LeakyReLU(0.1), Named("b")).eval())
+    others = [(nn.LeakyReLU(0.2), Named("a")), (nn.ELU(0.1), Named("a")), (nn.LeakyReLU(0.1), Named("a", (1.0, 3.0)))]
+    assert all(one != options(nn.Sequential(*other)) for other in others)
 
 
 def test_libraries_do_not_count() -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from service.errors import CatalogError, did_you_mean, suggested
 from service.models.arguments import refused
-from service.models.identity import code
+from service.models.identity import code, options
 from service.models.networks.forms import undisturbed
 from service.models.networks.holding import modules
 from service.models.sources.base import Network, Wish, colon, fitted, importable, seeded
@@ -52,7 +52,7 @@ class Factory:
 
         def identity(network: nn.Module) -> Any:
             classes = {type(module) for _, module in modules(network)}
-            return ["factory", text, dict(wish.arguments), code([found, *classes])]
+            return ["factory", text, dict(wish.arguments), code([found, *classes]), options(network)]
 
         return Network(text, build, identity, words=f"{text}, weights: {wish.weights}")
 
