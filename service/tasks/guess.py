@@ -77,6 +77,16 @@ def _guess(numbers: Numbers, scale: Scale | None) -> Meaning:
     found, told = _scale(numbers, exclusive=True)
     chosen = scale or found
     if raw.ndim == 4:
+        if (
+            raw.shape[1] == 1
+            and bool((raw == raw.round()).all())
+            and float(raw.amax()) > 1
+            and bool(raw.amax() != raw.amin())
+        ):
+            raise CatalogError(
+                "its maps are of whole numbers, as numbers of classes are: no scores; let it return the scores of all "
+                "classes, as before argmax, (N, K, H, W)"
+            )
         maps = _maps(numbers, chosen, f"maps of {raw.shape[1]} classes, {chosen}: {told}")
         if raw.shape[1] > 1 or chosen != "logits" or numbers.ending == "linear" or bool((raw < 0).any()):
             return Meaning(*maps)

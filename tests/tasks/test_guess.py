@@ -122,6 +122,7 @@ def test_what_is_declared_holds_and_numbers_tell_the_scale(numbers, name, scale,
         (Numbers(MAPS), "classification", None, "task = 'segmentation'"),
         (Numbers(MAPS, boxes=True), "embedding", None, "task = 'detection'"),
         (Numbers(Y), "regression", "logits", "has no scale"),
+        (Numbers(MAPS[:, :1].abs().mul(9).round()), None, None, "whole numbers, as numbers of classes.* before argmax"),
     ],
 )
 def test_what_numbers_speak_against_is_refused_with_what_to_set(numbers, name, scale, message) -> None:
