@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from torch.export.graph_signature import ConstantArgument, InputKind, TensorArgument
 from torch.utils._pytree import TreeSpec, tree_structure, tree_unflatten
 
-from service.errors import CatalogError
-
 
 class Given:
     """Gives an exported network its pictures where it takes them: by name, in a container, or among plain values.
@@ -27,20 +25,19 @@ class Given:
         return self._run(*args, **kwargs)
 
 
-def arranged(network: nn.Module, program: torch.export.ExportedProgram) -> nn.Module:
-    """Return an unflattened network that takes (N, C, H, W) alone, whatever its program takes.
+def chosen(program: torch.export.ExportedProgram) -> list[str]:
+    """Return the names of numbers that the caller of an exported network chooses."""
+    return [arg.name for arg in _taken(program) if not isinstance(arg, TensorArgument | ConstantArgument)]
 
-    Raises:
-        CatalogError: it takes numbers that its caller chooses.
-    """
-    taken = [one.arg for one in program.graph_signature.input_specs if one.kind is InputKind.USER_INPUT]
-    if chosen := [arg.name for arg in taken if not isinstance(arg, TensorArgument | ConstantArgument)]:
-        raise CatalogError(
-            f"it takes {chosen[0]!r} beside the picture, a number that its caller chooses; export a module that binds "
-            "it"
-        )
+
+def arranged(network: nn.Module, program: torch.export.ExportedProgram) -> nn.Module:
+    """Return an unflattened network that takes (N, C, H, W) alone, in whatever its program takes one tensor."""
     spec = program.call_spec.in_spec
-    values = [arg.value if isinstance(arg, ConstantArgument) else arg for arg in taken]
     if spec is not None and spec != tree_structure(((0,), {})):
+        values = [arg.value if isinstance(arg, ConstantArgument) else arg for arg in _taken(program)]
         vars(network)["process_forward_inputs"] = Given(vars(network)["process_forward_inputs"], values, spec)
     return network
+
+
+def _taken(program: torch.export.ExportedProgram) -> list[Any]:
+    return [one.arg for one in program.graph_signature.input_specs if one.kind is InputKind.USER_INPUT]

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from service.errors import CatalogError
 from service.models.exported.graphs import spoken
-from service.models.exported.training import trained
+from service.models.exported.modes import trained
 from service.models.networks import holding
 
 _WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel)

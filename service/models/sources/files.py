@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils._pytree import SERIALIZED_TYPE_TO_PYTHON_TYPE
 
 from service.errors import CatalogError
-from service.models.exported.inputs import arranged
+from service.models.exported.inputs import arranged, chosen
 from service.models.identity import content
 from service.models.sources.base import Network, Wish, importable
 from service.models.weights import kind, load
@@ -98,6 +98,11 @@ def _exported(path: Path) -> nn.Module:
         warnings.simplefilter("ignore")
         try:
             program = _program(path)
+            if names := chosen(program):
+                raise CatalogError(
+                    f"it takes {names[0]!r} beside the picture, a number that its caller chooses; export a module that "
+                    "binds it"
+                )
             return arranged(torch.export.unflatten(program), program)
         except CatalogError as error:
             raise CatalogError(f"{str(path)!r}: {error}") from None

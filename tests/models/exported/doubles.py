@@ -51,6 +51,16 @@ def served_export(network: nn.Module, *, decomposed: bool = False) -> nn.Module:
         return served(torch.export.unflatten(torch.export.load(file)), "m")[0]
 
 
+def saved(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return what is read of a program's file."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(program, file)
+        file.seek(0)
+        return torch.export.load(file)
+
+
 def slopes(network: nn.Module, rule: Rules) -> Tensor:
     x = X.clone().requires_grad_()
     with rule_mode(rule, x):

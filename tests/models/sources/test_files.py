@@ -70,28 +70,11 @@ class Takes(torch.nn.Module):
         super().__init__()
         self.inner = small()
 
-    def forward(self, batch: Any, factor: Any = 1, *, pixels: Any = None) -> torch.Tensor:
-        x = batch["x"] if isinstance(batch, dict) else pixels if batch is None else batch
+    def forward(self, x: torch.Tensor, factor: int = 1) -> torch.Tensor:
         return self.inner(x) * factor
 
 
 BATCH = {0: torch.export.Dim("batch")}
-TAKEN: dict[str, tuple[tuple[Any, ...], dict[str, Any], Any]] = {
-    "a name": ((None,), {"pixels": X}, {"batch": None, "pixels": BATCH}),
-    "a dictionary": (({"x": X},), {}, ({"x": BATCH},)),
-    "a plain value": ((X, 3), {}, (BATCH, None)),
-    "a named value": ((X,), {"factor": 3}, {"batch": BATCH, "factor": None}),
-    "its own name": ((), {"batch": X}, {"batch": BATCH}),
-}
-
-
-@pytest.mark.parametrize("how", TAKEN)
-def test_the_picture_goes_where_it_was_exported(tmp_path: Path, how: str) -> None:
-    args, named, shapes = TAKEN[how]
-    torch.export.save(torch.export.export(Takes().eval(), args, named, dynamic_shapes=shapes), tmp_path / "m.pt2")
-    network = asked(tmp_path / "m.pt2").build()
-    for one in (network, copy.deepcopy(network)):
-        torch.testing.assert_close(one(X[:2]), Takes().eval()(*args, **named)[:2])
 
 
 def test_a_number_that_its_caller_chooses_is_refused(tmp_path: Path) -> None:
@@ -120,33 +103,6 @@ def test_an_object_of_an_unknown_class_is_named(tmp_path: Path, monkeypatch: pyt
     monkeypatch.delitem(pytree.SERIALIZED_TYPE_TO_PYTHON_TYPE, "mine.Answer")
     with pytest.raises(CatalogError, match=r"of the class 'mine.Answer', which is not known here; export a module"):
         asked(tmp_path / "m.pt2").build()
-
-
-class Drops(torch.nn.Module):
-    def __init__(self, drop: float = 0.0, *, own: bool = False) -> None:
-        super().__init__()
-        self.norm, self.drop = torch.nn.BatchNorm2d(3, track_running_stats=not own), torch.nn.Dropout(drop)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.drop(self.norm(x)).mean((2, 3))
-
-
-@pytest.mark.parametrize("form", ["exported", "decomposed", "traced"])
-def test_what_was_written_down_while_it_trained_is_refused(tmp_path: Path, form: str) -> None:
-    def served(network: torch.nn.Module) -> torch.nn.Module:
-        path = tmp_path / ("m.ts" if form == "traced" else "m.pt2")
-        if form == "traced":
-            path.write_bytes(nets.saved(torch.jit.trace(network, X, check_trace=False)))
-        else:
-            program = torch.export.export(network, (X,), dynamic_shapes=(BATCH,))
-            torch.export.save(program.run_decompositions() if form == "decomposed" else program, path)
-        return asked(path).build()
-
-    for name, network in {"norm": Drops().train(), "dropout": Drops(0.5, own=True).train()}.items():
-        with pytest.raises(CatalogError, match=rf"while it trained \(\w*{name}.*; call network.eval\(\), and export"):
-            served(network)
-    for network in (Drops(0.5).eval(), Drops(own=True).train()):
-        torch.testing.assert_close(served(network)(X), network(X))
 
 
 def test_two_inputs_are_refused(tmp_path: Path) -> None:

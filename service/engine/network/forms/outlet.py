@@ -4,7 +4,7 @@ A network may return a tensor, or a dictionary, tuple or object that holds one; 
 (N, K, H, W); or a list of boxes, one dictionary a picture, as torchvision's detectors do; or queries, as DETR does.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -184,6 +184,33 @@ def find(
     raise CatalogError(
         f"model {name!r} returned no tensor with one row a picture ({seen}); {_THREE_AXES if raw else _WANTED}"
     )
+
+
+def merges(found: Callable[[Any, int], Outlet], run: Callable[[Tensor], Any], rows: Tensor, returned: Any) -> bool:
+    """Whether a network answers to rows (N, C, H, W) as it does to one, and to one alone with an answer of its own.
+
+    A trace of one picture does so, where its forward asked how many there are.
+
+    Args:
+        found: finds the answer in what it returned for so many.
+        run: runs it.
+        rows: all of them.
+        returned: what it returned for these.
+    """
+    try:
+        found(returned, len(rows))
+    except CatalogError:
+        pass
+    else:
+        return False
+    try:
+        with torch.no_grad():
+            first, last = run(rows[:1]), run(rows[-1:])
+            outlet = found(first, 1)
+            one, other, merged = outlet(first, 1).clone(), outlet(last, 1), outlet(returned, 1)
+    except (Exception, SystemExit):
+        return False
+    return (outlet.boxes or one.shape == merged.shape) and not torch.equal(one, other)
 
 
 def _named(returned: Any, rows: int, wanted: Item, name: str, size: tuple[int, int]) -> Outlet:

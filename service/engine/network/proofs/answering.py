@@ -1,6 +1,7 @@
 """A network's answer: where it is in what the network returns, and whether it is the picture's own."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from service.engine.network.forms.adapted import Adapted, joined, released, usable
 from service.engine.network.forms.decisions import Decisions
 from service.engine.network.forms.generators import advanced, generators, own_generators
-from service.engine.network.forms.outlet import Outlet, find
+from service.engine.network.forms.outlet import Outlet, find, merges
 from service.engine.network.forms.past import Past
 from service.engine.network.memory import counting
 from service.engine.network.places.looking import probed
@@ -24,6 +25,15 @@ from service.tasks import task
 _DRAWS = 8  # further answers of a network that draws at random
 _RAISED = (Exception, SystemExit)  # by a network's own code, which may end the process
 _NO_STATISTICS = "let it use no statistics of the batch: batch norms need running statistics and evaluation mode"
+_EACH_ALONE = (
+    "make each row's answer of that row alone: no statistics over the batch, no step from one row to the next, "
+    "batch_first=True where layers take sequences"
+)
+_ONE_ROW = (
+    "it answers with one row to several pictures, and to one alone with its own",
+    "let its forward answer with one row a picture: write x.shape[0], or -1, for their number, and trace it on two "
+    "pictures or more",
+)
 _KEEP_THE_AXIS = "keep the pictures' axis: squeeze() drops it where there is one picture; use flatten(1)"
 
 
@@ -143,34 +153,9 @@ class Answering:
                 "let its forward take any number of pictures; export with dynamic_shapes",
             )
             return self.changes(singly=True)
-        if not self._merges(changes.returned):
-            return changes
-        self.one_at_a_time(
-            f"it answers with one row to {len(self.rows)} pictures, and to one alone with its own",
-            "let its forward answer with one row a picture: write x.shape[0], or -1, for their number, and trace it on "
-            "two pictures or more",
-        )
-        return self.changes(singly=True)
-
-    def _merges(self, returned: Any) -> bool:
-        """Whether a network answers to all rows as it does to one, and to one alone with an answer of its own.
-
-        A trace of one picture does so, where its forward asked how many there are.
-        """
-        try:
-            self._found(returned, len(self.rows))
-        except CatalogError:
-            pass
-        else:
-            return False
-        try:
-            with torch.no_grad():
-                first, last = self.run(self.rows[:1]), self.run(self.rows[-1:])
-                outlet = self._found(first, 1)
-                one, other, all_of_them = outlet(first, 1).clone(), outlet(last, 1), outlet(returned, 1)
-        except _RAISED:
-            return False
-        return (outlet.boxes or one.shape == all_of_them.shape) and not torch.equal(one, other)
+        if merges(partial(_outlet, self.spec), self.run, self.rows, changes.returned):
+            self.one_at_a_time(*_ONE_ROW)
+        return self.changes(singly=True) if self.singly else changes
 
     def one_at_a_time(self, why: str, remedy: str | None = None) -> None:
         """Run the network on one picture at a time from now on."""
@@ -180,11 +165,11 @@ class Answering:
     def _read(self, changes: Changes) -> Tensor:
         """Find the answer in what the network returned for all rows, and return it."""
         if not self.singly:
-            self.outlet = self._outlet(changes.returned, len(self.rows))
+            self.outlet = _found(self.spec, self.network, changes.returned, len(self.rows))
             raw = self.outlet(changes.returned, len(self.rows))
             self.as_it_is = _same_form(changes.returned, raw)
         else:
-            self.outlet = self._outlet(changes.returned[0], 1)
+            self.outlet = _found(self.spec, self.network, changes.returned[0], 1)
             raw = joined([self.outlet(one, 1) for one in changes.returned])
             self.as_it_is = False
         if "answer" not in {line.name for line in self.checks.lines}:
@@ -193,17 +178,6 @@ class Answering:
             self.checks.passed("answer", f"{self.outlet}: {told} a picture, {kind}")
         self.rounding = torch.finfo(raw.dtype).eps if raw.is_floating_point() else 0.0
         return raw.float().clone()  # the network may write its next answer to the same place
-
-    def _outlet(self, returned: Any, rows: int) -> Outlet:
-        """Find the answer in what the network returned for so many rows."""
-        try:
-            return self._found(returned, rows)
-        except CatalogError as error:  # it may be that of another input it makes an answer
-            raise self.spec.refusal(self.network, error) from error
-
-    def _found(self, returned: Any, rows: int) -> Outlet:
-        spec = self.spec
-        return find(returned, rows, spec.output, spec.name, spec.transform.crop, len(spec.labels))
 
     def watched(self) -> Watched | None:
         """Run a picture with gradients; None where the network does not allow it."""
@@ -235,23 +209,18 @@ class Answering:
             self.checks.passed("input", "it does not write to its input")
         self.keeps = usable(self.network) or self.keeps
         _check_repeats(self.checks, again, drawn, self.draws_from, lambda: written(before, self.network))
-        if not self.singly and off > max(ALONE, 2 * self.rounding):
-            self.one_at_a_time(
-                f"a picture's answer depends on the others in its batch (by {off:.0%} of the largest output)",
-                "make each row's answer of that row alone: no statistics over the batch, no step from one row to the "
-                "next, batch_first=True where layers take sequences",
-            )
-            changes = self.changes(singly=True)
-            raw = self._read(changes)
-        elif not self.singly and decides:
-            self.one_at_a_time(
-                f"its forward takes values out of its pictures ({decides}) and may go another way for each",
-                "decide by shapes, or for each row of a batch alone, as torch.where does",
-            )
-            changes = self.changes(singly=True)
-            raw = self._read(changes)
-        elif not self.singly:
+        together = not self.singly
+        if together and off > max(ALONE, 2 * self.rounding):
+            told = f"a picture's answer depends on the others in its batch (by {off:.0%} of the largest output)"
+            self.one_at_a_time(told, _EACH_ALONE)
+        elif together and decides:
+            told = f"its forward takes values out of its pictures ({decides}) and may go another way for each"
+            self.one_at_a_time(told, "decide by shapes, or for each row of a batch alone, as torch.where does")
+        elif together:
             self.checks.passed("alone", "a picture alone gets the same answer as among others")
+        if together and self.singly:
+            changes = self.changes(singly=True)
+            raw = self._read(changes)
         if self._off(raw[:1], raw[-1:]) == 0:
             self.checks.warn(
                 "responds",
@@ -385,6 +354,18 @@ def _runs(network: nn.Module, x: Tensor) -> bool:
     except _RAISED:
         return False
     return True
+
+
+def _found(spec: ModelSpec, network: nn.Module, returned: Any, rows: int) -> Outlet:
+    """Find the answer in what a network returned for so many rows."""
+    try:
+        return _outlet(spec, returned, rows)
+    except CatalogError as error:  # it may be that of another input it makes an answer
+        raise spec.refusal(network, error) from error
+
+
+def _outlet(spec: ModelSpec, returned: Any, rows: int) -> Outlet:
+    return find(returned, rows, spec.output, spec.name, spec.transform.crop, len(spec.labels))
 
 
 def _fails_alone(error: BaseException, rows: int, one_size: bool) -> tuple[str, str]:

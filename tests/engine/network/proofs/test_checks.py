@@ -196,7 +196,7 @@ REFUSED = {
     "infinite": (Around(after=lambda y: y.exp().exp().exp().exp().exp() + 1e38 * 10), "infinite"),
     "argmax": (Around(after=lambda y: y.argmax(1)), "whole numbers.*argmax"),
     "whole numbers": (Around(after=lambda y: y.long()), "whole numbers"),
-    "averages the pictures": (Around(after=lambda y: y.mean(0)), "keep their axis"),
+    "two rows": (Around(after=lambda y: y[:2]), "keep their axis"),
     "two inputs": (nn.Bilinear(3, 3, 2), "takes 2 inputs, and one picture is explained; bind 'input2'"),
     "four channels": (nn.Sequential(nn.Conv2d(4, 3, 1), nn.AdaptiveAvgPool2d(1)), "set channels = 4"),
     "one channel": (nn.Sequential(nn.Conv2d(1, 3, 1), nn.AdaptiveAvgPool2d(1)), "set channels = 1"),
