@@ -110,7 +110,8 @@ def served(network: object, name: str) -> tuple[nn.Module, list[str]]:
     if (operator := trained(network)) is not None:
         raise CatalogError(
             f"model {name!r}: it was exported or traced while it trained ({operator} does, in its graph), which no "
-            "eval() undoes any more; call network.eval(), and export it again"
+            "eval() undoes any more; call network.eval(), and export it again, with training=self.training where its "
+            f"forward calls {operator} as a function"
         )
     tensors = holding.tensors(network).values()
     if kinds := sorted({str(t.dtype).removeprefix("torch.") for t in tensors if t.dtype in LESS}):
