@@ -1,9 +1,9 @@
 """What a model is, in bytes that are the same on every machine: the source's part of its version, and its weights'."""
 
-import ast
 import hashlib
 import inspect
 import json
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from service.models.networks import enclosed, holding
 
+# By its words and not by its tree: Python 3.11 cannot make trees in several threads at a time.
+_IMPORT = re.compile(r"^[ \t]*(?:(from)[ \t]+(\.*)([\w.]*)[ \t]+)?import[ \t]+(\([^)]*\)|[^\n#;]*)", re.MULTILINE)
 _FEW = 256  # numbers of a tensor, all of which count
 _STEPS = tuple(prime**0.5 for prime in (2, 3, 5, 7, 11, 13, 17, 19))
 # Libraries that sources know by name: another version of one of them is the same model.
@@ -173,15 +175,13 @@ def _module(value: Any) -> ModuleType | None:
 
 def _imports(module: ModuleType, text: str) -> Iterator[ModuleType]:
     """Yield the modules that a module's text imports, or imports something from, wherever in it, as far as loaded."""
-    for node in ast.walk(ast.parse(text)):
-        names = []
-        if isinstance(node, ast.Import):
-            names = [one.name for one in node.names]
-        elif isinstance(node, ast.ImportFrom):
+    for source, level, whole, several in _IMPORT.findall(text):
+        names = [one.split(" as ")[0].strip("( \t\n)") for one in several.split(",")]
+        if source:
             package = (module.__package__ or "").split(".")
-            above = package[: len(package) + 1 - node.level] if node.level else []
-            whole = ".".join(filter(None, [*above, node.module]))
-            names = [whole, *(f"{whole}.{one.name}" for one in node.names)]
+            above = package[: len(package) + 1 - len(level)] if level else []
+            start = ".".join(filter(None, [*above, whole]))
+            names = [start, *(f"{start}.{name}" for name in names)]
         yield from (sys.modules[name] for name in names if name in sys.modules)
 
 

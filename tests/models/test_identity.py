@@ -4,13 +4,14 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
 from service.models.catalogue import read_catalog, requested
-from service.models.identity import code, digest, options, version
+from service.models.identity import _imports, code, digest, options, version
 from service.models.spec import ModelSpec
 from tests.models import nets
 
@@ -168,3 +169,26 @@ def test_both_spellings_of_a_source_are_one_model(tmp_path: Path) -> None:
         entry(tmp_path, "source = 'squeezenet1_1=random'\n"),
     }
     assert len(options | entries) == 1
+
+
+def test_every_form_of_an_import_is_read() -> None:
+    text = """
+import json, urllib.parse as p
+from . import identity, arguments as a
+from ..engine import (
+    store,
+    turns as t,
+)
+from service.errors import CatalogError  # a name
+def inside():
+    from .networks import holding; return holding
+"""
+    module = ModuleType("service.models.any")
+    module.__package__ = "service.models"
+    for name in ("urllib.parse", "service.engine.store", "service.engine.turns"):
+        importlib.import_module(name)
+    assert {one.__name__ for one in _imports(module, text)} == {
+        *("json", "urllib.parse", "service.models", "service.models.identity", "service.models.arguments"),
+        *("service.engine", "service.engine.store", "service.engine.turns", "service.errors"),
+        *("service.models.networks", "service.models.networks.holding"),
+    }
