@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import dropwhile
@@ -12,6 +13,7 @@ from typing import Any
 
 from service.errors import CatalogError
 
+_TREES = threading.Lock()  # Python 3.11 cannot make syntax trees in several threads at a time
 _WRITE = (
     'write a JSON list of strings, an object from index to label ({"0": "cat", ...}), or a text file with one label a '
     "line"
@@ -114,7 +116,8 @@ def _loaded(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         try:
-            return ast.literal_eval(text.strip())
+            with _TREES:
+                return ast.literal_eval(text.strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise error from None
 
