@@ -263,8 +263,8 @@ class Facts:
     def require_attention_chain(self, method: str) -> None:
         """Raise `NotApplicable` where not each attention builds on the one before it."""
         self.require_attention(method)
-        attentions = {path: info.attention for path, info in self.layers.items() if info.attention is not None}
-        apart = next((path for path, attention in attentions.items() if not attention.follows), None)
+        attentions = ((path, info.attention) for path, info in self.layers.items())
+        apart = next((path for path, one in attentions if one is not None and not one.follows), None)
         if apart is not None:
             raise NotApplicable(
                 f"{method} joins attentions that follow one another, and {apart!r} of {self.name} does not build on "

@@ -122,7 +122,7 @@ class KernelSHAP(SegmentMethod):
         return self
 
     def estimates(self) -> bool:
-        """Say what is found out: whether all coalitions were asked."""
+        """Leave it to each answer, which says whether all coalitions were asked."""
         return False
 
     def passes(self, facts: Facts, targets: int) -> int:

@@ -48,7 +48,7 @@ def spoken(network: nn.Module) -> None:
     layers: dict[str, nn.Module] = {}
     several = {id(one) for _, module in found for one in vars(module).get("_call_modules", ())}  # ways of one module
     for path, module in found:
-        graph = _graph(module)
+        graph = graph_of(module)
         if graph is None:
             continue
         for node in (*graph.nodes, *vars(module).get("input_placeholders", ())):
@@ -68,12 +68,13 @@ def spoken(network: nn.Module) -> None:
 
 def unspoken(module: nn.Module) -> list[str]:
     """Return the operators of a graph that are left, whose kind nothing knows by its name."""
-    graph = _graph(module)
+    graph = graph_of(module)
     names = (_operator(node) for node in graph.nodes) if graph is not None else ()
     return sorted({name for name in names if name is not None and name not in _LINEAR})
 
 
-def _graph(module: nn.Module) -> fx.Graph | None:
+def graph_of(module: nn.Module) -> fx.Graph | None:
+    """Return the graph that a module of an exported network runs; None where it runs none that can be read."""
     graph = getattr(module, "graph", None) if holding.is_graph(module) else None
     return graph if isinstance(graph, fx.Graph) else None
 

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import nn
 
+from service.models.exported.graphs import graph_of
 from service.models.networks import holding
 
 _MODES = ("training", "train")  # what operators call the argument that says whether they train
@@ -27,8 +28,8 @@ def trained(network: nn.Module) -> str | None:
 def _of_graphs(network: nn.Module) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the operators that exported graphs call, and their arguments by name."""
     for _, module in holding.modules(network):
-        graph = getattr(module, "graph", None) if holding.is_graph(module) else None
-        for node in graph.nodes if isinstance(graph, fx.Graph) else ():
+        graph = graph_of(module)
+        for node in graph.nodes if graph is not None else ():
             if node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
                 schema: Any = node.target._schema
                 names = [argument.name for argument in schema.arguments]

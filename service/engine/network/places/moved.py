@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from service.contract import Layout
+from service.engine.network.places.upstream import upstream
 from service.engine.network.places.windows import in_place, pair, spans, unread
 from service.engine.network.proofs.watch import Call, Watched
 
@@ -63,19 +64,14 @@ def moved(
 
 def _all_moved(made_by: Any, ends: Mapping[Any, bool], x: Tensor) -> bool:
     """Whether every way from what a function made to the input x leads over a layer that looks elsewhere."""
-    todo, met, some = [made_by], {made_by}, False
-    while todo:
-        node = todo.pop()
+    some = False
+    for node in upstream(made_by, ends):
         if node in ends:
             if ends[node]:
                 return False
             some = True
-            continue
-        if getattr(node, "variable", None) is x:
+        elif getattr(node, "variable", None) is x:
             return False
-        follow = {follower for follower, _ in node.next_functions if follower is not None} - met
-        met |= follow
-        todo += follow
     return some
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from service.contract import Attention, LayerInfo, Layout
 from service.engine.network.attention import ADDRESS, Attentions
+from service.engine.network.places.upstream import upstream
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Seen:
             nonlocal before
             self.shapes[address] = tuple(weights.shape[1:])
             made = weights.grad_fn
-            if before is not None and made is not None and not _made_of(made, before):
+            if before is not None and made is not None and before not in upstream(made):
                 self.apart.add(address)
             before = made
             return weights
@@ -74,19 +75,6 @@ def find_attentions(
         )
         for address, shape in seen.shapes.items()
     }, None
-
-
-def _made_of(made: Any, before: Any) -> bool:
-    """Whether a path of the graph of gradients leads from what made one tensor to what made another."""
-    ahead, met = [made], {made}
-    while ahead:
-        node = ahead.pop()
-        if node is before:
-            return True
-        new = {following for following, _ in node.next_functions if following is not None} - met
-        met |= new
-        ahead.extend(new)
-    return False
 
 
 def _read(

@@ -145,23 +145,22 @@ class Rescaling(Meeting):
         return sloped(value, x * torch.cat([ratio, ratio]))
 
     def _softmax(self, func: Any, x: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        """Return exp(x) / sum exp(x), each of whose steps is rescaled; both of a pair are moved alike before."""
+        """Return exp(x) / sum exp(x), each of whose steps is rescaled."""
         value: Tensor = func(x.detach(), *rest, **kwargs)
-        axis = rest[0] if rest else kwargs["dim"]
-        top = torch.maximum(*_halves(x.detach().amax(axis, keepdim=True)))
-        exponential = self._rescaled(torch.exp, (x - torch.cat([top, top])).clamp(min=_FAINTEST))
-        return sloped(value, _over(exponential, exponential.sum(axis, keepdim=True)))
+        return sloped(value, _over(*self._exponential(x, rest[0] if rest else kwargs["dim"])))
 
     def _logarithm(self, func: Any, name: str, x: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
-        """Return log sum exp(x), or x less that; both of a pair are moved alike before."""
+        """Return log sum exp(x), or x less that."""
         value: Tensor = func(x.detach(), *rest, **kwargs)
-        axes = rest[0] if rest else kwargs["dim"]
-        top = torch.maximum(*_halves(x.detach().amax(axes, keepdim=True)))
-        exponential = self._rescaled(torch.exp, (x - torch.cat([top, top])).clamp(min=_FAINTEST)).sum(
-            axes, keepdim=True
-        )
-        summed = self._rescaled(torch.log, exponential.clamp(min=torch.finfo(x.dtype).tiny))
+        _, total = self._exponential(x, rest[0] if rest else kwargs["dim"])
+        summed = self._rescaled(torch.log, total.clamp(min=torch.finfo(x.dtype).tiny))
         return sloped(value, x - summed if name == "log_softmax" else summed.view_as(value))
+
+    def _exponential(self, x: Tensor, axes: Any) -> tuple[Tensor, Tensor]:
+        """Return exp(x), and its sum over some axes; both of a pair are moved alike before, so that none overflows."""
+        top = torch.maximum(*_halves(x.detach().amax(axes, keepdim=True)))
+        exponential = self._rescaled(torch.exp, (x - torch.cat([top, top])).clamp(min=_FAINTEST))
+        return exponential, exponential.sum(axes, keepdim=True)
 
     def _deviation(self, func: Any, name: str, x: Tensor, rest: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Return variances over some axes, or their roots; with the means, where the call answers with these, too."""
@@ -194,11 +193,8 @@ class Rescaling(Meeting):
         a, b = (t.to(value.dtype).masked_fill(~t.isfinite(), 0) for t in (a, b))  # as of what a mask hides
         both = _mean(taken.to(value.dtype))
         mixed, plain = both * a + (1 - both) * b, torch.where(taken, a, b)
-        (dy, moved), scale = (
-            (p - q for p, q in map(_halves, (t.detach() for t in (plain, mixed)))),
-            plain.abs().amax(),
-        )
-        ratio = torch.where(moved.abs() > _LEAST * scale, dy / moved, 1)
+        dy, moved = (torch.sub(*_halves(t.detach())) for t in (plain, mixed))
+        ratio = torch.where(moved.abs() > _LEAST * plain.detach().abs().amax(), dy / moved, 1)
         slope = torch.where((both == 0) | (both == 1), plain, torch.cat([ratio, ratio]) * mixed)
         return answered(sloped(value, slope), args[0], func, kwargs)
 
